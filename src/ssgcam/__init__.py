@@ -1,0 +1,1 @@
+"""SSG-CAM: second-order class activation maps, searched layer fusion, masks from image labels."""
