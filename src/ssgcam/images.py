@@ -1,0 +1,193 @@
+"""Photos in: any picture file becomes RGB with 8 bits, and any list of names becomes files."""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ssgcam.errors import SsgcamError
+
+#: File endings that a folder is searched for, in lower case.
+IMAGE_EXTENSIONS = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm"}
+    | {".tif", ".tiff", ".webp"}
+)
+# The only decoders that are tried: some of Pillow's others start programs (EPS runs Ghostscript).
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Read a picture file as RGB with 8 bits, the right way up.
+
+    The format is told by the content, not by the name. Of an animation or a TIFF of several pages
+    the first is read; a colour profile is ignored. How pixels become RGB:
+
+    - the EXIF orientation is applied;
+    - grey, black and white, palette, CMYK, YCbCr and HSV pixels are converted by Pillow;
+    - transparent pixels (RGBA, LA, a transparent palette entry) are laid on white;
+    - grey of 16 bits is scaled by the full range of 16 bits, 0 to 65535, not by the values that
+      occur in the picture, so that pictures stay comparable (colour of 16 bits likewise);
+    - floating-point pixels, and integers outside 0 to 65535, have no known range: refused.
+
+    The size limit is Pillow's guard against decompression bombs: twice
+    ``PIL.Image.MAX_IMAGE_PIXELS``, which is 178,956,970 pixels unless you set it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A loaded picture of mode ``"RGB"``, at least 1x1.
+
+    Raises:
+        SsgcamError: If the file is missing, a folder, not a picture, cut short, too large, or of
+            pixels with an unknown range.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise SsgcamError(f"'{path}' is a folder; name the image files in it")
+    try:
+        # Warnings of the decoders say nothing that the picture or the error doesn't.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # By a stream: given a name, Pillow maps the file, and turns some mapped TIFFs wrongly.
+            with path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
+                return _rgb(_upright(opened), path)
+    except SsgcamError:
+        raise
+    except FileNotFoundError as error:
+        raise SsgcamError(f"there is no file '{path}'; check the path") from error
+    except PermissionError as error:
+        raise SsgcamError(f"'{path}' may not be read; change its permissions") from error
+    except UnidentifiedImageError as error:
+        what = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not an image"
+        raise SsgcamError(
+            f"'{path}' {what}; give a JPEG, PNG, TIFF, WebP, BMP or GIF file"
+        ) from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise SsgcamError(
+            f"'{path}' has more than {limit:,} pixels, the limit that guards against "
+            "decompression bombs; shrink it or cut it into tiles"
+        ) from error
+    except Exception as error:  # a decoder can raise anything on a damaged file
+        detail = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise SsgcamError(
+            f"'{path}' is cut short or damaged ({detail}); fetch or export it again"
+        ) from error
+
+
+def find_images(patterns: Iterable[str | Path]) -> list[Path]:
+    """List the image files that names, folders and glob patterns stand for.
+
+    - A file is taken as it is, whatever its ending. One that does not exist but has an image's
+      ending is kept too, so that `read_image` reports it and the other images are still worked on.
+    - A folder stands for all files of `IMAGE_EXTENSIONS` in it and its subfolders, sorted by path;
+      names that begin with a dot are skipped.
+    - A glob (``*``, ``?``, ``[...]``, ``**`` for any depth) stands for the images it matches, and
+      for those in the folders it matches, sorted.
+
+    Args:
+        patterns: File names, folder names and globs; ``~`` is the home folder.
+
+    Returns:
+        The files in the order given, each once.
+
+    Raises:
+        SsgcamError: If nothing is given, or one of them stands for no image.
+    """
+    if isinstance(patterns, (str, Path)):
+        patterns = [patterns]
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        for path in _expand(Path(pattern).expanduser()):
+            found.setdefault(path.resolve(), path)
+    if not found:
+        raise SsgcamError("no image is given; name image files, folders or a pattern like '*.jpg'")
+    return list(found.values())
+
+
+def _expand(path: Path) -> Sequence[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        images = _images_in(path)
+        if not images:
+            raise SsgcamError(
+                f"the folder '{path}' holds no image; put JPEG, PNG, TIFF, WebP, BMP or GIF files "
+                "in it or name another folder"
+            )
+        return images
+    if glob.has_magic(str(path)):
+        images = []
+        for hit in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
+            if hit.is_dir():
+                images += _images_in(hit)
+            elif is_image_name(hit):
+                images.append(hit)
+        if not images:
+            raise SsgcamError(f"no image matches '{path}'; check the pattern")
+        return images
+    if is_image_name(path):
+        return [path]
+    raise SsgcamError(f"there is no file or folder '{path}'; check the path")
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a visible file's name has the ending of an image."""
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_image_name(path)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing about which side is up
+        return image
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _from_wide_grey(image, path)
+    if image.mode == "La":  # premultiplied; Pillow converts it to LA only
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        image = Image.alpha_composite(white, layer)
+    return image.convert("RGB")
+
+
+def _from_wide_grey(image: Image.Image, path: Path) -> Image.Image:
+    values = np.asarray(image)
+    if values.dtype.kind == "f":
+        raise SsgcamError(
+            f"'{path}' has floating-point pixels, whose range is unknown; save it with 8 or 16 bits"
+        )
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise SsgcamError(
+            f"'{path}' has values from {low} to {high}, outside the range of 16 bits (0 to 65535); "
+            "save it with 8 or 16 bits"
+        )
+    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

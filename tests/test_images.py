@@ -1,0 +1,287 @@
+"""Every kind of picture file becomes upright RGB; every bad one gets one sentence."""
+
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssgcam.errors import SsgcamError
+from ssgcam.images import find_images, read_image
+
+
+def saved(tmp_path, name, array, mode=None, **options):
+    path = tmp_path / name
+    image = array if isinstance(array, Image.Image) else Image.fromarray(np.asarray(array), mode)
+    image.save(path, **options)
+    return path
+
+
+def pixels(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing leaks out of a decoder
+        image = read_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def sentence(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(SsgcamError) as caught:
+            read_image(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert ";" in message
+    assert "\n" not in message
+    return message
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_rgb_png_is_unchanged(tmp_path):
+    array = noise(5, 7, 3)
+    assert np.array_equal(pixels(saved(tmp_path, "a.png", array)), array)
+
+
+def test_grey_and_black_and_white(tmp_path):
+    grey = noise(5, 7)
+    expected = np.stack([grey] * 3, axis=2)
+    assert np.array_equal(pixels(saved(tmp_path, "g.png", grey)), expected)
+    bits = Image.fromarray(grey).convert("1")
+    expected = np.asarray(bits)[..., None].repeat(3, 2) * np.uint8(255)
+    assert np.array_equal(pixels(saved(tmp_path, "b.png", bits)), expected)
+
+
+def test_palette(tmp_path):
+    image = Image.fromarray(noise(6, 6, 3)).quantize(8)
+    assert np.array_equal(pixels(saved(tmp_path, "p.png", image)), np.asarray(image.convert("RGB")))
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [200, 0, 0, 51]]], np.uint8)
+    assert pixels(saved(tmp_path, "a.png", rgba)).tolist() == [
+        [[200, 0, 0], [255, 255, 255], [244, 204, 204]]
+    ]
+    la = Image.merge(
+        "LA", [Image.new("L", (2, 1), 10), Image.fromarray(np.array([[255, 0]], "u1"))]
+    )
+    assert pixels(saved(tmp_path, "la.png", la))[0].tolist() == [[10] * 3, [255] * 3]
+
+
+def test_transparent_palette_entries_are_laid_on_white(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8))
+    image.putpalette([9, 9, 9, 70, 80, 90])
+    one = saved(tmp_path, "one.png", image, transparency=0)
+    each = saved(tmp_path, "each.png", image, transparency=b"\x00\xff")
+    for path in (one, each):
+        assert pixels(path)[0].tolist() == [[255, 255, 255], [70, 80, 90]]
+
+
+def test_cmyk(tmp_path):
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert pixels(saved(tmp_path, "c.tif", cmyk))[0, 0].tolist() == [255, 0, 0]
+    red = pixels(saved(tmp_path, "c.jpg", cmyk, quality=100))[4, 4]
+    assert np.abs(red.astype(int) - [255, 0, 0]).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_grey_of_16_bits_is_scaled_by_the_range_of_16_bits(tmp_path, name, dtype):
+    values = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
+    if dtype == ">u2" and name == "a.tif":
+        image = Image.frombytes("I;16B", (6, 1), values.astype(">u2").tobytes())
+    else:
+        image = Image.fromarray(values)
+    found = pixels(saved(tmp_path, name, image))
+    assert found[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def test_colour_of_16_bits_agrees_with_grey_of_16_bits(tmp_path):
+    values = np.arange(0, 65536, 97, dtype=np.uint16)
+    row = b"\x00" + np.stack([values] * 3, 1).astype(">u2").tobytes()
+    path = tmp_path / "c.png"
+    path.write_bytes(png_bytes(len(values), 1, zlib.compress(row), depth=16, colour=2))
+    colour = pixels(path)[0, :, 0].astype(int)
+    grey = pixels(saved(tmp_path, "g.png", values[None]))[0, :, 0].astype(int)
+    assert np.abs(colour - grey).max() <= 1
+
+
+def test_wide_integers_within_16_bits_are_read_and_others_refused(tmp_path):
+    good = Image.fromarray(np.array([[0, 65535]], np.int32))
+    assert pixels(saved(tmp_path, "i.tif", good))[0, :, 0].tolist() == [0, 255]
+    bad = Image.fromarray(np.array([[-3, 70000]], np.int32))
+    assert "-3 to 70000" in sentence(saved(tmp_path, "bad.tif", bad))
+
+
+def test_floating_point_is_refused(tmp_path):
+    path = saved(tmp_path, "f.tif", np.full((2, 2), 0.5, np.float32))
+    assert "floating-point" in sentence(path)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("e.jpg", "RGB"), ("e.tif", "I;16"), ("e.png", "P")])
+def test_exif_orientation_is_applied(tmp_path, name, mode):
+    array = np.zeros((16, 32), np.uint8)
+    array[:, :16] = 255
+    if mode == "I;16":
+        image = Image.fromarray(array.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(array).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown upright after a quarter turn clockwise: the left half becomes the top
+    found = pixels(saved(tmp_path, name, image, exif=exif))
+    assert found.shape == (32, 16, 3)
+    assert found[2:14].min() > 240
+    assert found[18:30].max() < 15
+
+
+def test_a_broken_exif_block_does_not_matter(tmp_path):
+    array = np.full((8, 8, 3), 128, np.uint8)
+    path = saved(tmp_path, "e.jpg", array, exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff garbage")
+    assert pixels(path).shape == (8, 8, 3)
+
+
+def test_one_pixel(tmp_path):
+    path = saved(tmp_path, "1.png", np.array([[[1, 2, 3]]], np.uint8))
+    assert pixels(path).tolist() == [[[1, 2, 3]]]
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert pixels(path)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_content_counts_not_the_name(tmp_path):
+    array = noise(4, 4, 3)
+    path = tmp_path / "really_a_png.JPEG"
+    Image.fromarray(array).save(path, format="PNG")
+    assert np.array_equal(pixels(path), array)
+
+
+def test_not_an_image(tmp_path):
+    path = tmp_path / "notes.png"
+    path.write_text("hello")
+    assert "is not an image" in sentence(path)
+
+
+def test_postscript_is_never_run(tmp_path):
+    path = tmp_path / "a.eps"
+    Image.new("RGB", (4, 4)).save(path)
+    assert "is not an image" in sentence(path)
+
+
+def test_empty_file(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.touch()
+    assert "is empty" in sentence(path)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp", "a.bmp"])
+def test_truncated(tmp_path, name):
+    path = saved(tmp_path, name, noise(64, 64, 3))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = sentence(path)
+    assert "cut short or damaged" in message or "is not an image" in message
+
+
+def png_bytes(width, height, data, depth=8, colour=0):
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def test_decompression_bomb(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_bytes(50_000, 50_000, zlib.compress(bytes(1000))))
+    message = sentence(path)
+    assert "178,956,970 pixels" in message
+    assert "tiles" in message
+
+
+def test_no_warning_between_the_soft_and_the_hard_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    assert pixels(saved(tmp_path, "a.png", noise(10, 10))).shape == (10, 10, 3)
+    assert "120 pixels" in sentence(saved(tmp_path, "b.png", noise(11, 11)))
+
+
+def test_zero_width(tmp_path):
+    path = tmp_path / "zero.png"
+    path.write_bytes(png_bytes(0, 5, zlib.compress(b"")))
+    sentence(path)
+
+
+def test_missing_folder_and_forbidden(tmp_path):
+    assert "there is no file" in sentence(tmp_path / "none.png")
+    assert "is a folder" in sentence(tmp_path)
+
+
+# find_images
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("b.png", "a.JPG", "sub/c.tif", "sub/notes.txt", ".hidden/d.png", "sub/.e.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def names(tree, patterns):
+    return [path.relative_to(tree).as_posix() for path in find_images(patterns)]
+
+
+def test_folder_is_recursive_sorted_and_skips_hidden(tree):
+    assert names(tree, [str(tree)]) == ["a.JPG", "b.png", "sub/c.tif"]
+
+
+def test_globs(tree):
+    assert names(tree, [str(tree / "*.png")]) == ["b.png"]
+    assert names(tree, [str(tree / "**" / "*.tif")]) == ["sub/c.tif"]
+    assert names(tree, [str(tree / "s*")]) == ["sub/c.tif"]
+
+
+def test_duplicates_are_removed_in_order(tree):
+    patterns = [tree / "sub" / "c.tif", tree, tree / "sub" / ".." / "b.png"]
+    assert names(tree, patterns) == ["sub/c.tif", "a.JPG", "b.png"]
+
+
+def test_a_named_file_is_taken_whatever_its_ending(tree):
+    assert names(tree, [tree / "sub" / "notes.txt"]) == ["sub/notes.txt"]
+
+
+def test_a_name_with_brackets_is_a_file_first(tree):
+    (tree / "x[1].png").touch()
+    assert names(tree, [tree / "x[1].png"]) == ["x[1].png"]
+
+
+def test_a_missing_image_is_left_to_read_image(tree):
+    assert names(tree, [tree / "b.png", tree / "gone.png"]) == ["b.png", "gone.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [("empty", "holds no image"), ("*.webp", "no image matches"), ("nowhere", "no file or folder")],
+)
+def test_nothing_found(tree, pattern, words):
+    with pytest.raises(SsgcamError, match=words) as caught:
+        find_images([tree / "b.png", tree / pattern])
+    assert pattern in str(caught.value)
+
+
+def test_nothing_given():
+    with pytest.raises(SsgcamError, match="no image is given"):
+        find_images([])
