@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ssgcam.errors import SsgcamError
 
@@ -47,6 +48,46 @@ def read_image(path: str | Path) -> Image.Image:
         SsgcamError: If the file is missing, a folder, not a picture, cut short, too large, or of
             pixels with an unknown range.
     """
+    with open_image(path) as opened:
+        return _rgb(_upright(opened), Path(path))
+
+
+def image_header(path: str | Path) -> tuple[int, int, int]:
+    """Read the size and the turn of a picture without decoding its pixels.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Width and height of the pixels as stored, and the EXIF orientation, 1 to 8 (1: upright).
+        For TIFF, which Pillow turns by itself: the upright size, and 1.
+
+    Raises:
+        SsgcamError: As `read_image`, as far as the header tells.
+    """
+    with open_image(path) as opened:
+        if opened.format == "TIFF":
+            return (*_upright(opened).size, 1)
+        try:
+            orientation = int(opened.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:  # a broken EXIF block says nothing about which side is up
+            orientation = 1
+        return (*opened.size, orientation if 1 <= orientation <= 8 else 1)
+
+
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open a picture with Pillow, and say in one sentence what is wrong with a bad file.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The picture as Pillow opens it: any mode, stored pixels, not loaded yet.
+
+    Raises:
+        SsgcamError: As `read_image`; also for what goes wrong inside the ``with`` block.
+    """
     path = Path(path)
     if path.is_dir():
         raise SsgcamError(f"'{path}' is a folder; name the image files in it")
@@ -56,7 +97,7 @@ def read_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")
             # By a stream: given a name, Pillow maps the file, and turns some mapped TIFFs wrongly.
             with path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
-                return _rgb(_upright(opened), path)
+                yield opened
     except SsgcamError:
         raise
     except FileNotFoundError as error:
