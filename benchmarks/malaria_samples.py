@@ -1,4 +1,4 @@
-"""The windows of ``malaria_iml`` as photos of :mod:`ssgcam.training`: fixed ones and moving ones."""
+"""The windows of ``malaria_iml`` as photos of :mod:`ssgcam.training`, fixed or moving."""
 
 from __future__ import annotations
 
