@@ -273,7 +273,9 @@ def _load_own_file(path: Path) -> LoadedModel:
         )
     blank = load_model(content["architecture"], "none", num_classes=content["num_classes"] or None)
     load_state(blank.network, content["state"], str(path), content["architecture"])
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["preprocessing"].items()}
+    settings = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in content["preprocessing"].items()
+    }
     return replace(
         blank,
         preprocessing=Preprocessing(**settings),
@@ -372,6 +374,8 @@ def _from_factory(name: str) -> LoadedModel:
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
+        if not callable(factory):
+            raise AttributeError(f"{attribute} is not a function")
     except (ImportError, AttributeError) as error:
         raise SsgcamError(
             f"'{name}' can't be imported ({error}); give package.module:factory, importable from here"
@@ -390,7 +394,12 @@ def _from_preset(preset: Any) -> Preprocessing:
     """Torchvision's ``ImageClassification`` preset as our settings."""
     crop, shorter = preset.crop_size[0], preset.resize_size[0]
     return Preprocessing(
-        (crop, crop), tuple(preset.mean), tuple(preset.std), "rgb", preset.interpolation.value, shorter
+        (crop, crop),
+        tuple(preset.mean),
+        tuple(preset.std),
+        "rgb",
+        preset.interpolation.value,
+        shorter,
     )
 
 

@@ -1,0 +1,281 @@
+"""One forward pass that keeps the activations of any number of target layers, differentiably.
+
+This is the only owner of hooks, and the only place that touches the user's network. Parameters are
+frozen for the pass, so the graph starts at the first target layer: a backward pass then costs no
+parameter gradients and nothing below that layer is kept in memory. Every training flag,
+``requires_grad`` flag and hook is put back before the function returns or raises, and no ``.grad``
+field is written.
+
+A target is spelled ``name`` (a module's output), ``name:in`` (its first input) or ``name@k`` (its
+k-th call, from 1, of a module that is called several times); ``name@k:in`` combines both.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ssgcam.errors import SsgcamError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place in the network, parsed from its spelling."""
+
+    spelling: str
+    module: str
+    call: int | None
+    is_input: bool
+
+    @classmethod
+    def parse(cls, spelling: str) -> Target:
+        """Parse ``name``, ``name:in``, ``name@k`` or ``name@k:in``."""
+        match = re.fullmatch(r"(?P<name>.*?)(@(?P<call>[1-9]\d*))?(?P<input>:in)?", spelling)
+        assert match is not None  # every part is optional
+        call = match["call"]
+        return cls(spelling, match["name"], int(call) if call else None, bool(match["input"]))
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one forward pass left.
+
+    Attributes:
+        output: The network's output, with the graph back to the activations.
+        activations: Target spelling -> tensor as the network made it, with the graph between them.
+    """
+
+    output: Any
+    activations: dict[str, Tensor]
+
+    def gradients(
+        self, score: Tensor, *, retain_graph: bool = False, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        """Differentiate a scalar with respect to every activation, in one backward pass.
+
+        Args:
+            score: A scalar, such as the sum over the batch of the class scores. In eval mode the
+                images don't mix, so its gradient is each image's own.
+            retain_graph: Keep the graph for another call.
+            create_graph: Make the gradients differentiable themselves.
+
+        Returns:
+            Target spelling -> gradient, of the activation's shape.
+
+        Raises:
+            SsgcamError: If the score does not depend on a target.
+        """
+        names = list(self.activations)
+        if not score.requires_grad:
+            self._refuse_unused(names[0])
+        with torch.inference_mode(False), torch.enable_grad():
+            found = torch.autograd.grad(
+                score,
+                [self.activations[name] for name in names],
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+        gradients = {}
+        for name, gradient in zip(names, found, strict=True):
+            if gradient is None:
+                self._refuse_unused(name)
+            gradients[name] = gradient
+        return gradients
+
+    @staticmethod
+    def _refuse_unused(name: str) -> None:
+        raise SsgcamError(
+            f"the score does not depend on layer '{name}' (it is in no path to the output, or the "
+            "network detaches it); choose another layer"
+        )
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(network, wrappers):
+            network = network.module
+        elif isinstance(getattr(network, "_orig_mod", None), nn.Module):
+            network = network._orig_mod  # type: ignore[assignment]
+        else:
+            return network
+
+
+def capture(
+    network: nn.Module, images: Tensor, targets: Sequence[str], *, double_backward: bool = False
+) -> Captured:
+    """Run the network once and keep the activations of the targets.
+
+    Args:
+        network: Any module; compiled and data-parallel wrappers are looked through.
+        images: The network's input, ``[N, C, H, W]``.
+        targets: Spellings, see the top of this module. An empty sequence only runs the network.
+        double_backward: Prepare for a second derivative (attention by its plain formula).
+
+    Returns:
+        The output and the activations, with a graph between them.
+
+    Raises:
+        SsgcamError: If a target doesn't exist, is not called, is called several times without a
+            call number, or gives no floating-point tensor; or if the network can't be
+            differentiated.
+    """
+    network = unwrap(network)
+    parsed = [Target.parse(spelling) for spelling in targets]
+    _check_differentiable(network)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_explaining(network))
+        if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if double_backward:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        images = images.clone() if images.is_inference() else images.detach()
+        recorder = _Recorder(parsed, copies=False)
+        output = recorder.run(network, images)
+        if recorder.was_edited():  # somebody else holds the storage and wrote to it: keep copies
+            recorder = _Recorder(parsed, copies=True)
+            output = recorder.run(network, images)
+    return Captured(output, recorder.activations())
+
+
+class _Recorder:
+    """Forward hooks for one pass."""
+
+    def __init__(self, targets: Sequence[Target], copies: bool) -> None:
+        self.targets = targets
+        self.copies = copies
+        self.calls: dict[tuple[str, bool], int] = {}
+        self.kept: dict[str, tuple[Tensor, int]] = {}
+
+    def run(self, network: nn.Module, images: Tensor) -> Any:
+        modules = dict(network.named_modules())
+        places: dict[tuple[str, bool], list[Target]] = {}
+        for target in self.targets:
+            if target.module not in modules:
+                raise SsgcamError(f"the network has no layer '{target.module}'")
+            places.setdefault((target.module, target.is_input), []).append(target)
+        with ExitStack() as stack:
+            for (name, is_input), wanted in places.items():
+                handle = (
+                    modules[name].register_forward_pre_hook(self._on_input(name, wanted))
+                    if is_input
+                    else modules[name].register_forward_hook(self._on_output(name, wanted))
+                )
+                stack.callback(handle.remove)
+            output = network(images)
+        self._check_calls()
+        return output
+
+    def activations(self) -> dict[str, Tensor]:
+        return {target.spelling: self.kept[target.spelling][0] for target in self.targets}
+
+    def was_edited(self) -> bool:
+        return any(tensor._version != version for tensor, version in self.kept.values())
+
+    def _on_output(self, name: str, wanted: list[Target]) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            return self._keep(name, False, wanted, output)
+
+        return hook
+
+    def _on_input(self, name: str, wanted: list[Target]) -> Callable[..., Any]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+            if not inputs:
+                raise SsgcamError(
+                    f"layer '{name}' gets its input by keyword, so '{name}:in' can't be taken; "
+                    "target the layer before it"
+                )
+            return (self._keep(name, True, wanted, inputs[0]), *inputs[1:])
+
+        return hook
+
+    def _keep(self, name: str, is_input: bool, wanted: list[Target], value: Any) -> Any:
+        call = self.calls[name, is_input] = self.calls.get((name, is_input), 0) + 1
+        fitting = [target for target in wanted if target.call in (None, call)]
+        if not fitting:
+            return value
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
+            raise SsgcamError(
+                f"layer '{fitting[0].spelling}' gives a {kind}, not one floating-point tensor; "
+                "choose a layer inside or after it"
+            )
+        if self.copies:
+            value = value.clone()
+        kept = value if value.requires_grad else value.detach().requires_grad_()
+        for target in fitting:
+            self.kept[target.spelling] = (kept, kept._version)
+        return kept.clone()  # an in-place operation downstream can't touch what was kept
+
+    def _check_calls(self) -> None:
+        for target in self.targets:
+            calls = self.calls.get((target.module, target.is_input), 0)
+            if calls == 0:
+                raise SsgcamError(
+                    f"layer '{target.module}' is not called in the forward pass; choose another"
+                )
+            if target.call is None and calls > 1:
+                suffix = ":in" if target.is_input else ""
+                ways = ", ".join(
+                    f"'{target.module}@{k}{suffix}'" for k in range(1, min(calls, 6) + 1)
+                )
+                raise SsgcamError(
+                    f"layer '{target.spelling}' is called {calls} times; say which call: {ways}"
+                    + (", ..." if calls > 6 else "")
+                )
+            if target.call is not None and target.call > calls:
+                raise SsgcamError(
+                    f"layer '{target.module}' is called {calls} times, so '{target.spelling}' "
+                    "doesn't exist"
+                )
+
+
+def _check_differentiable(network: nn.Module) -> None:
+    if isinstance(network, torch.jit.ScriptModule):
+        raise SsgcamError(
+            "a TorchScript network takes no hooks; explain the Python network it was made from"
+        )
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(tensor.is_inference() for tensor in tensors):
+        raise SsgcamError(
+            "the network was built inside torch.inference_mode(), so nothing can be differentiated "
+            "through it; build or load it outside"
+        )
+    if any(not tensor.is_floating_point() for tensor in network.parameters()):
+        raise SsgcamError(
+            "the network has integer (quantised) parameters, so it has no gradients; explain the "
+            "floating-point network it was made from"
+        )
+
+
+@contextmanager
+def _explaining(network: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen parameters for the block; every flag as it was afterwards.
+
+    The flags are set one by one: ``network.eval()`` may run a user's own ``train`` method.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    frozen = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in frozen:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in frozen:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,95 @@
+"""The one pipeline from layer maps to a mask; CAM, recipe, cache and evaluation all call it.
+
+layer map -> resize to the working size -> / max per image -> ^ gamma of that layer
+-> weighted mean over layers -> / max -> threshold
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssgcam.core.settings import Fusion, check_choice
+from ssgcam.errors import SsgcamError
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps ``[N, h, w]`` to ``[N, *size]``: bilinear, antialiased along with shrinking."""
+    height, width = maps.shape[-2:]
+    if (height, width) == tuple(size):
+        return maps
+    shrinks = size[0] < height or size[1] < width
+    return F.interpolate(
+        maps[:, None], size, mode="bilinear", align_corners=False, antialias=shrinks
+    )[:, 0]
+
+
+def scale(maps: Tensor) -> Tensor:
+    """Divide each map of ``[N, h, w]`` by its own maximum; a map without evidence stays zero."""
+    largest = maps.amax((-2, -1), keepdim=True)
+    return maps / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def prepare(layer_map: Tensor, size: tuple[int, int], gamma: float) -> Tensor:
+    """One layer's part of the pipeline, up to the fusion: ``[N, h, w]`` to ``[N, *size]`` in [0, 1]."""
+    scaled = scale(resize(layer_map, size))
+    if gamma == 1:
+        return scaled
+    return scaled.sqrt() if gamma == 0.5 else scaled.pow(gamma)
+
+
+def fuse(
+    layer_maps: Sequence[Tensor],
+    size: tuple[int, int],
+    *,
+    gammas: Sequence[float],
+    weights: Sequence[float] | None = None,
+    fusion: Fusion = "mean",
+) -> Tensor:
+    """Fuse the maps of several layers.
+
+    Args:
+        layer_maps: Each ``[N, h, w]``, not negative, any resolution.
+        size: Working height and width.
+        gammas: A power for each layer, applied after scaling and before the fusion.
+        weights: A weight for each layer; equal by default. They are divided by their sum.
+        fusion: ``"mean"``, or ``"layer_cam"``: the largest of ``tanh(2 map)`` over layers, LayerCAM's
+            own rule (Jiang et al. 2021, equations 8 and 9; here for every layer but the last).
+
+    Returns:
+        ``[N, *size]`` in [0, 1]; an image without evidence in any layer is all zeros.
+
+    Raises:
+        SsgcamError: If nothing is given or the weights can't be divided by their sum.
+    """
+    check_choice("fusion", fusion, Fusion)
+    if not layer_maps:
+        raise SsgcamError("no layer to fuse; choose at least one")
+    weights = [1.0] * len(layer_maps) if weights is None else list(weights)
+    if len(weights) != len(layer_maps) or min(weights) < 0 or sum(weights) <= 0:
+        raise SsgcamError(
+            f"weights are {weights} for {len(layer_maps)} layers; give one for each, none negative "
+            "and not all zero"
+        )
+    total = sum(weights)
+    fused: Tensor | None = None
+    for index, (layer_map, gamma, weight) in enumerate(
+        zip(layer_maps, gammas, weights, strict=True)
+    ):
+        part = prepare(layer_map, size, gamma)
+        if fusion == "layer_cam":
+            part = torch.tanh(2 * part) if index + 1 < len(layer_maps) else part
+            fused = part if fused is None else torch.maximum(fused, part)
+        else:
+            part = part * (weight / total)
+            fused = part if fused is None else fused + part
+    assert fused is not None
+    return scale(fused)
+
+
+def threshold(maps: Tensor, value: float) -> Tensor:
+    """Masks ``[N, h, w]``: where a map in [0, 1] reaches ``value`` and there is any evidence."""
+    return (maps >= value) & (maps > 0)

@@ -1,0 +1,204 @@
+"""The methods: each a pure function from one layer's :class:`Signal` to a map [N, h, w].
+
+Adding one is one function and one line in ``METHODS``. Signals are ``[N, C, h, w]``: the activation
+``A`` and the gradient ``g`` of the class score. Maps are not negative and not yet scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssgcam.core.scores import Signal
+from ssgcam.core.settings import Score, SSGSettings
+from ssgcam.core.smoothing import smooth
+from ssgcam.errors import SsgcamError
+
+Needs = Literal["activation", "first", "second", "curvature", "forward"]
+
+
+def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
+    r"""SSG-CAM: smoothed first- and second-order gradients weight the activations.
+
+    With ``S`` a Gaussian of ``sigma``, ``a`` and ``b`` the exponents (our reading of Chen et al.
+    2026, whose equations were not at hand; the Taylor form is ours):
+
+    - gradient form: ``map = relu( sum_c relu(S first)^a relu(S second)^b A )``
+    - Taylor form: ``map = sum_c relu(S (first A))^a relu(S (second A^2))^b``
+
+    With ``a=1, b=0, sigma=0`` both are LayerCAM where ``A >= 0``. Signals are scaled by their largest
+    magnitude per image before any power, which cancels when the map is scaled by its maximum.
+
+    Args:
+        signal: With ``first``; ``second`` where it is not the square of ``first``.
+        settings: Form, sigma and exponents.
+
+    Returns:
+        ``[N, h, w]``, not negative, up to a positive factor per image.
+    """
+    settings = settings or SSGSettings()
+    a, b = settings.first_exponent, settings.second_exponent
+    activation, first = _unit(signal.activation), _unit(_first(signal))
+    second = None if signal.second is None else _unit(signal.second)
+    if settings.form == "taylor":
+        first = first * activation
+        if second is not None:
+            second = second * activation**2
+    if b and second is None:
+        second = first * first
+    weight: Tensor | None = None
+    if a:
+        weight = _power(smooth(first, settings.sigma), a)
+    if b:
+        assert second is not None
+        factor = _power(smooth(second, settings.sigma), b)
+        weight = factor if weight is None else weight * factor
+    assert weight is not None  # the settings refuse two zero exponents
+    if settings.form == "taylor":
+        return weight.sum(1)
+    return (weight * activation).sum(1).clamp_min(0)
+
+
+def grad_cam(signal: Signal) -> Tensor:
+    """Grad-CAM (Selvaraju et al. 2017): ``relu(sum_c mean(g) A)``."""
+    return _weighted(_first(signal).mean((2, 3)), signal)
+
+
+def grad_cam_plus_plus(signal: Signal) -> Tensor:
+    """Grad-CAM++ (Chattopadhyay et al. 2018), with its authors' per-channel normalisation of alpha.
+
+    ``alpha = g^2 / (2 g^2 + (sum A) g^3)``, zero where ``g`` is; alpha is divided by its sum over the
+    positions with ``g > 0``; ``w = sum alpha relu(g)``; ``map = relu(sum_c w A)``. No epsilon: alpha
+    is written as ``1 / (2 + (sum A) g)``, so that nothing under- or overflows.
+    """
+    g, activation = _wide(_first(signal)), _wide(signal.activation)
+    denominator = 2 + activation.sum((2, 3), keepdim=True) * g
+    alpha = torch.where(denominator == 0, g * g, 1 / denominator)
+    alpha = torch.where(g > 0, alpha, torch.zeros_like(alpha))  # weighted by relu(g) anyway
+    total = alpha.sum((2, 3), keepdim=True)
+    alpha = alpha / torch.where(total == 0, torch.ones_like(total), total)
+    return _weighted((alpha * g.clamp_min(0)).sum((2, 3)), signal)
+
+
+def xgrad_cam(signal: Signal) -> Tensor:
+    """XGrad-CAM (Fu et al. 2020): ``w = sum(g A) / sum(A)``, zero for a channel whose sum is zero."""
+    g, activation = _wide(_first(signal)), _wide(signal.activation)
+    total = activation.sum((2, 3))
+    weights = (g * activation).sum((2, 3)) / torch.where(total == 0, torch.ones_like(total), total)
+    return _weighted(torch.where(total == 0, torch.zeros_like(weights), weights), signal)
+
+
+def hires_cam(signal: Signal) -> Tensor:
+    """HiResCAM (Draelos and Carin 2020): ``relu(sum_c g A)``."""
+    return (_wide(_first(signal)) * _wide(signal.activation)).sum(1).clamp_min(0)
+
+
+def layer_cam(signal: Signal) -> Tensor:
+    """LayerCAM (Jiang et al. 2021): ``relu(sum_c relu(g) A)``."""
+    return (_wide(_first(signal)).clamp_min(0) * _wide(signal.activation)).sum(1).clamp_min(0)
+
+
+def grad_cam_elementwise(signal: Signal) -> Tensor:
+    """Element-wise Grad-CAM (as in grad-cam's ``GradCAMElementWise``): ``sum_c relu(g A)``."""
+    return (_wide(_first(signal)) * _wide(signal.activation)).clamp_min_(0).sum(1)
+
+
+def shapley_cam(signal: Signal) -> Tensor:
+    """ShapleyCAM (Cai 2025): ``w = mean(g - H A / 2)``; Grad-CAM where the Hessian is zero."""
+    if signal.curvature is None:
+        raise SsgcamError("shapley_cam needs the Hessian-vector product of its layer")
+    return _weighted((_wide(_first(signal)) - 0.5 * _wide(signal.curvature)).mean((2, 3)), signal)
+
+
+def eigen_cam(signal: Signal, centred: bool = False) -> Tensor:
+    """Eigen-CAM (Muhammad and Yeasin 2020): the activations along their first principal direction.
+
+    ``A`` as a matrix of positions by channels is projected on its first right singular vector. The
+    paper does not centre; ``centred=True`` subtracts each channel's mean first, as grad-cam does.
+    A singular vector has no sign of its own: it is turned so that the projection agrees with
+    the sum of the activations over channels (their inner product, centred alike, is not negative),
+    and the map is its positive part. The class plays no part.
+    """
+    activation = _wide(signal.activation)
+    count, channels, height, width = activation.shape
+    matrix = activation.reshape(count, channels, height * width).transpose(1, 2)
+    if centred:
+        matrix = matrix - matrix.mean(1, keepdim=True)
+    direction = torch.linalg.svd(matrix, full_matrices=False).Vh[:, 0]
+    projection = (matrix @ direction[:, :, None])[:, :, 0]
+    agreement = (projection * matrix.sum(2)).sum(1, keepdim=True)
+    projection = torch.where(agreement < 0, -projection, projection)
+    return projection.reshape(count, height, width).clamp_min(0)
+
+
+def activation_sum(signal: Signal) -> Tensor:
+    """``relu(sum_c A)``: no gradient and no class. The control of the sanity check."""
+    return _wide(signal.activation).sum(1).clamp_min(0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the registry.
+
+    Attributes:
+        function: Signal to map; ``None`` for Score-CAM, which is built from forward passes.
+        needs: The most costly signal that it uses.
+        title: As the literature writes it.
+        score: What is differentiated unless the user says otherwise.
+    """
+
+    function: Callable[[Signal], Tensor] | None
+    needs: Needs
+    title: str
+    score: Score = "exp"
+
+
+METHODS: dict[str, Method] = {
+    "ssg_cam": Method(ssg_cam, "second", "SSG-CAM"),
+    "grad_cam": Method(grad_cam, "first", "Grad-CAM"),
+    "grad_cam_plus_plus": Method(grad_cam_plus_plus, "first", "Grad-CAM++"),
+    "xgrad_cam": Method(xgrad_cam, "first", "XGrad-CAM"),
+    "hires_cam": Method(hires_cam, "first", "HiResCAM"),
+    "layer_cam": Method(layer_cam, "first", "LayerCAM"),
+    "grad_cam_elementwise": Method(grad_cam_elementwise, "first", "Element-wise Grad-CAM"),
+    "shapley_cam": Method(shapley_cam, "curvature", "ShapleyCAM", "logit"),
+    "eigen_cam": Method(eigen_cam, "activation", "Eigen-CAM"),
+    "score_cam": Method(None, "forward", "Score-CAM"),
+    "activation_sum": Method(activation_sum, "activation", "Sum of activations"),
+}
+
+
+def _first(signal: Signal) -> Tensor:
+    if signal.first is None:
+        raise SsgcamError("this method needs the gradient of its layer")
+    return signal.first
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """float32, or float64 where the network is."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _unit(tensor: Tensor) -> Tensor:
+    """Divided by the largest magnitude of each image; an image of zeros stays zeros."""
+    tensor = _wide(tensor)
+    largest = tensor.abs().amax((1, 2, 3), keepdim=True)
+    return tensor / torch.where(largest == 0, torch.ones_like(largest), largest)
+
+
+def _power(tensor: Tensor, exponent: float) -> Tensor:
+    tensor = tensor.clamp_min(0)
+    if exponent == 1:
+        return tensor
+    return tensor.sqrt() if exponent == 0.5 else tensor.pow(exponent)
+
+
+def _weighted(weights: Tensor, signal: Signal) -> Tensor:
+    """``relu(sum_c w A)`` for one weight per channel, ``[N, C]``, without a [N, C, h, w] product."""
+    activation = _wide(signal.activation)
+    product = weights.to(activation.dtype)[:, None] @ activation.flatten(2)
+    return product.view(activation.shape[0], *activation.shape[2:]).clamp_min(0)

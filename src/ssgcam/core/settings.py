@@ -1,0 +1,89 @@
+"""The settings that the API, the command and the recipe file share: a name means the same everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ssgcam.errors import SsgcamError
+
+Form = Literal["taylor", "gradient"]
+Score = Literal["exp", "probability", "log_probability", "sigmoid", "odds", "logit"]
+SecondOrder = Literal["squared", "hutchinson"]
+Sign = Literal["positive", "absolute"]
+Fusion = Literal["mean", "layer_cam"]
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is not one of a ``Literal``'s, naming them."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise SsgcamError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high] (also NaN)."""
+    if not low <= value <= high:
+        raise SsgcamError(f"{name} is {value}; it must be from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class SSGSettings:
+    """How SSG-CAM turns one layer's signals into a map; see ``core.methods.ssg_cam``.
+
+    Attributes:
+        form: ``"taylor"`` smooths each channel's Taylor terms, ``"gradient"`` the bare gradients.
+        sigma: Gaussian's standard deviation as a fraction of the map's shorter side, 0 to 1.
+        first_exponent: Power of the first-order signal, 0 to 4.
+        second_exponent: Power of the second-order signal, 0 to 4.
+    """
+
+    form: Form = "taylor"
+    sigma: float = 0.1
+    first_exponent: float = 1.0
+    second_exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_choice("form", self.form, Form)
+        check_range("sigma", self.sigma, 0, 1)
+        check_range("first_exponent", self.first_exponent, 0, 4)
+        check_range("second_exponent", self.second_exponent, 0, 4)
+        if self.first_exponent == self.second_exponent == 0:
+            raise SsgcamError("first_exponent and second_exponent are both 0; raise one of them")
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What is differentiated, and the second-order signal that goes with it; see ``core.scores``.
+
+    Attributes:
+        score: Name of the score.
+        second: ``"squared"``, the closed form of a piecewise-linear network (the Gauss-Newton part
+            otherwise), or ``"hutchinson"``, an estimate of the true diagonal.
+        sign: What becomes of a negative second derivative: ``"positive"`` drops it, ``"absolute"``
+            takes its magnitude.
+        top_classes: How many classes, the most probable, the softmax scores look at.
+        probes: Random probes of the Hutchinson estimate.
+        seed: Of these probes.
+    """
+
+    score: Score = "exp"
+    second: SecondOrder = "squared"
+    sign: Sign = "positive"
+    top_classes: int = 10
+    probes: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value and the combinations that can't work."""
+        check_choice("score", self.score, Score)
+        check_choice("second", self.second, SecondOrder)
+        check_choice("sign", self.sign, Sign)
+        check_range("top_classes", self.top_classes, 2, 100000)
+        check_range("probes", self.probes, 1, 100000)
+        if self.score == "log_probability" and self.sign == "positive":
+            raise SsgcamError(
+                "the second derivative of log_probability is never positive; ask for its magnitude "
+                "with sign='absolute' or choose score='exp'"
+            )

@@ -1,0 +1,58 @@
+"""Spatial Gaussian smoothing, edge-normalised, as two small matrix products."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=256)
+def gaussian_matrix(
+    cells: int, sigma: float, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Tensor:
+    """Gaussian weights between the cells of one axis; every row sums to one.
+
+    Row ``i`` holds ``exp(-(i - j)^2 / (2 sigma^2))`` over ``j``, divided by its sum: a Gaussian that
+    is renormalised where it reaches past the edge, and is not truncated.
+
+    Args:
+        cells: Number of cells along the axis.
+        sigma: Standard deviation in cells, above 0.
+        dtype: Of the result.
+        device: Of the result.
+
+    Returns:
+        ``[cells, cells]``. The tensor is shared between calls: don't write to it.
+    """
+    with torch.inference_mode(False):
+        places = torch.arange(cells, dtype=torch.float64)
+        weights = torch.exp(-0.5 * ((places[:, None] - places[None, :]) / sigma) ** 2)
+        weights = weights / weights.sum(1, keepdim=True)
+        return weights.to(device=device, dtype=dtype)
+
+
+def smooth(signal: Tensor, sigma: float) -> Tensor:
+    """Smooth every channel of a signal in space: ``G_h @ x @ G_w.T``.
+
+    On a CPU two dense products were 20 to 90 times faster than a separable depthwise convolution.
+
+    Args:
+        signal: ``[..., h, w]``.
+        sigma: Standard deviation as a fraction of the shorter side, min(h, w); 0 changes nothing.
+
+    Returns:
+        The smoothed signal, same shape. A constant stays the same constant.
+
+    Example:
+        >>> smooth(torch.ones(1, 1, 4, 6), 0.2).allclose(torch.ones(1, 1, 4, 6))
+        True
+    """
+    height, width = signal.shape[-2:]
+    cells = sigma * min(height, width)
+    if cells <= 0:
+        return signal
+    rows = gaussian_matrix(height, cells, signal.dtype, str(signal.device))
+    columns = gaussian_matrix(width, cells, signal.dtype, str(signal.device))
+    return rows @ (signal @ columns.T)
