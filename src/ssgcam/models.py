@@ -16,85 +16,23 @@ from __future__ import annotations
 import difflib
 import importlib
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchvision import models as tv
-from torchvision.transforms.v2 import functional as F
 
+from ssgcam.checkpoints import classes_in, load_state, read_state
 from ssgcam.errors import SsgcamError, require
 from ssgcam.files import write_with
+from ssgcam.preprocessing import Preprocessing, from_preset
 
 FILE_FORMAT = "ssgcam-network"
 FILE_VERSION = 1
 Output = Literal["softmax", "sigmoid"]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From a photo to the network's input.
-
-    Attributes:
-        size: Height and width of the input, in pixels.
-        mean: Subtracted from each channel of the image in [0, 1], in the network's channel order.
-        std: Divides each channel after that.
-        channel_order: ``"rgb"`` or ``"bgr"``: what the network expects.
-        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; always antialiased.
-        resize_shorter: Shorter side, in pixels, before the weights' own centre crop (``crop=True``).
-    """
-
-    size: tuple[int, int] = (224, 224)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-    interpolation: str = "bilinear"
-    resize_shorter: int | None = None
-
-    def __call__(self, images: Sequence[Image.Image], crop: bool = False) -> Tensor:
-        """Prepare photos of any size.
-
-        Args:
-            images: RGB photos.
-            crop: Use the weights' centre crop instead of the whole photo squashed to ``size``.
-
-        Returns:
-            ``[N, 3, H, W]`` float32, normalised.
-        """
-        return self.normalise(torch.stack([self.pixels(image, crop) for image in images]))
-
-    def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
-        """One photo at the network's input size, RGB in [0, 1], before normalisation: [3, H, W]."""
-        mode = F.InterpolationMode(self.interpolation)
-        tensor = F.pil_to_tensor(image.convert("RGB"))
-        if crop:
-            left, top, right, bottom = self.crop_box(image.width, image.height)
-            tensor = F.resized_crop(
-                tensor, top, left, bottom - top, right - left, list(self.size), mode, antialias=True
-            )
-        else:
-            tensor = F.resize(tensor, list(self.size), mode, antialias=True)
-        return F.to_dtype(tensor, torch.float32, scale=True)
-
-    def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The part of a photo that the weights' centre crop keeps: left, top, right, bottom."""
-        shorter = self.resize_shorter or min(self.size)
-        scale = min(width, height) / shorter
-        crop_h, crop_w = (min(side * scale, full) for side, full in zip(self.size, (height, width)))
-        left, top = round((width - crop_w) / 2), round((height - crop_h) / 2)
-        return left, top, max(left + 1, round(left + crop_w)), max(top + 1, round(top + crop_h))
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """RGB pixels in [0, 1], ``[N, 3, H, W]``, to the network's input of the same shape."""
-        if self.channel_order == "bgr":
-            pixels = pixels.flip(-3)
-        mean = pixels.new_tensor(self.mean).view(3, 1, 1)
-        std = pixels.new_tensor(self.std).view(3, 1, 1)
-        return (pixels - mean) / std
 
 
 @dataclass(frozen=True)
@@ -207,58 +145,6 @@ def save_model(model: LoadedModel, path: str | Path) -> None:
     write_with(Path(path), lambda temporary: torch.save(content, temporary))
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Read a file of tensors without running any code that may be in it.
-
-    Raises:
-        SsgcamError: If it is missing, not such a file, or holds more than tensors and plain values.
-    """
-    if not path.is_file():
-        raise SsgcamError(f"no weights file at '{path}'")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format fails with its own kind
-        first = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise SsgcamError(
-            f"'{path}' can't be read as weights ({first}); a file of tensors is needed: "
-            "torch.save(network.state_dict(), ...) or safetensors"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise SsgcamError(f"'{path}' holds no state dict; save network.state_dict() instead")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def load_state(network: nn.Module, state: Mapping[str, Any], file: str, name: str) -> None:
-    """Load a state dict or say in one sentence what doesn't fit.
-
-    Raises:
-        SsgcamError: If keys or shapes differ.
-    """
-    own = network.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in own]
-    if missing or extra:
-        what = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the network lacks"
-        raise SsgcamError(
-            f"'{file}' doesn't fit '{name}': it {what} ({len(missing)} missing, {len(extra)} extra); "
-            "is it a checkpoint of another architecture?"
-        )
-    for key, value in own.items():
-        if key in state and tuple(state[key].shape) != tuple(value.shape):
-            raise SsgcamError(
-                f"'{file}' doesn't fit '{name}': '{key}' has shape {list(state[key].shape)}, "
-                f"the network has {list(value.shape)}"
-            )
-    network.load_state_dict(dict(state), strict=False)
-
-
 def _load_own_file(path: Path) -> LoadedModel:
     content = read_state(path)
     if content.get("format") != FILE_FORMAT:
@@ -273,12 +159,9 @@ def _load_own_file(path: Path) -> LoadedModel:
         )
     blank = load_model(content["architecture"], "none", num_classes=content["num_classes"] or None)
     load_state(blank.network, content["state"], str(path), content["architecture"])
-    settings = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in content["preprocessing"].items()
-    }
     return replace(
         blank,
-        preprocessing=Preprocessing(**settings),
+        preprocessing=Preprocessing.from_json(content["preprocessing"]),
         class_names=tuple(content["class_names"]),
         output=content["output"],
     )
@@ -292,12 +175,12 @@ def _from_torchvision(name: str, weights: str | Path, num_classes: int | None) -
             "written by ssgcam, or package.module:factory"
         )
     choices = tv.get_model_weights(name)
-    default: Any = next((w for w in choices if w.name == choices.DEFAULT.name), None)  # type: ignore[attr-defined]
-    preprocessing = _from_preset(default.transforms())
+    default: Any = next((w for w in choices if w.name == choices.DEFAULT.name), None)
+    preprocessing = from_preset(default.transforms())
     if _is_file(weights):
         state = read_state(Path(weights))
         blank = tv.get_model(name, weights=None, **_plain(name))
-        count = _classes_in(state, blank, str(weights), name)
+        count = classes_in(state, blank, str(weights), name)
         network = tv.get_model(name, weights=None, num_classes=count, **_plain(name))
         kept = {k: v for k, v in state.items() if not k.startswith(("aux", "AuxLogits"))}
         load_state(network, kept, str(weights), name)
@@ -320,7 +203,7 @@ def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> Loade
         raise SsgcamError(f"timm has no network named '{short}'{_or(close)}")
     if _is_file(weights):
         state = read_state(Path(weights))
-        count = _classes_in(state, timm.create_model(short), str(weights), name)
+        count = classes_in(state, timm.create_model(short), str(weights), name)
         network = timm.create_model(short, num_classes=count)
         load_state(network, state, str(weights), name)
     elif str(weights) == "DEFAULT":
@@ -350,7 +233,7 @@ def _efficientnet_lite0(weights: str | Path, num_classes: int | None) -> LoadedM
     if _is_file(weights):
         state = read_state(Path(weights))
         blank = lite.EfficientNet.from_name("efficientnet-lite0")
-        count = _classes_in(state, blank, str(weights), name)
+        count = classes_in(state, blank, str(weights), name)
         network = _lite(lite, count)
         load_state(network, state, str(weights), name)
     elif str(weights) == "DEFAULT":
@@ -390,40 +273,11 @@ def _from_factory(name: str) -> LoadedModel:
     )
 
 
-def _from_preset(preset: Any) -> Preprocessing:
-    """Torchvision's ``ImageClassification`` preset as our settings."""
-    crop, shorter = preset.crop_size[0], preset.resize_size[0]
-    return Preprocessing(
-        (crop, crop),
-        tuple(preset.mean),
-        tuple(preset.std),
-        "rgb",
-        preset.interpolation.value,
-        shorter,
-    )
-
-
 def _plain(name: str) -> dict[str, Any]:
     """Arguments that leave out the auxiliary heads and slow initialisation of Inception networks."""
     if name in {"googlenet", "inception_v3"}:
         return {"aux_logits": False, "init_weights": False}
     return {}
-
-
-def _classes_in(state: Mapping[str, Any], network: nn.Module, file: str, name: str) -> int:
-    """The number of classes of a state dict: the rows of the network's last classifier layer."""
-    heads = [
-        key
-        for key, module in network.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.shape[0] == 1000
-    ]
-    key = f"{heads[-1]}.weight" if heads else ""
-    if key not in state:
-        raise SsgcamError(
-            f"'{file}' doesn't fit '{name}': it has no '{key}'; "
-            "is it a checkpoint of another architecture?"
-        )
-    return int(state[key].shape[0])
 
 
 def _imagenet_names() -> tuple[str, ...]:
@@ -434,7 +288,7 @@ def _is_file(weights: str | Path) -> bool:
     return str(weights) not in {"DEFAULT", "none"}
 
 
-def _download(build: Any, name: str) -> nn.Module:
+def _download(build: Callable[[], Any], name: str) -> nn.Module:
     try:
         network: nn.Module = build()
     except (urllib.error.URLError, OSError, RuntimeError) as error:

@@ -1,0 +1,98 @@
+"""From a photo of any size to a network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a photo to the network's input.
+
+    Attributes:
+        size: Height and width of the input, in pixels.
+        mean: Subtracted from each channel of the image in [0, 1], in the network's channel order.
+        std: Divides each channel after that.
+        channel_order: ``"rgb"`` or ``"bgr"``: what the network expects.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; always antialiased.
+        resize_shorter: Shorter side, in pixels, before the weights' own centre crop (``crop=True``).
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    interpolation: str = "bilinear"
+    resize_shorter: int | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
+        """The settings as ``dataclasses.asdict`` wrote them, lists for tuples allowed."""
+        settings: dict[str, Any] = dict(content)
+        for key, value in settings.items():
+            settings[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**settings)
+
+    def __call__(self, images: Sequence[Image.Image], crop: bool = False) -> Tensor:
+        """Prepare photos of any size.
+
+        Args:
+            images: RGB photos.
+            crop: Use the weights' centre crop instead of the whole photo squashed to ``size``.
+
+        Returns:
+            ``[N, 3, H, W]`` float32, normalised.
+        """
+        return self.normalise(torch.stack([self.pixels(image, crop) for image in images]))
+
+    def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
+        """One photo at the network's input size, RGB in [0, 1], before normalisation: [3, H, W]."""
+        mode = F.InterpolationMode(self.interpolation)
+        tensor = F.pil_to_tensor(image.convert("RGB"))
+        if crop:
+            left, top, right, bottom = self.crop_box(image.width, image.height)
+            tensor = F.resized_crop(
+                tensor, top, left, bottom - top, right - left, list(self.size), mode, antialias=True
+            )
+        else:
+            tensor = F.resize(tensor, list(self.size), mode, antialias=True)
+        scaled: Tensor = F.to_dtype(tensor, torch.float32, scale=True)
+        return scaled
+
+    def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part of a photo that the weights' centre crop keeps: left, top, right, bottom."""
+        shorter = self.resize_shorter or min(self.size)
+        scale = min(width, height) / shorter
+        crop_h, crop_w = (
+            min(side * scale, full) for side, full in zip(self.size, (height, width), strict=True)
+        )
+        left, top = round((width - crop_w) / 2), round((height - crop_h) / 2)
+        return left, top, max(left + 1, round(left + crop_w)), max(top + 1, round(top + crop_h))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """RGB pixels in [0, 1], ``[N, 3, H, W]``, to the network's input of the same shape."""
+        if self.channel_order == "bgr":
+            pixels = pixels.flip(-3)
+        mean = pixels.new_tensor(self.mean).view(3, 1, 1)
+        std = pixels.new_tensor(self.std).view(3, 1, 1)
+        return (pixels - mean) / std
+
+
+def from_preset(preset: Any) -> Preprocessing:
+    """Torchvision's ``ImageClassification`` preset as our settings."""
+    crop, shorter = preset.crop_size[0], preset.resize_size[0]
+    return Preprocessing(
+        (crop, crop),
+        tuple(preset.mean),
+        tuple(preset.std),
+        "rgb",
+        preset.interpolation.value,
+        shorter,
+    )
