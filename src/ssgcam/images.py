@@ -156,7 +156,7 @@ def _expand(path: Path) -> Sequence[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        images = _images_in(path)
+        images = images_below(path)
         if not images:
             raise SsgcamError(
                 f"the folder '{path}' holds no image; put JPEG, PNG, TIFF, WebP, BMP or GIF files "
@@ -167,7 +167,7 @@ def _expand(path: Path) -> Sequence[Path]:
         images = []
         for hit in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
             if hit.is_dir():
-                images += _images_in(hit)
+                images += images_below(hit)
             elif is_image_name(hit):
                 images.append(hit)
         if not images:
@@ -183,7 +183,8 @@ def is_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
+    """List the image files in a folder and its subfolders, sorted; hidden ones are left out."""
     return sorted(
         path
         for path in folder.rglob("*")
