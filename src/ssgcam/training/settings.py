@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ssgcam.errors import SsgcamError
+
+Balance = Literal["sampling", "loss", "none"]
+Precision = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ class TrainingSettings:
     samples_per_epoch: int | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
-    balance: Literal["sampling", "loss", "none"] = "sampling"
+    balance: Balance = "sampling"
     augmentation: bool = True
     colour: float = 0.2
     train_from: str | None = None
     held_out: float = 0.2
     patience: int = 6
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     device: str = "auto"
     workers: int = 0
@@ -80,10 +83,7 @@ class TrainingSettings:
             )
         if not 0 <= self.colour < 1:
             raise SsgcamError(f"colour is {self.colour:g}; give a number from 0 to below 1")
-        choices = {
-            "balance": ("sampling", "loss", "none"),
-            "precision": ("auto", "bfloat16", "float32"),
-        }
+        choices = {"balance": get_args(Balance), "precision": get_args(Precision)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise SsgcamError(

@@ -1,0 +1,101 @@
+"""``ssgcam train``: from class folders or a CSV to a network file that ``--model`` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from ssgcam.errors import SsgcamError
+from ssgcam.files import write_json
+from ssgcam.models import save_model
+from ssgcam.training import TrainingSettings, read_samples, train_classifier
+from ssgcam.training.settings import Balance, Precision
+
+DEFAULT = TrainingSettings()
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(help="A folder of class folders, or a CSV with columns image,label,group."),
+    ],
+    out: Annotated[Path, typer.Option(help="The network file to write (.pth).")],
+    model: Annotated[str, typer.Option(help="A torchvision classifier.")] = DEFAULT.model,
+    weights: Annotated[
+        str, typer.Option(help="Start from: none (random), DEFAULT, or a weights file.")
+    ] = DEFAULT.weights,
+    epochs: Annotated[int, typer.Option(help="Epochs.")] = DEFAULT.epochs,
+    size: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = DEFAULT.size,
+    batch_size: Annotated[int, typer.Option(help="Photos a step.")] = DEFAULT.batch_size,
+    samples_per_epoch: Annotated[
+        int | None, typer.Option(help="Photos an epoch; by default as many as there are.")
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak of the one-cycle schedule.")
+    ] = DEFAULT.learning_rate,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = DEFAULT.weight_decay,
+    balance: Annotated[
+        str, typer.Option(help="Rare classes: sampling (drawn more often), loss or none.")
+    ] = DEFAULT.balance,
+    augment: Annotated[bool, typer.Option(help="Flip and turn photos at random.")] = True,
+    colour: Annotated[
+        float, typer.Option(help="Largest relative change of the colours.")
+    ] = DEFAULT.colour,
+    train_from: Annotated[
+        str | None, typer.Option(help="Freeze all before this module, such as layer4 or fc.")
+    ] = None,
+    group_split: Annotated[
+        float,
+        typer.Option(help="Share of the groups held out for early stopping and the report; or 0."),
+    ] = DEFAULT.held_out,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(help="For class folders: a regular expression for the group in a file name."),
+    ] = None,
+    patience: Annotated[
+        int, typer.Option(help="Stop after so many epochs without a better score.")
+    ] = DEFAULT.patience,
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = DEFAULT.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = DEFAULT.device,
+    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = DEFAULT.workers,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = DEFAULT.seed,
+    resume: Annotated[bool, typer.Option(help="Continue a training that was killed.")] = False,
+) -> None:
+    """Train or fine-tune an image classifier from image-level labels.
+
+    Beside the network OUT it writes a report, OUT with the ending .json; while it trains, a
+    checkpoint with the ending .checkpoint.pth, from which --resume continues.
+    """
+    if out.suffix != ".pth":
+        raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
+    settings = TrainingSettings(
+        model=model,
+        weights=weights,
+        size=size,
+        epochs=epochs,
+        batch_size=batch_size,
+        samples_per_epoch=samples_per_epoch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        balance=cast(Balance, balance),
+        augmentation=augment,
+        colour=colour,
+        train_from=train_from,
+        held_out=group_split,
+        patience=patience,
+        precision=cast(Precision, precision),
+        seed=seed,
+        device=device,
+        workers=workers,
+    )
+    checkpoint = out.with_suffix(".checkpoint.pth")
+    samples = read_samples(data, group_pattern)
+    result = train_classifier(samples, settings, checkpoint=checkpoint, resume=resume)
+    save_model(result.model, out)
+    write_json(out.with_suffix(".json"), result.to_json())
+    checkpoint.unlink(missing_ok=True)
+    if result.report is not None:
+        typer.echo(f"epoch {result.best_epoch} was the best; {result.report}")
+    typer.echo(f"wrote {out} and {out.with_suffix('.json')}")
