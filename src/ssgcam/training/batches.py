@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ssgcam.models import Preprocessing
+from ssgcam.preprocessing import Preprocessing
 from ssgcam.training.data import Samples, augment, draw_balanced
 from ssgcam.training.settings import TrainingSettings
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ssgcam.checkpoints import read_state
 from ssgcam.errors import SsgcamError
-from ssgcam.models import LoadedModel, load_model, read_state
+from ssgcam.models import LoadedModel, load_model
 from ssgcam.training.settings import TrainingSettings
 
 
