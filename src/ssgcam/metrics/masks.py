@@ -1,0 +1,249 @@
+"""Does a mask cover the object? Pseudo-masks, confusion matrix, mean IoU, the three binary IoUs.
+
+Everything derives from one confusion matrix ``[C, C]`` (rows: truth, columns: prediction) as in the
+PASCAL VOC segmentation task (Everingham et al. 2010, IJCV). Papers mix the averages: each result
+names the one it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssgcam.errors import SsgcamError
+from ssgcam.metrics.parts import Parts, check_count, double, ratio
+
+
+def pseudo_masks(maps: Tensor, present: Tensor, background: float = 0.15) -> Tensor:
+    """Label every pixel with its strongest present class, or background.
+
+    ``argmax(background, map_k / (max(map_k) + 1e-5) for each present class k)``, the maximum taken
+    for each image and class (Ahn et al. 2019, "Weakly Supervised Learning of Instance Segmentation
+    with Inter-pixel Relations", CVPR). Ties go to the lower label. A map with a value that isn't
+    finite counts as zeros.
+
+    Args:
+        maps: ``[N, K, H, W]``, not negative.
+        present: ``[N, K]`` bool: the image-level classes.
+        background: The constant score of the background channel, in (0, 1).
+
+    Returns:
+        ``[N, H, W]`` int64: 0 is background, k + 1 is class k.
+
+    Raises:
+        SsgcamError: If the shapes don't fit, a map is negative or the background is outside (0, 1).
+    """
+    if maps.ndim != 4 or present.shape != maps.shape[:2]:
+        raise SsgcamError(
+            f"maps {list(maps.shape)} and present {list(present.shape)} don't fit; "
+            "pass [N, K, H, W] and [N, K]"
+        )
+    if not 0 < background < 1:
+        raise SsgcamError(f"the background score is {background}; pass one between 0 and 1")
+    values = maps.detach().float()
+    values = torch.where(values.isfinite().all(-1).all(-1)[..., None, None], values, 0.0)
+    if bool((values < 0).any()):
+        raise SsgcamError("a map for pseudo-masks has negative values; apply relu to it first")
+    scores = values / (values.amax((2, 3), keepdim=True) + 1e-5)
+    scores = scores.masked_fill(~present.bool()[..., None, None], -1.0)
+    backdrop = torch.full_like(scores[:, :1], background)
+    return torch.cat([backdrop, scores], 1).argmax(1)
+
+
+def confusion_matrix(
+    prediction: Tensor, truth: Tensor, classes: int, ignore: int | None = 255
+) -> Tensor:
+    """Count the pixels of one image (or of one batch, pooled) by true and predicted label.
+
+    Args:
+        prediction: Integer labels 0..classes - 1 (or bool), any shape.
+        truth: The same shape; ``ignore`` marks pixels that don't count.
+        classes: Labels including background.
+        ignore: The label to leave out (255 in PASCAL VOC), or None.
+
+    Returns:
+        ``[classes, classes]`` int64: rows are the truth, columns the prediction.
+
+    Raises:
+        SsgcamError: If the shapes differ or a counted label is out of range.
+    """
+    if prediction.shape != truth.shape:
+        raise SsgcamError(
+            f"prediction {list(prediction.shape)} and truth {list(truth.shape)} differ in shape; "
+            "resize the prediction to the truth"
+        )
+    truth, prediction = truth.long(), prediction.to(truth.device).long()
+    if ignore is not None:
+        counted = truth != ignore
+        truth, prediction = truth[counted], prediction[counted]
+    for name, labels in (("truth", truth), ("prediction", prediction)):
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise SsgcamError(
+                f"the {name} holds labels {int(labels.min())} to {int(labels.max())}, which don't "
+                f"fit {classes} classes (background is one)"
+            )
+    counts = torch.bincount((truth * classes + prediction).flatten(), minlength=classes**2)
+    return counts.view(classes, classes)
+
+
+def class_iou(confusion: Tensor) -> Tensor:
+    """IoU of each class: TP / (TP + FP + FN).
+
+    Args:
+        confusion: ``[..., C, C]``, sums or means over images.
+
+    Returns:
+        ``[..., C]`` float64 in [0, 1]; NaN where the union is empty.
+    """
+    matrix = double(confusion)
+    hit = matrix.diagonal(dim1=-2, dim2=-1)
+    return hit / (matrix.sum(-1) + matrix.sum(-2) - hit)
+
+
+def mean_iou(confusion: Tensor) -> Tensor:
+    """VOC mIoU: the mean of :func:`class_iou` over classes with a non-empty union.
+
+    Background is a class. The matrix must be pooled over the whole set: a mean of per-image mIoUs
+    is another number.
+
+    Args:
+        confusion: ``[..., C, C]``, sums or means over images.
+
+    Returns:
+        ``[...]`` float64 in [0, 1]; NaN where no class occurs.
+    """
+    return class_iou(confusion).nanmean(-1)
+
+
+def foreground_iou(confusion: Tensor) -> Tensor:
+    """IoU of class 1 of a pooled binary confusion matrix ``[..., 2, 2]``."""
+    return class_iou(confusion)[..., 1]
+
+
+def image_ious(confusions: Tensor) -> Tensor:
+    """Per-image foreground IoU of a binary task, with the images that don't count marked.
+
+    ``ratio`` of the mean of these parts is the mean per-image foreground IoU.
+
+    Args:
+        confusions: ``[N, 2, 2]``, one matrix per image.
+
+    Returns:
+        Parts ``[N, 2]`` float64: (IoU, 1), or (0, 0) where truth and prediction are both empty.
+    """
+    iou = foreground_iou(confusions)
+    return torch.stack([iou.nan_to_num(0.0), (~iou.isnan()).double()], -1)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One row of the per-class table; NaN where a quotient is 0/0."""
+
+    name: str
+    iou: float
+    precision: float
+    recall: float
+    pixels: int
+    """True pixels of the class."""
+
+
+@dataclass(frozen=True)
+class BinaryIoU:
+    """The three numbers that papers call IoU of a binary task."""
+
+    foreground: float
+    """Foreground IoU of the pooled confusion matrix."""
+    mean_with_background: float
+    """Mean of pooled foreground and pooled background IoU."""
+    mean_per_image: float
+    """Mean of per-image foreground IoU, over ``images``."""
+    images: int
+    skipped: int
+    """Images left out of ``mean_per_image``: truth and prediction are both empty."""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationResult:
+    """What :class:`Segmentation` found."""
+
+    n: int
+    mean_iou: float
+    """VOC mIoU from ONE confusion matrix of the whole set, background a class."""
+    table: tuple[ClassScore, ...]
+    confusion: Tensor
+    """``[C, C]`` int64: rows are the truth, columns the prediction."""
+    binary: BinaryIoU | None
+    """Only for two classes (background, foreground)."""
+    parts: Tensor
+    """``[N, C, C]``: the matrix of every image, for the bootstrap."""
+
+
+class Segmentation:
+    """Confusion matrices over any number of images of any size.
+
+    Args:
+        names: The classes' names, background first.
+        ignore: The label to leave out (255 in PASCAL VOC), or None.
+
+    Raises:
+        SsgcamError: If there are fewer than two names.
+    """
+
+    def __init__(self, names: Sequence[str], ignore: int | None = 255) -> None:
+        if len(names) < 2:
+            raise SsgcamError(f"{list(names)} are too few classes; pass background and one more")
+        self.names, self.ignore = tuple(names), ignore
+        self._parts = Parts()
+
+    def update(
+        self, predictions: Sequence[Tensor] | Tensor, truths: Sequence[Tensor] | Tensor
+    ) -> None:
+        """Score one batch: for each image two ``[H, W]`` label masks of the same size.
+
+        Raises:
+            SsgcamError: As :func:`confusion_matrix`, or if the counts differ.
+        """
+        check_count(len(predictions), "predictions", truths, "truths")
+        for prediction, truth in zip(predictions, truths, strict=True):
+            matrix = confusion_matrix(prediction, truth, len(self.names), self.ignore)
+            self._parts.add(matrix[None])
+
+    def compute(self) -> SegmentationResult:
+        """The result so far.
+
+        Raises:
+            SsgcamError: If nothing was scored.
+        """
+        parts = self._parts.stacked()
+        confusion = parts.sum(0)
+        hit = confusion.diagonal().double()
+        columns = (
+            class_iou(confusion).tolist(),
+            (hit / confusion.sum(0)).tolist(),
+            (hit / confusion.sum(1)).tolist(),
+            confusion.sum(1).tolist(),
+        )
+        rows = zip(self.names, *columns, strict=True)
+        return SegmentationResult(
+            n=len(parts),
+            mean_iou=float(mean_iou(confusion)),
+            table=tuple(ClassScore(*row) for row in rows),
+            confusion=confusion,
+            binary=_binary(parts) if len(self.names) == 2 else None,
+            parts=parts,
+        )
+
+
+def _binary(parts: Tensor) -> BinaryIoU:
+    pooled, each = parts.sum(0), image_ious(parts).sum(0)
+    images = int(each[1])
+    return BinaryIoU(
+        foreground=float(foreground_iou(pooled)),
+        mean_with_background=float(mean_iou(pooled)),
+        mean_per_image=float(ratio(each)),
+        images=images,
+        skipped=len(parts) - images,
+    )
