@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
-from ssgcam.core.capture import Captured, _explaining, capture, unwrap
+from ssgcam.core.capture import Captured, capture, explaining, outside_inference_mode, unwrap
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.score_cam import score_cam
 from ssgcam.core.scores import (
     ScoreFunction,
     Signal,
+    class_score,
     derivatives,
     hessian_activation_product,
     logits_of,
@@ -267,16 +268,17 @@ class CAM:
     def _layer_map(self, index: int, signal: Signal, images: Tensor, classes: Tensor) -> Tensor:
         with torch.no_grad():
             if self.method.needs == "forward":
-                return score_cam(signal.activation, images, classes, self._forward, self.batch_size)
+                return score_cam(signal.activation, images, classes, self._scores, self.batch_size)
             if self.method_name == "ssg_cam":
                 ssg = self.ssg if isinstance(self.ssg, SSGSettings) else self.ssg[index]
                 return ssg_cam(signal, ssg)
             assert self.method.function is not None
             return self.method.function(signal)
 
-    def _forward(self, images: Tensor) -> Tensor:
-        with torch.no_grad(), _explaining(self.network):
-            return logits_of(self.network(images))
+    def _scores(self, images: Tensor, classes: Tensor) -> Tensor:
+        with explaining(self.network), torch.no_grad():
+            output = self.network(outside_inference_mode(images))
+            return class_score(output, classes, self.score, self.score_function)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()

@@ -134,14 +134,11 @@ def capture(
     parsed = [Target.parse(spelling) for spelling in targets]
     _check_differentiable(network)
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(explaining(network))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_explaining(network))
-        if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if double_backward:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        images = images.clone() if images.is_inference() else images.detach()
+        images = outside_inference_mode(images)
         recorder = _Recorder(parsed, copies=False)
         output = recorder.run(network, images)
         if recorder.was_edited():  # somebody else holds the storage and wrote to it: keep copies
@@ -260,22 +257,36 @@ def _check_differentiable(network: nn.Module) -> None:
         )
 
 
+def outside_inference_mode(images: Tensor) -> Tensor:
+    """The images without a graph, as a tensor that autograd can use; call it in :func:`explaining`."""
+    return images.clone() if images.is_inference() else images.detach()
+
+
 @contextmanager
-def _explaining(network: nn.Module) -> Iterator[None]:
+def explaining(network: nn.Module) -> Iterator[None]:
     """Eval mode and frozen parameters for the block; every flag as it was afterwards.
 
-    The flags are set one by one: ``network.eval()`` may run a user's own ``train`` method.
+    Inside, inference mode is off and compiled modules run as plain Python. The flags are set one by
+    one: ``network.eval()`` may run a user's own ``train`` method.
     """
     modes = [(module, module.training) for module in network.modules()]
     frozen = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.callback(_restore, modes, frozen)
         for module, _ in modes:
             module.training = False
         for parameter, _ in frozen:
             parameter.requires_grad_(False)
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in frozen:
-            parameter.requires_grad_(flag)
+
+
+def _restore(
+    modes: Sequence[tuple[nn.Module, bool]], frozen: Sequence[tuple[nn.Parameter, bool]]
+) -> None:
+    for module, mode in modes:
+        module.training = mode
+    for parameter, flag in frozen:
+        parameter.requires_grad_(flag)

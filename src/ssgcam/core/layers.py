@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import Target, _explaining, capture, unwrap
+from ssgcam.core.capture import Target, capture, explaining, outside_inference_mode, unwrap
 from ssgcam.errors import SsgcamError
 
 Shape = Literal["channels_first", "channels_last", "tokens"]
@@ -249,8 +249,8 @@ def _trace(network: nn.Module, image: Tensor, size: tuple[int, int]) -> list[_Pl
         if name
     ]
     try:
-        with torch.no_grad(), _explaining(network):
-            network(image)
+        with explaining(network), torch.no_grad():
+            network(outside_inference_mode(image))
     finally:
         for handle in handles:
             handle.remove()
@@ -265,28 +265,38 @@ def _trace(network: nn.Module, image: Tensor, size: tuple[int, int]) -> list[_Pl
             continue
         if not _proportional((layout.height, layout.width), size):
             continue  # attention heads and the like
-        same = places.pop(record.key, None)  # a container gives its last child's very tensor
-        shorter = same is None or len(spelling) < len(same.name)
         kind = type(record.module)
-        places[record.key] = _Place(
-            name=spelling if shorter else same.name,
-            kind=kind.__name__ if shorter else same.kind,
+        place = _Place(
+            name=spelling,
+            kind=kind.__name__,
             layout=layout,
             channels=int(record.tensor.shape[1 if layout.shape == "channels_first" else -1]),
             signed=record.signed,
-            resampling=_from_torch(kind, RESAMPLING) or (same is not None and same.resampling),
-            normalised=issubclass(kind, NORMALISING) or (same is not None and same.normalised),
-            activated=not record.signed
-            or _from_torch(kind, ("activation",))
-            or (same is not None and same.activated),
-            linear=issubclass(kind, LINEAR) if same is None else same.linear,
-            leaves=_leaving_blocks(record.name, (layout.height, layout.width), modules, resolutions)
-            if shorter
-            else same.leaves,
+            resampling=_from_torch(kind, RESAMPLING),
+            normalised=issubclass(kind, NORMALISING),
+            activated=not record.signed or _from_torch(kind, ("activation",)),
+            linear=issubclass(kind, LINEAR),
+            leaves=_leaving_blocks(
+                record.name, (layout.height, layout.width), modules, resolutions
+            ),
         )
+        same = places.pop(record.key, None)  # a container gives its last child's very tensor
+        places[record.key] = place if same is None else _joined(same, place)
     found = list(places.values())
     _mark_influence(network, image, found)
     return found
+
+
+def _joined(inner: _Place, outer: _Place) -> _Place:
+    """One entry for two names of the same tensor: the shorter name, and what either knows of it."""
+    named = outer if len(outer.name) < len(inner.name) else inner
+    return replace(
+        named,
+        resampling=inner.resampling or outer.resampling,
+        normalised=inner.normalised or outer.normalised,
+        activated=inner.activated or outer.activated,
+        linear=inner.linear,
+    )
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,43 @@ def prepare(layer_map: Tensor, size: tuple[int, int], gamma: float) -> Tensor:
     return scaled.sqrt() if gamma == 0.5 else scaled.pow(gamma)
 
 
+def combine(
+    layer_maps: Sequence[Tensor],
+    size: tuple[int, int],
+    *,
+    gammas: Sequence[float],
+    weights: Sequence[float] | None = None,
+    fusion: Fusion = "mean",
+) -> Tensor:
+    """Everything of :func:`fuse` but its last step, the scaling of the fused map.
+
+    Several views of an image (flips, input scales) are averaged between this and the scaling.
+    """
+    check_choice("fusion", fusion, Fusion)
+    if not layer_maps:
+        raise SsgcamError("no layer to fuse; choose at least one")
+    weights = [1.0] * len(layer_maps) if weights is None else list(weights)
+    if len(weights) != len(layer_maps) or min(weights) < 0 or sum(weights) <= 0:
+        raise SsgcamError(
+            f"weights are {weights} for {len(layer_maps)} layers; give one for each, none negative "
+            "and not all zero"
+        )
+    total = sum(weights)
+    fused: Tensor | None = None
+    for index, (layer_map, gamma, weight) in enumerate(
+        zip(layer_maps, gammas, weights, strict=True)
+    ):
+        part = prepare(layer_map, size, gamma)
+        if fusion == "layer_cam":
+            part = torch.tanh(2 * part) if index + 1 < len(layer_maps) else part
+            fused = part if fused is None else torch.maximum(fused, part)
+        else:
+            part = part * (weight / total)
+            fused = part if fused is None else fused + part
+    assert fused is not None
+    return fused
+
+
 def fuse(
     layer_maps: Sequence[Tensor],
     size: tuple[int, int],
@@ -65,29 +102,7 @@ def fuse(
     Raises:
         SsgcamError: If nothing is given or the weights can't be divided by their sum.
     """
-    check_choice("fusion", fusion, Fusion)
-    if not layer_maps:
-        raise SsgcamError("no layer to fuse; choose at least one")
-    weights = [1.0] * len(layer_maps) if weights is None else list(weights)
-    if len(weights) != len(layer_maps) or min(weights) < 0 or sum(weights) <= 0:
-        raise SsgcamError(
-            f"weights are {weights} for {len(layer_maps)} layers; give one for each, none negative "
-            "and not all zero"
-        )
-    total = sum(weights)
-    fused: Tensor | None = None
-    for index, (layer_map, gamma, weight) in enumerate(
-        zip(layer_maps, gammas, weights, strict=True)
-    ):
-        part = prepare(layer_map, size, gamma)
-        if fusion == "layer_cam":
-            part = torch.tanh(2 * part) if index + 1 < len(layer_maps) else part
-            fused = part if fused is None else torch.maximum(fused, part)
-        else:
-            part = part * (weight / total)
-            fused = part if fused is None else fused + part
-    assert fused is not None
-    return scale(fused)
+    return scale(combine(layer_maps, size, gammas=gammas, weights=weights, fusion=fusion))
 
 
 def threshold(maps: Tensor, value: float) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssgcam.core.scores import Signal
+from ssgcam.core.scores import Signal, unit, wide
 from ssgcam.core.settings import Score, SSGSettings
 from ssgcam.core.smoothing import smooth
 from ssgcam.errors import SsgcamError
@@ -42,8 +42,8 @@ def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
     """
     settings = settings or SSGSettings()
     a, b = settings.first_exponent, settings.second_exponent
-    activation, first = _unit(signal.activation), _unit(_first(signal))
-    second = None if signal.second is None else _unit(signal.second)
+    activation, first = unit(signal.activation), unit(_first(signal))
+    second = None if signal.second is None else unit(signal.second)
     if settings.form == "taylor":
         first = first * activation
         if second is not None:
@@ -65,7 +65,7 @@ def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
 
 def grad_cam(signal: Signal) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017): ``relu(sum_c mean(g) A)``."""
-    return _weighted(_first(signal).mean((2, 3)), signal)
+    return _weighted(wide(_first(signal)).mean((2, 3)), signal)
 
 
 def grad_cam_plus_plus(signal: Signal) -> Tensor:
@@ -75,7 +75,7 @@ def grad_cam_plus_plus(signal: Signal) -> Tensor:
     positions with ``g > 0``; ``w = sum alpha relu(g)``; ``map = relu(sum_c w A)``. No epsilon: alpha
     is written as ``1 / (2 + (sum A) g)``, so that nothing under- or overflows.
     """
-    g, activation = _wide(_first(signal)), _wide(signal.activation)
+    g, activation = wide(_first(signal)), wide(signal.activation)
     denominator = 2 + activation.sum((2, 3), keepdim=True) * g
     alpha = torch.where(denominator == 0, g * g, 1 / denominator)
     alpha = torch.where(g > 0, alpha, torch.zeros_like(alpha))  # weighted by relu(g) anyway
@@ -86,7 +86,7 @@ def grad_cam_plus_plus(signal: Signal) -> Tensor:
 
 def xgrad_cam(signal: Signal) -> Tensor:
     """XGrad-CAM (Fu et al. 2020): ``w = sum(g A) / sum(A)``, zero for a channel whose sum is zero."""
-    g, activation = _wide(_first(signal)), _wide(signal.activation)
+    g, activation = wide(_first(signal)), wide(signal.activation)
     total = activation.sum((2, 3))
     weights = (g * activation).sum((2, 3)) / torch.where(total == 0, torch.ones_like(total), total)
     return _weighted(torch.where(total == 0, torch.zeros_like(weights), weights), signal)
@@ -94,24 +94,24 @@ def xgrad_cam(signal: Signal) -> Tensor:
 
 def hires_cam(signal: Signal) -> Tensor:
     """HiResCAM (Draelos and Carin 2020): ``relu(sum_c g A)``."""
-    return (_wide(_first(signal)) * _wide(signal.activation)).sum(1).clamp_min(0)
+    return (wide(_first(signal)) * wide(signal.activation)).sum(1).clamp_min(0)
 
 
 def layer_cam(signal: Signal) -> Tensor:
     """LayerCAM (Jiang et al. 2021): ``relu(sum_c relu(g) A)``."""
-    return (_wide(_first(signal)).clamp_min(0) * _wide(signal.activation)).sum(1).clamp_min(0)
+    return (wide(_first(signal)).clamp_min(0) * wide(signal.activation)).sum(1).clamp_min(0)
 
 
 def grad_cam_elementwise(signal: Signal) -> Tensor:
     """Element-wise Grad-CAM (as in grad-cam's ``GradCAMElementWise``): ``sum_c relu(g A)``."""
-    return (_wide(_first(signal)) * _wide(signal.activation)).clamp_min_(0).sum(1)
+    return (wide(_first(signal)) * wide(signal.activation)).clamp_min_(0).sum(1)
 
 
 def shapley_cam(signal: Signal) -> Tensor:
     """ShapleyCAM (Cai 2025): ``w = mean(g - H A / 2)``; Grad-CAM where the Hessian is zero."""
     if signal.curvature is None:
         raise SsgcamError("shapley_cam needs the Hessian-vector product of its layer")
-    return _weighted((_wide(_first(signal)) - 0.5 * _wide(signal.curvature)).mean((2, 3)), signal)
+    return _weighted((wide(_first(signal)) - 0.5 * wide(signal.curvature)).mean((2, 3)), signal)
 
 
 def eigen_cam(signal: Signal, centred: bool = False) -> Tensor:
@@ -123,7 +123,7 @@ def eigen_cam(signal: Signal, centred: bool = False) -> Tensor:
     the sum of the activations over channels (their inner product, centred alike, is not negative),
     and the map is its positive part. The class plays no part.
     """
-    activation = _wide(signal.activation)
+    activation = wide(signal.activation)
     count, channels, height, width = activation.shape
     matrix = activation.reshape(count, channels, height * width).transpose(1, 2)
     if centred:
@@ -137,7 +137,7 @@ def eigen_cam(signal: Signal, centred: bool = False) -> Tensor:
 
 def activation_sum(signal: Signal) -> Tensor:
     """``relu(sum_c A)``: no gradient and no class. The control of the sanity check."""
-    return _wide(signal.activation).sum(1).clamp_min(0)
+    return wide(signal.activation).sum(1).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -178,18 +178,6 @@ def _first(signal: Signal) -> Tensor:
     return signal.first
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """float32, or float64 where the network is."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _unit(tensor: Tensor) -> Tensor:
-    """Divided by the largest magnitude of each image; an image of zeros stays zeros."""
-    tensor = _wide(tensor)
-    largest = tensor.abs().amax((1, 2, 3), keepdim=True)
-    return tensor / torch.where(largest == 0, torch.ones_like(largest), largest)
-
-
 def _power(tensor: Tensor, exponent: float) -> Tensor:
     tensor = tensor.clamp_min(0)
     if exponent == 1:
@@ -199,6 +187,6 @@ def _power(tensor: Tensor, exponent: float) -> Tensor:
 
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:
     """``relu(sum_c w A)`` for one weight per channel, ``[N, C]``, without a [N, C, h, w] product."""
-    activation = _wide(signal.activation)
+    activation = wide(signal.activation)
     product = weights.to(activation.dtype)[:, None] @ activation.flatten(2)
     return product.view(activation.shape[0], *activation.shape[2:]).clamp_min(0)

@@ -15,13 +15,13 @@ def score_cam(
     activation: Tensor,
     images: Tensor,
     classes: Tensor,
-    logits: Callable[[Tensor], Tensor],
+    score: Callable[[Tensor, Tensor], Tensor],
     batch_size: int = 32,
 ) -> Tensor:
     """Score-CAM (Wang et al. 2020), batched over images and channels.
 
     Each channel, resized to the image and scaled to [0, 1] by its minimum and maximum, masks the
-    normalised image; the softmax over channels of the class logit of the masked images weights
+    normalised image; the softmax over channels of the class score (logit) of the masked images weights
     the channels: ``map = relu(sum_c softmax_c(z(image * mask_c)) A)``. The paper subtracts the logit
     of a blank image first, which the softmax cancels. Constant channels mask nothing out and are
     left out.
@@ -30,7 +30,7 @@ def score_cam(
         activation: ``[N, C, h, w]``.
         images: The network's input, ``[N, 3, H, W]``.
         classes: ``[N]``.
-        logits: Images ``[B, 3, H, W]`` to logits ``[B, K]``, without a graph.
+        score: Images ``[B, 3, H, W]`` and classes ``[B]`` to scores ``[B]``, without a graph.
         batch_size: Masked images for each forward pass.
 
     Returns:
@@ -48,12 +48,13 @@ def score_cam(
     masked_scores = activation.new_full((count * channels,), -torch.inf)
     size = (int(images.shape[-2]), int(images.shape[-1]))
     flat = activation.flatten(0, 1)
-    for part in varies.split(batch_size):
+    for start in range(0, len(varies), batch_size):
+        part = varies[start : start + batch_size]
         owner = part // channels
         masks = resize(flat[part], size)
         masks = masks - masks.amin((1, 2), keepdim=True)
         masks = masks / masks.amax((1, 2), keepdim=True)
-        scores = logits(images[owner] * masks[:, None].to(images.dtype))
-        masked_scores[part] = scores.gather(1, classes[owner, None])[:, 0].to(masked_scores.dtype)
+        scores = score(images[owner] * masks[:, None].to(images.dtype), classes[owner])
+        masked_scores[part] = scores.to(masked_scores.dtype)
     weights = masked_scores.view(count, channels).softmax(1)
     return torch.einsum("nc,nchw->nhw", weights, activation).clamp_min(0)

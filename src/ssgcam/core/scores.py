@@ -1,26 +1,34 @@
 r"""The scalar that is differentiated, and the second-order signal that goes with it.
 
-``z`` logits [N, K], ``A`` an activation, ``g = dz_c / dA``, ``p`` the softmax. Each score is divided
-by its own value held constant, which cancels when a map is scaled by its maximum and keeps anything
-from over- or underflowing (the Grad-CAM++ device; Chattopadhyay et al. 2018). So ``Y = 1``, and for a
-network that is piecewise linear between the layer and the logits (method.md, first and second order):
+``z`` logits [N, K], ``A`` an activation, ``g = dz_c / dA``, ``p`` the softmax. For a network that is
+piecewise linear between the layer and the logits:
 
     ===================  ==========================  ==========================================
     score                first = dY/dA               second = diagonal of d2Y/dA2
     ===================  ==========================  ==========================================
     exp                  g                           g^2
-    probability          g - gbar                    (g - gbar)^2 - Var_p
+    probability          p (g - gbar)                p [(g - gbar)^2 - Var_p]
     log_probability      g - gbar                    -Var_p
-    sigmoid (*)          g                           (1 - 2 p) g^2
-    odds                 g - g_q                     (g - g_q)^2 - Var_q
+    sigmoid              p (1 - p) g                 p (1 - p) (1 - 2 p) g^2
+    odds, p / (1 - p)    o (g - g_q)                 o [(g - g_q)^2 - Var_q]
     logit                g                           refused: identically zero
     a function f         df/dA                       (df/dA)^2, as ``exp(f)``
     ===================  ==========================  ==========================================
 
 ``gbar`` and ``Var_p`` are the mean and variance of the classes' gradients under ``p``; ``g_q`` and
 ``Var_q`` under the softmax over the other classes. With more classes than ``top_classes`` the least
-probable ones are left out, as if the network had only the others. log_probability is not divided by
-its value. (*) divided by p (1 - p) instead, so that nothing vanishes as p -> 1.
+probable ones are left out, as if the network had only the others. ``exp`` is ``exp(z_c)`` divided by
+its own value held constant (the Grad-CAM++ device; Chattopadhyay et al. 2018).
+
+Both orders are returned up to a positive factor for each image and layer, which cancels when a map is
+scaled by its maximum. So nothing over- or underflows, nor vanishes as p -> 1: with
+``u = g_c - g_q`` the softmax scores are computed without the factor 1 - p as
+
+    ===================  ==========================  ==========================================
+    probability          u                           (1 - 2 p) u^2 - Var_q
+    log_probability      u                           -(p u^2 + Var_q)
+    odds                 u                           u^2 - Var_q
+    ===================  ==========================  ==========================================
 """
 
 from __future__ import annotations
@@ -78,7 +86,7 @@ def logits_of(output: Any) -> Tensor:
 def score_value(
     output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
 ) -> Tensor:
-    """The score ``Y`` of each image, as a differentiable function of the output.
+    """A differentiable function of the output whose derivatives are those of the score ``Y``.
 
     Args:
         output: The network's output: logits ``[N, K]``, or anything if ``function`` is given.
@@ -87,24 +95,12 @@ def score_value(
         function: A user's own score, from the output to ``[N]``.
 
     Returns:
-        ``[N]``. Its first and second derivatives are those of the table above.
+        ``[N]``. Its first and second derivatives are those of the first table above, up to a
+        positive factor for each image; its value means nothing.
     """
-    if function is not None:
-        return _relative_exp(_checked(function(output), len(classes)))
-    z = _target_logit(output, classes)
-    if settings.score == "logit":
-        return z
-    if settings.score == "exp":
-        return _relative_exp(z)
-    if settings.score == "sigmoid":
-        # p / (p (1 - p)) with a constant denominator: dY = dz, and d2Y = (1 - 2 p) dz^2
-        p = z.detach().sigmoid()
-        shift = z - z.detach()
-        return shift + 0.5 * (1 - 2 * p) * shift**2
-    log_p, log_odds = _log_probability_and_odds(output, classes, settings.top_classes)
-    if settings.score == "log_probability":
-        return log_p
-    return _relative_exp(log_p if settings.score == "probability" else log_odds)
+    inner, bend = _inner_and_bend(output, classes, settings, function)
+    shift = inner - inner.detach()
+    return shift + 0.5 * bend * shift**2
 
 
 def derivatives(
@@ -127,32 +123,25 @@ def derivatives(
         retain_graph: Keep the graph for another call.
 
     Returns:
-        Target spelling -> first and (signed) second derivative, of the activation's shape. The
-        second is ``None`` where it is not wanted or just the square of the first: a method squares
-        after it has scaled, so that nothing underflows.
+        Target spelling -> first and (signed) second derivative, of the activation's shape, up to a
+        positive factor for each image. The second is ``None`` where it is not wanted or just the
+        square of the first: a method squares after it has scaled, so that nothing underflows.
 
     Raises:
         SsgcamError: If the second derivative is asked for and identically zero.
     """
     named = function is None
-    if not need_second:
-        value = _first_order_value(captured.output, classes, settings, function)
-        first = captured.gradients(value.sum(), retain_graph=retain_graph)
-        return {name: (gradient, None) for name, gradient in first.items()}
-    if settings.second == "hutchinson":
-        return _hutchinson(captured, classes, settings, function, retain_graph)
-    if named and settings.score == "logit":
-        raise SsgcamError(_NO_CURVATURE)
-    if named and settings.score in ("probability", "log_probability", "odds"):
-        return _softmax_family(captured, classes, settings, retain_graph)
-    value = _first_order_value(captured.output, classes, settings, function)
-    first = captured.gradients(value.sum(), retain_graph=retain_graph)
-    if named and settings.score == "sigmoid":
-        factor = 1 - 2 * _target_logit(captured.output, classes).detach().sigmoid()
-        return {
-            name: (g, factor.view(-1, *[1] * (g.ndim - 1)) * _wide(g) ** 2)
-            for name, g in first.items()
-        }
+    with torch.inference_mode(False), torch.enable_grad():
+        if need_second and settings.second == "hutchinson":
+            return _hutchinson(captured, classes, settings, function)
+        if need_second and settings.score == "logit":
+            raise SsgcamError(_NO_CURVATURE)
+        if need_second and named and settings.score in ("probability", "log_probability", "odds"):
+            return _softmax_family(captured, classes, settings, retain_graph)
+        inner, bend = _inner_and_bend(captured.output, classes, settings, function)
+        first = captured.gradients(inner.sum(), retain_graph=retain_graph)
+    if need_second and named and settings.score == "sigmoid":
+        return {name: (g, per_image(bend, g) * unit(g) ** 2) for name, g in first.items()}
     return {name: (g, None) for name, g in first.items()}
 
 
@@ -160,12 +149,38 @@ def hessian_activation_product(
     captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """First derivative and Hessian-vector product ``H A`` for every layer on its own (ShapleyCAM)."""
-    value = score_value(captured.output, classes, settings, function).sum()
-    first = captured.gradients(value, create_graph=True)
-    return {
-        name: (g.detach(), _product(g, activation, activation.detach()))
-        for (name, activation), g in zip(captured.activations.items(), first.values(), strict=True)
-    }
+    with torch.inference_mode(False), torch.enable_grad():
+        value = score_value(captured.output, classes, settings, function).sum()
+        first = captured.gradients(value, create_graph=True)
+        return {
+            name: (g.detach(), _product(g, activation, activation.detach()))
+            for (name, activation), g in zip(
+                captured.activations.items(), first.values(), strict=True
+            )
+        }
+
+
+def class_score(
+    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
+) -> Tensor:
+    """The number of each image whose gradient is the first order, ``[N]``: a logit, log p, log odds."""
+    return _inner_and_bend(output, classes, settings, function)[0]
+
+
+def unit(tensor: Tensor) -> Tensor:
+    """In float32 or wider, divided by the largest magnitude of each image; zeros stay zeros."""
+    tensor = wide(tensor)
+    return tensor / per_image(_peak(tensor), tensor)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Without a graph, in float32, or float64 where the network is."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """``[N]`` values shaped to multiply an ``[N, ...]`` tensor."""
+    return values.view(-1, *[1] * (like.ndim - 1)).to(like.dtype)
 
 
 _NO_CURVATURE = (
@@ -174,75 +189,102 @@ _NO_CURVATURE = (
 )
 
 
-def _first_order_value(
+def _inner_and_bend(
     output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
-) -> Tensor:
-    """A function of the output with the score's first derivative, by the shortest way."""
+) -> tuple[Tensor, Tensor]:
+    """The score as a function of one number per image: ``[N]`` numbers ``f`` and ``[N]`` bends ``k``.
+
+    Up to a positive factor ``dY = df`` and ``d2Y = d2f + k df^2``: k is 1 for ``exp(f)``, 0 for ``f``
+    itself and 1 - 2 p for the sigmoid of ``f``.
+    """
     if function is not None:
-        return _checked(function(output), len(classes))
-    if settings.score in ("exp", "logit", "sigmoid"):
-        return _target_logit(output, classes)
-    log_p, log_odds = _log_probability_and_odds(output, classes, settings.top_classes)
-    return log_odds if settings.score == "odds" else log_p
+        inner = _checked(function(output), len(classes))
+    elif settings.score in ("exp", "logit", "sigmoid"):
+        inner = _target_logit(output, classes)
+    else:
+        log_p, log_odds = _log_probability_and_odds(output, classes, settings.top_classes)
+        inner = log_odds if settings.score == "odds" else log_p
+    if settings.score == "logit" or (function is None and settings.score == "log_probability"):
+        return inner, torch.zeros_like(inner)
+    if function is None and settings.score == "sigmoid":
+        return inner, 1 - 2 * inner.detach().sigmoid()
+    return inner, torch.ones_like(inner)
 
 
 def _softmax_family(
     captured: Captured, classes: Tensor, settings: ScoreSettings, retain_graph: bool
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """The second table of this module, with one backward pass for each class that is looked at."""
     logits = logits_of(captured.output)
-    chosen = _looked_at(logits, classes, settings.top_classes)  # [N, M], the class itself first
-    z = logits.gather(1, chosen)
-    log_weights = z.detach().to(torch.promote_types(z.dtype, torch.float32))
-    if settings.score == "odds":
-        log_weights = log_weights.clone()
-        log_weights[:, 0] = -torch.inf
-    weights = log_weights.softmax(1)
-    steps = z.shape[1]
+    z = logits.gather(
+        1, _looked_at(logits, classes, settings.top_classes)
+    )  # the class itself first
+    known = wide(z)
+    p = known.softmax(1)[:, 0]
+    weights = known[:, 1:].softmax(1)
     own = captured.gradients(z[:, 0].sum(), retain_graph=True)
-    own = {name: _wide(g) for name, g in own.items()}
-    # variance about the own class's gradient, one class at a time: no [N, M, C, h, w] tensor
-    mean = {name: torch.zeros_like(g) for name, g in own.items()}
-    square = {name: torch.zeros_like(g) for name, g in own.items()}
-    for step in range(1, steps):
-        last = step == steps - 1
+    size: dict[str, Tensor] = {}
+    mean: dict[str, Tensor] = {}
+    spread: dict[str, Tensor] = {}
+    # weighted mean and variance of g_j - g_c, one class at a time (West 1979): no [N, K, C, h, w]
+    total = torch.zeros_like(p)
+    for step in range(1, z.shape[1]):
+        last = step == z.shape[1] - 1
         other = captured.gradients(z[:, step].sum(), retain_graph=retain_graph or not last)
+        weight = weights[:, step - 1]
+        total = total + weight
         for name, g in other.items():
-            weight = weights[:, step].view(-1, *[1] * (g.ndim - 1)).to(own[name].dtype)
-            offset = _wide(g) - own[name]
-            mean[name].add_(weight * offset)
-            square[name].add_(weight * offset**2)
-    signals = {}
-    for name in own:
-        variance = (square[name] - mean[name] ** 2).clamp_min(0)
-        first = -mean[name]  # g_c minus the mean gradient
-        second = -variance if settings.score == "log_probability" else first**2 - variance
-        signals[name] = (first, second)
+            offset = wide(g) - wide(own[name])
+            if step == 1:
+                # a common factor: the square of 1e-30 would underflow
+                peak = torch.maximum(wide(g).abs(), wide(own[name]).abs())
+                size[name] = per_image(_peak(peak), offset)
+                mean[name] = torch.zeros_like(offset)
+                spread[name] = torch.zeros_like(offset)
+            step_away = offset / size[name] - mean[name]
+            mean[name] += per_image(weight / total, offset) * step_away
+            spread[name] += (
+                per_image(weight, offset) * step_away * (offset / size[name] - mean[name])
+            )
+    signals: dict[str, tuple[Tensor, Tensor | None]] = {}
+    for name, towards in mean.items():
+        square, variance = towards**2, spread[name]
+        if settings.score == "probability":
+            second = (1 - 2 * per_image(p, square)) * square - variance
+        elif settings.score == "log_probability":
+            second = -(per_image(p, square) * square + variance)
+        else:
+            second = square - variance
+        signals[name] = (-towards * size[name], second)
     return signals
 
 
 def _hutchinson(
-    captured: Captured,
-    classes: Tensor,
-    settings: ScoreSettings,
-    function: ScoreFunction | None,
-    retain_graph: bool,
+    captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Diagonal of the Hessian: mean of ``v * (H v)`` over Rademacher probes (Hutchinson 1989)."""
-    value = score_value(captured.output, classes, settings, function)
-    first = captured.gradients(value.sum(), create_graph=True)
+    """The true diagonal: ``k g^2`` exactly, the rest estimated (see :func:`_inner_and_bend`).
+
+    The rest is the mean of ``v * (H v)`` over Rademacher probes ``v`` (Hutchinson 1989). Every image
+    gets the same probes, so that its map doesn't depend on the batch it came in.
+    """
+    inner, bend = _inner_and_bend(captured.output, classes, settings, function)
+    first = captured.gradients(inner.sum(), create_graph=True)
     signals: dict[str, tuple[Tensor, Tensor | None]] = {}
     for name, g in first.items():
         activation = captured.activations[name]
         generator = torch.Generator().manual_seed(settings.seed)
-        diagonal = torch.zeros_like(activation)
+        curved = torch.zeros_like(wide(activation))
         for _ in range(settings.probes):
-            bits = torch.randint(0, 2, activation.shape, generator=generator)
-            probe = (2 * bits - 1).to(activation)
-            diagonal += probe * _product(g, activation, probe)
-        diagonal /= settings.probes
-        if function is None and settings.score == "logit" and not diagonal.any():
+            bits = torch.randint(0, 2, activation.shape[1:], generator=generator)
+            probe = (2 * bits - 1).to(activation).expand_as(activation)
+            curved += probe * _product(g, activation, probe)
+        curved /= settings.probes
+        if not bend.any() and not curved.any():
             raise SsgcamError(_NO_CURVATURE)
-        signals[name] = (g.detach(), diagonal)
+        # a common factor that keeps both parts in range, however small the gradient is
+        size = per_image(torch.maximum(_peak(wide(g)), _peak(curved, empty=0).sqrt()), curved)
+        second = per_image(bend, curved) * (wide(g) / size) ** 2 + curved / size / size
+        signals[name] = (g.detach(), second)
     return signals
 
 
@@ -257,12 +299,10 @@ def _product(gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
     return torch.zeros_like(activation) if found is None else found.detach()
 
 
-def _relative_exp(z: Tensor) -> Tensor:
-    return torch.exp(z - z.detach())
-
-
-def _wide(g: Tensor) -> Tensor:
-    return g.to(torch.promote_types(g.dtype, torch.float32))
+def _peak(tensor: Tensor, empty: float = 1) -> Tensor:
+    """The largest magnitude of each image, ``[N]``; ``empty`` where all is zero."""
+    peak = tensor.abs().flatten(1).amax(1)
+    return torch.where(peak == 0, torch.full_like(peak, empty), peak)
 
 
 def _target_logit(output: Any, classes: Tensor) -> Tensor:
