@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssgcam.core.scores import Signal, unit, wide
 from ssgcam.core.settings import Score, SSGSettings
-from ssgcam.core.smoothing import smooth
+from ssgcam.core.smoothing import full_precision, smooth
 from ssgcam.errors import SsgcamError
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
@@ -31,7 +31,8 @@ def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
     - Taylor form: ``map = sum_c relu(S (first A))^a relu(S (second A^2))^b``
 
     With ``a=1, b=0, sigma=0`` both are LayerCAM where ``A >= 0``. Signals are scaled by their largest
-    magnitude per image before any power, which cancels when the map is scaled by its maximum.
+    magnitude per image before any product or power, which cancels when the map is scaled by its
+    maximum.
 
     Args:
         signal: With ``first``; ``second`` where it is not the square of ``first``.
@@ -45,7 +46,7 @@ def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
     activation, first = unit(signal.activation), unit(_first(signal))
     second = None if signal.second is None else unit(signal.second)
     if settings.form == "taylor":
-        first = first * activation
+        first = unit(first * activation)
         if second is not None:
             second = second * activation**2
     if b and second is None:
@@ -129,7 +130,8 @@ def eigen_cam(signal: Signal, centred: bool = False) -> Tensor:
     if centred:
         matrix = matrix - matrix.mean(1, keepdim=True)
     direction = torch.linalg.svd(matrix, full_matrices=False).Vh[:, 0]
-    projection = (matrix @ direction[:, :, None])[:, :, 0]
+    with full_precision(matrix):
+        projection = (matrix @ direction[:, :, None])[:, :, 0]
     agreement = (projection * matrix.sum(2)).sum(1, keepdim=True)
     projection = torch.where(agreement < 0, -projection, projection)
     return projection.reshape(count, height, width).clamp_min(0)
@@ -179,7 +181,7 @@ def _first(signal: Signal) -> Tensor:
 
 
 def _power(tensor: Tensor, exponent: float) -> Tensor:
-    tensor = tensor.clamp_min(0)
+    tensor = unit(tensor.clamp_min(0))  # or the power of what smoothing left may underflow
     if exponent == 1:
         return tensor
     return tensor.sqrt() if exponent == 0.5 else tensor.pow(exponent)
@@ -188,5 +190,6 @@ def _power(tensor: Tensor, exponent: float) -> Tensor:
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:
     """``relu(sum_c w A)`` for one weight per channel, ``[N, C]``, without a [N, C, h, w] product."""
     activation = wide(signal.activation)
-    product = weights.to(activation.dtype)[:, None] @ activation.flatten(2)
+    with full_precision(activation):
+        product = weights.to(activation.dtype)[:, None] @ activation.flatten(2)
     return product.view(activation.shape[0], *activation.shape[2:]).clamp_min(0)

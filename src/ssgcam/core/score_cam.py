@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.core.maps import resize
+from ssgcam.core.smoothing import full_precision
 from ssgcam.errors import SsgcamError
 
 
@@ -57,4 +58,5 @@ def score_cam(
         scores = score(images[owner] * masks[:, None].to(images.dtype), classes[owner])
         masked_scores[part] = scores.to(masked_scores.dtype)
     weights = masked_scores.view(count, channels).softmax(1)
-    return torch.einsum("nc,nchw->nhw", weights, activation).clamp_min(0)
+    with full_precision(activation):
+        return torch.einsum("nc,nchw->nhw", weights, activation).clamp_min(0)

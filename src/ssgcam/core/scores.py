@@ -21,14 +21,19 @@ probable ones are left out, as if the network had only the others. ``exp`` is ``
 its own value held constant (the Grad-CAM++ device; Chattopadhyay et al. 2018).
 
 Both orders are returned up to a positive factor for each image and layer, which cancels when a map is
-scaled by its maximum. So nothing over- or underflows, nor vanishes as p -> 1: with
-``u = g_c - g_q`` the softmax scores are computed without the factor 1 - p as
+scaled by its maximum, so that nothing over- or underflows, nor vanishes as p -> 1. All scores are
+functions of one number ``f`` per image with ``dY ~ df`` and ``d2Y ~ d2f + k df^2``, ``k`` the bend:
 
     ===================  ==========================  ==========================================
-    probability          u                           (1 - 2 p) u^2 - Var_q
-    log_probability      u                           -(p u^2 + Var_q)
-    odds                 u                           u^2 - Var_q
+    exp, a function      f = z_c, its value          k = 1
+    logit                f = z_c                     k = 0
+    sigmoid              f = z_c                     k = 1 - 2 p
+    odds                 f = log odds                k = 1
+    probability          f = log odds                k = 1 - 2 p
+    log_probability      f = log odds                k = -p
     ===================  ==========================  ==========================================
+
+and behind a piecewise-linear network ``d2z = 0``, ``d log odds = g_c - g_q``, ``d2 log odds = -Var_q``.
 """
 
 from __future__ import annotations
@@ -163,7 +168,7 @@ def hessian_activation_product(
 def class_score(
     output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
 ) -> Tensor:
-    """The number of each image whose gradient is the first order, ``[N]``: a logit, log p, log odds."""
+    """The number ``f`` of each image whose gradient is the first order, ``[N]``: a logit or log odds."""
     return _inner_and_bend(output, classes, settings, function)[0]
 
 
@@ -192,42 +197,40 @@ _NO_CURVATURE = (
 def _inner_and_bend(
     output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
 ) -> tuple[Tensor, Tensor]:
-    """The score as a function of one number per image: ``[N]`` numbers ``f`` and ``[N]`` bends ``k``.
-
-    Up to a positive factor ``dY = df`` and ``d2Y = d2f + k df^2``: k is 1 for ``exp(f)``, 0 for ``f``
-    itself and 1 - 2 p for the sigmoid of ``f``.
-    """
+    """``f`` and the bend ``k`` of the second table of this module, both ``[N]``."""
     if function is not None:
         inner = _checked(function(output), len(classes))
-    elif settings.score in ("exp", "logit", "sigmoid"):
+        return inner, torch.full_like(wide(inner), float(settings.score != "logit"))
+    if settings.score in ("exp", "logit", "sigmoid"):
         inner = _target_logit(output, classes)
     else:
-        log_p, log_odds = _log_probability_and_odds(output, classes, settings.top_classes)
-        inner = log_odds if settings.score == "odds" else log_p
-    if settings.score == "logit" or (function is None and settings.score == "log_probability"):
-        return inner, torch.zeros_like(inner)
-    if function is None and settings.score == "sigmoid":
-        return inner, 1 - 2 * inner.detach().sigmoid()
-    return inner, torch.ones_like(inner)
+        z = _class_and_rivals(output, classes, settings.top_classes)
+        inner = z[:, 0] - z[:, 1:].logsumexp(1)
+    p = wide(inner).sigmoid()
+    bends = {
+        "exp": torch.ones_like(p),
+        "odds": torch.ones_like(p),
+        "logit": torch.zeros_like(p),
+        "sigmoid": 1 - 2 * p,
+        "probability": 1 - 2 * p,
+        "log_probability": -p,
+    }
+    return inner, bends[settings.score]
 
 
 def _softmax_family(
     captured: Captured, classes: Tensor, settings: ScoreSettings, retain_graph: bool
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """The second table of this module, with one backward pass for each class that is looked at."""
-    logits = logits_of(captured.output)
-    z = logits.gather(
-        1, _looked_at(logits, classes, settings.top_classes)
-    )  # the class itself first
-    known = wide(z)
-    p = known.softmax(1)[:, 0]
-    weights = known[:, 1:].softmax(1)
+    """``k u^2 - Var_q`` with ``u = g_c - g_q``: one backward pass for each class that is looked at."""
+    _, bend = _inner_and_bend(captured.output, classes, settings, None)
+    z = _class_and_rivals(captured.output, classes, settings.top_classes)
+    weights = wide(z[:, 1:]).softmax(1)
     own = captured.gradients(z[:, 0].sum(), retain_graph=True)
     size: dict[str, Tensor] = {}
     mean: dict[str, Tensor] = {}
     spread: dict[str, Tensor] = {}
     # weighted mean and variance of g_j - g_c, one class at a time (West 1979): no [N, K, C, h, w]
-    total = torch.zeros_like(p)
+    total = torch.zeros_like(weights[:, 0])
     for step in range(1, z.shape[1]):
         last = step == z.shape[1] - 1
         other = captured.gradients(z[:, step].sum(), retain_graph=retain_graph or not last)
@@ -246,26 +249,19 @@ def _softmax_family(
             spread[name] += (
                 per_image(weight, offset) * step_away * (offset / size[name] - mean[name])
             )
-    signals: dict[str, tuple[Tensor, Tensor | None]] = {}
-    for name, towards in mean.items():
-        square, variance = towards**2, spread[name]
-        if settings.score == "probability":
-            second = (1 - 2 * per_image(p, square)) * square - variance
-        elif settings.score == "log_probability":
-            second = -(per_image(p, square) * square + variance)
-        else:
-            second = square - variance
-        signals[name] = (-towards * size[name], second)
-    return signals
+    return {
+        name: (-towards * size[name], per_image(bend, towards) * towards**2 - spread[name])
+        for name, towards in mean.items()
+    }
 
 
 def _hutchinson(
     captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """The true diagonal: ``k g^2`` exactly, the rest estimated (see :func:`_inner_and_bend`).
+    """The true diagonal ``d2f + k df^2``: the last term exactly, ``d2f`` estimated.
 
-    The rest is the mean of ``v * (H v)`` over Rademacher probes ``v`` (Hutchinson 1989). Every image
-    gets the same probes, so that its map doesn't depend on the batch it came in.
+    Its estimate is the mean of ``v * (H v)`` over Rademacher probes ``v`` (Hutchinson 1989). Every
+    image gets the same probes, so that its map doesn't depend on the batch it came in.
     """
     inner, bend = _inner_and_bend(captured.output, classes, settings, function)
     first = captured.gradients(inner.sum(), create_graph=True)
@@ -279,7 +275,7 @@ def _hutchinson(
             probe = (2 * bits - 1).to(activation).expand_as(activation)
             curved += probe * _product(g, activation, probe)
         curved /= settings.probes
-        if not bend.any() and not curved.any():
+        if settings.score == "logit" and not curved.any():
             raise SsgcamError(_NO_CURVATURE)
         # a common factor that keeps both parts in range, however small the gradient is
         size = per_image(torch.maximum(_peak(wide(g)), _peak(curved, empty=0).sqrt()), curved)
@@ -309,21 +305,17 @@ def _target_logit(output: Any, classes: Tensor) -> Tensor:
     return logits_of(output).gather(1, classes[:, None])[:, 0]
 
 
-def _looked_at(logits: Tensor, classes: Tensor, top: int) -> Tensor:
-    """The class itself, then the most probable others: ``[N, min(top, K)]``."""
+def _class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
+    """Logits, float32 or wider, of the class, then of the likeliest others: ``[N, min(top, K)]``."""
+    logits = logits_of(output)
     others = logits.detach().scatter(1, classes[:, None], -torch.inf)
     count = min(top, logits.shape[1]) - 1
     if count < 1:
         raise SsgcamError(
             "a network with one output has no other class to compare with; use score='sigmoid' or 'exp'"
         )
-    return torch.cat([classes[:, None], others.topk(count, 1).indices], 1)
-
-
-def _log_probability_and_odds(output: Any, classes: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    logits = logits_of(output)
-    z = logits.gather(1, _looked_at(logits, classes, top))
-    return z.log_softmax(1)[:, 0], z[:, 0] - z[:, 1:].logsumexp(1)
+    chosen = torch.cat([classes[:, None], others.topk(count, 1).indices], 1)
+    return logits.gather(1, chosen).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _checked(value: Any, images: int) -> Tensor:

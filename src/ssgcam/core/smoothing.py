@@ -55,4 +55,10 @@ def smooth(signal: Tensor, sigma: float) -> Tensor:
         return signal
     rows = gaussian_matrix(height, cells, signal.dtype, str(signal.device))
     columns = gaussian_matrix(width, cells, signal.dtype, str(signal.device))
-    return rows @ (signal @ columns.T)
+    with full_precision(signal):
+        return rows @ (signal @ columns.T)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Matrix products keep the number format they are given, also inside the user's autocast."""
+    return torch.autocast(tensor.device.type, enabled=False)
