@@ -47,6 +47,8 @@ def test_flat_folder_has_no_labels(tmp_path):
     found = read_samples(tmp_path)
     assert (found.kind, names(found), found.class_names) == ("images", ["a.jpg", "b.jpg"], ())
     assert "class folders" in refusal(read_samples, tmp_path, "classes")
+    photo(tmp_path / "only" / "c.jpg")
+    assert read_samples(tmp_path).kind == "images"
 
 
 # Mask pairs
@@ -169,6 +171,13 @@ def test_turned_photo_and_either_mask(tmp_path):
         assert np.array_equal(found.mask.read(read_image(found.image).size), upright)
 
 
+def test_where_the_size_does_not_tell_the_mask_is_upright(tmp_path):
+    photo(tmp_path / "images" / "a.jpg", (4, 2), orientation=3)
+    mask_file(tmp_path / "masks" / "a.png", [[1, 0, 0, 0], [0, 0, 0, 0]])
+    found = read_samples(tmp_path).samples[0].mask.read((4, 2))
+    assert found.tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_wrong_roots(tmp_path):
     assert "no folder" in refusal(read_samples, tmp_path / "nowhere")
     assert "is a file" in refusal(read_samples, text(tmp_path / "a.txt", "x"))
@@ -243,6 +252,7 @@ def test_boxes_past_the_edge_are_clipped_and_counted(tmp_path):
     ("box", "words"),
     [
         ([5, 5, 3, 9], "ends before it begins"),
+        ([5, 5, 9, 3], "ends before it begins"),
         ([1, 2, 3], "four numbers"),
         ([1, 2, 3, "x"], "four numbers"),
         ([1, 2, 3, float("nan")], "four numbers"),

@@ -16,7 +16,7 @@ def thing(name, box, difficult=0, extra=""):
     inner = "".join(f"<{c}>{v}</{c}>" for c, v in zip(corners, box, strict=True))
     return (
         f"<object><name>{name}</name><pose>Left</pose><truncated>1</truncated>"
-        f"<difficult>{difficult}</difficult><bndbox>{inner}</bndbox>{extra}</object>"
+        f"<difficult>{difficult}</difficult>{extra}<bndbox>{inner}</bndbox></object>"
     )
 
 
@@ -204,7 +204,7 @@ def test_coco_compressed_rle_and_several_polygons(tmp_path):
         tmp_path,
         [
             instance(1, [0, 0, 20, 10], rle.encode(blob)),
-            instance(18, [1.5, 1.2, 17.0, 8.3], [*polygons, [1, 1, 2, 2]], image=7),
+            instance(18, [1.5, 1.2, 17.0, 8.3], [[1, 1, 2, 2], *polygons], image=7),
         ],
     )
     first, second = read_samples(tmp_path, split="val2017")

@@ -116,6 +116,8 @@ def test_wide_integers_within_16_bits_are_read_and_others_refused(tmp_path):
     assert pixels(saved(tmp_path, "i.tif", good))[0, :, 0].tolist() == [0, 255]
     bad = Image.fromarray(np.array([[-3, 70000]], np.int32))
     assert "-3 to 70000" in sentence(saved(tmp_path, "bad.tif", bad))
+    negative = Image.fromarray(np.array([[-3, 5]], np.int32))
+    assert "-3 to 5" in sentence(saved(tmp_path, "negative.tif", negative))
 
 
 def test_floating_point_is_refused(tmp_path):

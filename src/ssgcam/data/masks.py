@@ -34,11 +34,7 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
     """
     with open_image(path) as image:
         image.load()
-        if image.mode == "PA":
-            image = image.getchannel("P")
-        elif image.mode == "LA":
-            image = image.getchannel("L")
-        values = np.asarray(image)
+        values = np.asarray(image.getchannel("L") if image.mode == "LA" else image)
     if values.ndim == 3:
         channels = values[..., :3]
         if not (channels == channels[..., :1]).all():
