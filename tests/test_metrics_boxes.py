@@ -207,6 +207,16 @@ def test_contours_are_8_connected_regions_and_4_connected_holes():
         assert sorted(found.tolist()) == sorted(map(list, boxes))
 
 
+def test_a_score_above_the_threshold_everywhere_is_one_box():
+    score = torch.full((9, 11), 7, dtype=torch.uint8)
+    score[4, 4] = 200
+    truth = torch.tensor([[0, 0, 10, 8]])
+    largest, any_box = best_ious(score, truth)
+    assert largest[0] == any_box[0] == 1.0
+    assert float(largest[34]) == 1.0  # int(.034 * 200) = 6
+    assert float(largest[35]) == pytest.approx(4 / 99)  # 7: the pixel's box, (4, 4, 5, 5)
+
+
 def test_a_map_without_evidence_has_the_corner_pixel_as_its_box():
     for value in (0.0, 3.5, float("nan"), float("inf")):
         prepared = prepare_maps(torch.full((1, 7, 7), value))

@@ -68,7 +68,7 @@ from ssgcam.metrics.preparation import (
     resize_mask,
     scale_boxes,
 )
-from ssgcam.metrics.regions import gaussian_blur, moved_ranks, pixel_ranks
+from ssgcam.metrics.regions import fit_maps, gaussian_blur, moved_ranks, pixel_ranks
 from ssgcam.metrics.sanity import SanityResult, cascade, rank_correlation, sanity_check
 
 __all__ = [
@@ -107,6 +107,7 @@ __all__ = [
     "contour_boxes",
     "drop_and_increase",
     "fill_boxes",
+    "fit_maps",
     "foreground_iou",
     "gaussian_blur",
     "identity",
