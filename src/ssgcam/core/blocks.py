@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import unwrap
-from ssgcam.core.layers import _Place, _trace
+from ssgcam.core.capture import Target, unwrap
+from ssgcam.core.layers import RESAMPLING, _from_torch, _Place, _trace
 from ssgcam.errors import SsgcamError
 
 MOST = 12
@@ -29,7 +29,8 @@ def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) 
     Args:
         network: The network.
         image: ``[1, C, H, W]``; only its shape matters.
-        most: Keep at most this many, evenly over the depth and always the last; None keeps all.
+        most: Keep at most this many: the last of each resolution and others evenly over the depth;
+            None keeps all.
 
     Returns:
         Spellings of the layers.
@@ -40,26 +41,29 @@ def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) 
     network = unwrap(network)
     size = (int(image.shape[-2]), int(image.shape[-1]))
     coarser = 2 if most is None else 4
+    modules = dict(network.named_modules())
     places = [
         place
         for place in _trace(network, image, size)
         if place.influences
-        and not place.resampling
+        and not _resamples(modules[_last_block(_module(place), modules)])
         and min(place.layout.height, place.layout.width) >= 2
         and place.layout.height * coarser <= size[0]
         and place.layout.width * coarser <= size[1]
     ]
-    modules = dict(network.named_modules())
     blocks = [place for place in places if _is_block(place, places, modules)]
-    names = [place.name for place in blocks]
-    if not names:
+    if not blocks:
         raise SsgcamError(
             "no block of the network gives a map that influences its output; name the layers"
         )
-    if most is not None and len(names) > most:
-        chosen = torch.linspace(len(names) - 1, 0, most).round().long().unique().tolist()
-        names = [names[index] for index in sorted(chosen)]
-    return names
+    names = [place.name for place in blocks]
+    if most is None or len(names) <= most:
+        return names
+    last = {(place.layout.height, place.layout.width): place.name for place in blocks}.values()
+    others = [name for name in names if name not in last]
+    spread = torch.linspace(0, len(others) - 1, max(0, most - len(last))).round().long().tolist()
+    kept = {*last, *(others[index] for index in spread)}
+    return [name for name in names if name in kept]
 
 
 def _is_block(place: _Place, places: list[_Place], modules: dict[str, nn.Module]) -> bool:
@@ -69,11 +73,20 @@ def _is_block(place: _Place, places: list[_Place], modules: dict[str, nn.Module]
         return False
     if place.linear and not (place.activated or place.normalised):
         return False
-    if place.linear and any(other.name != place.name and not other.linear for other in same):
-        return False
-    return not any(
-        place.name.startswith(f"{other.name}.")
-        and not isinstance(modules[other.name], nn.Sequential)
-        for other in same
-        if other.name in modules
-    )
+    blocks = {_last_block(_module(other), modules) for other in same}
+    return not any(_module(place).startswith(f"{block}.") for block in blocks)
+
+
+def _module(place: _Place) -> str:
+    return Target.parse(place.name).module
+
+
+def _last_block(name: str, modules: dict[str, nn.Module]) -> str:
+    """The module itself, or the last in it if it is a plain sequence: both give the same tensor."""
+    while isinstance(modules[name], nn.Sequential) and len(modules[name]._modules):
+        name = f"{name}.{list(modules[name]._modules)[-1]}"
+    return name
+
+
+def _resamples(module: nn.Module) -> bool:
+    return _from_torch(type(module), RESAMPLING)

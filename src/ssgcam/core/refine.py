@@ -54,10 +54,10 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
         alpha_ij = softmax of k_ij over j in N(i)
         repeat:  m_i <- sum_j alpha_ij m_j
 
-    The paper writes ``s_i^2`` for the denominator, which depends on the units of the image; the
-    denominator ``t s_i`` with ``t = 0.1``, which the authors' own program uses, does not, so that it makes
-    no difference whether and how the image is normalised. A channel that is constant over
-    the neighbourhood counts as equal (``|I_i - I_j| / s_i = 0``).
+    The paper writes ``s_i^2`` for the denominator, which depends on the units of the image; ``t s_i``
+    with ``t = 0.1``, as in the authors' own program, does not, so that it makes no difference whether
+    and how the image is normalised. A channel that is constant over the neighbourhood counts as
+    equal (``|I_i - I_j| / s_i = 0``).
 
     Args:
         images: ``[N, C, H, W]``, any floating-point units.
@@ -86,7 +86,9 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
     refined = torch.cat(
         [
             _refined(image, value, settings)
-            for image, value in zip(images.split(at_once), values.split(at_once), strict=True)
+            for image, value in zip(
+                torch.split(images, at_once), torch.split(values, at_once), strict=True
+            )
         ]
     )
     return refined[:, 0] if maps.ndim == 3 else refined

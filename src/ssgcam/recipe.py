@@ -1,0 +1,421 @@
+"""A recipe: which layers, with which settings, become which mask; JSON in and out.
+
+A recipe is what a search finds: everything that is needed to get the same masks from the same
+network without any labelled data. It holds numbers and names only; no code is run from it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssgcam.augment import Augmentation
+from ssgcam.cam import CAM, Result
+from ssgcam.core import maps as pipeline
+from ssgcam.core.capture import capture, unwrap
+from ssgcam.core.layers import layout_of
+from ssgcam.core.layers import resolve as resolve_layers
+from ssgcam.core.refine import Refinement, pamr
+from ssgcam.core.scores import logits_of
+from ssgcam.core.settings import Fusion, ScoreSettings, SSGSettings, check_choice, check_range
+from ssgcam.errors import SsgcamError
+from ssgcam.files import write_json
+from ssgcam.models import LoadedModel
+from ssgcam.recipe_schema import decode
+
+FORMAT = "ssgcam-recipe"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RecipeLayer:
+    """One layer of a recipe.
+
+    Attributes:
+        name: Its spelling, see ``core.capture``.
+        weight: Of its map in the mean, above 0.
+        ssg: How its map is made.
+        gamma: Power of its scaled map, 0.01 to 10.
+        shape: Channels, rows and columns of its map at the network's input size.
+    """
+
+    name: str
+    weight: float
+    ssg: SSGSettings
+    gamma: float
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if not self.weight > 0:
+            raise SsgcamError(
+                f"the weight of layer '{self.name}' is {self.weight}; it must be above 0"
+            )
+        check_range("gamma", self.gamma, 0.01, 10)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The network a recipe was made for.
+
+    Attributes:
+        name: How it was called when it was loaded, or its class.
+        input_size: Height and width of the images it was calibrated on.
+        parameters: Hash of its parameters and buffers, ``"sha256:..."``.
+        output: How its logits become probabilities.
+    """
+
+    name: str
+    input_size: tuple[int, int]
+    parameters: str
+    output: Literal["softmax", "sigmoid"] = "softmax"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a recipe comes from; nothing in it changes what the recipe does.
+
+    Attributes:
+        data: Hash of the calibration images and masks, ``"sha256:..."``.
+        images: How many calibration images there were.
+        negatives: How many of them show no object.
+        groups: How many groups (fields, patients, slides) they come from.
+        seed: Of the search.
+        settings: Of the search, by name, as text.
+        versions: Of ssgcam, torch, scipy and numpy.
+        scores: By name, such as ``"calibration"``; null where there is none.
+    """
+
+    data: str = ""
+    images: int = 0
+    negatives: int = 0
+    groups: int = 0
+    seed: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """From images to masks, for one network; see the top of this module.
+
+    The maps of the layers go through the pipeline of ``core.maps`` at the working size ``size``; the
+    fused map is resized to the input's size (bilinear), refined if asked for and divided by its
+    maximum again, and cut at ``threshold``. A mask is empty where the class's probability (its mean
+    over the views of the augmentation) is below ``gate``.
+
+    Attributes:
+        layers: At least one; names are unique.
+        threshold: A pixel is in the mask where its map reaches it, 0 to 1.
+        gate: Lowest class probability that opens a mask, 0 to 1; 0 is no gate.
+        network: What it was made for.
+        size: Working height and width.
+        classes: The classes it may explain where none is asked for: the most probable of these.
+            Empty: any class of the network.
+        fusion: See ``core.maps.fuse``.
+        score: What is differentiated.
+        augmentation: Views that are averaged.
+        refinement: Refinement by the image, or null.
+        origin: Data, seed, versions and scores.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        ...                         nn.Flatten(), nn.Linear(4, 2))
+        >>> layer = RecipeLayer("1", 1.0, SSGSettings(sigma=0.1), 0.5, (4, 14, 14))
+        >>> made_for = Fingerprint("tiny", (16, 16), parameter_hash(network))
+        >>> bound = Recipe((layer,), 0.4, 0.0, made_for, (16, 16)).bind(network)
+        >>> bound.masks(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 16, 16])
+    """
+
+    layers: tuple[RecipeLayer, ...]
+    threshold: float
+    gate: float
+    network: Fingerprint
+    size: tuple[int, int]
+    classes: tuple[int, ...] = ()
+    fusion: Fusion = "mean"
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    refinement: Refinement | None = None
+    origin: Origin = field(default_factory=Origin)
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        names = [layer.name for layer in self.layers]
+        if not names:
+            raise SsgcamError("a recipe needs at least one layer")
+        if len(set(names)) < len(names):
+            raise SsgcamError(f"a recipe names each layer once; it has {', '.join(names)}")
+        check_range("threshold", self.threshold, 0, 1)
+        check_range("gate", self.gate, 0, 1)
+        check_choice("fusion", self.fusion, Fusion)
+        for what, sides in (("size", self.size), ("network.input_size", self.network.input_size)):
+            if min(sides) < 1:
+                raise SsgcamError(f"{what} is {list(sides)}; sides must be 1 pixel or more")
+        if any(index < 0 for index in self.classes):
+            raise SsgcamError(f"classes are {list(self.classes)}; indices count from 0")
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as JSON, whole or not at all."""
+        write_json(Path(path), {"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe and check all of it.
+
+        Raises:
+            SsgcamError: If the file can't be read, is no recipe, is of a version that is not
+                known, or has a missing, unknown or wrong entry.
+        """
+        where = f"recipe '{path}'"
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SsgcamError(
+                f"{where} can't be read ({error.strerror}); check the path"
+            ) from error
+        except ValueError as error:
+            raise SsgcamError(f"{where} is not JSON ({error}); save it again") from error
+        return cls.from_json(content, where)
+
+    @classmethod
+    def from_json(cls, content: Any, where: str = "the recipe") -> Recipe:
+        """A recipe from parsed JSON; see :meth:`load`."""
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise SsgcamError(f"{where} is not a recipe of ssgcam; write one with 'ssgcam search'")
+        version = content.get("version")
+        if version != VERSION or isinstance(version, bool):
+            raise SsgcamError(
+                f"{where} has version {version!r}, this ssgcam reads version {VERSION}; update ssgcam "
+                "or search again"
+            )
+        return decode(
+            cls, {k: v for k, v in content.items() if k not in ("format", "version")}, where
+        )
+
+    def bind(self, model: nn.Module | LoadedModel, *, strict: bool = False) -> BoundRecipe:
+        """Check that a network fits and get an object that makes maps and masks with it.
+
+        Args:
+            model: The network.
+            strict: Refuse a network of the same architecture with other parameters; else such a
+                network gets a warning, as its threshold and gate may be off.
+
+        Raises:
+            SsgcamError: If a layer is missing or its map has another shape, or the network gives
+                fewer classes; if ``strict``, also if a parameter differs.
+        """
+        return BoundRecipe(self, model, strict=strict)
+
+
+class BoundRecipe:
+    """A recipe with its network: images in, maps and masks out.
+
+    Args:
+        recipe: The recipe.
+        model: A network, or what :func:`ssgcam.load_model` returns.
+        strict: See :meth:`Recipe.bind`.
+
+    Raises:
+        SsgcamError: If the network doesn't fit.
+    """
+
+    def __init__(
+        self, recipe: Recipe, model: nn.Module | LoadedModel, *, strict: bool = False
+    ) -> None:
+        network = unwrap(model.network if isinstance(model, LoadedModel) else model)
+        self.recipe = recipe
+        names = [layer.name for layer in recipe.layers]
+        self._check(network, names, strict)
+        self.cam = CAM(
+            model,
+            names,
+            ssg=[layer.ssg for layer in recipe.layers],
+            gamma=[layer.gamma for layer in recipe.layers],
+            weights=[layer.weight for layer in recipe.layers],
+            fusion=recipe.fusion,
+            score=recipe.score,
+            output=recipe.network.output,
+            size=recipe.size,
+        )
+
+    def __call__(
+        self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None
+    ) -> Result:
+        """Maps of a batch.
+
+        Args:
+            images: The network's input, ``[N, C, H, W]``, any size the network takes.
+            classes: As for :class:`ssgcam.CAM`; ``None`` is the most probable of the recipe's classes.
+
+        Returns:
+            As of :class:`ssgcam.CAM`: ``maps`` at input size. ``logits``, ``layer_maps`` and ``notes``
+            are those of the first view, ``probabilities`` the mean over views.
+        """
+        recipe = self.recipe
+        fused: Tensor | None = None
+        probabilities: Tensor | None = None
+        first: Result | None = None
+        for view in recipe.augmentation:
+            seen = view.apply(images)
+            if first is None and classes is None and recipe.classes:
+                classes = self._most_probable(seen)
+            result = self.cam(seen, classes if first is None else first.classes)
+            first = first or result
+            part = self._combined(
+                {name: view.undo(layer_map) for name, layer_map in result.layer_maps.items()}
+            )
+            fused = part if fused is None else fused + part
+            assert result.probabilities is not None
+            probabilities = (
+                result.probabilities
+                if probabilities is None
+                else probabilities + result.probabilities
+            )
+        assert first is not None
+        assert fused is not None
+        assert probabilities is not None
+        maps = self._finished(images, pipeline.scale(fused / recipe.augmentation.views))
+        return replace(
+            first,
+            maps=maps.view(*first.classes.shape, *maps.shape[1:]),
+            probabilities=probabilities / recipe.augmentation.views,
+            evidence=(maps.amax((-2, -1)) > 0).view(first.classes.shape),
+        )
+
+    def masks(self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None) -> Tensor:
+        """Masks ``[N, H, W]`` (or ``[N, K, H, W]``), bool; all False where the gate is shut."""
+        return self.cut(self(images, classes))
+
+    def cut(self, result: Result) -> Tensor:
+        """The masks of a result of this recipe, bool, of the shape of its maps."""
+        inside = pipeline.threshold(result.maps, self.recipe.threshold)
+        return inside & self.is_open(result)[..., None, None]
+
+    def is_open(self, result: Result) -> Tensor:
+        """Whether the class's probability reaches the gate: bool, of the shape of its classes."""
+        assert result.probabilities is not None
+        columns = result.classes if result.classes.ndim == 2 else result.classes[:, None]
+        probability = result.probabilities.gather(1, columns).view(result.classes.shape)
+        return probability >= self.recipe.gate
+
+    def _combined(self, layer_maps: dict[str, Tensor]) -> Tensor:
+        """``[N * K, *size]``: the pipeline up to the scaling of the fused map."""
+        layers = self.recipe.layers
+        flat = [layer_maps[layer.name].flatten(0, -3) for layer in layers]
+        return pipeline.combine(
+            flat,
+            self.recipe.size,
+            gammas=[layer.gamma for layer in layers],
+            weights=[layer.weight for layer in layers],
+            fusion=self.recipe.fusion,
+        )
+
+    def _finished(self, images: Tensor, maps: Tensor) -> Tensor:
+        """From the working size to the input's, refined if the recipe says so: ``[N * K, H, W]``."""
+        maps = pipeline.resize(maps, (int(images.shape[-2]), int(images.shape[-1])))
+        if self.recipe.refinement is None:
+            return maps
+        by_image = maps.view(len(images), -1, *maps.shape[1:])
+        return pipeline.scale(pamr(images, by_image, self.recipe.refinement).flatten(0, 1))
+
+    def _most_probable(self, images: Tensor) -> Tensor:
+        allowed = torch.tensor(self.recipe.classes, device=images.device)
+        if len(allowed) == 1:
+            return allowed.expand(len(images))
+        logits = logits_of(capture(self.cam.network, images, []).output)
+        return allowed[logits[:, allowed].argmax(1)]
+
+    def _check(self, network: nn.Module, names: Sequence[str], strict: bool) -> None:
+        made_for = self.recipe.network
+        missing = [name for name in names if not _has(network, name)]
+        if missing:
+            raise SsgcamError(
+                f"the recipe was made for '{made_for.name}' and needs its layer '{missing[0]}', which "
+                "this network doesn't have; bind it to that network or search again"
+            )
+        shapes, outputs = layer_shapes(network, names, made_for.input_size)
+        for layer in self.recipe.layers:
+            if shapes[layer.name] != layer.shape:
+                raise SsgcamError(
+                    f"layer '{layer.name}' gives maps of {_by(shapes[layer.name])} for an input of "
+                    f"{_by(made_for.input_size)}, but the recipe was made for {_by(layer.shape)} (of "
+                    f"'{made_for.name}'); bind it to that network or search again"
+                )
+        too_high = [index for index in self.recipe.classes if index >= outputs]
+        if too_high:
+            raise SsgcamError(
+                f"the recipe explains class {too_high[0]}, but this network has {outputs} classes, "
+                f"0 to {outputs - 1}; bind it to '{made_for.name}'"
+            )
+        if parameter_hash(network) != made_for.parameters:
+            message = (
+                f"the parameters of this network are not those that the recipe was made for "
+                f"('{made_for.name}'), so its threshold and gate may be off"
+            )
+            if strict:
+                raise SsgcamError(message + "; load those weights, or bind without strict")
+            warnings.warn(message, stacklevel=4)
+
+
+def parameter_hash(network: nn.Module) -> str:
+    """``"sha256:..."`` of a network's parameters and buffers, names, types and shapes included."""
+    digest = sha256()
+    for name, tensor in sorted(unwrap(network).state_dict().items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+            digest.update(tensor_bytes(tensor))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values, whatever its type and device."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def layer_shapes(
+    network: nn.Module, names: Sequence[str], input_size: tuple[int, int]
+) -> tuple[dict[str, tuple[int, int, int]], int]:
+    """Channels, rows and columns of layers at an input size, and the number of outputs.
+
+    Raises:
+        SsgcamError: If a layer can't be explained, or the network takes no such input.
+    """
+    probe = next(iter(network.parameters()), torch.zeros(1))
+    images = torch.zeros(1, 3, *input_size, device=probe.device, dtype=probe.dtype)
+    try:
+        captured = capture(network, images, names)
+    except (RuntimeError, AssertionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SsgcamError(
+            f"the network takes no RGB input of {_by(input_size)} pixels ({first}); use one that does"
+        ) from error
+    shapes = {}
+    for name, tensor in captured.activations.items():
+        maps = layout_of(tensor, input_size, name).maps(tensor)
+        shapes[name] = (int(maps.shape[1]), int(maps.shape[2]), int(maps.shape[3]))
+    output = captured.output
+    return shapes, int(output.shape[1]) if isinstance(output, Tensor) and output.ndim == 2 else 0
+
+
+def _has(network: nn.Module, name: str) -> bool:
+    try:
+        resolve_layers(network, [name])
+    except SsgcamError:
+        return False
+    return True
+
+
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
