@@ -3,6 +3,7 @@
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -216,6 +217,17 @@ def test_no_warning_between_the_soft_and_the_hard_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
     assert pixels(saved(tmp_path, "a.png", noise(10, 10))).shape == (10, 10, 3)
     assert "120 pixels" in sentence(saved(tmp_path, "b.png", noise(11, 11)))
+
+
+def test_threads_leave_the_warning_filters_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)  # every read would warn
+    paths = [saved(tmp_path, f"{i}.png", noise(10, 10)) for i in range(200)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(read_image, paths))) == 200
+        assert list(warnings.filters) == before
 
 
 def test_zero_width(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -92,12 +94,9 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     if path.is_dir():
         raise SsgcamError(f"'{path}' is a folder; name the image files in it")
     try:
-        # Warnings of the decoders say nothing that the picture or the error doesn't.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # By a stream: given a name, Pillow maps the file, and turns some mapped TIFFs wrongly.
-            with path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
-                yield opened
+        # By a stream: given a name, Pillow maps the file, and turns some mapped TIFFs wrongly.
+        with _quiet, path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
+            yield opened
     except SsgcamError:
         raise
     except FileNotFoundError as error:
@@ -192,6 +191,36 @@ def images_below(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
+
+
+class _Quiet:
+    """Hides Pillow's warnings, which say nothing that the picture or the error doesn't.
+
+    Unlike `warnings.catch_warnings` it leaves the filters as they were when several threads read
+    at once: the first to come adds a filter, the last to go removes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._filter: object = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._readers += 1
+            if self._readers == 1:
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._filter = warnings.filters[0]
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            filters = cast(list[object], warnings.filters)
+            if self._readers == 0 and self._filter in filters:
+                filters.remove(self._filter)
+
+
+_quiet = _Quiet()
 
 
 def _formats() -> list[str]:
