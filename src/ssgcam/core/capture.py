@@ -257,9 +257,9 @@ def _check_differentiable(network: nn.Module) -> None:
         )
 
 
-def outside_inference_mode(images: Tensor) -> Tensor:
-    """The images without a graph, as a tensor that autograd can use; call it in :func:`explaining`."""
-    return images.clone() if images.is_inference() else images.detach()
+def outside_inference_mode(tensor: Tensor) -> Tensor:
+    """The tensor without a graph and usable in one; call it where inference mode is off."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 @contextmanager

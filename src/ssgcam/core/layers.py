@@ -167,7 +167,7 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     """Every place that can be targeted, in the order of the forward pass, with the defaults marked.
 
     The rule of ``auto``, for each resolution of at least 2 cells that is at most a quarter of the
-    input's (finer maps cost most and show edges, not objects):
+    input's side (finer maps cost most and show edges, not objects; if all are finer, the coarsest):
 
     1. only places on which the output depends; pooling and padding layers don't count;
     2. the one inside the fewest blocks that leave this resolution (not a branch of the next stage);
@@ -184,20 +184,18 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     network = unwrap(network)
     size = (int(image.shape[-2]), int(image.shape[-1]))
     places = _trace(network, image, size)
+    usable: dict[tuple[int, int], list[_Place]] = {}
+    for place in places:
+        if place.influences and not place.resampling:
+            usable.setdefault((place.layout.height, place.layout.width), []).append(place)
+    coarse = [(h, w) for h, w in usable if h * 4 <= size[0] and w * 4 <= size[1]]
     chosen: dict[str, str] = {}
-    for resolution in dict.fromkeys((p.layout.height, p.layout.width) for p in places):
-        if resolution[0] * 4 > size[0] or resolution[1] * 4 > size[1]:
-            continue
-        same = [p for p in places if (p.layout.height, p.layout.width) == resolution]
-        same = [p for p in same if p.influences and not p.resampling]
-        if same:
-            best = _last_of(same)
-            why = (
-                "after a LayerNorm" if best.normalised else "signed (before an activation function)"
-            )
-            if best.activated:
-                why = "after an activation function"
-            chosen[best.name] = f"last of {resolution[0]}x{resolution[1]}, {why}"
+    for height, width in coarse or sorted(usable)[:1]:
+        best = _last_of(usable[height, width])
+        why = "after a LayerNorm" if best.normalised else "signed (before an activation function)"
+        if best.activated:
+            why = "after an activation function"
+        chosen[best.name] = f"last of {height}x{width}, {why}"
     return [
         LayerInfo(
             p.name, p.kind, p.channels, p.layout.height, p.layout.width, p.signed,

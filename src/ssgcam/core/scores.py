@@ -45,7 +45,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssgcam.core.capture import Captured
+from ssgcam.core.capture import Captured, outside_inference_mode
 from ssgcam.core.settings import ScoreSettings
 from ssgcam.errors import SsgcamError
 
@@ -137,6 +137,7 @@ def derivatives(
     """
     named = function is None
     with torch.inference_mode(False), torch.enable_grad():
+        classes = outside_inference_mode(classes)
         if need_second and settings.second == "hutchinson":
             return _hutchinson(captured, classes, settings, function)
         if need_second and settings.score == "logit":
@@ -155,6 +156,7 @@ def hessian_activation_product(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """First derivative and Hessian-vector product ``H A`` for every layer on its own (ShapleyCAM)."""
     with torch.inference_mode(False), torch.enable_grad():
+        classes = outside_inference_mode(classes)
         value = score_value(captured.output, classes, settings, function).sum()
         first = captured.gradients(value, create_graph=True)
         return {
