@@ -23,7 +23,7 @@ from ssgcam.training import (
     TrainingSettings,
     evaluate,
     predict,
-    read_samples,
+    read_labelled_images,
     split_by_group,
     train_classifier,
 )
@@ -297,17 +297,20 @@ def table(file: Path, rows: list[list[str]]) -> Path:
 def test_class_folders_and_tables_are_read_alike(tmp_path):
     folder = class_folders(tmp_path / "data", infected=3, healthy=4)
     (folder / "notes.txt").write_text("not a photo")
-    found = read_samples(folder, r"(slide\d+)_")
+    found = read_labelled_images(folder, r"(slide\d+)_")
     assert found.class_names == ("healthy", "infected")
     assert found.labels == (0, 0, 0, 0, 1, 1, 1)
     assert found.groups == ("slide0", "slide0", "slide1", "slide1", "slide0", "slide0", "slide1")
     assert found.image(0).size == (32, 32)
-    assert len(set(read_samples(folder).groups)) == 7
+    assert len(set(read_labelled_images(folder).groups)) == 7
     rows = [
         [str(path.relative_to(tmp_path)), found.class_names[label], group]
         for path, label, group in zip(found.paths, found.labels, found.groups, strict=True)
     ]
-    assert read_samples(table(tmp_path / "a.csv", [["image", "label", "group"], *rows])) == found
+    assert (
+        read_labelled_images(table(tmp_path / "a.csv", [["image", "label", "group"], *rows]))
+        == found
+    )
 
 
 CSV = ["image", "label", "group"]
@@ -329,25 +332,25 @@ CSV = ["image", "label", "group"]
 def test_a_bad_table_gives_one_sentence(tmp_path, rows, message):
     blobs(1).image(0).save(tmp_path / "a.png")
     with pytest.raises(SsgcamError, match=message) as caught:
-        read_samples(table(tmp_path / "a.csv", rows))
+        read_labelled_images(table(tmp_path / "a.csv", rows))
     assert "\n" not in str(caught.value)
 
 
 def test_other_bad_data_gives_one_sentence(tmp_path):
     with pytest.raises(SsgcamError, match="nowhere' does not exist"):
-        read_samples(tmp_path / "nowhere")
+        read_labelled_images(tmp_path / "nowhere")
     folder = class_folders(tmp_path / "data", infected=2, healthy=2)
     with pytest.raises(SsgcamError, match="'\\(' is not a regular expression"):
-        read_samples(folder, "(")
+        read_labelled_images(folder, "(")
     with pytest.raises(SsgcamError, match="'patient' matches nothing in the name of"):
-        read_samples(folder, "patient")
+        read_labelled_images(folder, "patient")
     with pytest.raises(SsgcamError, match="is a CSV; put the groups"):
-        read_samples(table(tmp_path / "a.csv", [CSV]), "slide")
+        read_labelled_images(table(tmp_path / "a.csv", [CSV]), "slide")
     with pytest.raises(SsgcamError, match="class 'infected' can't be on both sides"):
         split_by_group(Blobs([0, 1, 0, 0], list("abcd"), ("healthy", "infected")), 0.5, 0)
     (folder / "healthy" / "slide0_0.png").write_bytes(b"broken")
     with pytest.raises(SsgcamError, match=r"slide0_0\.png"):
-        train_classifier(read_samples(folder), replace(TINY, held_out=0), progress=False)
+        train_classifier(read_labelled_images(folder), replace(TINY, held_out=0), progress=False)
 
 
 @pytest.mark.parametrize(

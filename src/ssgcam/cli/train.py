@@ -10,7 +10,7 @@ import typer
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
 from ssgcam.models import save_model
-from ssgcam.training import TrainingSettings, read_samples, train_classifier
+from ssgcam.training import TrainingSettings, read_labelled_images, train_classifier
 from ssgcam.training.settings import Balance, Precision
 
 DEFAULT = TrainingSettings()
@@ -91,7 +91,7 @@ def train(
         workers=workers,
     )
     checkpoint = out.with_suffix(".checkpoint.pth")
-    samples = read_samples(data, group_pattern)
+    samples = read_labelled_images(data, group_pattern)
     result = train_classifier(samples, settings, checkpoint=checkpoint, resume=resume)
     save_model(result.model, out)
     write_json(out.with_suffix(".json"), result.to_json())

@@ -1,8 +1,8 @@
 """What a classifier is trained on: labelled photos, their groups, a split by group, augmentation.
 
-A source of photos is anything with the four members of :class:`Samples`; :func:`read_samples` makes
-one from class folders or from a CSV. All randomness comes from a generator that the caller seeds
-for each photo, so that a training that was killed continues exactly.
+A source of photos is anything with the four members of :class:`Samples`;
+:func:`read_labelled_images` makes one from class folders or from a CSV. All randomness comes from a
+generator that the caller seeds for each photo, so that a training that was killed continues exactly.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,9 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from ssgcam.data.folders import class_folders
 from ssgcam.errors import SsgcamError
-from ssgcam.images import IMAGE_EXTENSIONS, read_image
+from ssgcam.images import read_image
 
 
 class Samples(Protocol):
@@ -81,12 +83,12 @@ class Subset:
         """The source's classes, all of them."""
         return self.source.class_names
 
-    @property
+    @cached_property
     def labels(self) -> tuple[int, ...]:
         """A class index for each photo of the subset."""
         return tuple(self.source.labels[index] for index in self.indices)
 
-    @property
+    @cached_property
     def groups(self) -> tuple[str, ...]:
         """A group for each photo of the subset."""
         return tuple(self.source.groups[index] for index in self.indices)
@@ -96,7 +98,7 @@ class Subset:
         return self.source.image(self.indices[index], generator)
 
 
-def read_samples(path: Path, group_pattern: str | None = None) -> ImageFiles:
+def read_labelled_images(path: Path, group_pattern: str | None = None) -> ImageFiles:
     """Find the labelled photos of a folder of class folders or of a CSV.
 
     Args:
@@ -148,19 +150,18 @@ def _class_folders(folder: Path, group_pattern: str | None) -> list[tuple[Path, 
             f"group pattern '{group_pattern}' is not a regular expression ({error}); correct it"
         ) from error
     rows = []
-    for file in sorted(folder.glob("*/*")):
-        if file.suffix.lower() not in IMAGE_EXTENSIONS or file.name.startswith("."):
-            continue
-        group = str(file.relative_to(folder))
-        if pattern is not None:
-            match = pattern.search(file.name)
-            if match is None:
-                raise SsgcamError(
-                    f"group pattern '{group_pattern}' matches nothing in the name of '{file}'; "
-                    "give a pattern that fits every file"
-                )
-            group = match[1] if pattern.groups else match[0]
-        rows.append((file, file.parent.name, group))
+    for label, files in class_folders(folder).items():
+        for file in files:
+            group = str(file.relative_to(folder))
+            if pattern is not None:
+                match = pattern.search(file.name)
+                group = (match[1] if pattern.groups else match[0]) if match else ""
+                if not group:
+                    raise SsgcamError(
+                        f"group pattern '{group_pattern}' matches nothing in the name of '{file}'; "
+                        "give a pattern that fits every file"
+                    )
+            rows.append((file, label, group))
     return rows
 
 

@@ -101,7 +101,7 @@ def train_classifier(
     """Train a classifier of photos.
 
     Args:
-        samples: Labelled photos, see :func:`ssgcam.training.data.read_samples`.
+        samples: Labelled photos, see :func:`ssgcam.training.data.read_labelled_images`.
         settings: What is trained and how.
         held_out: Photos for early stopping and the report; without them ``settings.held_out`` of
             the groups of ``samples``.
