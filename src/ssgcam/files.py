@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -17,11 +16,15 @@ from ssgcam.errors import SsgcamError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
+def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; rename it to ``path`` if the block succeeds.
+
+    Any number of threads and processes may write at once, also the same file: the last one wins.
 
     Args:
         path: The file to write. Missing parent folders are made.
+        scratch: The temporary file's folder, made if missing, on the same file system; beside
+            ``path`` by default. One folder for all makes what a killed process left easy to remove.
 
     Yields:
         The temporary path to write to. It has the same suffix as ``path``.
@@ -30,20 +33,17 @@ def written_whole(path: Path) -> Iterator[Path]:
         SsgcamError: If the folder can't be made or written to.
     """
     path = Path(path)
+    temporary = (scratch or path.parent) / f".{uuid4().hex}{path.suffix}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
-        os.close(descriptor)
+        for folder in (path.parent, temporary.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise SsgcamError(
             f"can't write '{path}' ({error.strerror}); choose another output folder"
         ) from error
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise SsgcamError(f"can't write '{path}' ({error.strerror or error})") from error
@@ -79,12 +79,6 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file, then rename it to ``path``."""
     with written_whole(path) as temporary:
         write(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _finite(value: Any) -> Any:
