@@ -1,0 +1,84 @@
+"""Smoothing against ``scipy.ndimage.gaussian_filter``, renormalised at the edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from ssgcam.core.smoothing import gaussian_matrix, smooth
+
+
+def oracle(signal: torch.Tensor, sigma: float) -> np.ndarray:
+    """The filter that takes zeros outside, divided by what it makes of ones; not truncated."""
+    cells = sigma * min(signal.shape[-2:])
+    out = np.empty(signal.shape)
+    ones = np.ones(signal.shape[-2:])
+    reach = {"mode": "constant", "truncate": 3 * max(ones.shape) / cells}
+    for place in np.ndindex(signal.shape[:-2]):
+        plane = signal[place].numpy().astype(np.float64)
+        out[place] = gaussian_filter(plane, cells, **reach) / gaussian_filter(ones, cells, **reach)
+    return out
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 5), (1, 9), (3, 28), (2, 2)])
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.37, 1.0])
+def test_against_scipy(size: tuple[int, int], sigma: float) -> None:
+    signal = torch.randn(2, 3, *size, dtype=torch.float64)
+    np.testing.assert_allclose(smooth(signal, sigma).numpy(), oracle(signal, sigma), atol=1e-12)
+
+
+def test_float32_and_other_leading_axes() -> None:
+    signal = torch.randn(4, 9, 6)
+    found = smooth(signal, 0.2)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), oracle(signal, 0.2), atol=1e-6)
+
+
+def test_sigma_zero_changes_nothing() -> None:
+    signal = torch.randn(1, 2, 5, 5)
+    assert smooth(signal, 0) is signal
+
+
+def test_a_tiny_sigma_changes_nothing_either() -> None:
+    signal = torch.randn(1, 2, 5, 5)
+    assert torch.equal(smooth(signal, 1e-9), signal)
+
+
+def test_a_constant_stays_and_a_huge_sigma_averages() -> None:
+    torch.testing.assert_close(
+        smooth(torch.full((1, 1, 6, 4), 3.0), 0.4), torch.full((1, 1, 6, 4), 3.0)
+    )
+    signal = torch.randn(1, 1, 6, 4, dtype=torch.float64)
+    average = signal.mean((2, 3), keepdim=True).expand_as(signal)
+    torch.testing.assert_close(smooth(signal, 1e4), average, atol=1e-6, rtol=0)
+
+
+def test_sigma_is_a_fraction_of_the_shorter_side() -> None:
+    signal = torch.zeros(1, 1, 9, 21)
+    signal[..., 4, 10] = 1
+    found = smooth(signal, 0.1)[0, 0]
+    torch.testing.assert_close(smooth(signal.mT, 0.1)[0, 0].T, found)
+    # 0.9 cells along both axes
+    for near in (found[4, 9], found[3, 10]):
+        torch.testing.assert_close(
+            float(near / found[4, 10]), math.exp(-0.5 / 0.9**2), rtol=1e-4, atol=0
+        )
+
+
+def test_rows_of_the_matrix_sum_to_one() -> None:
+    for cells, sigma in ((1, 0.5), (7, 0.01), (7, 0.7), (56, 5.6)):
+        matrix = gaussian_matrix(cells, sigma, torch.float64)
+        torch.testing.assert_close(matrix.sum(1), torch.ones(cells, dtype=torch.float64))
+
+
+def test_made_in_inference_mode_it_serves_outside_too() -> None:
+    with torch.inference_mode():
+        gaussian_matrix(11, 0.123)
+    assert not gaussian_matrix(11, 0.123).is_inference()
+    signal = torch.randn(1, 1, 11, 11, requires_grad=True)
+    smooth(signal, 0.123 / 11).sum().backward()
+    assert signal.grad is not None
