@@ -6,6 +6,7 @@ layer map -> resize to the working size -> / max per image -> ^ gamma of that la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,10 +58,16 @@ def combine(
     if not layer_maps:
         raise SsgcamError("no layer to fuse; choose at least one")
     weights = [1.0] * len(layer_maps) if weights is None else list(weights)
-    if len(weights) != len(layer_maps) or min(weights) < 0 or sum(weights) <= 0:
+    fits = len(weights) == len(layer_maps) and min(weights) >= 0 and 0 < sum(weights) < math.inf
+    if not fits:
         raise SsgcamError(
             f"weights are {weights} for {len(layer_maps)} layers; give one for each, none negative "
             "and not all zero"
+        )
+    if fusion == "layer_cam" and len(set(weights)) > 1:
+        raise SsgcamError(
+            "fusion='layer_cam' takes the largest of the layers, so weights have no place in it; leave "
+            "them out or choose fusion='mean'"
         )
     total = sum(weights)
     fused: Tensor | None = None
