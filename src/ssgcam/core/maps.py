@@ -36,7 +36,11 @@ def scale(maps: Tensor) -> Tensor:
 
 def prepare(layer_map: Tensor, size: tuple[int, int], gamma: float) -> Tensor:
     """One layer's part of the pipeline, up to the fusion: ``[N, h, w]`` to ``[N, *size]`` in [0, 1]."""
-    scaled = scale(resize(layer_map, size))
+    return power(scale(resize(layer_map, size)), gamma)
+
+
+def power(scaled: Tensor, gamma: float) -> Tensor:
+    """Maps in [0, 1] to the power of gamma; 1 gives the very tensor."""
     if gamma == 1:
         return scaled
     return scaled.sqrt() if gamma == 0.5 else scaled.pow(gamma)

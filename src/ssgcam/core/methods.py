@@ -6,8 +6,9 @@ Adding one is one function and one line in ``METHODS``. Signals are ``[N, C, h, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -41,27 +42,41 @@ def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
     Returns:
         ``[N, h, w]``, not negative, up to a positive factor per image.
     """
-    settings = settings or SSGSettings()
-    a, b = settings.first_exponent, settings.second_exponent
+    return next(ssg_cams(signal, [settings or SSGSettings()]))
+
+
+def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor]:
+    """:func:`ssg_cam` for many settings; neighbours of the same form and sigma share the smoothing.
+
+    Args:
+        signal: As there.
+        settings: The settings.
+
+    Yields:
+        For each of them its map ``[N, h, w]``.
+    """
     activation, first = unit(signal.activation), unit(_first(signal))
     second = None if signal.second is None else unit(signal.second)
-    if settings.form == "taylor":
-        first = unit(first * activation)
-        if second is not None:
-            second = second * activation**2
-    if b and second is None:
-        second = first * first
-    weight: Tensor | None = None
-    if a:
-        weight = _power(smooth(first, settings.sigma), a)
-    if b:
-        assert second is not None
-        factor = _power(smooth(second, settings.sigma), b)
-        weight = factor if weight is None else weight * factor
-    assert weight is not None  # the settings refuse two zero exponents
-    if settings.form == "taylor":
-        return weight.sum(1)
-    return (weight * activation).sum(1).clamp_min(0)
+    for (form, sigma), neighbours in groupby(settings, lambda each: (each.form, each.sigma)):
+        group = list(neighbours)
+        one, two = first, second
+        if form == "taylor":
+            one = unit(first * activation)
+            two = None if second is None else second * activation**2
+        if any(each.second_exponent for each in group):
+            two = smooth(one * one if two is None else two, sigma)
+        if any(each.first_exponent for each in group):
+            one = smooth(one, sigma)
+        for each in group:
+            weight: Tensor | None = None
+            if each.first_exponent:
+                weight = _power(one, each.first_exponent)
+            if each.second_exponent:
+                assert two is not None
+                factor = _power(two, each.second_exponent)
+                weight = factor if weight is None else weight * factor
+            assert weight is not None  # the settings refuse two zero exponents
+            yield weight.sum(1) if form == "taylor" else (weight * activation).sum(1).clamp_min(0)
 
 
 def grad_cam(signal: Signal) -> Tensor:
