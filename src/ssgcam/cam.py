@@ -324,7 +324,7 @@ class CAM:
                 )
 
 
-DEFAULT_GAMMA = 0.5
+DEFAULT_GAMMA = 1.0
 
 
 class SSGCAM(CAM):

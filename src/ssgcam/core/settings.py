@@ -39,9 +39,9 @@ class SSGSettings:
     """
 
     form: Form = "taylor"
-    sigma: float = 0.1
-    first_exponent: float = 1.0
-    second_exponent: float = 1.0
+    sigma: float = 0.06
+    first_exponent: float = 0.3
+    second_exponent: float = 0.3
 
     def __post_init__(self) -> None:
         """Check every value."""
