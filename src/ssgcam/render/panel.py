@@ -1,6 +1,7 @@
 """Pictures side by side with captions, outlines, boxes and one colour scale, as one picture.
 
 Drawn with matplotlib's Figure class without pyplot: no window, no global state, nothing to close.
+Every place is computed in inches, so that nothing overlaps whatever the captions.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
 from ssgcam.render.heatmap import COLOURS, Box
 
-LINE = "#00e5ff"  # of outlines and boxes: a colour that neither the scale nor grey photos have
 DPI = 130
+LINE = "#00e5ff"  # of outlines and boxes: a colour that neither the scale nor grey photos have
+GAP, TITLE, HEADING, LINE_HEIGHT, SCALE = 0.08, 0.36, 0.24, 0.155, 0.58  # inches
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Cell:
     Attributes:
         image: RGB.
         title: Above it.
-        caption: Below it, one or more lines; the first is set off from the rest.
-        polygons: Outlines, each a list of x, y in pixels of the image.
+        caption: Below it, one or more lines.
+        polygons: Outlines, each a list of x, y in pixels from the upper left corner of the image.
         boxes: Left, top, right and bottom in pixels of the image, right and bottom exclusive.
         mask: ``[H, W]`` bool of the image's size, whose outline is drawn.
     """
@@ -71,60 +72,86 @@ def panel(
         RGB.
     """
     columns = max(len(row) for row in rows)
-    shapes = [cell.image.height / cell.image.width for row in rows for cell in row if cell]
-    aspect = float(np.clip(max(shapes), 0.3, 1.6))
-    lines = max(cell.caption.count("\n") + bool(cell.caption) for r in rows for cell in r if cell)
-    wrapped = "\n".join(textwrap.wrap(footer, int(14 * cell_width * columns)))
-    height = len(rows) * (cell_width * aspect + 0.3 + 0.17 * lines) + 0.17 * wrapped.count("\n")
-    height += 0.5 * bool(title) + 0.75 * scale + 0.3 * bool(footer)
-    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.05, wspace=0, hspace=0)
-    figure = Figure((columns * cell_width + 0.3, height), dpi=DPI, layout=layout)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for row_axes, row in zip(axes, rows, strict=True):
-        for index, place in enumerate(row_axes):
-            _draw(place, row[index] if index < len(row) else None)
-    for place, text in zip(axes[:, 0], row_titles, strict=False):
-        place.text(
-            -0.04, 0.5, text, rotation=90, ha="right", va="center", transform=place.transAxes,
-            fontsize=9, fontweight="bold",
-        )  # fmt: skip
+    left = 0.5 if row_titles else GAP
+    width = left + columns * (cell_width + GAP)
+    foot = textwrap.wrap(footer, int(14.5 * width))
+    below = SCALE * scale + (len(foot) * LINE_HEIGHT + GAP) * bool(foot) + GAP
+    heights = [_height(row, cell_width) for row in rows]
+    height = TITLE * bool(title) + sum(heights) + below
+    figure = Figure((width, height), DPI)
+
+    def place(x: float, top: float, wide: float, tall: float) -> Axes:
+        return figure.add_axes((x / width, 1 - (top + tall) / height, wide / width, tall / height))
+
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold")
+        figure.text(
+            0.5, 1 - TITLE / 2 / height, title, size=12, weight="bold", ha="center", va="center"
+        )
+    top = TITLE * bool(title)
+    for number, (row, row_height) in enumerate(zip(rows, heights, strict=True)):
+        tall = _picture_height(row, cell_width)
+        for column, cell in enumerate(row):
+            if cell is not None:
+                x = left + column * (cell_width + GAP)
+                _draw(place(x, top + HEADING, cell_width, tall), cell)
+        if number < len(row_titles):
+            middle = 1 - (top + HEADING + tall / 2) / height
+            figure.text(
+                0.5 * left / width, middle, row_titles[number], rotation=90, size=9, weight="bold",
+                ha="center", va="center",
+            )  # fmt: skip
+        top += row_height
     if scale:
+        long = min(4.5, 0.8 * width)
         bar = figure.colorbar(
-            ScalarMappable(cmap=COLOURS), ax=axes, location="bottom", aspect=45, fraction=0.04,
-            shrink=min(1.0, 2 / columns),
-        )  # fmt: skip
-        bar.set_label("share of the map's largest value", fontsize=8)
-        bar.ax.tick_params(labelsize=8)
-    if footer:
-        figure.supxlabel(wrapped, fontsize=8, color="#444444")
+            ScalarMappable(cmap=COLOURS),
+            cax=place((width - long) / 2, top + GAP, long, 0.12),
+            orientation="horizontal",
+        )
+        bar.set_label("share of the map's largest value", size=8, labelpad=1)
+        bar.ax.tick_params(labelsize=8, pad=2, length=2)
+    if foot:
+        low = GAP / height
+        figure.text(0.5, low, "\n".join(foot), size=8, color="#444444", ha="center", va="bottom")
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return Image.open(stream).convert("RGB")
 
 
-def _draw(place: Axes, cell: Cell | None) -> None:
-    place.set_axis_off()
-    if cell is None:
-        return
-    place.imshow(np.asarray(cell.image), interpolation="lanczos")
+def _picture_height(row: Sequence[Cell | None], width: float) -> float:
+    """Of the pictures of a row of cells of a width, in inches."""
+    tallest = max((cell.image.height / cell.image.width for cell in row if cell), default=0.3)
+    return width * float(np.clip(tallest, 0.3, 1.6))
+
+
+def _height(row: Sequence[Cell | None], width: float) -> float:
+    """Of a row with its headings and captions, in inches."""
+    lines = max((len(cell.caption.splitlines()) for cell in row if cell), default=0)
+    return HEADING + _picture_height(row, width) + LINE_HEIGHT * lines + GAP
+
+
+def _draw(axes: Axes, cell: Cell) -> None:
+    axes.set_axis_off()
+    axes.set_anchor("N")
+    axes.imshow(np.asarray(cell.image), interpolation="lanczos")
     halo: list[Any] = [patheffects.withStroke(linewidth=3, foreground="black", alpha=0.6)]
     style: dict[str, Any] = {
         "fill": False, "edgecolor": LINE, "linewidth": 1.3, "path_effects": halo,
     }  # fmt: skip
-    for polygon in cell.polygons:
-        place.add_patch(Polygon(np.asarray(polygon, dtype=float), closed=True, **style))
+    for polygon in cell.polygons:  # here a pixel's centre, not its corner, is a whole number
+        corners = np.asarray(polygon, dtype=float) - 0.5
+        axes.add_patch(Polygon(corners, closed=True, **style))
     for left, top, right, bottom in cell.boxes:
-        corner = (left - 0.5, top - 0.5)  # pixel centres are whole numbers
-        place.add_patch(Rectangle(corner, right - left, bottom - top, **style))
-    if cell.mask is not None:
-        lines = place.contour(cell.mask.astype(float), levels=[0.5], colors=LINE, linewidths=1.3)
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, **style))
+    if cell.mask is not None and cell.mask.any() and not cell.mask.all():
+        padded = np.pad(cell.mask, 1).astype(float)  # closed along the picture's border as well
+        rows, columns = (np.arange(-1, side + 1) for side in cell.mask.shape)
+        lines = axes.contour(columns, rows, padded, levels=[0.5], colors=LINE, linewidths=1.3)
         lines.set_path_effects(halo)
-    if cell.title:
-        place.set_title(cell.title, fontsize=9.5, pad=3)
-    if cell.caption:
-        place.annotate(
-            cell.caption, (0.5, 0), (0, -3), xycoords="axes fraction", textcoords="offset points",
-            ha="center", va="top", fontsize=8, color="#222222", linespacing=1.25,
-        )  # fmt: skip
+        axes.set_xlim(-0.5, cell.image.width - 0.5)
+        axes.set_ylim(cell.image.height - 0.5, -0.5)
+    axes.set_title(cell.title, size=9.5, pad=3)
+    axes.annotate(
+        cell.caption, (0.5, 0), (0, -3), xycoords="axes fraction", textcoords="offset points",
+        ha="center", va="top", size=8, color="#222222", linespacing=1.2,
+    )  # fmt: skip

@@ -1,0 +1,63 @@
+"""What ``ssgcam demo`` does: explain each object, draw the panels, write the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+from ssgcam import __version__
+from ssgcam.demo.explained import explain_object, two_layers
+from ssgcam.demo.mass import markdown
+from ssgcam.demo.objects import Outlined, outlined_objects
+from ssgcam.demo.panels import classes_panel, photo_panel
+from ssgcam.files import write_json, write_png, write_text
+from ssgcam.models import load_model
+
+NETWORK = "efficientnet_lite0"
+
+
+def run_demo(
+    out: Path, objects: Sequence[Outlined] | None = None, say: Callable[[str], None] = print
+) -> list[Path]:
+    """Write the demo's panels and its table of masses.
+
+    Args:
+        out: The folder to write to.
+        objects: What to explain, those of one photo together; all of ``outlines.json`` if None.
+        say: Told what is done.
+
+    Returns:
+        The files, panels first.
+
+    Raises:
+        SsgcamError: If the extra ``demo`` is not installed or the folder can't be written to.
+    """
+    model = load_model(NETWORK)
+    objects = outlined_objects() if objects is None else objects
+    layers = two_layers(model, objects[0])
+    pictures: list[Path] = []
+    masses = []
+    for photo, things in groupby(objects, key=lambda thing: thing.photo):
+        explained = [explain_object(model, thing, layers) for thing in things]
+        stem = Path(photo).stem
+        panels = {f"{stem}.png": photo_panel(explained[0], layers)}
+        if len(explained) > 1:
+            panels[f"{stem}_two_classes.png"] = classes_panel(explained, layers[0])
+        for name, picture in panels.items():
+            write_png(out / name, picture)
+            pictures.append(out / name)
+        masses += [mass for entry in explained for mass in entry.masses()]
+        say(f"{photo}: {', '.join(panels)}")
+    table = markdown(masses)
+    report = {
+        "ssgcam": __version__,
+        "network": NETWORK,
+        "measure": "share of the map's sum that lies inside an outline drawn by hand",
+        "masses": [asdict(mass) for mass in masses],
+    }
+    write_json(out / "mass.json", report)
+    write_text(out / "mass.md", table)
+    say(f"\nThe share of each map's mass that lies on the object:\n\n{table}")
+    return [*pictures, out / "mass.json", out / "mass.md"]
