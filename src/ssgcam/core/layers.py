@@ -84,8 +84,8 @@ class LayerInfo:
 def layout_of(tensor: Tensor, image_size: tuple[int, int], name: str) -> Layout:
     """Read an activation's shape, given the height and width of the network's input.
 
-    A 4-D tensor is channels first if its last two axes keep the image's proportions, channels last
-    if its middle two do.
+    A 4-D tensor is channels first if its last two axes keep the image's proportions (or no two do),
+    channels last if only its middle two do.
 
     Raises:
         SsgcamError: If it has no spatial extent or is a volume, with what to use instead.
@@ -169,8 +169,10 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     The rule of ``auto``, for each resolution of at least 2 cells that is at most a quarter of the
     input's side (finer maps cost most and show edges, not objects; if all are finer, the coarsest):
 
-    1. only places on which the output depends; pooling and padding layers don't count;
-    2. the one inside the fewest blocks that leave this resolution (not a branch of the next stage);
+    1. only places on which the output depends, and not where pooling or padding alone gives the
+       resolution;
+    2. the one inside the fewest blocks that leave this resolution (not a branch of the next stage),
+       and if possible not the output of pooling or padding;
     3. of these the last; but if that is one linear layer, or lies deeper in the tree of modules, the
        last before it that comes right after an activation function (or a LayerNorm, for tokens).
 
@@ -186,13 +188,14 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     places = _trace(network, image, size)
     usable: dict[tuple[int, int], list[_Place]] = {}
     for place in places:
-        if place.influences and not place.resampling:
+        if place.influences:
             usable.setdefault((place.layout.height, place.layout.width), []).append(place)
+    usable = {cells: same for cells, same in usable.items() if not all(p.resampling for p in same)}
     coarse = [(h, w) for h, w in usable if h * 4 <= size[0] and w * 4 <= size[1]]
     chosen: dict[str, str] = {}
     for height, width in coarse or sorted(usable)[:1]:
         best = _last_of(usable[height, width])
-        why = "after a LayerNorm" if best.normalised else "signed (before an activation function)"
+        why = "after a LayerNorm" if best.normalised else "signed values"
         if best.activated:
             why = "after an activation function"
         chosen[best.name] = f"last of {height}x{width}, {why}"
@@ -229,6 +232,7 @@ class _Place:
 def _last_of(places: Sequence[_Place]) -> _Place:
     fewest = min(place.leaves for place in places)
     candidates = [place for place in places if place.leaves == fewest]
+    candidates = [place for place in candidates if not place.resampling] or candidates
     last = candidates[-1]
     for place in reversed(candidates):
         telling = place.activated or place.normalised or not place.linear
@@ -238,7 +242,12 @@ def _last_of(places: Sequence[_Place]) -> _Place:
 
 
 def _trace(network: nn.Module, image: Tensor, size: tuple[int, int]) -> list[_Place]:
-    """One forward pass that lists the tensors, then one backward that asks which of them matter."""
+    """One forward pass that lists the tensors, then one backward that asks which of them matter.
+
+    The image goes in twice: what has another number of rows than two (windows, tables of position
+    biases) is no map of an image.
+    """
+    image = torch.cat([image, image])
     records: list[_Record] = []
     calls: dict[str, int] = {}
     handles = [
@@ -256,6 +265,8 @@ def _trace(network: nn.Module, image: Tensor, size: tuple[int, int]) -> list[_Pl
     resolutions = _module_resolutions(records, size)
     places: dict[tuple[int, int], _Place] = {}
     for record in records:
+        if len(record.tensor) != len(image):
+            continue
         spelling = record.name if calls[record.name] == 1 else f"{record.name}@{record.call}"
         try:
             layout = layout_of(record.tensor, size, spelling)
@@ -384,10 +395,34 @@ def _proportional(cells: tuple[int, ...], image_size: tuple[int, int]) -> bool:
 
 
 def _tokens(count: int, image_size: tuple[int, int]) -> Layout | None:
-    height, width = image_size
-    for prefix in range(min(MAX_PREFIX_TOKENS, count - 1) + 1):
+    """The fewest prefix tokens that leave a grid of patches.
+
+    First a grid of patches that divide the image, then one that leaves a rest or is padded, then
+    any of the image's proportions (patches that overlap).
+    """
+    prefixes = range(min(MAX_PREFIX_TOKENS, count - 1) + 1)
+    divided = _patch_grids(image_size, rounded=False)
+    rounded = _patch_grids(image_size, rounded=True)
+    for grids in (divided, rounded):
+        for prefix in prefixes:
+            if count - prefix in grids:
+                return Layout("tokens", *grids[count - prefix], prefix)
+    for prefix in prefixes:
         patches = count - prefix
-        rows = round((patches * height / width) ** 0.5)
+        rows = round((patches * image_size[0] / image_size[1]) ** 0.5)
         if rows and patches % rows == 0 and _proportional((rows, patches // rows), image_size):
             return Layout("tokens", rows, patches // rows, prefix)
     return None
+
+
+def _patch_grids(image_size: tuple[int, int], rounded: bool) -> dict[int, tuple[int, int]]:
+    """Number of square patches -> rows and columns, for every side that a patch can have."""
+    height, width = image_size
+    grids: dict[int, tuple[int, int]] = {}
+    for side in range(min(height, width), 0, -1):
+        if rounded:
+            grids[-(-height // side) * -(-width // side)] = (-(-height // side), -(-width // side))
+            grids[(height // side) * (width // side)] = (height // side, width // side)
+        elif height % side == 0 and width % side == 0:
+            grids[(height // side) * (width // side)] = (height // side, width // side)
+    return grids
