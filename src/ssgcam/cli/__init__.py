@@ -43,6 +43,8 @@ class Commands(TyperGroup):
         if cmd_name not in self.list_commands(ctx):
             return None
         module = importlib.import_module(f"ssgcam.cli.{cmd_name}")
+        if hasattr(module, "app"):  # a subcommand with subcommands of its own
+            return typer.main.get_command(module.app)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(cmd_name)(getattr(module, cmd_name))
         return typer.main.get_command(single)

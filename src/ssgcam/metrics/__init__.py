@@ -56,6 +56,8 @@ from ssgcam.metrics.pixels import (
     PixelPrecisionResult,
     PointingGame,
     PointingResult,
+    near_object,
+    peak_hits,
     pixel_average_precision,
     pixel_curves,
     pointing_hits,
@@ -69,7 +71,14 @@ from ssgcam.metrics.preparation import (
     scale_boxes,
 )
 from ssgcam.metrics.regions import fit_maps, gaussian_blur, moved_ranks, pixel_ranks
-from ssgcam.metrics.sanity import SanityResult, cascade, rank_correlation, sanity_check
+from ssgcam.metrics.sanity import (
+    SanityResult,
+    cascade,
+    constant_maps,
+    judge,
+    rank_correlation,
+    sanity_check,
+)
 
 __all__ = [
     "BinaryIoU",
@@ -104,6 +113,7 @@ __all__ = [
     "cascade",
     "class_iou",
     "confusion_matrix",
+    "constant_maps",
     "contour_boxes",
     "drop_and_increase",
     "fill_boxes",
@@ -113,6 +123,7 @@ __all__ = [
     "identity",
     "image_ious",
     "insertion_deletion",
+    "judge",
     "localisation_hits",
     "mask_boundary",
     "max_box_acc",
@@ -120,7 +131,9 @@ __all__ = [
     "mean_iou",
     "mean_of_ratios",
     "moved_ranks",
+    "near_object",
     "paired_difference",
+    "peak_hits",
     "pixel_average_precision",
     "pixel_curves",
     "pixel_ranks",

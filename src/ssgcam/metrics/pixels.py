@@ -192,18 +192,46 @@ def pointing_hits(
     """
     check_maps(maps)
     check_count(len(maps), "maps", masks, "masks")
+    return peak_hits(maps, [near_object(mask, tolerance) for mask in masks])
+
+
+def near_object(mask: Tensor, tolerance: float = 15.0) -> Tensor:
+    """Where a maximum counts as a hit of the pointing game.
+
+    Args:
+        mask: ``[H, W]`` at the original size, non-zero on the object.
+        tolerance: Euclidean distance in pixels.
+
+    Returns:
+        ``[H, W]`` bool on the CPU.
+
+    Raises:
+        SsgcamError: If the mask is empty, or the image too small for the tolerance.
+    """
+    if mask.ndim != 2 or not mask.any():
+        raise SsgcamError("a mask of the pointing game is empty or not [H, W]")
+    if min(mask.shape) < 5 * tolerance:
+        raise SsgcamError(
+            f"an image of {mask.shape[0]} x {mask.shape[1]} pixels is too small for the pointing "
+            f"game at {tolerance:g} pixels; leave it out or lower the tolerance"
+        )
+    return torch.from_numpy(distance_transform_edt((mask == 0).cpu().numpy()) <= tolerance)
+
+
+def peak_hits(maps: Tensor, near: Sequence[Tensor] | Tensor) -> Tensor:
+    """The share of each map's largest pixels that lie in a region, as :func:`pointing_hits` says.
+
+    Args:
+        maps: ``[N, h, w]``.
+        near: For each image ``[H, W]`` bool at the original size (:func:`near_object`).
+
+    Returns:
+        ``[N]`` float64 in [0, 1].
+    """
     hits = []
-    for index, (scores, mask) in enumerate(zip(maps.detach(), masks, strict=True)):
-        if mask.ndim != 2 or not mask.any():
-            raise SsgcamError(f"mask {index} of the pointing game is empty or not [H, W]")
-        if min(mask.shape) < 5 * tolerance:
-            raise SsgcamError(
-                f"image {index} of {mask.shape[0]} x {mask.shape[1]} pixels is too small for the "
-                f"pointing game at {tolerance:g} pixels; leave it out or lower the tolerance"
-            )
-        full = fit_maps(scores[None], *mask.shape)[0].cpu()
-        near = torch.from_numpy(distance_transform_edt((mask == 0).cpu().numpy()) <= tolerance)
-        hits.append(near[full == full.max()].double().mean())
+    for scores, region in zip(maps.detach(), near, strict=True):
+        full = fit_maps(scores[None], *region.shape)[0].cpu()
+        hits.append(region[full == full.max()].double().mean())
     return torch.stack(hits)
 
 

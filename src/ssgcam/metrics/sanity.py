@@ -163,32 +163,70 @@ def sanity_check(
     originals = [explain(network).detach().clone(), control(network).detach().clone()]
     for maps in originals:
         check_maps(maps)
-    keep = ~_constant(originals[0])
-    if not keep.any():
-        raise SsgcamError("every map of the intact network is constant; choose another layer")
     stages, method, other, vanished = [], [], [], []
     for name, randomised in cascade(network, names, seed):
         maps = explain(randomised).detach()
         stages.append(name or "(root)")
-        method.append(rank_correlation(originals[0], maps)[keep].nan_to_num(0.0))
-        other.append(rank_correlation(originals[1], control(randomised).detach()).nanmean())
-        vanished.append(int(_constant(maps)[keep].sum()))
-    parts = torch.stack(method, 1).cpu()
-    correlation, controls = parts.mean(0).tolist(), torch.stack(other).tolist()
+        method.append(rank_correlation(originals[0], maps))
+        other.append(rank_correlation(originals[1], control(randomised).detach()))
+        vanished.append(constant_maps(maps))
+    return judge(
+        stages, torch.stack(method, 1), torch.stack(other, 1), torch.stack(vanished, 1),
+        keep=~constant_maps(originals[0]), threshold=threshold, seed=seed,
+    )  # fmt: skip
+
+
+def judge(
+    stages: Sequence[str],
+    method: Tensor,
+    control: Tensor,
+    vanished: Tensor,
+    *,
+    keep: Tensor,
+    threshold: float = 0.5,
+    seed: int = 0,
+) -> SanityResult:
+    """The result of a cascade from its correlations, however they were computed.
+
+    Args:
+        stages: The module that was randomised last at each stage, top down.
+        method: Rank correlation with the original map, ``[N, stages]``; NaN counts as 0.
+        control: The same of the control.
+        vanished: Whether the method's map is constant at a stage, ``[N, stages]``.
+        keep: Whether the original map isn't constant, ``[N]``.
+        threshold: As for :func:`sanity_check`.
+        seed: Of the cascade.
+
+    Returns:
+        Means and the verdict.
+
+    Raises:
+        SsgcamError: If every original map is constant.
+    """
+    if not keep.any():
+        raise SsgcamError("every map of the intact network is constant; choose another layer")
+    parts = method[keep].nan_to_num(0.0).cpu()
+    correlation, controls = parts.mean(0).tolist(), control.nanmean(0).tolist()
     same = [index for index, value in enumerate(controls) if value >= UNCHANGED]
     decisive = same[-1] if same else len(stages) - 1
     return SanityResult(
-        n=int(keep.sum()),
+        n=len(parts),
         stages=tuple(stages),
         correlation=tuple(correlation),
         control=tuple(controls),
-        vanished=tuple(vanished),
+        vanished=tuple(vanished[keep].sum(0).tolist()),
         decisive=decisive,
         threshold=threshold,
         passed=correlation[decisive] < threshold,
         seed=seed,
         parts=parts,
     )
+
+
+def constant_maps(maps: Tensor) -> Tensor:
+    """Which of the maps ``[N, ...]`` are constant or hold a value that isn't finite: ``[N]`` bool."""
+    flat = maps.flatten(1)
+    return ~(flat.isfinite().all(1) & (flat.amin(1) < flat.amax(1)))
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
@@ -199,11 +237,6 @@ def _centred_ranks(values: Tensor) -> Tensor:
     ranks = (below + up_to).double() / 2
     ranks = ranks - ranks.mean(1, keepdim=True)
     return torch.where(flat.isnan().any(1, keepdim=True), torch.nan, ranks)
-
-
-def _constant(maps: Tensor) -> Tensor:
-    flat = maps.flatten(1)
-    return ~(flat.isfinite().all(1) & (flat.amin(1) < flat.amax(1)))
 
 
 @torch.no_grad()

@@ -1,0 +1,185 @@
+"""What the commands of ``ssgcam evaluate`` share: their options, and the data set and network."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssgcam.errors import SsgcamError
+from ssgcam.files import write_text
+
+if TYPE_CHECKING:
+    from ssgcam.data import SampleSet
+    from ssgcam.evaluation import Contender, Evaluation, EvaluationSettings
+    from ssgcam.models import LoadedModel
+
+DEFAULT_METHODS = (
+    "ssg_cam,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,grad_cam_elementwise"
+)
+
+Data = Annotated[Path, typer.Argument(help="The data set's folder.")]
+Model = Annotated[
+    str, typer.Option(help="A torchvision name, timm/NAME, a file, or package.module:factory.")
+]
+Out = Annotated[Path, typer.Option(help="The folder to write to; made if need be.")]
+Weights = Annotated[str, typer.Option(help="DEFAULT, none, or a weights file.")]
+Methods = Annotated[
+    str,
+    typer.Option(help="Names with commas between, or all; ssg_cam:gradient is the other form."),
+]
+LayerNames = Annotated[
+    str, typer.Option(help="Names with commas between, or auto: the last of each resolution.")
+]
+Each = Annotated[bool, typer.Option(help="Score each layer on its own.")]
+Fused = Annotated[bool, typer.Option(help="Score all layers fused.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="A recipe that takes part as one more method.")
+]
+Score = Annotated[str, typer.Option(help="What is differentiated: exp, odds, probability, ...")]
+Kind = Annotated[
+    str, typer.Option(help="auto, boxes, voc, coco, cub, ilsvrc, wsol, pairs, classes or images.")
+]
+Edges = Annotated[
+    str | None,
+    typer.Option(help="Right and bottom edges of boxes in a table: inclusive or exclusive."),
+]
+Split = Annotated[str | None, typer.Option(help="The list of a published data set, such as val.")]
+FirstLabel = Annotated[
+    int | None, typer.Option(help="The number of the first class in a table, where it isn't 0.")
+]
+MaskValues = Annotated[
+    str | None,
+    typer.Option(help="What stored mask values mean, such as 255:1,127:255 (255: ignored)."),
+]
+ClassName = Annotated[
+    str | None,
+    typer.Option("--class", help="Explain this class, by index or name, instead of the labels."),
+]
+Limit = Annotated[int | None, typer.Option(help="So many images, spread evenly over the set.")]
+Seed = Annotated[int, typer.Option(help="Of the bootstrap and of everything else random.")]
+BatchSize = Annotated[int, typer.Option(help="Images for each pass.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Examples = Annotated[int, typer.Option(help="Images in the panel of examples; 0 for no panel.")]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all four commands prepare."""
+
+    model: LoadedModel
+    samples: SampleSet
+    out: Path
+    options: dict[str, Any]
+
+    def run(self, evaluate: Callable[..., Evaluation], command: str, **more: Any) -> None:
+        """Evaluate, print the tables, write the files."""
+        from ssgcam.evaluation import write_evaluation
+
+        task = command.split()[2]
+        write_text(self.out / f"{task}.md", f"# {task.capitalize()}\n\nNot finished: `{command}`\n")
+        found = evaluate(self.model, self.samples, **self.options, **more)
+        found = replace(found, facts={**found.facts, "command": command})
+        typer.echo(found.text(brief=True))
+        written = write_evaluation(found, self.out)
+        typer.echo(f"\nwrote {', '.join(path.name for path in written)} in {self.out}")
+
+
+def prepare(context: typer.Context) -> Task:
+    """Read the data set and the network, from the options that all commands share."""
+    from ssgcam.core.settings import ScoreSettings
+    from ssgcam.data import read_samples
+    from ssgcam.evaluation import Entrants, limited
+    from ssgcam.models import load_model
+    from ssgcam.recipe import Recipe
+
+    given = context.params
+    model = load_model(given["model"], given["weights"])
+    samples = limited(
+        read_samples(given["data"], given["kind"], **_reader_options(given)), given["limit"]
+    )
+    class_name = given["class_name"]
+    recipe = given.get("recipe")
+    who = Entrants(
+        contenders=_contenders(given["methods"]),
+        layers=_layers(given["layers"]),
+        each=given["each"],
+        fused=given["fused"],
+        score=ScoreSettings(score=given["score"]),
+        recipe=Recipe.load(recipe) if recipe else None,
+    )
+    options: dict[str, Any] = {
+        "who": who,
+        "class_index": None if class_name is None else model.class_index(class_name),
+        "settings": _settings(given),
+    }
+    return Task(model, samples, given["out"], options)
+
+
+def _settings(given: dict[str, Any]) -> EvaluationSettings:
+    from ssgcam.evaluation import EvaluationSettings
+
+    return EvaluationSettings(
+        batch_size=given["batch_size"],
+        device=given["device"],
+        seed=given["seed"],
+        examples=given.get("examples", 0),
+        progress=True,
+    )
+
+
+def _contenders(methods: str) -> tuple[Contender, ...]:
+    from ssgcam.core.methods import METHODS
+    from ssgcam.evaluation import Contender
+
+    names = ",".join(METHODS) if methods == "all" else methods
+    return tuple(Contender.parse(name) for name in names.split(",") if name.strip())
+
+
+def _layers(text: str) -> str | list[str]:
+    return "auto" if text == "auto" else [name.strip() for name in text.split(",")]
+
+
+def _reader_options(given: dict[str, Any]) -> dict[str, Any]:
+    options = {name: given[name] for name in ("edges", "split", "first_label")}
+    if given["mask_values"] is not None:
+        options["values"] = dict(_pair(text) for text in given["mask_values"].split(","))
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _pair(text: str) -> tuple[int, int]:
+    stored, _, value = text.partition(":")
+    if not (stored.strip().isdecimal() and value.strip().isdecimal()):
+        raise SsgcamError(f"'{text}' in --mask-values is no pair; give STORED:VALUE, such as 255:1")
+    return int(stored), int(value)
+
+
+def number(text: str, option: str) -> float:
+    """A number of a list in an option, or one sentence."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise SsgcamError(f"'{text}' in {option} is no number; give 0.1,0.2 or the like") from error
+
+
+def command_line(context: typer.Context) -> str:
+    """The command line, from the options that were given."""
+    words = ["ssgcam", "evaluate", str(context.info_name)]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            option = parameter.opts[0] if value else parameter.secondary_opts[0]
+            words.append(option)
+        else:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)

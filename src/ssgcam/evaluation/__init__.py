@@ -1,0 +1,62 @@
+"""The paper's experiments on any network and data set, with intervals and paired differences.
+
+Each evaluation runs the network once for a batch, whatever the number of methods and layers, and
+returns a frozen :class:`Evaluation`; :func:`write_evaluation` writes its tables and pictures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ssgcam.evaluation.contenders import (
+    DEFAULT_CONTENDERS,
+    Competition,
+    Contender,
+    Entrants,
+    Entry,
+)
+from ssgcam.evaluation.items import limited
+from ssgcam.evaluation.localization import evaluate_localization
+from ssgcam.evaluation.perturbation import evaluate_perturbation
+from ssgcam.evaluation.result import Difference, Evaluation, Score
+from ssgcam.evaluation.sanity import evaluate_sanity
+from ssgcam.evaluation.segmentation import evaluate_segmentation
+from ssgcam.evaluation.settings import EvaluationSettings
+
+__all__ = [
+    "DEFAULT_CONTENDERS",
+    "Competition",
+    "Contender",
+    "Difference",
+    "Entrants",
+    "Entry",
+    "Evaluation",
+    "EvaluationSettings",
+    "Score",
+    "evaluate_localization",
+    "evaluate_perturbation",
+    "evaluate_sanity",
+    "evaluate_segmentation",
+    "limited",
+    "write_evaluation",
+]
+
+
+def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
+    """Write ``TASK.json``, ``.csv``, ``_differences.csv``, ``.md`` and pictures.
+
+    Args:
+        evaluation: What was found.
+        out: The folder; made if need be.
+
+    Returns:
+        The files.
+
+    Raises:
+        SsgcamError: If the folder can't be written to.
+    """
+    from ssgcam.evaluation.plots import write_pictures
+
+    out = Path(out)
+    pictures = write_pictures(evaluation, out)
+    return [*evaluation.write_tables(out, pictures), *(out / name for name in pictures)]

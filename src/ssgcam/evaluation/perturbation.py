@@ -1,0 +1,246 @@
+"""What does the network's answer lose when the highlighted pixels go?
+
+The blur test of the paper, insertion and deletion (Petsiuk et al. 2018), Average Drop and Increase
+(Chattopadhyay et al. 2018). All definitions are those of :mod:`ssgcam.metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ssgcam.core.settings import check_choice
+from ssgcam.data import Sample, SampleSet
+from ssgcam.errors import SsgcamError
+from ssgcam.evaluation.board import Board, Metric
+from ssgcam.evaluation.contenders import Entrants, Entry
+from ssgcam.evaluation.items import Item, batches, nothing
+from ssgcam.evaluation.result import Chart, Evaluation, Picture, Series
+from ssgcam.evaluation.settings import EvaluationSettings
+from ssgcam.evaluation.setup import Run, chosen, example
+from ssgcam.metrics import area_under_curve, blur_drops, drop_and_increase, insertion_deletion
+from ssgcam.metrics.regions import fit_maps, pixel_ranks
+from ssgcam.models import LoadedModel
+
+Measure = Literal["blur", "insertion_deletion", "drop_increase"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def evaluate_perturbation(
+    model: LoadedModel,
+    samples: SampleSet,
+    who: Entrants | None = None,
+    *,
+    class_index: int | None = None,
+    measures: Sequence[Measure] = MEASURES,
+    shares: tuple[float, ...] = SHARES,
+    sigma: float = 0.05,
+    steps: int = 28,
+    pass_size: int = 64,
+    settings: EvaluationSettings | None = None,
+) -> Evaluation:
+    """Blur, insert and delete what the maps highlight.
+
+    The class of an image is its label; where it has none (or several), the network's top class, and
+    "accuracy" is then how often the network keeps its answer.
+
+    Args:
+        model: The network.
+        samples: Images, with or without labels.
+        who: Methods, layers and recipe; the gradient methods on automatic layers if None.
+        class_index: Explain this class in every image.
+        measures: Which experiments to run.
+        shares: Shares of the image that are blurred, the same for every method.
+        sigma: The blur's standard deviation, a share of the input's shorter side.
+        steps: Points of the insertion and deletion curves after the first; each step is
+            ``ceil(H * W / steps)`` pixels.
+        pass_size: Perturbed images for each pass of the network.
+        settings: Batch size, seed, ...
+
+    Returns:
+        Scores, paired differences, curves and examples.
+
+    Raises:
+        SsgcamError: If a measure is unknown, there is no image, or a setting is out of range.
+    """
+    settings = settings or EvaluationSettings()
+    for measure in measures:
+        check_choice("measure", measure, Measure)
+    if not measures or steps < 1:
+        raise SsgcamError("name at least one measure, and at least one step")
+    run = Run(model, samples, who or Entrants(), settings)
+    lookup = run.classes_of(class_index)
+    items = [_item(sample, lookup) for sample in samples]
+    if not items:
+        raise SsgcamError(f"'{samples.root}' has no image to perturb")
+    board = run.board(items)
+    height, width = model.preprocessing.size
+    pixels_per_step = -(-height * width // steps)
+    totals: dict[Entry, Tensor] = {}
+    shown, wanted = [], chosen(len(items), settings.examples)
+    steps_at = torch.zeros(0)
+    normalised = partial(_answer, model)
+    correct = 0
+
+    with run.running():
+        for batch in batches(items, model, settings, "perturbation", nothing):
+            inputs = model.preprocessing.normalise(batch.pixels)
+            explained = run.explain(inputs, _classes(run, batch.items, inputs))
+            classes, top = explained.classes[:, 0], explained.logits.argmax(1)
+            correct += int((top == classes).sum())
+            for entry, found in explained.maps.items():
+                maps = found[:, 0]
+                if "blur" in measures:
+                    _, drops = blur_drops(
+                        run.probabilities, batch.pixels, maps, classes, shares=shares,
+                        sigma=sigma, batch_size=pass_size, seed=settings.seed, first=batch.first,
+                    )  # fmt: skip
+                    board.add(entry, "blur", drops)
+                if "insertion_deletion" in measures:
+                    curves, steps_at = insertion_deletion(
+                        normalised, inputs, maps, pixels_per_step=pixels_per_step, classes=top,
+                        sigma=sigma, batch_size=pass_size, seed=settings.seed,
+                    )  # fmt: skip
+                    board.add(entry, "areas", area_under_curve(curves, steps_at))
+                    total = curves.double().sum(0).cpu()
+                    totals[entry] = totals.get(entry, torch.zeros_like(total)) + total
+                if "drop_increase" in measures:
+                    parts = drop_and_increase(normalised, inputs, maps, classes, pass_size)
+                    board.add(entry, "drop", parts)
+            for k in batch.among(wanted):
+                pictures = [
+                    _picture(entry, explained.maps[entry][k, 0], (height, width), settings.seed)
+                    for entry in run.pictured()
+                ]
+                shown.append(example(run, batch.items[k], None, pictures))
+
+    metrics = _metrics(measures, shares)
+    named = sum(len(item.classes) == 1 for item in items)
+    known = f"of {named} images the label, of {len(items) - named} the network's top class"
+    charts = []
+    if "blur" in measures:
+        charts.append(_blur_chart(board, shares, correct / len(items)))
+    if totals:
+        charts += _curve_charts(totals, steps_at, len(items))
+    return Evaluation(
+        task="perturbation",
+        facts=run.facts(
+            images=f"{len(items)}, {board.groups} groups",
+            **{
+                "explained class": known,
+                "accuracy of the intact images": f"{correct / len(items):.3f}",
+                "blurred": f"the top {', '.join(f'{q:.0%}' for q in shares)} of the pixels",
+                "blur": f"Gaussian, sigma {sigma:.1%} of the input's shorter side",
+                "random control": "each image's own highlight moved to a random place",
+                "insertion and deletion": f"{pixels_per_step} pixels a step, {steps} steps",
+            },
+        ),
+        scores=board.scores(metrics),
+        differences=board.differences(metrics, run.ours()),
+        charts=tuple(charts),
+        examples=tuple(shown),
+        notes=tuple(run.notes()),
+    )
+
+
+def _item(sample: Sample, lookup: dict[int, int]) -> Item:
+    single = len(sample.labels) == 1
+    return Item(sample, sample.labels, (lookup[sample.labels[0]],) if single else ())
+
+
+def _classes(run: Run, items: Sequence[Item], inputs: Tensor) -> Tensor | None:
+    """``[N, 1]``: the label, or the network's top class; None where no item has a label."""
+    if not any(item.classes for item in items):
+        return None
+    known = torch.tensor([[item.classes[0] if item.classes else -1] for item in items])
+    known = known.to(inputs.device)
+    if all(item.classes for item in items):
+        return known
+    with torch.no_grad():
+        top = run.model.network(inputs).argmax(1)[:, None]
+    return torch.where(known < 0, top, known)
+
+
+def _answer(model: LoadedModel, inputs: Tensor) -> Tensor:
+    return model.probabilities(model.network(inputs))
+
+
+def _metrics(measures: Sequence[Measure], shares: Sequence[float]) -> list[Metric]:
+    metrics: list[Metric] = []
+    if "blur" in measures:
+        metrics += [
+            Metric("accuracy drop", "blur", lambda m: m[..., 0, 0, :].mean(-1)),
+            Metric("random control", "blur", lambda m: m[..., 1, 0, :].mean(-1), ""),
+            Metric("probability drop", "blur", lambda m: m[..., 0, 1, :].mean(-1)),
+        ]
+        for index, share in enumerate(shares):
+            metrics += [
+                Metric(f"accuracy drop at {share:.0%}", "blur", partial(_drop, 0, index),
+                       shown=False),
+                Metric(f"probability drop at {share:.0%}", "blur", partial(_drop, 1, index),
+                       shown=False),
+            ]  # fmt: skip
+    if "insertion_deletion" in measures:
+        metrics += [
+            Metric("insertion", "areas", lambda m: m[..., 0]),
+            Metric("deletion", "areas", lambda m: m[..., 1], "lower"),
+        ]
+    if "drop_increase" in measures:
+        metrics += [
+            Metric("Average Drop", "drop", lambda m: m[..., 0], "lower"),
+            Metric("Increase", "drop", lambda m: m[..., 1]),
+        ]
+    return metrics
+
+
+def _drop(kind: int, share: int, means: Tensor) -> Tensor:
+    """Of the highlight: accuracy (0) or probability (1)."""
+    return means[..., 0, kind, share]
+
+
+def _blur_chart(board: Board, shares: Sequence[float], intact: float) -> Chart:
+    plots: dict[str, tuple[Series, ...]] = {}
+    x = (0.0, *shares)
+    for layers in dict.fromkeys(entry.layers for entry in board.entries):
+        lines, controls = [], []
+        for entry in board.entries:
+            if entry.layers == layers:
+                drops = board.total(entry, "blur") / len(board.owners)
+                after = (intact - drops[0, 0]).tolist()
+                lines.append(Series(entry.method, x, (intact, *after)))
+                controls.append(intact - drops[1, 0])
+        control = torch.stack(controls).mean(0).tolist()
+        lines.append(Series("moved at random (mean of methods)", x, (intact, *control), True))
+        plots[layers] = tuple(lines)
+    return Chart(
+        "perturbation_blur", "Accuracy against the blurred area", "share of the image blurred",
+        "accuracy", plots,
+    )  # fmt: skip
+
+
+def _curve_charts(totals: dict[Entry, Tensor], steps_at: Tensor, count: int) -> list[Chart]:
+    charts = []
+    for index, name in enumerate(("insertion", "deletion")):
+        plots: dict[str, tuple[Series, ...]] = {}
+        for entry, total in totals.items():
+            line = Series(
+                entry.method, tuple(steps_at.tolist()), tuple((total[index] / count).tolist())
+            )
+            plots[entry.layers] = (*plots.get(entry.layers, ()), line)
+        charts.append(
+            Chart(f"perturbation_{name}", name.capitalize(), "share of the pixels",
+                  "probability of the top class", plots)
+        )  # fmt: skip
+    return charts
+
+
+def _picture(entry: Entry, values: Tensor, size: tuple[int, int], seed: int) -> Picture:
+    """The map with the outline of its top 20 % of pixels."""
+    ranks = pixel_ranks(fit_maps(values[None], *size), seed)[0]
+    top = ranks < 0.2 * size[0] * size[1]
+    return Picture(f"{entry.method}\n{entry.layers}", values.cpu(), (), top.cpu())

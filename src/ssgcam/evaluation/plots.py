@@ -1,0 +1,122 @@
+"""Charts and the panel of examples as pictures."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssgcam.core import maps as pipeline
+from ssgcam.evaluation.result import Chart, Evaluation, Example, Picture
+from ssgcam.files import write_png
+from ssgcam.images import read_image
+from ssgcam.render.heatmap import overlay
+from ssgcam.render.panel import Cell, panel
+
+COLUMNS = 3
+LONGEST = 640  # longer side of a photo in the panel, in pixels
+
+
+def write_pictures(evaluation: Evaluation, out: Path) -> list[str]:
+    """Write every chart and the panel of examples.
+
+    Args:
+        evaluation: What was found.
+        out: The folder.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        SsgcamError: If the folder can't be written to or a photo can't be read again.
+    """
+    names = []
+    for chart in evaluation.charts:
+        write_png(out / f"{chart.name}.png", draw_chart(chart))
+        names.append(f"{chart.name}.png")
+    if evaluation.examples:
+        name = f"{evaluation.task}_examples.png"
+        write_png(out / name, draw_examples(evaluation.examples))
+        names.append(name)
+    return names
+
+
+def draw_chart(chart: Chart) -> Image.Image:
+    """A chart as a picture: one small plot for each choice of layers, one colour for each line."""
+    labels = list(dict.fromkeys(line.label for lines in chart.plots.values() for line in lines))
+    colours = {label: colormaps["tab10"](index % 10) for index, label in enumerate(labels)}
+    columns = min(COLUMNS, len(chart.plots))
+    rows = -(-len(chart.plots) // columns)
+    layout = ConstrainedLayoutEngine()
+    figure = Figure((4.2 * columns + 0.4, 3.1 * rows + 1.1), dpi=110, layout=layout)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    handles: dict[str, Artist] = {}
+    for place, (title, lines) in zip(grid.flat, chart.plots.items(), strict=False):
+        for line in lines:
+            style = "--" if line.dashed else "-"
+            colour = "0.4" if line.dashed else colours[line.label]
+            (drawn,) = place.plot(line.x, line.y, style, color=colour, linewidth=1.4)
+            handles.setdefault(line.label, drawn)
+        place.set_title(title, fontsize=9)
+        place.set_xlabel(chart.x_label, fontsize=8)
+        place.tick_params(labelbottom=True, labelsize=8)
+        place.grid(alpha=0.3)
+    for place in list(grid.flat)[len(chart.plots) :]:
+        place.set_axis_off()
+    figure.suptitle(chart.title, fontsize=11)
+    figure.supylabel(chart.y_label, fontsize=9)
+    figure.legend(
+        handles=list(handles.values()), labels=list(handles), loc="outside lower center",
+        ncols=min(4, len(handles)), fontsize=8,
+    )  # fmt: skip
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Image.open(stream).convert("RGB")
+
+
+def draw_examples(examples: tuple[Example, ...]) -> Image.Image:
+    """Photos with their true boxes or outlines, and beside them the maps with the predicted ones."""
+    rows = [_row(example) for example in examples]
+    return panel(
+        rows, footer="First column: ground truth. Others: map and what is predicted from it."
+    )
+
+
+def _row(example: Example) -> list[Cell | None]:
+    photo = read_image(example.image)
+    full = photo.size
+    photo.thumbnail((LONGEST, LONGEST))
+    scale = photo.width / full[0], photo.height / full[1]
+    boxes = [
+        _scaled((x0, y0, x1 + 1, y1 + 1), (scale[0], scale[1])) for x0, y0, x1, y1 in example.boxes
+    ]
+    mask = None if example.mask is None else _fitted(example.mask.numpy(), photo.size)
+    truth = Cell(photo, example.title, boxes=boxes, mask=mask)
+    return [truth, *(_cell(photo, picture) for picture in example.pictures)]
+
+
+def _cell(photo: Image.Image, picture: Picture) -> Cell:
+    values = pipeline.scale(picture.values[None].float())[0]
+    drawn = overlay(photo, values.nan_to_num(0.0).clamp(0, 1).numpy())
+    boxes = [_scaled(box, photo.size) for box in picture.boxes]
+    mask = None if picture.mask is None else _fitted(picture.mask.numpy(), photo.size)
+    return Cell(drawn, picture.title, boxes=boxes, mask=mask)
+
+
+def _scaled(
+    box: tuple[float, float, float, float], by: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    x0, y0, x1, y1 = box
+    return round(x0 * by[0]), round(y0 * by[1]), round(x1 * by[0]), round(y1 * by[1])
+
+
+def _fitted(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    picture = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(picture) > 0
