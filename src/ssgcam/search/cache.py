@@ -52,7 +52,7 @@ class MapGrid:
 
     forms: tuple[Form, ...] = ("taylor", "gradient")
     sigmas: tuple[float, ...] = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2)
-    exponents: tuple[tuple[float, float], ...] = ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (0.5, 0.5))
+    exponents: tuple[tuple[float, float], ...] = ((1.0, 0.0), (0.3, 0.3), (0.5, 0.5), (1.0, 1.0))
     gammas: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0)
 
     @cached_property
