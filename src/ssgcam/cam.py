@@ -118,8 +118,12 @@ class CAM:
             self.score = score
         elif isinstance(score, str):
             self.score = ScoreSettings(score=score)
-        elif score is not None:
+        elif callable(score):
             self.score_function = score
+        elif score is not None:
+            raise SsgcamError(
+                f"score is {score!r}; give a score's name, a ScoreSettings or a function"
+            )
         self.output = output or (loaded.output if loaded else "softmax")
         check_choice("output", self.output, Literal["softmax", "sigmoid"])
         check_choice("fusion", fusion, Fusion)
@@ -287,6 +291,11 @@ class CAM:
         self, output: Any, classes: Tensor | Sequence[int] | int | None, images: int
     ) -> tuple[Tensor | None, Tensor]:
         if self.score_function is not None:
+            if classes is not None:
+                raise SsgcamError(
+                    "classes were given along with a score function, which alone says what is "
+                    "explained; leave them out"
+                )
             device = next(iter(self.network.parameters()), torch.zeros(1)).device
             return None, torch.zeros(images, dtype=torch.long, device=device)
         logits = logits_of(output).detach()
@@ -298,10 +307,16 @@ class CAM:
             )
         if classes is None:
             return logits, logits.argmax(1)
-        wanted = torch.as_tensor(classes, device=logits.device)
+        try:
+            wanted = torch.as_tensor(classes, device=logits.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SsgcamError(
+                f"classes is {classes!r}; give one index, [N] or [N, K] whole numbers"
+            ) from error
         if wanted.ndim == 0:
             wanted = wanted.expand(images)
-        if wanted.is_floating_point() or wanted.ndim > 2 or wanted.shape[0] != images:
+        whole = not (wanted.is_floating_point() or wanted.dtype == torch.bool)
+        if not whole or wanted.ndim > 2 or wanted.shape[0] != images or not wanted.numel():
             raise SsgcamError(
                 f"classes has shape {list(wanted.shape)} and type {wanted.dtype} for {images} images; "
                 "give [N] or [N, K] whole numbers"
