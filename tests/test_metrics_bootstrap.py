@@ -60,6 +60,16 @@ def test_interval_of_a_pooled_iou_equals_the_loop(matrices, grouped):
     assert (found.n, found.groups, found.samples, found.undefined) == (25, len(set(names)), 300, 0)
 
 
+def test_the_mean_of_groups_of_unequal_size_is_over_items(matrices):
+    items, names = matrices
+    values = items[:, 0, 0].astype(float)
+    found = bootstrap_interval(
+        torch.from_numpy(values), identity, seed=8, groups=names, samples=200
+    )
+    numbers = plain(list(values), names, np.mean, resample_counts(len(set(names)), 200, seed=8))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(numbers, [0.025, 0.975])))
+
+
 def test_paired_difference_uses_the_same_resamples(matrices):
     items, names = matrices
     other = np.roll(items, 1, 0) + 3

@@ -130,6 +130,16 @@ def test_the_control_has_equal_area_and_the_same_shape():
     assert (moved == moved[:1]).all(0).sum() < 600
 
 
+def test_the_control_is_mirrored_half_of_the_time_on_each_axis():
+    grid = torch.arange(9 * 11).view(1, 9, 11).expand(600, 9, 11)
+    moved = moved_ranks(grid, seed=0)
+    rows, columns = moved // 11, moved % 11
+    down = ((rows[:, 1, 0] - rows[:, 0, 0]) % 9 == 1).double()
+    right = ((columns[:, 0, 1] - columns[:, 0, 0]) % 11 == 1).double()
+    for forward in (down, right, (down == right).double()):
+        assert 0.43 < float(forward.mean()) < 0.57
+
+
 def test_an_image_gets_the_same_control_in_any_batch(batch):
     ranks = pixel_ranks(batch[1], seed=0)
     together = moved_ranks(ranks, seed=9)
@@ -149,7 +159,7 @@ def test_blur_drop_equals_one_image_at_a_time(network, batch):
     images, maps = batch
     labels = network(images).argmax(1)
     labels[5:] = (labels[5:] + 1) % 4
-    shares = (0.05, 0.25, 1.0)
+    shares = (0.06, 0.25, 1.0)  # 10.8, 45 and 180 pixels
     metric = BlurDrop(network, shares, sigma=0.2, batch_size=5, seed=3)
     metric.update(images[:4], maps[:4], labels[:4])
     metric.update(images[4:], maps[4:], labels[4:])
