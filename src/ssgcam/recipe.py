@@ -326,8 +326,7 @@ class BoundRecipe:
         maps = pipeline.resize(maps, (int(images.shape[-2]), int(images.shape[-1])))
         if self.recipe.refinement is None:
             return maps
-        by_image = maps.view(len(images), -1, *maps.shape[1:])
-        return pipeline.scale(pamr(images, by_image, self.recipe.refinement).flatten(0, 1))
+        return refined(images, maps, self.recipe.refinement)
 
     def _most_probable(self, images: Tensor) -> Tensor:
         allowed = torch.tensor(self.recipe.classes, device=images.device)
@@ -366,6 +365,12 @@ class BoundRecipe:
             if strict:
                 raise SsgcamError(message + "; load those weights, or bind without strict")
             warnings.warn(message, stacklevel=4)
+
+
+def refined(images: Tensor, maps: Tensor, refinement: Refinement) -> Tensor:
+    """Maps ``[N * K, H, W]`` of ``[N, C, H, W]`` images after PAMR, divided by their maximum again."""
+    by_image = maps.view(len(images), -1, *maps.shape[1:])
+    return pipeline.scale(pamr(images, by_image, refinement).flatten(0, 1))
 
 
 def parameter_hash(network: nn.Module) -> str:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssgcam.core.settings import SSGSettings
-from ssgcam.search.cache import MapGrid
 from ssgcam.search.objective import GENES, MIN_WEIGHT, THRESHOLD_RANGE, Objective, index_of
 
 Array = NDArray[np.float64]
@@ -41,15 +40,16 @@ def planted(objective: Objective, order: Tensor, thresholds: Tensor) -> Array:
             genes[:, 1] = MIN_WEIGHT
             genes[layer] = 1, 1, index
             candidates.append(np.append(genes, [float(thresholds[layer, index]), 0.0]))
-    shared = [None, *sorted({int(entry) for entry in order[:, 0]})]
-    for entry in shared:
+    shared = sorted(set(order[:, 0].tolist()))
+    means = [[0] * layers, *([index_of(row, entry) for row in order] for entry in shared)]
+    for indices in means:
         genes = np.zeros((layers, GENES))
-        indices = [0 if entry is None else index_of(order[layer], entry) for layer in range(layers)]
         genes[:, 0] = genes[:, 1] = 1
         genes[:, 2] = indices
         mean = float(torch.stack([thresholds[k, index] for k, index in enumerate(indices)]).mean())
         candidates += [np.append(genes, [cut, 0.0]) for cut in (mean, min(0.9, 1.5 * mean))]
-    return np.clip(np.stack(candidates), *np.array(objective.bounds).T)
+    low, high = np.array(objective.bounds).T
+    return np.stack(candidates).clip(low, high)
 
 
 def first_generation(
@@ -75,11 +75,3 @@ def first_generation(
     gates = rng.random((count, 1)) * (1.0 if objective.gated else 0.0)
     random = np.concatenate([genes.reshape(count, -1), cuts, gates], 1)
     return np.concatenate([known, random])
-
-
-def entry_names(grid: MapGrid) -> list[str]:
-    """A short name of every grid entry."""
-    return [
-        f"{s.form} sigma {s.sigma:g} a {s.first_exponent:g} b {s.second_exponent:g} gamma {gamma:g}"
-        for s, gamma in grid.entries
-    ]

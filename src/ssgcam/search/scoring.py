@@ -7,7 +7,7 @@ around all predicted pixels, of that around all true ones, and of what both shar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +43,9 @@ class Counts:
         return Counts(self.hit * keep, self.predicted * keep, self.true, self.valid)
 
     def images(self, rows: Tensor) -> Counts:
-        """Of some images only."""
-        return Counts(
-            self.hit[..., rows], self.predicted[..., rows], self.true[rows], self.valid[rows]
-        )
+        """Of some images only, as float64."""
+        hit, predicted = self.hit[..., rows].double(), self.predicted[..., rows].double()
+        return Counts(hit, predicted, self.true[rows].double(), self.valid[rows].double())
 
     @property
     def confusions(self) -> Tensor:
@@ -112,13 +111,28 @@ class Sweep:
     counts: Counts
     probabilities: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[Sweep]) -> Sweep:
+        """The sweeps of several batches as one."""
+        counts = [part.counts for part in parts]
+        return cls(
+            parts[0].thresholds,
+            Counts(
+                torch.cat([each.hit for each in counts], -1),
+                torch.cat([each.predicted for each in counts], -1),
+                torch.cat([each.true for each in counts]),
+                torch.cat([each.valid for each in counts]),
+            ),
+            torch.cat([part.probabilities for part in parts]),
+        )
+
     def at(self, threshold: float, gate: float, rows: Tensor | None = None) -> Counts:
         """Counts ``[N]`` at a threshold of the list, gated."""
         index = int((self.thresholds - threshold).abs().argmin())
-        counts = self.counts
-        chosen = Counts(counts.hit[index], counts.predicted[index], counts.true, counts.valid)
-        gated = chosen.gated(self.probabilities >= gate)
-        return gated if rows is None else gated.images(rows)
+        rows = torch.arange(len(self.probabilities)) if rows is None else rows
+        every = self.counts
+        chosen = Counts(every.hit[index], every.predicted[index], every.true, every.valid)
+        return chosen.images(rows).gated(self.probabilities[rows] >= gate)
 
 
 def sweep(maps: Tensor, masks: Tensor, probabilities: Tensor, kind: Fitness) -> Sweep:
@@ -148,7 +162,7 @@ def sweep(maps: Tensor, masks: Tensor, probabilities: Tensor, kind: Fitness) -> 
     )
     return Sweep(
         thresholds,
-        Counts(hit.T.double(), predicted.T.double(), inside.sum(1).double(), valid.sum(1).double()),
+        Counts(hit.T.int(), predicted.T.int(), inside.sum(1).double(), valid.sum(1).double()),
         probabilities,
     )
 

@@ -1,0 +1,88 @@
+"""The settings of a search, shared by the API, the command and the recipe's origin."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import get_args
+
+from ssgcam.augment import Augmentation
+from ssgcam.core.refine import Refinement
+from ssgcam.core.settings import ScoreSettings, check_choice, check_range
+from ssgcam.errors import SsgcamError
+from ssgcam.search.cache import MapGrid, Storage
+from ssgcam.search.scoring import Fitness
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a recipe is searched.
+
+    Attributes:
+        generations: Of the evolution, after the first.
+        population: Candidates in a generation; more if more are planted.
+        seed: Of everything random.
+        fitness: What is maximised; see ``search.scoring.fitness``.
+        penalty: Taken off the fitness for each layer in use, 0 to 0.1.
+        grid: The settings of a layer that are tried.
+        size: Working height and width of the search and of the recipe.
+        score: What is differentiated.
+        augmentations: Views that are compared after the evolution, the cheapest first.
+        refinement: PAMR, which is compared as well; None leaves it out.
+        margin: An augmentation or a refinement is taken only for a fitness this much higher.
+        gate: A fixed class gate; None: from the calibration images that show no object, else 0.
+        folds: Of the cross-validation; below 2: none.
+        storage: Type of the cached maps.
+        memory: Bytes of cached maps that may be held in memory; more go to a file.
+        batch_size: Images for each pass of the network.
+    """
+
+    generations: int = 60
+    population: int = 160
+    seed: int = 0
+    fitness: Fitness = "pooled"
+    penalty: float = 0.001
+    grid: MapGrid = field(default_factory=MapGrid)
+    size: tuple[int, int] = (56, 56)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    augmentations: tuple[Augmentation, ...] = (
+        Augmentation(),
+        Augmentation("horizontal"),
+        Augmentation("horizontal", (1.0, 1.5, 2.0)),
+    )
+    refinement: Refinement | None = field(default_factory=Refinement)
+    margin: float = 0.003
+    gate: float | None = None
+    folds: int = 5
+    storage: Storage = "uint8"
+    memory: int = 2**30
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_choice("fitness", self.fitness, Fitness)
+        check_choice("storage", self.storage, Storage)
+        check_range("generations", self.generations, 1, 100000)
+        check_range("population", self.population, 5, 100000)
+        check_range("seed", self.seed, 0, 2**32 - 1)
+        check_range("penalty", self.penalty, 0, 0.1)
+        check_range("margin", self.margin, 0, 1)
+        check_range("folds", self.folds, 0, 1000)
+        check_range("batch_size", self.batch_size, 1, 100000)
+        if self.gate is not None:
+            check_range("gate", self.gate, 0, 1)
+        if min(self.size) < 2:
+            raise SsgcamError(f"size is {list(self.size)}; the working size is at least 2x2 cells")
+        if not self.augmentations:
+            raise SsgcamError(
+                "augmentations is empty; give at least Augmentation(), the plain view"
+            )
+
+    def as_text(self) -> dict[str, str]:
+        """Every setting that changes the result, as JSON text."""
+        without = ("memory", "batch_size")
+        values = asdict(self)
+        return {key: json.dumps(values[key]) for key in values if key not in without}
+
+
+FITNESS_NAMES = get_args(Fitness)

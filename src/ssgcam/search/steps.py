@@ -1,0 +1,219 @@
+"""One search from cached maps to a recipe: evolve, decode, and cut where the real masks say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssgcam.augment import Augmentation
+from ssgcam.core.refine import Refinement
+from ssgcam.models import LoadedModel
+from ssgcam.recipe import Fingerprint, Origin, Recipe, RecipeLayer, parameter_hash
+from ssgcam.search.baselines import Mapped
+from ssgcam.search.cache import MapCache
+from ssgcam.search.calibration import Examples
+from ssgcam.search.evolution import Evolved, evolve
+from ssgcam.search.objective import GENES, Objective, ranked_entries
+from ssgcam.search.planting import first_generation
+from ssgcam.search.scoring import Sweep, choose_cut
+from ssgcam.search.settings import SearchSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A recipe as the evolution left it, with what is known about it.
+
+    Attributes:
+        recipe: Without augmentation or refinement; threshold and gate of the evolution.
+        best_layer: The best layer alone, with the settings that are best for it, likewise.
+        evolved: The evolution.
+    """
+
+    recipe: Recipe
+    best_layer: Recipe
+    evolved: Evolved
+
+
+def draft(
+    model: nn.Module | LoadedModel,
+    cache: MapCache,
+    examples: Examples,
+    settings: SearchSettings,
+    *,
+    rows: list[int] | None = None,
+    journal: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    title: str = "search",
+) -> Draft:
+    """Search a recipe on some of the cached images.
+
+    Args:
+        model: The network, for the recipe's fingerprint.
+        cache: Maps of the examples.
+        examples: All of them.
+        settings: Of the search.
+        rows: The images to search on; None is all.
+        journal: See :func:`evolve`.
+        resume: As well.
+        progress: As well.
+        title: As well.
+
+    Returns:
+        The recipe and how it was found.
+    """
+    used = list(range(len(examples))) if rows is None else rows
+    gated = settings.gate is None and bool(examples.negatives[used].any())
+    plain = Objective(
+        cache, examples, settings.fitness, settings.penalty, rows=tuple(used), gated=gated
+    )
+    order, thresholds = ranked_entries(plain)
+    objective = replace(plain, order=order)
+    evolved = evolve(
+        objective,
+        objective.bounds,
+        objective.integral,
+        first_generation(objective, order, thresholds, settings.population, settings.seed),
+        generations=settings.generations,
+        seed=settings.seed,
+        journal=journal,
+        resume=resume,
+        progress=progress,
+        title=title,
+    )
+    candidate = objective.decode(evolved.genes[:, None])
+    network = _fingerprint(model, examples)
+
+    def recipe(weights: Tensor, entries: Tensor, threshold: float, gate: float) -> Recipe:
+        total = float(weights.sum())
+        layers = []
+        for layer in weights.nonzero()[:, 0].tolist():
+            ssg, gamma = cache.grid.entries[int(entries[layer])]
+            share = float(weights[layer]) / total
+            layers.append(RecipeLayer(cache.layers[layer], share, ssg, gamma, cache.shapes[layer]))
+        return Recipe(
+            layers=tuple(layers),
+            threshold=threshold,
+            gate=gate if settings.gate is None else settings.gate,
+            network=network,
+            size=cache.size,
+            classes=examples.targets,
+            score=settings.score,
+        )
+
+    alone, cuts = torch.eye(len(cache.layers), dtype=torch.float64), thresholds[:, 0]
+    singles = np.stack(
+        [
+            np.append(
+                np.stack([mask, np.ones(len(mask)), np.zeros(len(mask))], 1), [float(cut), 0.0]
+            )
+            for mask, cut in zip(alone.numpy(), cuts, strict=True)
+        ],
+        1,
+    )
+    assert singles.shape[0] == GENES * len(cache.layers) + 2
+    best = int(objective(singles).argmin())
+    return Draft(
+        recipe(
+            candidate.weights[0],
+            candidate.entries[0],
+            float(candidate.thresholds[0]),
+            float(candidate.gates[0]),
+        ),
+        recipe(alone[best], order[:, 0], float(cuts[best]), 0.0),
+        evolved,
+    )
+
+
+def cut(
+    recipe: Recipe, swept: Sweep, settings: SearchSettings, rows: Tensor | None = None
+) -> Recipe:
+    """The recipe with the threshold and gate that are best on these images."""
+    threshold, gate, _ = choose_cut(swept, settings.fitness, rows, settings.gate)
+    return replace(recipe, threshold=threshold, gate=gate)
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A recipe with or without views and refinement, on the images it was calibrated on.
+
+    Attributes:
+        recipe: With its own threshold and gate.
+        swept: Its counts.
+        score: Its fitness there.
+    """
+
+    recipe: Recipe
+    swept: Sweep
+    score: float
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return variant_name(self.recipe.augmentation, self.recipe.refinement)
+
+
+def variants(
+    recipe: Recipe, model: nn.Module | LoadedModel, examples: Examples, settings: SearchSettings
+) -> list[Variant]:
+    """A recipe with every augmentation, each with and without refinement, at the images' resolution."""
+    found = []
+    for augmentation in settings.augmentations:
+        plain = replace(recipe, augmentation=augmentation)
+        mapped = Mapped.of(plain.bind(model), examples, settings.batch_size)
+        versions = [(plain, mapped)]
+        if settings.refinement is not None:
+            finer = replace(plain, refinement=settings.refinement)
+            versions.append((finer, mapped.refined(examples, settings.refinement)))
+        for version_, maps in versions:
+            swept = maps.sweep(examples, settings.fitness)
+            threshold, gate, score = choose_cut(swept, settings.fitness, gate=settings.gate)
+            finished = replace(version_, threshold=threshold, gate=gate)
+            found.append(Variant(finished, swept, score))
+    return found
+
+
+def choose_variant(found: list[Variant], margin: float) -> Variant:
+    """The first of the cheapest that no other beats by more than the margin."""
+    best = max(each.score for each in found)
+    return next(each for each in found if each.score >= best - margin)
+
+
+def variant_name(augmentation: Augmentation, refinement: Refinement | None) -> str:
+    """Such as ``"flips horizontal, scales 1 1.5, PAMR"`` or ``"plain"``."""
+    parts = []
+    if augmentation.flips != "none":
+        parts.append(f"flips {augmentation.flips}")
+    if augmentation.scales != (1.0,):
+        parts.append("scales " + " ".join(f"{scale:g}" for scale in augmentation.scales))
+    if refinement is not None:
+        parts.append("PAMR")
+    return ", ".join(parts) or "plain"
+
+
+def origin(examples: Examples, settings: SearchSettings, evolved: Evolved, score: float) -> Origin:
+    """Where the recipe comes from, for the recipe."""
+    packages = ("ssgcam", "torch", "scipy", "numpy")
+    return Origin(
+        data=examples.digest,
+        images=len(examples),
+        negatives=int(examples.negatives.sum()),
+        groups=len(set(examples.groups)),
+        seed=settings.seed,
+        settings={**settings.as_text(), "evaluations": str(evolved.evaluations)},
+        versions={name: version(name) for name in packages},
+        scores={"search": 1 - evolved.cost, "calibration": score},
+    )
+
+
+def _fingerprint(model: nn.Module | LoadedModel, examples: Examples) -> Fingerprint:
+    if isinstance(model, LoadedModel):
+        name, network, output = model.name, model.network, model.output
+    else:
+        name, network, output = type(model).__name__, model, "softmax"
+    return Fingerprint(Path(name).name, examples.size, parameter_hash(network), output)
