@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssgcam.cam import CAM
 from ssgcam.core.methods import METHODS
-from ssgcam.demo.mass import Mass, share_inside
+from ssgcam.demo.measure import Measured, mass_inside, precision_inside
 from ssgcam.demo.objects import Outlined
 from ssgcam.models import LoadedModel
 
@@ -24,13 +24,11 @@ class Drawn:
 
     Attributes:
         values: ``[H, W]`` in [0, 1], as it is drawn.
-        mass: Its measurement.
-        plain: The measurement with gamma 1, where the map is drawn with another.
+        measured: How well it agrees with the outline.
     """
 
     values: NDArray[np.float32]
-    mass: Mass
-    plain: Mass | None
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,6 @@ class Explained:
     probability: float
     maps: dict[tuple[str, str], Drawn]
 
-    def masses(self) -> list[Mass]:
-        """All measurements, in the order of the maps."""
-        return [m for d in self.maps.values() for m in (d.mass, d.plain) if m is not None]
-
 
 def two_layers(model: LoadedModel, thing: Outlined) -> tuple[str, str]:
     """A deep layer, the last of the default ones, and a shallow one, the second."""
@@ -69,16 +63,12 @@ def explain_object(model: LoadedModel, thing: Outlined, layers: Sequence[str]) -
     probabilities: Tensor | None = None
     for layer in layers:
         for method in DRAWN:
-            cam, plain_cam = CAM(model, [layer], method), CAM(model, [layer], method, gamma=1.0)
-            result = cam(images, thing.index)
+            result = CAM(model, [layer], method)(images, thing.index)
             probabilities = result.probabilities
-            title = METHODS[method].title
             values = result.maps[0].cpu().numpy()
-            mass, plain = _mass(thing, values, title, layer), None
-            if cam.gamma != plain_cam.gamma:  # with the gamma of the others, for a fair comparison
-                same = plain_cam.fuse(result.layer_maps, model.preprocessing.size)[0].cpu().numpy()
-                plain = _mass(thing, same, f"{title}, gamma 1", layer)
-            maps[layer, method] = Drawn(values, mass, plain)
+            maps[layer, method] = Drawn(
+                values, measure(thing, values, METHODS[method].title, layer)
+            )
     assert probabilities is not None  # there is a layer and a method
     top = probabilities[0].topk(5)
     guesses = zip(top.indices.tolist(), top.values.tolist(), strict=True)
@@ -91,6 +81,15 @@ def explain_object(model: LoadedModel, thing: Outlined, layers: Sequence[str]) -
     )
 
 
-def _mass(thing: Outlined, values: NDArray[np.float32], method: str, layer: str) -> Mass:
-    share, area = share_inside(values, thing.inside), float(thing.inside.mean())
-    return Mass(thing.photo, thing.name, thing.index, method, layer, share, area)
+def measure(thing: Outlined, values: NDArray[np.float32], method: str, layer: str) -> Measured:
+    """How well a map ``[H, W]`` agrees with an outline."""
+    return Measured(
+        photo=thing.photo,
+        object=thing.name,
+        index=thing.index,
+        method=method,
+        layer=layer,
+        mass=mass_inside(values, thing.inside),
+        precision=precision_inside(values, thing.inside),
+        area=float(thing.inside.mean()),
+    )

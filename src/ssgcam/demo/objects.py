@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ssgcam.errors import require
 from ssgcam.images import read_image
 
 Polygon = tuple[tuple[float, float], ...]
-FINER = 4  # an outline is filled on a grid this much finer than the pixels
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,17 @@ class Outlined:
         return read_image(Path(require("skimage", "demo").data_dir) / self.photo)
 
     @cached_property
-    def inside(self) -> NDArray[np.float32]:
-        """``[H, W]``: the share of each pixel of the photo that lies in the outline, in [0, 1]."""
-        width, height = self.image.size
-        fine = Image.new("L", (width * FINER, height * FINER))
+    def inside(self) -> NDArray[np.bool_]:
+        """``[H, W]``: whether the centre of each pixel of the photo lies inside the outline."""
+        draw = require("skimage.draw", "demo")
+        shape = (self.image.height, self.image.width)
+        inside = np.zeros(shape, bool)
         for polygon in self.polygons:
-            corners = [(x * FINER - 0.5, y * FINER - 0.5) for x, y in polygon]
-            ImageDraw.Draw(fine).polygon(corners, fill=255)
-        cells = np.asarray(fine, np.float32).reshape(height, FINER, width, FINER)
-        shares: NDArray[np.float32] = cells.mean((1, 3)) / 255
-        return shares
+            rows_and_columns = (
+                np.array(polygon)[:, ::-1] - 0.5
+            )  # a pixel's centre is a whole number
+            inside |= draw.polygon2mask(shape, rows_and_columns)
+        return inside
 
 
 def outlined_objects() -> list[Outlined]:

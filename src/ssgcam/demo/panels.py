@@ -11,6 +11,9 @@ from ssgcam.core.methods import METHODS
 from ssgcam.demo.explained import DRAWN, Explained
 from ssgcam.render import Cell, overlay, panel
 
+MEASURES = (
+    "Mass: share of the map's sum inside the outline. Precision: average precision of the pixels."
+)
 NETWORK = f"EfficientNet-Lite0 with ImageNet weights; ssgcam {__version__}."
 
 
@@ -27,8 +30,8 @@ def photo_panel(explained: Explained, layers: Sequence[str]) -> Image.Image:
         title=f"{thing.photo}: what speaks for '{explained.class_name}' "
         f"({explained.probability:.1%})",
         row_titles=[f"deep layer\n{layers[0]}", f"shallow layer\n{layers[1]}"],
-        footer=f"{thing.note} Per cent: share of the map's mass inside the outline, which covers "
-        f"{thing.inside.mean():.1%} of the photo. {NETWORK}",
+        footer=f"{thing.note} {MEASURES} The outline covers {thing.inside.mean():.1%} of the photo. "
+        f"{NETWORK}",
     )
 
 
@@ -41,7 +44,7 @@ def classes_panel(classes: Sequence[Explained], layer: str) -> Image.Image:
         ],
         title=f"{classes[0].thing.photo}: two classes of one photo, layer {layer}",
         row_titles=[f"{entry.class_name}\n{entry.probability:.1%}" for entry in classes],
-        footer=f"Per cent: share of the map's mass inside the outline. {NETWORK}",
+        footer=f"{MEASURES} {NETWORK}",
     )
 
 
@@ -52,7 +55,5 @@ def _outline(explained: Explained) -> Cell:
 
 def _map(explained: Explained, layer: str, method: str) -> Cell:
     drawn = explained.maps[layer, method]
-    caption = f"{drawn.mass.share:.0%} inside"
-    if drawn.plain is not None:
-        caption += f" (gamma 1: {drawn.plain.share:.0%})"
+    caption = f"mass {drawn.measured.mass:.0%}, precision {drawn.measured.precision:.2f}"
     return Cell(overlay(explained.thing.image, drawn.values), METHODS[method].title, caption)

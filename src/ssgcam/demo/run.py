@@ -8,8 +8,10 @@ from itertools import groupby
 from pathlib import Path
 
 from ssgcam import __version__
+from ssgcam.cam import DEFAULT_GAMMA
+from ssgcam.core.settings import SSGSettings
 from ssgcam.demo.explained import explain_object, two_layers
-from ssgcam.demo.mass import markdown
+from ssgcam.demo.measure import markdown
 from ssgcam.demo.objects import Outlined, outlined_objects
 from ssgcam.demo.panels import classes_panel, photo_panel
 from ssgcam.files import write_json, write_png, write_text
@@ -21,7 +23,7 @@ NETWORK = "efficientnet_lite0"
 def run_demo(
     out: Path, objects: Sequence[Outlined] | None = None, say: Callable[[str], None] = print
 ) -> list[Path]:
-    """Write the demo's panels and its table of masses.
+    """Write the demo's panels and its tables.
 
     Args:
         out: The folder to write to.
@@ -38,7 +40,7 @@ def run_demo(
     objects = outlined_objects() if objects is None else objects
     layers = two_layers(model, objects[0])
     pictures: list[Path] = []
-    masses = []
+    measured = []
     for photo, things in groupby(objects, key=lambda thing: thing.photo):
         explained = [explain_object(model, thing, layers) for thing in things]
         stem = Path(photo).stem
@@ -48,16 +50,21 @@ def run_demo(
         for name, picture in panels.items():
             write_png(out / name, picture)
             pictures.append(out / name)
-        masses += [mass for entry in explained for mass in entry.masses()]
+        measured += [drawn.measured for entry in explained for drawn in entry.maps.values()]
         say(f"{photo}: {', '.join(panels)}")
-    table = markdown(masses)
+    tables = (
+        "The share of each map's mass that lies on the object:\n\n"
+        f"{markdown(measured, 'mass')}\n"
+        "The average precision of its pixels, which does not depend on how peaked a map is:\n\n"
+        f"{markdown(measured, 'precision')}"
+    )
     report = {
         "ssgcam": __version__,
         "network": NETWORK,
-        "measure": "share of the map's sum that lies inside an outline drawn by hand",
-        "masses": [asdict(mass) for mass in masses],
+        "ssg_cam": {**asdict(SSGSettings()), "gamma": DEFAULT_GAMMA},
+        "measured": [asdict(entry) for entry in measured],
     }
     write_json(out / "mass.json", report)
-    write_text(out / "mass.md", table)
-    say(f"\nThe share of each map's mass that lies on the object:\n\n{table}")
+    write_text(out / "mass.md", tables)
+    say(f"\n{tables}")
     return [*pictures, out / "mass.json", out / "mass.md"]
