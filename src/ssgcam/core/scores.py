@@ -270,10 +270,10 @@ def _hutchinson(
     signals: dict[str, tuple[Tensor, Tensor | None]] = {}
     for name, g in first.items():
         activation = captured.activations[name]
-        generator = torch.Generator().manual_seed(settings.seed)
+        generator = torch.Generator("cpu").manual_seed(settings.seed)
         curved = torch.zeros_like(wide(activation))
         for _ in range(settings.probes):
-            bits = torch.randint(0, 2, activation.shape[1:], generator=generator)
+            bits = torch.randint(0, 2, activation.shape[1:], generator=generator, device="cpu")
             probe = (2 * bits - 1).to(activation).expand_as(activation)
             curved += probe * _product(g, activation, probe)
         curved /= settings.probes

@@ -27,7 +27,7 @@ def gaussian_matrix(
         ``[cells, cells]``. The tensor is shared between calls: don't write to it.
     """
     with torch.inference_mode(False):
-        places = torch.arange(cells, dtype=torch.float64)
+        places = torch.arange(cells, dtype=torch.float64, device="cpu")
         weights = torch.exp(-0.5 * ((places[:, None] - places[None, :]) / sigma) ** 2)
         weights = weights / weights.sum(1, keepdim=True)
         return weights.to(device=device, dtype=dtype)
