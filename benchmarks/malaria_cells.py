@@ -1,0 +1,193 @@
+"""Malaria, infected cells: what a recipe searched on 40 windows finds on fields it never saw.
+
+For each network and fold (``train_malaria.py`` trained it on image-level labels alone): differential
+evolution on 40 infected windows of the fold's calibration fields, then every contender on the infected
+windows of its test fields, thresholds from the calibration windows. The folds are pooled: each infected
+cell is tested once. Foreground IoU against the ellipse in each box; intervals resample fields.
+
+    python benchmarks/malaria_cells.py --data DATA --weights runs --networks resnet34 --folds 0,1,2
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from malaria_windows import Window, WindowSet
+from ssgcam import load_model
+from ssgcam.files import write_with
+from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
+from ssgcam.search import Calibration, search_recipe
+from ssgcam.search.scoring import statistic
+from ssgcam.search.steps import variant_name
+from study import DOCS, Row, command, row, table, write_study
+
+WINDOWS = 40
+FINAL = "Recipe (searched, final)"
+
+
+def examples(windows: WindowSet, chosen: Sequence[Window], size: int) -> Calibration:
+    """Windows with the ellipses of their infected cells; undecided cells are ignored."""
+    masks = np.stack(
+        [
+            np.where(windows.mask(w, size), 1, np.where(windows.difficult(w, size), 255, 0))
+            for w in chosen
+        ]
+    ).astype(np.uint8)
+    photos = [windows.image(window).resize((size, size)) for window in chosen]
+    names = [f"{window.field} {window.box}" for window in chosen]
+    return Calibration(photos, masks, 1, [window.field for window in chosen], names)
+
+
+def spread(chosen: Sequence[Window], count: int, seed: int) -> list[Window]:
+    """At most ``count`` windows, drawn evenly over the fields."""
+    order = np.random.default_rng(seed).permutation(len(chosen))
+    seen: dict[str, int] = {}
+    ranked = []
+    for index in order:
+        window = chosen[index]
+        seen[window.field] = seen.get(window.field, 0) + 1
+        ranked.append((seen[window.field], len(ranked), window))
+    return [window for _, _, window in sorted(ranked, key=lambda item: item[:2])[:count]]
+
+
+def run_fold(
+    windows: WindowSet, file: Path, fold: int, seed: int, generations: int, cache: Path
+) -> dict[str, Any]:
+    """Search on the calibration windows, score everything on the test windows."""
+    model = load_model(str(file))
+    size = model.preprocessing.size[0]
+    calibration = spread(windows.fixed(fold, "calibration", healthy=0), WINDOWS, windows.seed)
+    tested = windows.fixed(fold, "test", healthy=0)
+    found = search_recipe(
+        model,
+        examples(windows, calibration, size),
+        held_out=examples(windows, tested, size),
+        generations=generations,
+        seed=seed,
+        folds=0,
+        cache=cache,
+        progress=True,
+    )
+    rows = found.report.table.rows
+    parts = found.report.table.parts
+    kept = {r.name: parts[r.name, "held_out"] for r in rows}
+    final = f"Recipe, {variant_name(found.recipe.augmentation, found.recipe.refinement)}"
+    kept[FINAL] = kept[final]
+    return {
+        "parts": kept,
+        "kinds": {r.name: r.kind for r in rows} | {FINAL: "recipe"},
+        "calibration": {r.name: r.calibration for r in rows},
+        "fields": [window.field for window in tested],
+        "final": final,
+        "layers": [layer.name for layer in found.recipe.layers],
+        "warnings": list(found.report.warnings),
+    }
+
+
+def pooled(folds: Sequence[dict[str, Any]], name: str) -> Tensor:
+    """A contender's parts on the test windows of all folds."""
+    return torch.cat([fold["parts"][name] for fold in folds])
+
+
+def study(
+    network: str, folds: Sequence[dict[str, Any]], seed: int
+) -> tuple[list[Row], str, dict[str, Interval]]:
+    """The table of one network."""
+    _, number = statistic("pooled")
+    fields = [field for fold in folds for field in fold["fields"]]
+    names = [n for n in folds[0]["parts"] if all(n in fold["parts"] for fold in folds)]
+    kinds = folds[0]["kinds"]
+    found = {
+        n: bootstrap_interval(pooled(folds, n), number, seed=seed, groups=fields) for n in names
+    }
+    order = sorted(names, key=lambda n: -found[n].value)
+    lines = [
+        [n, kinds[n], f"{found[n].value:.3f} [{found[n].low:.3f}, {found[n].high:.3f}]"]
+        for n in order
+    ]
+    rows = [row("malaria_cells", network, n, "", "IoU, ellipse", found[n], seed) for n in order]
+    rivals = {
+        "the best single layer of another method": next(n for n in order if kinds[n] == "single"),
+        "the best single SSG-CAM layer": next(n for n in order if kinds[n] == "ssg"),
+        "the best naive mean of all layers": next(n for n in order if kinds[n] == "mean"),
+    }
+    gaps = []
+    for what, name in rivals.items():
+        gap = paired_difference(
+            pooled(folds, FINAL), pooled(folds, name), number, seed=seed, groups=fields
+        )
+        gaps.append([f"{what} ({name})", f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"])
+        rows.append(
+            row("malaria_cells", network, f"{FINAL} - {name}", "", "IoU difference", gap, seed)
+        )
+    n, groups = found[FINAL].n, found[FINAL].groups
+    used = "; ".join(
+        f"fold {k}: {', '.join(f['layers'])} ({f['final']})" for k, f in enumerate(folds)
+    )
+    text = [
+        f"## {network}: {n} test windows of {groups} fields, {len(folds)} fold(s)",
+        table(["contender", "kind", "IoU [95 %]"], lines),
+        "The recipe less its rivals, paired, fields resampled:",
+        table(["rival", "difference"], gaps),
+        f"Layers of the recipes: {used}.",
+    ]
+    return rows, "\n\n".join(text), found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
+    parser.add_argument("--networks", default="resnet34")
+    parser.add_argument("--folds", default="0,1,2")
+    parser.add_argument("--seeds", default="0", help="of the search, on fold 0 but for the first")
+    parser.add_argument("--generations", type=int, default=60)
+    parser.add_argument("--quick", action="store_true", help="3 generations, for a smoke test")
+    parser.add_argument("--work", type=Path, default=Path("runs/cells"), help="checkpoints")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    options = parser.parse_args()
+    windows = WindowSet.read(options.data / "malaria_iml")
+    generations = 3 if options.quick else options.generations
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    all_rows: list[Row] = []
+    text = ["# Malaria, infected cells", f"`{command()}`", *(__doc__ or "").split("\n\n")[1:2]]
+    for network in options.networks.split(","):
+        results: dict[tuple[int, int], dict[str, Any]] = {}
+        wanted = [(int(fold), seeds[0]) for fold in options.folds.split(",")]
+        wanted += [(wanted[0][0], seed) for seed in seeds[1:]]
+        for fold, seed in wanted:
+            kept = options.work / f"{network}_fold{fold}_seed{seed}_{generations}.pt"
+            if not kept.exists():
+                file = options.weights / f"malaria_{network}_fold{fold}.pth"
+                content = run_fold(windows, file, fold, seed, generations, options.work / "cache")
+                write_with(kept, lambda path, content=content: torch.save(content, path))
+            results[fold, seed] = torch.load(kept, weights_only=True)
+        folds = [results[fold, seeds[0]] for fold in map(int, options.folds.split(","))]
+        rows, section, _ = study(network, folds, seeds[0])
+        all_rows += rows
+        text.append(section)
+        if len(seeds) > 1:
+            _, number = statistic("pooled")
+            first = wanted[0][0]
+            values = [
+                float(number(results[first, s]["parts"][FINAL].double().mean(0)[None])[0])
+                for s in seeds
+            ]
+            text.append(
+                f"Seeds {options.seeds} of the search on fold {first}: IoU "
+                f"{', '.join(f'{v:.3f}' for v in values)}; highest less lowest "
+                f"{max(values) - min(values):.3f}."
+            )
+    write_study("malaria_cells", all_rows, "\n\n".join(text), options.out)
+    print("\n\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
