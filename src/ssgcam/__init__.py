@@ -1,46 +1,46 @@
 """SSG-CAM: second-order class activation maps, searched layer fusion, masks from image labels."""
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ssgcam.cam import CAM, SSGCAM, Result
+from ssgcam.core.settings import ScoreSettings, SSGSettings
+from ssgcam.errors import SsgcamError
+from ssgcam.models import LoadedModel, Preprocessing, load_model, save_model
+from ssgcam.recipe import Recipe
+
 if TYPE_CHECKING:
-    from ssgcam.cam import CAM, SSGCAM, Result
-    from ssgcam.core.settings import ScoreSettings, SSGSettings
-    from ssgcam.errors import SsgcamError
-    from ssgcam.models import LoadedModel, load_model, save_model
-    from ssgcam.preprocessing import Preprocessing
+    from ssgcam.search import Calibration, search_recipe
+    from ssgcam.segment import segment_images
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CAM",
     "SSGCAM",
+    "Calibration",
     "LoadedModel",
     "Preprocessing",
+    "Recipe",
     "Result",
     "SSGSettings",
     "ScoreSettings",
     "SsgcamError",
     "load_model",
     "save_model",
+    "search_recipe",
+    "segment_images",
 ]
 
-_HOMES = {
-    "CAM": "cam",
-    "SSGCAM": "cam",
-    "LoadedModel": "models",
-    "Preprocessing": "preprocessing",
-    "Result": "cam",
-    "SSGSettings": "core.settings",
-    "ScoreSettings": "core.settings",
-    "SsgcamError": "errors",
-    "load_model": "models",
-    "save_model": "models",
+#: Imported when first asked for: these bring plotting along.
+_ON_DEMAND = {
+    "Calibration": "ssgcam.search",
+    "search_recipe": "ssgcam.search",
+    "segment_images": "ssgcam.segment",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: PyTorch takes seconds, and ``ssgcam --help`` needs none of it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ssgcam' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"ssgcam.{_HOMES[name]}"), name)
+    if name in _ON_DEMAND:
+        return getattr(import_module(_ON_DEMAND[name]), name)
+    raise AttributeError(f"module 'ssgcam' has no attribute '{name}'")
