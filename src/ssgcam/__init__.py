@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from ssgcam.cam import CAM, SSGCAM, Result
 from ssgcam.core.settings import ScoreSettings, SSGSettings
 from ssgcam.errors import SsgcamError
-from ssgcam.models import LoadedModel, Preprocessing, load_model, save_model
+from ssgcam.models import LoadedModel, load_model, save_model
+from ssgcam.preprocessing import Preprocessing
 from ssgcam.recipe import Recipe
 
 if TYPE_CHECKING:
