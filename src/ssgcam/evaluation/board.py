@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan, nan
 from typing import Literal
 
 import torch
@@ -113,7 +114,7 @@ class Board:
         return found
 
     def scores(self, metrics: Sequence[Metric]) -> tuple[Score, ...]:
-        """Every metric of every line, with its interval."""
+        """Every metric of every line, with its interval; NaN where it is not defined."""
         return tuple(
             self._score(line, metric, self._interval(members, metric))
             for line, members in self.lines().items()
@@ -143,18 +144,24 @@ class Board:
             for line in lines
             if line.method == RECIPE
         ]
-        return tuple(
+        found = (
             self._difference(line, rivals, metric)
             for line, rivals in pairs
-            if rivals
             for metric in metrics
             if metric.better
         )
+        return tuple(difference for difference in found if difference is not None)
 
-    def _difference(self, line: Entry, rivals: Sequence[Entry], metric: Metric) -> Difference:
+    def _difference(
+        self, line: Entry, rivals: Sequence[Entry], metric: Metric
+    ) -> Difference | None:
+        """None where a number is not defined or there is no rival."""
         lines = self.lines()
         sign = -1 if metric.better == "lower" else 1
         values = {rival: sign * self._value(lines[rival], metric) for rival in rivals}
+        values = {rival: value for rival, value in values.items() if not isnan(value)}
+        if not values or isnan(self._value(lines[line], metric)):
+            return None
         best = max(values, key=lambda rival: values[rival])
         statistic, ours, theirs = self._parts(lines[line], metric, lines[best])
         found = paired_difference(
@@ -192,9 +199,11 @@ class Board:
 
     def _interval(self, members: Sequence[Entry], metric: Metric) -> Interval:
         statistic, parts, _ = self._parts(members, metric, members)
-        found = bootstrap_interval(
-            parts, statistic, seed=self.settings.seed, samples=self.settings.resamples
-        )
+        seed, samples = self.settings.seed, self.settings.resamples
+        if isnan(self._value(members, metric)):  # such as the IoU of a class that doesn't occur
+            found = Interval(nan, nan, nan, 0.95, 0, 0, samples, seed, samples)
+        else:
+            found = bootstrap_interval(parts, statistic, seed=seed, samples=samples)
         return self._told(found, members[0], metric)
 
     def _value(self, members: Sequence[Entry], metric: Metric) -> float:

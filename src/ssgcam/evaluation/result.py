@@ -196,7 +196,10 @@ class Evaluation:
         Args:
             brief: Leave out the single layers where there are fused ones or means of layers.
         """
-        several = any(d.layers in (ALL_FUSED, MEAN) for d in self.differences)
+        shown = [difference for difference in self.differences if difference.shown]
+        joint = [d for d in shown if d.layers in (ALL_FUSED, MEAN)]
+        if brief and joint:
+            shown = joint + [d for d in shown if d.method == RECIPE]
         rows = [
             [
                 d.metric,
@@ -205,8 +208,7 @@ class Evaluation:
                 f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
                 d.verdict,
             ]
-            for d in self.differences
-            if d.shown
+            for d in shown
         ]
         return (
             markdown_table(["metric", "of", "best rival", "difference", ""], rows) if rows else ""
