@@ -200,6 +200,13 @@ def test_spellings(spelling: str, parsed: tuple[str, int | None, bool]) -> None:
     assert (target.module, target.call, target.is_input) == parsed
 
 
+def test_no_graph_is_kept_below_the_first_target() -> None:
+    captured = capture(Small(), torch.randn(2, 3, 12, 12), ["act1", "act2"])
+    assert captured.activations["act1"].is_leaf
+    assert captured.activations["act1"].grad_fn is None
+    assert captured.activations["act2"].grad_fn is not None
+
+
 def test_the_input_of_a_layer() -> None:
     network, images = Small(), torch.randn(2, 3, 12, 12)
     captured = capture(network, images, ["act1:in", "norm1", "conv1:in"])
