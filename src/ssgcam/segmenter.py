@@ -207,7 +207,7 @@ class Segmenter:
         classes = torch.tensor(self.rule.classes, device=images.device)
         probabilities = self._probabilities(images)[:, classes]
         present = probabilities >= self.rule.gate
-        ranked = probabilities.argsort(1, descending=True, stable=True)
+        ranked = probabilities.argsort(dim=1, descending=True, stable=True)
         rows = present.any(1).nonzero()[:, 0]
         found: list[dict[int, Seen]] = [{} for _ in images]
         if len(rows):
