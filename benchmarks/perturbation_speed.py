@@ -177,9 +177,12 @@ def main() -> None:
     if settings.device == "cpu":
         torch.set_num_threads(1)
     print(
-        f"torch {torch.__version__}, {settings.device}, {settings.images} images (a quarter of them for "
-        f"the last two networks), batches of {settings.batch}, seconds\nnetwork         side  measure              calls  scratch   "
-        "shared   packed  scratch/p shared/p   net x1     net  x1/net"
+        f"torch {torch.__version__}, {settings.device}, {settings.images} images (a quarter of "
+        f"them for the last two networks), batches of {settings.batch}, seconds"
+    )
+    print(
+        "network         side  measure              calls  scratch   shared   packed  scratch/p "
+        "shared/p   net x1     net  x1/net"
     )
     few = max(1, settings.images // 4)
     for name, network, side, count in (
