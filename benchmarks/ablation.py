@@ -152,11 +152,11 @@ def report(studies: dict[str, Collected], seed: int) -> tuple[list[Row], str]:
         "# Ablation: form, sigma, exponents and gamma of SSG-CAM",
         f"`{command()}`",
         "PxAP (Choe et al. 2020) against filled boxes (photos) or the ellipse in each box (cells). "
-        "`a` and `b` are the exponents of the first and second order. The choosing half of the images chose the "
+        "`a` and `b` are the exponents of the first and second order. The choosing half chose the "
         "defaults: the mean of the single-layer and the fused PxAP over the three networks; of settings "
         f"within {TIE} of the best, the one that smooths least, with gamma 1 if that is among them. "
-        "Every other number is from the other half, with 95 % bootstrap intervals (images resampled; fields "
-        "for the cells).",
+        "Every other number is from the other half, with 95 % bootstrap intervals (images or fields "
+        "resampled).",
         f"**Chosen: {chosen}, gamma {gamma:g}** ({scores[chosen, gamma]:.4f} on the choosing half; the "
         f"best of all {max(scores.values()):.4f}).",
     ]
