@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from PIL import Image
 
 from ssgcam.demo.measure import Measured, markdown, mass_inside, precision_inside
 from ssgcam.demo.objects import Outlined, outlined_objects
+from ssgcam.models import load_model
 
 demo_extra = pytest.mark.skipif(
     any(__import__("importlib.util").util.find_spec(name) is None for name in (
@@ -92,3 +94,28 @@ def test_demo_on_one_photo(tmp_path):
         assert entry["area"] < entry["mass"] < 1
         assert entry["area"] < entry["precision"] < 1
     assert files[2].read_text() in said[-1]
+
+
+@demo_extra
+def test_recipes_of_the_other_photos(tmp_path):
+    from ssgcam.demo.panels import transfer_panel
+    from ssgcam.demo.transfer import SETTINGS, leave_one_out
+    from ssgcam.recipe import Recipe
+    from ssgcam.search import MapGrid
+
+    things = [t for t in outlined_objects() if t.photo[:3] in ("che", "cof", "mot")]
+    model = load_model("efficientnet_lite0")
+    grid = MapGrid(forms=("taylor",), sigmas=(0.0, 0.1))
+    few = replace(SETTINGS, generations=2, population=20, grid=grid)
+    transfers = leave_one_out(model, things, tmp_path, few, say=lambda _: None)
+    assert [transfer.thing for transfer in transfers] == things
+    for transfer in transfers:
+        path = tmp_path / f"recipe_without_{transfer.thing.photo.split('.')[0]}.json"
+        classes = set(Recipe.load(path).classes)
+        assert classes == {thing.index for thing in things} - {transfer.thing.index}
+        for cut in (transfer.before, transfer.after):
+            inside = transfer.thing.inside
+            assert cut.mask.shape == cut.values.shape == inside.shape
+            assert cut.iou == pytest.approx((cut.mask & inside).sum() / (cut.mask | inside).sum())
+            assert cut.iou > 0.2
+    assert transfer_panel(transfers).width > 400

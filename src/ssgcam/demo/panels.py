@@ -1,4 +1,4 @@
-"""The demo's panels: the methods side by side on one photo, and two classes of one photo."""
+"""The demo's panels: methods side by side, two classes of one photo, before and after a search."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from PIL import Image
 from ssgcam import __version__
 from ssgcam.core.methods import METHODS
 from ssgcam.demo.explained import DRAWN, Explained
+from ssgcam.demo.objects import Outlined
+from ssgcam.demo.transfer import Transfer
 from ssgcam.render import Cell, overlay, panel
 
 MEASURES = (
@@ -48,9 +50,38 @@ def classes_panel(classes: Sequence[Explained], layer: str) -> Image.Image:
     )
 
 
+def transfer_panel(transfers: Sequence[Transfer]) -> Image.Image:
+    """Each object in a column: its outline, the default SSG-CAM, and the recipe of the other photos."""
+    rows = [[_outlined(transfer.thing) for transfer in transfers]]
+    for part in ("before", "after"):
+        cuts = [(transfer.thing, getattr(transfer, part)) for transfer in transfers]
+        rows.append(
+            [
+                Cell(overlay(thing.image, cut.values), "", f"IoU {cut.iou:.2f}", mask=cut.mask)
+                for thing, cut in cuts
+            ]
+        )
+    before, after = (
+        sum(getattr(transfer, part).iou for transfer in transfers) / len(transfers)
+        for part in ("before", "after")
+    )
+    return panel(
+        rows,
+        title=f"Searched on the other photos: mean IoU {before:.2f} before, {after:.2f} after",
+        row_titles=["by hand", "before", "after"],
+        footer="Before: SSG-CAM by default, mean of the default layers, threshold chosen on the other "
+        "photos. After: the recipe that the search found on the other photos. A handful of photos is "
+        f"far fewer than a search is made for: this shows how it goes, not how well. {NETWORK}",
+        cell_width=2.1,
+    )
+
+
 def _outline(explained: Explained) -> Cell:
-    thing = explained.thing
-    return Cell(thing.image, "outlined by hand", thing.name, polygons=thing.polygons)
+    return _outlined(explained.thing, "outlined by hand")
+
+
+def _outlined(thing: Outlined, title: str = "") -> Cell:
+    return Cell(thing.image, title, thing.name, polygons=thing.polygons)
 
 
 def _map(explained: Explained, layer: str, method: str) -> Cell:

@@ -1,4 +1,4 @@
-"""What ``ssgcam demo`` does: explain each object, draw the panels, write the table."""
+"""What ``ssgcam demo`` does: explain each object, search on the others, draw, and write the tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from ssgcam import __version__
 from ssgcam.cam import DEFAULT_GAMMA
 from ssgcam.core.settings import SSGSettings
 from ssgcam.demo.explained import explain_object, two_layers
 from ssgcam.demo.measure import markdown
 from ssgcam.demo.objects import Outlined, outlined_objects
-from ssgcam.demo.panels import classes_panel, photo_panel
+from ssgcam.demo.panels import classes_panel, photo_panel, transfer_panel
+from ssgcam.demo.transfer import leave_one_out
 from ssgcam.files import write_json, write_png, write_text
 from ssgcam.models import load_model
 
@@ -52,17 +55,38 @@ def run_demo(
             pictures.append(out / name)
         measured += [drawn.measured for entry in explained for drawn in entry.maps.values()]
         say(f"{photo}: {', '.join(panels)}")
+    transfers = []
+    if len({thing.photo for thing in objects}) > 2:  # a search wants two photos at least
+        transfers = leave_one_out(model, objects, out, say=say)
+        write_png(out / "before_after.png", transfer_panel(transfers))
+        pictures.append(out / "before_after.png")
     tables = (
         "The share of each map's mass that lies on the object:\n\n"
         f"{markdown(measured, 'mass')}\n"
         "The average precision of its pixels, which does not depend on how peaked a map is:\n\n"
         f"{markdown(measured, 'precision')}"
     )
+    if transfers:
+        before = np.mean([transfer.before.iou for transfer in transfers])
+        after = np.mean([transfer.after.iou for transfer in transfers])
+        tables += (
+            f"\nMasks by what the other photos taught: mean IoU {before:.3f} by default, {after:.3f} by "
+            "a searched recipe. So few photos are far fewer than a search is made for.\n"
+        )
     report = {
         "ssgcam": __version__,
         "network": NETWORK,
         "ssg_cam": {**asdict(SSGSettings()), "gamma": DEFAULT_GAMMA},
         "measured": [asdict(entry) for entry in measured],
+        "iou": [
+            {
+                "photo": transfer.thing.photo,
+                "object": transfer.thing.name,
+                "before": transfer.before.iou,
+                "after": transfer.after.iou,
+            }
+            for transfer in transfers
+        ],
     }
     write_json(out / "mass.json", report)
     write_text(out / "mass.md", tables)
