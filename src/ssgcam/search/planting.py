@@ -73,5 +73,5 @@ def first_generation(
     low, high = np.clip([known[:, -2].min() / 2, known[:, -2].max() * 1.5], *THRESHOLD_RANGE)
     cuts = rng.uniform(low, high, (count, 1))
     gates = rng.random((count, 1)) * (1.0 if objective.gated else 0.0)
-    random = np.concatenate([genes.reshape(count, -1), cuts, gates], 1)
+    random = np.concatenate([genes.reshape(count, layers * GENES), cuts, gates], 1)
     return np.concatenate([known, random])
