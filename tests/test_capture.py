@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
 
@@ -373,6 +375,44 @@ def test_module_objects_as_targets() -> None:
         SsgcamError, match="the target layer Conv2d is not a module of this network"
     ):
         CAM(network, [nn.Conv2d(3, 3, 1)])
+
+
+class Recomputing(nn.Module):
+    """Gradient checkpointing: the inner pass runs again, without hooks, in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.stem = nn.Conv2d(3, 3, 1)
+        self.inner = Small()
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        logits: Tensor = checkpoint(self.inner, x, use_reentrant=self.reentrant)
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(("reentrant", "message"), [(False, "checkpointing"), (True, "recomputes")])
+def test_checkpointed_networks_are_one_sentence(reentrant: bool, message: str) -> None:
+    network, images = Recomputing(reentrant), torch.rand(2, 3, 12, 12)
+    before = state_of(network)
+    with pytest.raises(SsgcamError, match=message):
+        CAM(network, ["stem", "inner.act2"] if reentrant else ["inner.act2"])(images)
+    assert state_of(network) == before
+
+
+@pytest.mark.parametrize("layers", [["stem"], ["stem", "inner.act2"]])
+@pytest.mark.parametrize("method", ["ssg_cam", "grad_cam"])
+def test_a_checkpointed_part_after_the_target(method: str, layers: list[str]) -> None:
+    """It runs again in the backward pass: in eval mode, or batch norm would learn from it."""
+    network, images = Recomputing(reentrant=False).train(), torch.rand(2, 3, 12, 12)
+    before = state_of(network)
+    found = CAM(network, layers, method)(images, 1)
+    assert state_of(network) == before
+    plain = nn.Sequential(OrderedDict(stem=network.stem, inner=network.inner))
+    assert torch.equal(found.maps, CAM(plain, layers, method)(images, 1).maps)
+    assert found.evidence.all()
 
 
 class Tuples(nn.Module):

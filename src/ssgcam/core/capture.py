@@ -51,10 +51,13 @@ class Captured:
     Attributes:
         output: The network's output, with the graph back to the activations.
         activations: Target spelling -> tensor as the network made it, with the graph between them.
+        network: Without its wrappers. A network with gradient checkpointing runs again in the
+            backward pass, and has to be in :func:`explaining` then, too.
     """
 
     output: Any
     activations: dict[str, Tensor]
+    network: nn.Module
 
     def gradients(
         self, score: Tensor, *, retain_graph: bool = False, create_graph: bool = False
@@ -76,14 +79,22 @@ class Captured:
         names = list(self.activations)
         if not score.requires_grad:
             self._refuse_unused(names[0])
-        with torch.inference_mode(False), torch.enable_grad():
-            found = torch.autograd.grad(
-                score,
-                [self.activations[name] for name in names],
-                retain_graph=retain_graph or create_graph,
-                create_graph=create_graph,
-                allow_unused=True,
-            )
+        try:
+            with explaining(self.network), torch.enable_grad():
+                found = torch.autograd.grad(
+                    score,
+                    [self.activations[name] for name in names],
+                    retain_graph=retain_graph or create_graph,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                )
+        except RuntimeError as error:
+            if "torch.utils.checkpoint" not in str(error):
+                raise
+            raise SsgcamError(
+                "the network recomputes a target layer in the backward pass (gradient checkpointing); "
+                "switch that off to explain it"
+            ) from error
         gradients = {}
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
@@ -95,7 +106,7 @@ class Captured:
     def _refuse_unused(name: str) -> None:
         raise SsgcamError(
             f"the score does not depend on layer '{name}' (it is in no path to the output, or the "
-            "network detaches it); choose another layer"
+            "network detaches or recomputes it); choose another layer"
         )
 
 
@@ -144,7 +155,7 @@ def capture(
         if recorder.was_edited():  # somebody else holds the storage and wrote to it: keep copies
             recorder = _Recorder(parsed, copies=True)
             output = recorder.run(network, images)
-    return Captured(output, recorder.activations())
+    return Captured(output, recorder.activations(), network)
 
 
 class _Recorder:

@@ -43,9 +43,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssgcam.core.capture import Captured, outside_inference_mode
+from ssgcam.core.capture import Captured, explaining, outside_inference_mode
 from ssgcam.core.settings import ScoreSettings
 from ssgcam.errors import SsgcamError
 
@@ -160,7 +160,7 @@ def hessian_activation_product(
         value = score_value(captured.output, classes, settings, function).sum()
         first = captured.gradients(value, create_graph=True)
         return {
-            name: (g.detach(), _product(g, activation, activation.detach()))
+            name: (g.detach(), _product(captured.network, g, activation, activation.detach()))
             for (name, activation), g in zip(
                 captured.activations.items(), first.values(), strict=True
             )
@@ -275,7 +275,7 @@ def _hutchinson(
         for _ in range(settings.probes):
             bits = torch.randint(0, 2, activation.shape[1:], generator=generator, device="cpu")
             probe = (2 * bits - 1).to(activation).expand_as(activation)
-            curved += probe * _product(g, activation, probe)
+            curved += probe * _product(captured.network, g, activation, probe)
         curved /= settings.probes
         if settings.score == "logit" and not curved.any():
             raise SsgcamError(_NO_CURVATURE)
@@ -286,11 +286,11 @@ def _hutchinson(
     return signals
 
 
-def _product(gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
+def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
     """``H v`` of one layer; zero where the gradient does not depend on the activation."""
     if not gradient.requires_grad:
         return torch.zeros_like(activation)
-    with torch.inference_mode(False), torch.enable_grad():
+    with explaining(network), torch.enable_grad():
         (found,) = torch.autograd.grad(
             gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
         )
