@@ -61,7 +61,7 @@ def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) 
         return names
     last = {(place.layout.height, place.layout.width): place.name for place in blocks}.values()
     others = [name for name in names if name not in last]
-    spread = torch.linspace(0, len(others) - 1, max(0, most - len(last))).round().long().tolist()
+    spread = torch.linspace(len(others) - 1, 0, max(0, most - len(last))).round().long().tolist()
     kept = {*last, *(others[index] for index in spread)}
     return [name for name in names if name in kept]
 

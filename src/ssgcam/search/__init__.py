@@ -6,11 +6,12 @@ variants) -> ``validation`` and ``report`` (does it hold elsewhere?); ``run`` pu
 """
 
 from ssgcam.search.cache import MapCache, MapGrid, build_cache
-from ssgcam.search.calibration import Calibration, Examples, make_examples
+from ssgcam.search.calibration import Examples, make_examples
 from ssgcam.search.evolution import Evolved, evolve
 from ssgcam.search.objective import Candidates, Objective, ranked_entries
 from ssgcam.search.report import Report
 from ssgcam.search.run import Found, search_recipe
+from ssgcam.search.samples import Calibration
 from ssgcam.search.settings import SearchSettings
 
 __all__ = [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -11,44 +10,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ssgcam.core.capture import capture, unwrap
 from ssgcam.core.scores import logits_of
-from ssgcam.data import SampleSet, with_box_masks
+from ssgcam.data import SampleSet
 from ssgcam.data.sample import IGNORE
 from ssgcam.errors import SsgcamError
-from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.recipe import tensor_bytes
+from ssgcam.search.samples import Calibration, calibration_of, nearest
 
 #: Fewer images, or groups, than this are searched with a warning.
 FEW_IMAGES = 10
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Labelled images in memory.
-
-    Attributes:
-        images: ``[N, 3, H, W]``, the network's normalised input; or N photos, which are prepared by the
-            model's own preprocessing.
-        masks: ``[N, h, w]`` (any integer or bool type), 0 background, 255 ignore, anything else
-            the object; or a list of N masks, each of its photo's size.
-        classes: The network's class that each mask shows: ``[N]``, one index for all, or None for each
-            image's top-1 class. -1 is a negative, an image without the object: it gets the most
-            probable of the other images' classes.
-        groups: What each image belongs to (field, patient, slide); None: every image is its own.
-        names: For the report.
-    """
-
-    images: Tensor | Sequence[Image.Image]
-    masks: Tensor | np.ndarray[Any, Any] | Sequence[np.ndarray[Any, Any]]
-    classes: Tensor | Sequence[int] | int | None = None
-    groups: Sequence[Hashable] | None = None
-    names: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +116,7 @@ def make_examples(
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(unwrap(model), "network")
     if isinstance(data, SampleSet):
-        data = _from_samples(data, loaded, target, boxes)
+        data = calibration_of(data, loaded, target, boxes)
     elif target is not None:
         data = replace(data, classes=target)
     images, masks = _tensors(data, loaded.preprocessing)
@@ -199,7 +174,7 @@ def _tensors(data: Calibration, preprocessing: Preprocessing) -> tuple[Tensor, T
             raise SsgcamError("the calibration set has 0 images; give ten to two hundred")
         images = preprocessing(photos)
         size = preprocessing.size
-        stacked = torch.stack([_nearest(_binary(np.asarray(mask)), size) for mask in masks])
+        stacked = torch.stack([nearest(_binary(np.asarray(mask)), size) for mask in masks])
         return images, stacked
     images = data.images
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -230,13 +205,6 @@ def _binary(mask: np.ndarray[Any, Any]) -> Tensor:
     return torch.where(values == IGNORE, IGNORE, (values != 0).long()).to(torch.uint8)
 
 
-def _nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pixel i takes ``floor((i + 1/2) * side / size)``, in whole numbers."""
-    rows = (2 * torch.arange(size[0]) + 1) * mask.shape[0] // (2 * size[0])
-    columns = (2 * torch.arange(size[1]) + 1) * mask.shape[1] // (2 * size[1])
-    return mask[rows][:, columns]
-
-
 def _classes(
     wanted: Tensor | Sequence[int] | int | None,
     images: Tensor,
@@ -258,12 +226,13 @@ def _classes(
         classes = logits.argmax(1)
         targets: tuple[int, ...] = ()
     else:
-        classes = torch.as_tensor(wanted).cpu().long().expand(len(images)).clone()
-        if classes.shape != (len(images),) or int(classes.max()) >= logits.shape[1]:
+        given = torch.as_tensor(wanted).cpu().long()
+        if given.shape not in ((), (len(images),)) or int(given.max()) >= logits.shape[1]:
             raise SsgcamError(
-                f"classes has shape {list(classes.shape)} and goes up to {int(classes.max())} for "
+                f"classes has shape {list(given.shape)} and goes up to {int(given.max())} for "
                 f"{len(images)} images and a network of {logits.shape[1]} classes; give [N] indices"
             )
+        classes = given.expand(len(images))
         shown = classes[objects & (classes >= 0)] if objects.any() else classes[classes >= 0]
         targets = tuple(sorted(set(shown.tolist())))
         if not targets or bool((objects & (classes < 0)).any()):
@@ -273,72 +242,3 @@ def _classes(
         other = ~torch.isin(classes, allowed)
         classes = torch.where(other, most_probable, classes)
     return classes, probabilities.gather(1, classes[:, None])[:, 0], targets
-
-
-def _from_samples(
-    samples: SampleSet,
-    model: LoadedModel,
-    target: int | None,
-    boxes: Literal["filled", "ellipse"],
-) -> Calibration:
-    if not any(sample.mask for sample in samples):
-        if not any(sample.boxes for sample in samples):
-            raise SsgcamError(
-                f"'{samples.root}' has no masks and no boxes; a search needs a few labelled images: put "
-                "masks with the same names in 'masks' beside 'images', or boxes in 'boxes.json'"
-            )
-        samples = with_box_masks(samples, boxes)
-    mapping = _class_mapping(samples, model)
-    height, width = model.preprocessing.size
-    images, masks, classes, groups, names = [], [], [], [], []
-    for sample in samples:
-        photo = read_image(sample.image)
-        pixels = model.preprocessing.pixels(photo)
-        rows: list[tuple[int | None, int | None]] = [(None, target)]
-        if target is None and samples.semantic:
-            rows = [(label, mapping[label]) for label in sample.labels] or [(None, -1)]
-        elif target is not None and samples.semantic and target in mapping.values():
-            rows = [(next(d for d, n in mapping.items() if n == target), target)]
-        elif target is None and mapping and sample.labels:
-            rows = [(None, mapping[sample.labels[0]])]
-        for label, index in rows:
-            inside, ignored = samples.object_mask(sample, photo.size, label)
-            mask = np.where(ignored, IGNORE, inside.astype(np.uint8)).astype(np.uint8)
-            images.append(pixels)
-            masks.append(_nearest(torch.from_numpy(mask), (height, width)))
-            classes.append(index)
-            groups.append(sample.group or sample.name)
-            names.append(sample.name)
-    if None in classes and any(index is not None for index in classes):
-        classes = [-1 if index is None else index for index in classes]
-    if classes and classes[0] is None:
-        warnings.warn(
-            "the masks don't say which class they show, so each image's most probable class is "
-            "explained; name one to be sure",
-            stacklevel=4,
-        )
-    return Calibration(
-        model.preprocessing.normalise(torch.stack(images)),
-        torch.stack(masks),
-        None if classes[0] is None else [index for index in classes if index is not None],
-        groups,
-        names,
-    )
-
-
-def _class_mapping(samples: SampleSet, model: LoadedModel) -> dict[int, int]:
-    """The network's class of each of the set's; empty where the set only knows objects."""
-    used = sorted({label for sample in samples for label in sample.labels})
-    if not used or samples.class_names == ("object",):
-        return {}
-    theirs = {name.casefold(): index for index, name in enumerate(model.class_names)}
-    wanted = [samples.class_names[label].casefold() for label in used]
-    if all(name in theirs for name in wanted):
-        return {label: theirs[name] for label, name in zip(used, wanted, strict=True)}
-    if not model.class_names or len(samples.class_names) == len(model.class_names):
-        return {label: label for label in used}
-    unknown = next(name for name in wanted if name not in theirs)
-    raise SsgcamError(
-        f"the set's class '{unknown}' is not a class of '{model.name}', and the numbers of classes "
-        f"differ ({len(samples.class_names)} and {len(model.class_names)}); say which one the masks show"
-    )

@@ -106,20 +106,25 @@ def evolve(
             if interrupted():
                 raise StopIteration
 
-        found = differential_evolution(
-            scored,
-            bounds,
-            init=population,
-            maxiter=generations,
-            integrality=list(integral),
-            strategy="best1bin",
-            vectorized=True,
-            updating="deferred",
-            polish=False,
-            tol=0,
-            rng=seed,
-            callback=after_generation,
-        )
+        try:
+            found = differential_evolution(
+                scored,
+                bounds,
+                init=population,
+                maxiter=generations,
+                integrality=list(integral),
+                strategy="best1bin",
+                vectorized=True,
+                updating="deferred",
+                polish=False,
+                tol=0,
+                rng=seed,
+                callback=after_generation,
+            )
+        except RuntimeError as error:  # SciPy's word for any ValueError of the function
+            if isinstance(error.__cause__, SsgcamError):
+                raise error.__cause__ from None
+            raise
         bar.close()
         stopped = interrupted()
     return Evolved(

@@ -86,10 +86,8 @@ class Objective:
         set_(self, "_shares", shares.transpose(1, 2).to(self.dtype).contiguous())  # [n, cells, 2]
         set_(self, "_true", shares[:, 0].sum(1))
         set_(self, "_valid", shares[:, 1].sum(1))
-        scale = (
-            torch.tensor([size[1] / masks.shape[2], size[0] / masks.shape[1]]).double().repeat(2)
-        )
-        set_(self, "_boxes", boxes_of(masks == 1) * scale)
+        sides = [size[1] / masks.shape[2], size[0] / masks.shape[1]]
+        set_(self, "_boxes", boxes_of(masks == 1) * torch.tensor(sides * 2, dtype=torch.float64))
 
     @property
     def layers(self) -> int:
@@ -180,7 +178,7 @@ def ranked_entries(objective: Objective, thresholds: int = 24) -> tuple[Tensor, 
     """
     cache = objective.cache
     assert objective.rows is not None
-    limits = torch.logspace(np.log10(THRESHOLD_RANGE[0]), np.log10(THRESHOLD_RANGE[1]), thresholds)
+    limits = torch.from_numpy(np.geomspace(*THRESHOLD_RANGE, thresholds))
     rows = cache.values.shape[1]
     hit, predicted = torch.zeros(2, thresholds, rows, dtype=torch.float64)
     picked = torch.arange(cache.size[0] * cache.size[1]).view(cache.size)[::2, ::2].flatten()
@@ -198,7 +196,7 @@ def ranked_entries(objective: Objective, thresholds: int = 24) -> tuple[Tensor, 
     scores = hit / (predicted + truth - hit).clamp_min(1e-12)
     best, at = scores.max(0)
     order = best.view(objective.layers, -1).argsort(dim=1, descending=True, stable=True)
-    return order, limits.double()[at].view(objective.layers, -1).gather(1, order)
+    return order, limits[at].view(objective.layers, -1).gather(1, order)
 
 
 def index_of(order: Sequence[int] | Tensor, entry: int) -> int:

@@ -85,6 +85,16 @@ class Report:
     def __str__(self) -> str:
         return self.markdown()
 
+    def summary(self) -> str:
+        """One sentence: how well the recipe does, as honestly as is known."""
+        scores = self.recipe.origin.scores
+        found = [
+            f"{name.replace('_', '-')} {value:.3f}"
+            for name in ("calibration", "folds", "held_out")
+            if (value := scores.get(name)) is not None
+        ]
+        return f"{TITLES[self.fitness]}: {', '.join(found)}"
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON values."""
         return {

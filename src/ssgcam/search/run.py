@@ -24,8 +24,9 @@ from ssgcam.models import LoadedModel
 from ssgcam.recipe import Origin, Recipe, parameter_hash
 from ssgcam.search.baselines import Mapped, rival_sweeps
 from ssgcam.search.cache import MapCache, build_cache
-from ssgcam.search.calibration import Calibration, Examples, make_examples, warnings_for
+from ssgcam.search.calibration import Examples, make_examples, warnings_for
 from ssgcam.search.report import Report, Shown
+from ssgcam.search.samples import Calibration
 from ssgcam.search.scoring import Sweep
 from ssgcam.search.settings import SearchSettings
 from ssgcam.search.steps import Draft, Variant, choose_variant, draft, origin, variants
