@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import has_magic
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ssgcam.errors import SsgcamError
 from ssgcam.images import find_images
@@ -16,7 +16,7 @@ from ssgcam.streaming import Failure
 Stamp = tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """An image to work on.
 
@@ -57,21 +57,22 @@ def name_jobs(patterns: Iterable[str | Path], out: Path) -> tuple[list[Job], lis
     given = [Path(pattern).expanduser() for pattern in patterns]
     files = [_absolute(pattern).parent for pattern in given if not _is_folder_or_glob(pattern)]
     common = Path(os.path.commonpath(files)) if files else Path()
-    target = out.resolve()
-    taken: dict[PurePath, Path] = {}
-    seen: set[Path] = set()
+    outputs = f"{out.resolve()}{os.sep}"
+    taken: dict[str, Path] = {}
+    seen: set[str] = set()
     jobs, failures = [], []
     for pattern in given or find_images([]):  # without any pattern it says what is wrong
         root = _root(pattern, common)
+        real = root.resolve()
         for path in find_images([pattern]):
-            real = path.resolve()
-            if real in seen or target in real.parents:
+            name = os.path.relpath(path, root).replace(os.sep, "/")
+            file = f"{real}{os.sep}{name}"  # strings: a folder may hold millions
+            if file in seen or file.startswith(outputs):
                 continue
-            seen.add(real)
-            name = _absolute(path).relative_to(root)
-            other = taken.setdefault(name.with_suffix(""), path)
+            seen.add(file)
+            other = taken.setdefault(name.removesuffix(path.suffix), path)
             if other is path:
-                jobs.append(Job(name.as_posix(), path))
+                jobs.append(Job(name, path))
             else:
                 failures.append(Failure(path, (
                     f"'{path}' is left out: its outputs would have the same names as those of "
