@@ -148,9 +148,10 @@ def test_a_bad_image_does_not_stop_or_change_the_others(tmp_path, out):
     jobs = texts(tmp_path / "in", contents)
     (tmp_path / "in" / "07.txt").unlink()
     task, seen = Upper(out), []
-    outcome = run(jobs, task, manifest(out), failed=seen.append)
+    outcome = run(jobs, task, manifest(out), each=lambda *what: seen.append(what))
     poisoned, missing = outcome.failures
-    assert list(outcome.failures) == seen
+    assert [job for job, _ in seen] == jobs
+    assert [done.error for _, done in seen if done.error] == [poisoned.reason, missing.reason]
     assert poisoned.path == jobs[4].path
     assert poisoned.reason == f"'{jobs[4].path}': it is poison"
     assert missing.reason == f"there is no file '{jobs[7].path}'; check the path"

@@ -63,15 +63,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def write_png(path: Path, image: Image.Image) -> None:
-    """Write a picture as PNG whole or not at all."""
-    with written_whole(path) as temporary:
+def write_png(path: Path, image: Image.Image, scratch: Path | None = None) -> None:
+    """Write a picture as PNG whole or not at all; see :func:`written_whole`."""
+    with written_whole(path, scratch) as temporary:
         image.save(temporary, format="PNG")
 
 
-def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write an array as ``.npy`` whole or not at all."""
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
+def write_array(path: Path, array: np.ndarray[Any, Any], scratch: Path | None = None) -> None:
+    """Write an array as ``.npy`` whole or not at all; see :func:`written_whole`."""
+    with written_whole(path, scratch) as temporary, temporary.open("wb") as stream:
         np.save(stream, array)
 
 

@@ -28,7 +28,7 @@ from ssgcam.mask_files import voc_colours, write_coco
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe, parameter_hash
 from ssgcam.scale.jobs import Job, name_jobs
-from ssgcam.scale.manifest import Manifest
+from ssgcam.scale.manifest import Done, Manifest
 from ssgcam.scale.stream import Engine, run, work_off
 from ssgcam.scale.windows import Windows
 from ssgcam.segment_task import SegmentTask, mask_name
@@ -135,14 +135,20 @@ def segment_images(
     names = tuple(_name(loaded, index) for index in rule.classes) or ("most probable class",)
     manifest = Manifest(out / MANIFEST, settings)
     write_json(out / SETTINGS, {**settings, "masks": _legend(rule, names), "versions": _versions()})
-    for failure in left_out if failed is not None else ():
-        failed(failure)  # type: ignore[misc]
+
+    def report(job: Job, done: Done) -> None:
+        if failed is not None and done.error:
+            failed(Failure(job.path, done.error))
+
+    for failure in left_out:
+        if failed is not None:
+            failed(failure)
     outcome = run(
         jobs,
         task,
         manifest,
         engine=engine or partial(work_off, workers=workers),
-        failed=failed,
+        each=report,
         progress=progress,
     )
     failures = (*left_out, *outcome.failures)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgcam.files import written_whole
+from ssgcam.files import write_png, written_whole
 from ssgcam.images import read_image
 from ssgcam.mask_files import indexed, mask_overlay
 from ssgcam.scale.jobs import Job
@@ -81,8 +81,7 @@ class SegmentTask:
         mask = self.segmenter.mask(seen, size)
         labels = mask.numpy()
         outputs = [mask_name(job)]
-        with written_whole(self.out / outputs[0], self.out / SCRATCH) as temporary:
-            indexed(labels).save(temporary, format="PNG")
+        write_png(self.out / outputs[0], indexed(labels), self.out / SCRATCH)
         if self.overlays:
             outputs.append(str(PurePosixPath(OVERLAYS, job.name).with_suffix(".jpg")))
             picture = mask_overlay(read_image(job.path), labels)

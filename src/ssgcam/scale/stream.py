@@ -102,7 +102,7 @@ def run(
     manifest: Manifest,
     *,
     engine: Engine | None = None,
-    failed: Callable[[Failure], object] | None = None,
+    each: Callable[[Job, Done], object] | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Work off jobs, except those that the manifest says are finished.
@@ -112,7 +112,7 @@ def run(
         task: What is done with each.
         manifest: Gets a line for each, in its folder the outputs are.
         engine: Who works; :func:`work_off`, this process, by default.
-        failed: Called with each failure as it occurs.
+        each: Called with each image when it is done, or has failed.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -123,7 +123,7 @@ def run(
     """
     scratch = manifest.path.parent / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
-    paths = {job.name: job.path for job in jobs}
+    by_name = {job.name: job for job in jobs}
     failures = []
     groups = manifest.unfinished(jobs, task.at_once)
     count = sum(map(len, groups))
@@ -135,10 +135,11 @@ def run(
             for done in (engine or work_off)(groups, task):
                 manifest.add(done)
                 bar.update()
+                job = by_name[done.name]
                 if done.error:
-                    failures.append(Failure(paths[done.name], done.error))
-                    if failed is not None:
-                        failed(failures[-1])
+                    failures.append(Failure(job.path, done.error))
+                if each is not None:
+                    each(job, done)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Outcome(len(jobs), len(jobs) - count, tuple(failures))
