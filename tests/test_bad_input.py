@@ -230,5 +230,5 @@ def test_a_bug_is_a_sentence_and_debug_shows_it(tmp_path, good, monkeypatch):
     result = explain(tmp_path, good)
     assert result.exit_code == 1
     assert "this is a bug" in result.stderr
-    words = ("explain", good, "--model", TINY, "--out", tmp_path / "out", "--debug")
+    words = ("explain", good, "--model", TINY, "--out", tmp_path / "again", "--debug")
     assert "Traceback" in run(*words).stderr

@@ -15,7 +15,7 @@ from ssgcam.cli import COMMANDS
 from ssgcam.core.settings import SSGSettings
 from ssgcam.images import read_image
 from ssgcam.models import load_model
-from ssgcam.streaming import ahead, in_batches, output_names, read_photos
+from ssgcam.streaming import ahead, output_names
 
 
 def report(out: Path) -> dict:
@@ -29,7 +29,7 @@ def test_files_and_report_of_two_photos(tmp_path):
     assert "explained 2 of 2 photos" in result.stdout
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         [f"{n}_{part}" for n in "ab" for part in ("heatmap.png", "map.npy", "overlay.png")]
-        + ["explain.json", "legend.png"]
+        + ["explain.json", "legend.png", "manifest.jsonl"]
     )
     content = report(tmp_path / "out")
     assert content["versions"]["ssgcam"] == ssgcam.__version__
@@ -229,15 +229,30 @@ def test_stream_raises_what_a_call_raises():
         next(stream)
 
 
-def test_batches_keep_order_around_failures(tmp_path):
-    paths = [photo(tmp_path / f"{i}.png", seed=i) for i in range(5)]
-    paths.insert(2, tmp_path / "missing.png")
-    preprocessing = load_model(TINY).preprocessing
-    batches = list(in_batches(read_photos(paths, preprocessing, window=2), 2))
-    shapes = [len(batch) if isinstance(batch, list) else batch.path.name for batch in batches]
-    assert shapes == [2, "missing.png", 2, 1]
-    flat = [p.path for b in batches for p in (b if isinstance(b, list) else [b])]
-    assert flat == paths
+def test_a_second_run_goes_on_where_the_first_was_cut_off(tmp_path):
+    for i in range(5):
+        photo(tmp_path / "in" / f"{i}.png", seed=i)
+    out = tmp_path / "out"
+    words = ["explain", tmp_path / "in", "--model", TINY, "--out", out, "--batch-size", 2]
+    assert run(*words).exit_code == 0
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    lines = whole["manifest.jsonl"].splitlines(keepends=True)
+    (out / "manifest.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    (out / "3_map.npy").write_bytes(b"not of this run")
+    again = run(*words)
+    assert "explained 5 of 5 photos, 2 of them by an earlier run" in again.stdout
+    assert again.stdout.count("_overlay.png") == 3
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    other = run(*words, "--sigma", 0.4)
+    assert "earlier" not in other.stdout
+    assert len(report(out)["photos"]) == 5
+
+
+def test_what_it_writes_is_not_explained(tmp_path):
+    photo(tmp_path / "a.png")
+    for _ in range(2):
+        assert run("explain", tmp_path, "--model", TINY, "--out", tmp_path / "out").exit_code == 0
+        assert len(report(tmp_path / "out")["photos"]) == 1
 
 
 def test_output_names_are_distinct_whatever_the_case():

@@ -1,4 +1,4 @@
-"""Heat maps of many photos: a stream of files in, a stream of maps out, and the pictures of each."""
+"""Heat maps of many photos: a task of the streaming engine, from a photo to its maps and pictures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,26 @@ from ssgcam.errors import SsgcamError
 from ssgcam.files import write_array, write_png
 from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
-from ssgcam.render.heatmap import heat_map, noted, overlay
-from ssgcam.streaming import Box, Failure, Photo, in_batches, read_photos
+from ssgcam.render.heatmap import Box, heat_map, noted, overlay
+from ssgcam.scale.jobs import Job
+from ssgcam.scale.stream import SCRATCH
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo as the network gets it.
+
+    Attributes:
+        path: Its file.
+        size: Width and height of the photo, in pixels, upright.
+        box: Left, top, right and bottom of the part that the network sees; None for all of it.
+        pixels: The network's input, ``[3, H, W]``, normalised.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    box: Box | None
+    pixels: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,59 +110,63 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
     return noise, int(logits_of(output).shape[1])
 
 
-def explain_photos(
-    model: LoadedModel,
-    cam: CAM,
-    paths: Sequence[Path],
-    *,
-    classes: Sequence[int] = (),
-    top: int = 1,
-    crop: bool = False,
-    batch_size: int = 16,
-    workers: int | None = None,
-) -> Iterator[Explanation | Failure]:
-    """Explain photos in the order given; one that fails does not stop the others.
+@dataclass(frozen=True, eq=False)
+class ExplainTask:
+    """Explaining as a task of the streaming engine, see :mod:`ssgcam.scale.stream`.
 
-    Args:
+    Attributes:
         model: Says how a photo becomes its network's input, and what the classes are called.
         cam: Of the same network.
-        paths: The photos' files.
+        out: The folder of the outputs.
         classes: Indices to explain in every photo; the ``top`` most probable ones if empty.
         top: How many.
         crop: The weights' centre crop instead of the whole photo.
-        batch_size: Photos for each pass.
-        workers: Threads that read ahead.
-
-    Yields:
-        For each path its maps, or why there are none.
-
-    Raises:
-        SsgcamError: If the device has too little memory for a batch.
+        at_once: Photos for each pass.
     """
-    device = next(iter(cam.network.parameters()), torch.empty(0)).device
-    photos = read_photos(
-        paths, model.preprocessing, crop=crop, window=2 * batch_size, workers=workers
-    )
-    try:
-        for batch in in_batches(photos, batch_size):
-            if isinstance(batch, Failure):
-                yield batch
-            else:
-                yield from _explain_batch(model, cam, batch, classes, top, device)
-    except torch.OutOfMemoryError as error:
-        raise SsgcamError(
-            f"{device} has too little memory for {batch_size} photos at once; "
-            "give a smaller --batch-size"
-        ) from error
+
+    model: LoadedModel
+    cam: CAM
+    out: Path
+    classes: Sequence[int] = ()
+    top: int = 1
+    crop: bool = False
+    at_once: int = 16
+
+    def start(self, device: torch.device | None) -> None:
+        """Move the network."""
+        if device is not None:
+            self.cam.network.to(device)
+
+    def read(self, job: Job) -> Photo:
+        """A photo as the network's input."""
+        image = read_image(job.path)
+        preprocessing = self.model.preprocessing
+        box = preprocessing.crop_box(*image.size) if self.crop else None
+        return Photo(job.path, image.size, box, preprocessing([image], self.crop)[0])
+
+    def compute(self, photos: Sequence[Photo]) -> list[Explanation]:
+        """The maps of each photo."""
+        device = next(iter(self.cam.network.parameters()), torch.empty(0)).device
+        images = torch.stack([photo.pixels for photo in photos]).to(device)
+        return list(_explanations(self.model, self.cam, photos, images, self.classes, self.top))
+
+    def write(self, job: Job, made: Explanation) -> tuple[list[str], dict[str, Any]]:
+        """Write the pictures and the maps; what the JSON report says about the photo."""
+        entry = write_explanation(made, self.out, job.name, self.out / SCRATCH)
+        files = [found[part] for found in entry["maps"] for part in ("overlay", "heatmap", "map")]
+        return files, entry
 
 
-def write_explanation(explanation: Explanation, out: Path, name: str) -> dict[str, Any]:
+def write_explanation(
+    explanation: Explanation, out: Path, name: str, scratch: Path | None = None
+) -> dict[str, Any]:
     """Write an overlay and a heat map at the photo's own size, and the map itself, for each class.
 
     Args:
         explanation: Its photo is read again, so that only one photo is in memory for each thread.
         out: The folder.
         name: What the names of the files begin with.
+        scratch: See :func:`ssgcam.files.written_whole`.
 
     Returns:
         What the JSON report says about the photo.
@@ -167,8 +189,8 @@ def write_explanation(explanation: Explanation, out: Path, name: str) -> dict[st
         for part, picture in pictures.items():
             if not found.evidence:
                 picture = noted(picture, f"no evidence for '{title}'")
-            write_png(out / files[part], picture)
-        write_array(out / files["map"], found.values)
+            write_png(out / files[part], picture, scratch)
+        write_array(out / files["map"], found.values, scratch)
         entries.append(
             {
                 "class": found.index,
@@ -185,25 +207,6 @@ def write_explanation(explanation: Explanation, out: Path, name: str) -> dict[st
         "crop": None if explanation.box is None else list(explanation.box),
         "maps": entries,
     }
-
-
-def _explain_batch(
-    model: LoadedModel,
-    cam: CAM,
-    photos: Sequence[Photo],
-    classes: Sequence[int],
-    top: int,
-    device: torch.device,
-) -> list[Explanation | Failure]:
-    images = torch.stack([photo.pixels for photo in photos]).to(device)
-    try:
-        return list(_explanations(model, cam, photos, images, classes, top))
-    except SsgcamError as error:
-        if len(photos) == 1:
-            return [Failure(photos[0].path, f"'{photos[0].path}': {error}")]
-    # one of them has no map: explain each by itself
-    alone = [_explain_batch(model, cam, [photo], classes, top, device) for photo in photos]
-    return [outcome for outcomes in alone for outcome in outcomes]
 
 
 def _explanations(

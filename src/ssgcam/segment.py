@@ -134,7 +134,7 @@ def segment_images(
     settings = _settings(loaded, explainer, rule, overlays, noise)
     names = tuple(_name(loaded, index) for index in rule.classes) or ("most probable class",)
     manifest = Manifest(out / MANIFEST, settings)
-    write_json(out / SETTINGS, {**settings, "masks": _legend(rule, names), "versions": _versions()})
+    write_json(out / SETTINGS, {**settings, "masks": _legend(rule, names), "versions": versions()})
 
     def report(job: Job, done: Done) -> None:
         if failed is not None and done.error:
@@ -261,7 +261,8 @@ def _legend(rule: MaskRule, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what the outputs were made with."""
     from ssgcam import __version__
 
     return {

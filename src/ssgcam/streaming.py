@@ -1,7 +1,7 @@
-"""Photos on disk as a stream: read ahead by threads, while the network works on those before.
+"""Files as a stream: read or written by threads while the network works on others.
 
 Decoding and resizing release Python's lock, so that threads suffice. Memory is bounded: at most a
-window of prepared inputs waits at a time, and of the photos themselves one for each thread.
+window of results waits at a time. ``scale.stream`` builds the engine for whole folders on it.
 """
 
 from __future__ import annotations
@@ -11,36 +11,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
-from ssgcam.errors import SsgcamError
-from ssgcam.images import read_image
-from ssgcam.preprocessing import Preprocessing
-
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo as the network gets it.
-
-    Attributes:
-        path: Its file.
-        size: Width and height of the photo, in pixels, upright.
-        box: Left, top, right and bottom of the part that the network sees; None for all of it.
-        pixels: The network's input, ``[3, H, W]``, normalised.
-    """
-
-    path: Path
-    size: tuple[int, int]
-    box: Box | None
-    pixels: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,47 +29,6 @@ class Failure:
 
     path: Path
     reason: str
-
-
-def read_photos(
-    paths: Sequence[Path],
-    preprocessing: Preprocessing,
-    *,
-    crop: bool = False,
-    window: int = 32,
-    workers: int | None = None,
-) -> Iterator[Photo | Failure]:
-    """Read and prepare photos in the order given.
-
-    Args:
-        paths: Their files.
-        preprocessing: Of the network.
-        crop: The weights' centre crop instead of the whole photo.
-        window: How many are read ahead.
-        workers: Threads; one for each processor, at most 8, if None.
-
-    Yields:
-        For each path the photo, or why it can't be read.
-    """
-    read = partial(_read, preprocessing=preprocessing, crop=crop)
-    yield from ahead(read, paths, window=window, workers=workers)
-
-
-def in_batches(
-    photos: Iterable[Photo | Failure], batch_size: int
-) -> Iterator[list[Photo] | Failure]:
-    """Group consecutive photos into batches of at most ``batch_size``; failures come in between."""
-    batch: list[Photo] = []
-    for photo in photos:
-        if isinstance(photo, Photo):
-            batch.append(photo)
-        if batch and (len(batch) == batch_size or isinstance(photo, Failure)):
-            yield batch
-            batch = []
-        if isinstance(photo, Failure):
-            yield photo
-    if batch:
-        yield batch
 
 
 def ahead(
@@ -154,12 +88,3 @@ def output_names(paths: Sequence[Path]) -> list[str]:
             distinct, number = f"{name}-{number}", number + 1
         names[distinct.lower()] = distinct
     return list(names.values())
-
-
-def _read(path: Path, preprocessing: Preprocessing, crop: bool) -> Photo | Failure:
-    try:
-        image = read_image(path)
-    except SsgcamError as error:
-        return Failure(path, str(error))
-    box = preprocessing.crop_box(*image.size) if crop else None
-    return Photo(path, image.size, box, preprocessing([image], crop)[0])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,11 @@ from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
     from ssgcam.cam import CAM
-    from ssgcam.explain import Explanation
     from ssgcam.models import LoadedModel
-    from ssgcam.streaming import Failure
+    from ssgcam.scale.manifest import Manifest
 
 REPORT = "explain.json"
+MANIFEST = "manifest.jsonl"
 
 
 def explain(
@@ -80,20 +81,26 @@ def explain(
 
     For each photo and class OUT gets NAME_overlay.png and NAME_heatmap.png at the photo's own size
     and NAME_map.npy, the map in [0, 1] at the network's input size; and OUT/explain.json for all.
-    A photo that can't be explained is reported and the others go on; the exit code is then 2.
+    The same command run again goes on where it was cut off. A photo that can't be explained is
+    reported and the others go on; the exit code is then 2.
     """
     from tqdm import tqdm
 
     from ssgcam.cam import CAM
     from ssgcam.devices import choose_device
-    from ssgcam.explain import check_network, explain_photos
-    from ssgcam.files import write_json, write_png
+    from ssgcam.explain import ExplainTask, check_network
+    from ssgcam.files import write_png
     from ssgcam.images import find_images
     from ssgcam.models import load_model
     from ssgcam.render.heatmap import legend
-    from ssgcam.streaming import ahead, output_names
+    from ssgcam.scale.jobs import Job
+    from ssgcam.scale.manifest import Done, Manifest
+    from ssgcam.scale.stream import run, work_off
+    from ssgcam.streaming import output_names
 
-    paths = find_images(photos)
+    paths = [path for path in find_images(photos) if out.resolve() not in path.resolve().parents]
+    if not paths:
+        raise SsgcamError(f"all photos are below the output folder '{out}'; choose another one")
     ssg = _ssg_settings(
         method,
         form=form,
@@ -106,28 +113,26 @@ def explain(
     cam = CAM(loaded, names, method, ssg=ssg, gamma=gamma, batch_size=batch_size)
     noise, count = check_network(loaded, choose_device(device))
     wanted = _classes(loaded, classes or [], top, count)
-    report = _settings(loaded, model, weights, cam, cam.layers(noise), crop)
+    settings = _settings(loaded, model, weights, cam, cam.layers(noise), crop)
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
 
-    written = dict(zip(paths, output_names(paths), strict=True))
-    outcomes = explain_photos(
-        loaded, cam, paths, classes=wanted, top=top, crop=crop, batch_size=batch_size,
-        workers=workers,
-    )  # fmt: skip
-    write = partial(_write, out=out, names=written)
-    entries = report["photos"] = []
-    failed = 0
+    jobs = [Job(name, path) for name, path in zip(output_names(paths), paths, strict=True)]
+    task = ExplainTask(loaded, cam, out, wanted, top, crop, batch_size)
+    manifest = Manifest(out / MANIFEST, {**settings, "classes": wanted, "top": top})
+
+    def say(job: Job, done: Done) -> None:
+        for line in _lines(_entry(job.path, done.error, done.facts)):
+            tqdm.write(line, file=sys.stderr if done.error else sys.stdout)
+
     try:
-        entries_in_order = ahead(write, outcomes, window=2 * batch_size, workers=workers)
-        for entry in tqdm(entries_in_order, total=len(paths), unit="photo", disable=None):
-            entries.append(entry)
-            failed += "error" in entry
-            for line in _lines(entry):
-                tqdm.write(line, file=sys.stderr if "error" in entry else sys.stdout)
+        engine = partial(work_off, workers=workers)
+        outcome = run(jobs, task, manifest, engine=engine, each=say, progress=True)
     finally:
-        write_json(out / REPORT, report)
-    typer.echo(f"explained {len(paths) - failed} of {len(paths)} photos; wrote {out / REPORT}")
-    if failed:
+        _write_report(out / REPORT, settings, manifest, {job.name: job.path for job in jobs})
+    made = outcome.total - len(outcome.failures)
+    known = f", {outcome.before} of them by an earlier run" if outcome.before else ""
+    typer.echo(f"explained {made} of {outcome.total} photos{known}; wrote {out / REPORT}")
+    if outcome.failures:
         raise typer.Exit(2)
 
 
@@ -159,24 +164,14 @@ def _classes(model: LoadedModel, wanted: Sequence[str], top: int, count: int) ->
 def _settings(
     model: LoadedModel, asked: str, weights: str, cam: CAM, layers: Sequence[str], crop: bool
 ) -> dict[str, Any]:
-    import platform
-
-    import torch
-    import torchvision
-
-    from ssgcam import __version__
+    from ssgcam.recipe import parameter_hash
 
     return {
-        "versions": {
-            "ssgcam": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
         "model": {
             "name": asked,
             "architecture": model.name,
             "weights": weights,
+            "parameters": parameter_hash(cam.network),
             "output": model.output,
             "preprocessing": asdict(model.preprocessing),
             "crop": crop,
@@ -192,12 +187,29 @@ def _settings(
     }
 
 
-def _write(outcome: Explanation | Failure, out: Path, names: dict[Path, str]) -> dict[str, Any]:
-    from ssgcam.explain import Explanation, write_explanation
+def _write_report(
+    path: Path, settings: dict[str, Any], manifest: Manifest, photos: Mapping[str, Path]
+) -> None:
+    """The settings, and an entry for each photo, one to a line: as a stream, whole or not at all."""
+    from ssgcam.files import written_whole
+    from ssgcam.segment import versions
 
-    if isinstance(outcome, Explanation):
-        return write_explanation(outcome, out, names[outcome.path])
-    return {"photo": str(outcome.path), "error": outcome.reason}
+    start = json.dumps({"versions": versions(), **settings}, indent=2)
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
+        comma = ""
+        for line in manifest.lines():
+            if line["image"] in photos:
+                entry = _entry(photos[line["image"]], line.get("error", ""), line)
+                stream.write(f"{comma}\n    {json.dumps(entry, ensure_ascii=False)}")
+                comma = ","
+        stream.write("\n  ]\n}\n")
+
+
+def _entry(photo: Path, error: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    if error:
+        return {"photo": str(photo), "error": error}
+    return {key: facts[key] for key in ("photo", "size", "crop", "maps")}
 
 
 def _lines(entry: dict[str, Any]) -> list[str]:
