@@ -30,6 +30,7 @@ from study import DOCS, Row, command, row, table, write_study
 
 WINDOWS = 40
 FINAL = "Recipe (searched, final)"
+FLIPPED = "Recipe, flips horizontal"
 
 
 def examples(windows: WindowSet, chosen: Sequence[Window], size: int) -> Calibration:
@@ -176,15 +177,16 @@ def main() -> None:
         if len(seeds) > 1:
             _, number = statistic("pooled")
             first = wanted[0][0]
-            values = [
-                float(number(results[first, s]["parts"][FINAL].double().mean(0)[None])[0])
-                for s in seeds
-            ]
-            text.append(
-                f"Seeds {options.seeds} of the search on fold {first}: IoU "
-                f"{', '.join(f'{v:.3f}' for v in values)}; highest less lowest "
-                f"{max(values) - min(values):.3f}."
-            )
+            for name in (FINAL, FLIPPED):
+                values = [
+                    float(number(results[first, s]["parts"][name].double().mean(0)[None])[0])
+                    for s in seeds
+                ]
+                text.append(
+                    f"Seeds {options.seeds} of the search on fold {first}, {name}: IoU "
+                    f"{', '.join(f'{v:.3f}' for v in values)}; highest less lowest "
+                    f"{max(values) - min(values):.3f}."
+                )
     write_study("malaria_cells", all_rows, "\n\n".join(text), options.out)
     print("\n\n".join(text))
 
