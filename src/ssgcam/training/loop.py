@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from ssgcam.devices import choose_device
 from ssgcam.errors import SsgcamError, require
 from ssgcam.models import LoadedModel
 from ssgcam.training.batches import epoch_size, fixed_batches, training_batches
@@ -119,7 +120,7 @@ def train_classifier(
     require("torchmetrics", "train")
     if held_out is None and settings.held_out:
         samples, held_out = split_by_group(samples, settings.held_out, settings.seed)
-    device = _device(settings.device)
+    device = choose_device(settings.device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = start_model(settings, samples.class_names)
@@ -262,20 +263,6 @@ def _best(history: list[Epoch]) -> Epoch:
 
 def _stalled(history: list[Epoch], patience: int) -> bool:
     return bool(history) and len(history) - _best(history).number >= patience
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        torch.empty(1, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise SsgcamError(
-            f"device '{name}' is not available; give cpu, cuda, mps or auto"
-        ) from error
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
