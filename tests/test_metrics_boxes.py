@@ -254,6 +254,22 @@ def test_scaled_and_filled_boxes():
     assert torch.equal(filled, expected)
 
 
+def test_scaling_is_exact_for_every_corner():
+    for width in range(3, 400, 7):
+        corners = torch.arange(width)
+        boxes = torch.stack([corners] * 4, 1)
+        assert scale_boxes(boxes, width, width)[:, 0].tolist() == [
+            x * 224 // width for x in range(width)
+        ]
+
+
+def test_v2_takes_the_best_threshold_for_each_delta():
+    hits = torch.zeros(4, 1000).double()
+    hits[1, 10], hits[2, 20], hits[3, 30] = 0.9, 0.6, 0.3
+    assert float(max_box_acc_v2(hits)) == pytest.approx(0.6)
+    assert max_box_acc_v2(hits.expand(5, 4, 1000)).shape == (5,)
+
+
 def test_inclusive_iou_by_counting_pixels():
     rng = np.random.default_rng(3)
     first, second = random_boxes(rng, 20, 20, 40), random_boxes(rng, 20, 20, 40)

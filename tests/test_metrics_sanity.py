@@ -163,6 +163,17 @@ def test_a_gradient_map_passes_and_the_sum_of_activations_fails(network, images)
     assert failing.correlation[-1] < 0.9  # random weights below the layer do change it
 
 
+def test_the_verdict_is_taken_below_all_the_weights_above_the_layer(network, images):
+    def control(net):
+        with torch.no_grad():
+            return net.stem(images).sum(1)
+
+    result = sanity_check(network, gradient_map(images), control, seed=0)
+    assert result.control[:2] == pytest.approx((1, 1))
+    assert result.decisive == 1  # 'head' and 'body.0' lie above the stem
+    assert "'body.0' and all above it" in result.verdict
+
+
 def test_a_layer_at_the_top_is_judged_at_the_last_stage(network, images):
     def logits_map(net):
         with torch.no_grad():

@@ -82,7 +82,7 @@ def best_ious(score: Tensor, truth: Tensor, taus: Tensor = TAUS) -> Tensor:
     owners: list[int] = []
     largest: list[int] = []
     for owner, count in enumerate(below.tolist()):
-        found, index = _contour_boxes(array, int(greys[count - 1]) if count else -1)
+        found, index = _contour_boxes(array, int(greys[count - 1]) if count else 0)
         largest.append(len(boxes) + index)
         boxes += found
         owners += [owner] * len(found)
