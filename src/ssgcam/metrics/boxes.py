@@ -59,7 +59,7 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     return shared / (area_a + area_b - shared)
 
 
-def best_ious(score: Tensor, truth: Tensor, taus: Tensor = TAUS) -> Tensor:
+def best_ious(score: Tensor, truth: Tensor, taus: Tensor | None = None) -> Tensor:
     """The best IoU with any ground-truth box at every threshold.
 
     The mask for tau is ``score > int(tau * max(score))``. Thresholds between the same two grey
@@ -69,12 +69,13 @@ def best_ious(score: Tensor, truth: Tensor, taus: Tensor = TAUS) -> Tensor:
     Args:
         score: ``[H, W]`` uint8.
         truth: ``[K, 4]`` inclusive boxes on the same grid.
-        taus: ``[T]`` float64 in [0, 1).
+        taus: ``[T]`` float64 in [0, 1); None takes 0, .001, ..., .999.
 
     Returns:
         ``[2, T]`` float64: row 0 takes the box of the largest contour, row 1 the best of all.
     """
     array = score.cpu().numpy()
+    taus = TAUS if taus is None else taus
     greys = torch.unique(score.cpu().flatten())
     below = torch.searchsorted(greys.long(), (taus * int(greys[-1])).long(), right=True)
     below, which = torch.unique(below, return_inverse=True)
