@@ -37,7 +37,6 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     try:
         for folder in (path.parent, temporary.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
     except OSError as error:
         raise SsgcamError(
             f"can't write '{path}' ({error.strerror}); choose another output folder"
@@ -45,10 +44,11 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except OSError as error:
-        raise SsgcamError(f"can't write '{path}' ({error.strerror or error})") from error
-    finally:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SsgcamError(f"can't write '{path}' ({error.strerror or error})") from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -45,7 +45,7 @@ def voc_colours() -> tuple[tuple[int, int, int], ...]:
 def indexed(labels: Labels) -> Image.Image:
     """A mask ``[H, W]`` as a picture of mode P: the values are the labels, shown in VOC's colours."""
     picture = Image.fromarray(labels)
-    picture.putpalette([part for colour in voc_colours() for part in colour])
+    picture.putpalette(_palette())
     return picture
 
 
@@ -125,3 +125,8 @@ def _describe(
             }
         )
     return image, annotations
+
+
+@cache
+def _palette() -> bytes:
+    return bytes(part for colour in voc_colours() for part in colour)

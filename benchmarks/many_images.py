@@ -1,0 +1,303 @@
+"""Many images: how close does ``segment`` come to the network's own speed, in how much memory?
+
+    python benchmarks/many_images.py                # all of it
+    python benchmarks/many_images.py --quick        # a minute: fewer images, one network
+
+Throughput: photos from disk to masks on disk, against the floor: one forward pass and one
+``autograd.grad`` to the same layers, same network, batch and threads, on a batch that is already in
+memory. The two take turns, so that whatever else the machine does slows both alike; beside the
+rates by the clock there is the ratio of processor times, which other processes hardly change.
+
+Memory: peak resident size of a process that segments 1,000, 10,000 and 100,000 generated images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import models
+
+from ssgcam import CAM, LoadedModel, Preprocessing
+from ssgcam.files import write_json, write_text
+from ssgcam.segment import segment_images, versions
+from study import DOCS, command, table
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its input's side and the photos it is given."""
+
+    network: str
+    side: int
+    photo: tuple[int, int]
+    ending: str
+    images: int
+
+
+CASES = (
+    Case("resnet18", 112, (160, 160), "png", 192),
+    Case("resnet34", 224, (500, 375), "jpg", 64),
+    Case("tiny", 32, (32, 32), "png", 2048),
+)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Medians over rounds; ratios above 1 mean that ``segment`` is the faster."""
+
+    network: str
+    input: int
+    photo: str
+    images: int
+    batch: int
+    threads: int
+    rounds: int
+    floor_per_second: float
+    segment_per_second: float
+    ratio: float
+    ratio_lowest: float
+    ratio_highest: float
+    floor_cpu_ms: float
+    segment_cpu_ms: float
+    cpu_ratio: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One process."""
+
+    images: int
+    peak_mib: float
+    seconds: float
+    images_per_second: float
+    cpu_ms: float
+
+
+def tiny() -> LoadedModel:
+    """Two convolutions at 32 pixels: so little work that all the rest shows."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2),
+    )  # fmt: skip
+    return LoadedModel(network.eval(), "tiny", Preprocessing((32, 32)))
+
+
+def load(case: Case) -> LoadedModel:
+    """The case's network with random weights and two classes."""
+    if case.network == "tiny":
+        return tiny()
+    torch.manual_seed(0)
+    network = models.get_model(case.network, weights=None, num_classes=2).eval()
+    return LoadedModel(network, case.network, Preprocessing((case.side, case.side)))
+
+
+def generate(folder: Path, count: int, size: tuple[int, int], ending: str) -> None:
+    """Smooth random pictures, a thousand to a folder; those that are there are kept."""
+
+    def write(index: int) -> None:
+        path = folder / f"{index // 1000:04}" / f"{index:07}.{ending}"
+        if not path.exists():
+            coarse = np.random.default_rng(index).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+
+    for part in range(-(-count // 1000)):
+        (folder / f"{part:04}").mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(write, range(count), chunksize=100):
+            pass
+
+
+def floor(model: LoadedModel, layers: list[str], batch: Tensor) -> Callable[[], object]:
+    """One forward pass and one gradient with respect to the layers' outputs, parameters frozen."""
+    modules = dict(model.network.named_modules())
+    for parameter in model.network.parameters():
+        parameter.requires_grad_(False)
+
+    def step() -> object:
+        kept: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            kept.append(output if output.requires_grad else output.detach().requires_grad_())
+            return kept[-1].clone()
+
+        handles = [modules[name].register_forward_hook(keep) for name in layers]
+        logits = model.network(batch)
+        for handle in handles:
+            handle.remove()
+        return torch.autograd.grad(logits[:, 0].sum(), kept)
+
+    return step
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock and of processor time."""
+    clock, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - cpu
+
+
+def throughput(case: Case, images: int, rounds: int, folder: Path) -> Throughput:
+    """Let the floor and ``segment`` take turns."""
+    model = load(case)
+    photos = folder / f"{case.network}-photos"
+    generate(photos, images, case.photo, case.ending)
+    batch = torch.randn(BATCH, 3, case.side, case.side)
+    layers = CAM(model).layers(batch)
+    step = floor(model, layers, batch)
+    masks = folder / f"{case.network}-masks"
+
+    def segment() -> None:
+        shutil.rmtree(masks, ignore_errors=True)
+        segment_images(photos, model, masks, cam=CAM(model, layers), classes=[0], gate=0.0,
+                       batch_size=BATCH)  # fmt: skip
+
+    def bare() -> None:
+        for _ in range(images // BATCH):
+            step()
+
+    step()
+    segment()  # both once before the clock starts
+    pairs = [(timed(bare), timed(segment)) for _ in range(rounds)]
+    ratios = [bare_[0] / segment_[0] for bare_, segment_ in pairs]
+    cpu_ratios = [bare_[1] / segment_[1] for bare_, segment_ in pairs]
+    median = statistics.median
+    return Throughput(
+        network=case.network,
+        input=case.side,
+        photo=f"{case.photo[0]}x{case.photo[1]} {case.ending}",
+        images=images,
+        batch=BATCH,
+        threads=torch.get_num_threads(),
+        rounds=rounds,
+        floor_per_second=round(median(images / bare_[0] for bare_, _ in pairs), 1),
+        segment_per_second=round(median(images / segment_[0] for _, segment_ in pairs), 1),
+        ratio=round(median(ratios), 3),
+        ratio_lowest=round(min(ratios), 3),
+        ratio_highest=round(max(ratios), 3),
+        floor_cpu_ms=round(median(1000 * bare_[1] / images for bare_, _ in pairs), 3),
+        segment_cpu_ms=round(median(1000 * segment_[1] / images for _, segment_ in pairs), 3),
+        cpu_ratio=round(median(cpu_ratios), 3),
+    )
+
+
+def memory(count: int, folder: Path) -> Memory:
+    """Segment ``count`` images of 32 pixels in a process of its own."""
+    photos, masks = folder / f"photos-{count}", folder / f"masks-{count}"
+    generate(photos, count, (32, 32), "png")
+    words = [sys.executable, __file__, "--child", str(photos), str(masks)]
+    found = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
+    done = sum(1 for _ in masks.rglob("*.png"))
+    if done != count:
+        raise SystemExit(f"{done} of {count} masks are there")
+    shutil.rmtree(photos)
+    shutil.rmtree(masks)
+    return Memory(
+        images=count,
+        peak_mib=round(found["peak"] / 1024, 1),
+        seconds=round(found["clock"], 1),
+        images_per_second=round(count / found["clock"], 1),
+        cpu_ms=round(1000 * found["cpu"] / count, 3),
+    )
+
+
+def child(photos: Path, masks: Path) -> None:
+    """What the process does whose memory is measured."""
+    model = tiny()
+    clock, cpu = timed(
+        lambda: segment_images(photos, model, masks, cam=CAM(model, ["3"]), classes=[0], gate=0.0,
+                               batch_size=64)
+    )  # fmt: skip
+    # the peak of this process alone: that of getrusage begins with its parent's
+    status = Path("/proc/self/status").read_text().split()
+    peak = int(status[status.index("VmHWM:") + 1])
+    print(json.dumps({"clock": clock, "cpu": cpu, "peak": peak}))
+
+
+def markdown(speed: list[Throughput], sizes: list[Memory]) -> str:
+    """Both tables."""
+    first = table(
+        ["network, input, threads", "photos", "floor, images/s", "segment, images/s", "ratio (range)",
+         "processor time, ms: floor, segment", "ratio"],
+        [
+            [f"{row.network}, {row.input} px, {row.threads}", row.photo, f"{row.floor_per_second:g}",
+             f"{row.segment_per_second:g}",
+             f"{row.ratio:.2f} ({row.ratio_lowest:.2f} to {row.ratio_highest:.2f})",
+             f"{row.floor_cpu_ms:.2f}, {row.segment_cpu_ms:.2f}", f"{row.cpu_ratio:.2f}"]
+            for row in speed
+        ],
+    )  # fmt: skip
+    second = table(
+        ["images", "peak memory, MiB", "images/s", "processor time, ms an image"],
+        [
+            [f"{row.images:,}", f"{row.peak_mib:.0f}", f"{row.images_per_second:.0f}",
+             f"{row.cpu_ms:.2f}"]
+            for row in sizes
+        ],
+    )  # fmt: skip
+    return f"{first}\n{second}"
+
+
+def main() -> None:
+    """Run it and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer images, one network")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, os.cpu_count() or 1])
+    parser.add_argument("--counts", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument(
+        "--folder", type=Path, help="where the images go; a temporary one if not set"
+    )
+    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--child", type=Path, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    cases = CASES[:1] if options.quick else CASES
+    counts = [200, 2_000] if options.quick else options.counts
+    rounds = 2 if options.quick else options.rounds
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        speed = []
+        for case in cases:
+            images = BATCH if options.quick else case.images
+            for threads in options.threads:
+                torch.set_num_threads(threads)
+                speed.append(throughput(case, images, rounds, folder))
+                print(json.dumps(asdict(speed[-1])), flush=True)
+        sizes = []
+        for count in counts:
+            sizes.append(memory(count, folder))
+            print(json.dumps(asdict(sizes[-1])), flush=True)
+    content = {
+        "command": command(),
+        "versions": versions(),
+        "processors": os.cpu_count(),
+        "throughput": [asdict(row) for row in speed],
+        "memory": [asdict(row) for row in sizes],
+    }
+    write_json(options.out / "many_images.json", content)
+    write_text(options.out / "many_images.md", markdown(speed, sizes))
+
+
+if __name__ == "__main__":
+    main()
