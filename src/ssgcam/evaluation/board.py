@@ -121,7 +121,7 @@ class Board:
             for metric in metrics
         )
 
-    def differences(self, metrics: Sequence[Metric], ours: str | None) -> tuple[Difference, ...]:
+    def differences(self, metrics: Sequence[Metric], ours: Sequence[str]) -> tuple[Difference, ...]:
         """A method less its best rival on the same layers; the recipe less the best of all others.
 
         The rival is the best of the others on the very images that are scored, so the choice
@@ -129,16 +129,17 @@ class Board:
 
         Args:
             metrics: Those that are a merit are compared.
-            ours: The method; None compares the recipe alone.
+            ours: The method, then others of its kind, which are no rivals; if empty, the recipe
+                alone is compared.
         """
         lines = self.lines()
         single = [line for line in lines if line.method != RECIPE]
         pairs = [
             (line, [rival for rival in single if rival.layers == line.layers])
             for line in single
-            if line.method == ours
+            if line.method in ours[:1]
         ]
-        pairs = [(line, [r for r in found if r.method != ours]) for line, found in pairs]
+        pairs = [(line, [r for r in found if r.method not in ours]) for line, found in pairs]
         pairs += [
             (line, [r for r in single if r.layers != MEAN])
             for line in lines

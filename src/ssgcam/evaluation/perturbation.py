@@ -41,7 +41,6 @@ def evaluate_perturbation(
     shares: tuple[float, ...] = SHARES,
     sigma: float = 0.05,
     steps: int = 28,
-    pass_size: int = 64,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
     """Blur, insert and delete what the maps highlight.
@@ -59,7 +58,6 @@ def evaluate_perturbation(
         sigma: The blur's standard deviation, a share of the input's shorter side.
         steps: Points of the insertion and deletion curves after the first; each step is
             ``ceil(H * W / steps)`` pixels.
-        pass_size: Perturbed images for each pass of the network.
         settings: Batch size, seed, ...
 
     Returns:
@@ -98,19 +96,22 @@ def evaluate_perturbation(
                 if "blur" in measures:
                     _, drops = blur_drops(
                         run.probabilities, batch.pixels, maps, classes, shares=shares,
-                        sigma=sigma, batch_size=pass_size, seed=settings.seed, first=batch.first,
+                        sigma=sigma, batch_size=settings.batch_size, seed=settings.seed,
+                        first=batch.first,
                     )  # fmt: skip
                     board.add(entry, "blur", drops)
                 if "insertion_deletion" in measures:
                     curves, steps_at = insertion_deletion(
                         normalised, inputs, maps, pixels_per_step=pixels_per_step, classes=top,
-                        sigma=sigma, batch_size=pass_size, seed=settings.seed,
+                        sigma=sigma, batch_size=settings.batch_size, seed=settings.seed,
                     )  # fmt: skip
                     board.add(entry, "areas", area_under_curve(curves, steps_at))
                     total = curves.double().sum(0).cpu()
                     totals[entry] = totals.get(entry, torch.zeros_like(total)) + total
                 if "drop_increase" in measures:
-                    parts = drop_and_increase(normalised, inputs, maps, classes, pass_size)
+                    parts = drop_and_increase(
+                        normalised, inputs, maps, classes, settings.batch_size
+                    )
                     board.add(entry, "drop", parts)
             for k in batch.among(wanted):
                 pictures = [

@@ -40,7 +40,7 @@ def evaluate_sanity(
     samples: SampleSet,
     who: Entrants | None = None,
     *,
-    images: int = 16,
+    images: int | None = 16,
     stages: int | None = None,
     threshold: float = 0.5,
     class_index: int | None = None,
@@ -55,9 +55,10 @@ def evaluate_sanity(
         model: The network; it stays as it is.
         samples: Images; labels aren't needed.
         who: Methods, layers and recipe; the gradient methods on automatic layers if None.
-        images: How many images, spread evenly over the set; their maps are kept in memory.
+        images: How many images, spread evenly over the set, or all; their maps are kept in memory.
         stages: At most about so many stages of the cascade are looked at, spread evenly, and always
-            those just above a target layer; None looks at all (one for each module with weights).
+            the first and those just above a target layer; None looks at all (one for each module
+            with weights).
         threshold: A method passes where the mean rank correlation is below it.
         class_index: Explain this class instead.
         settings: Batch size, seed, ...
@@ -76,7 +77,8 @@ def evaluate_sanity(
     if not len(samples):
         raise SsgcamError(f"'{samples.root}' has no image")
     who = who or Entrants()
-    who = replace(who, contenders=(*who.contenders, CONTROL), recipe=None)
+    judged = tuple(c for c in who.contenders if c.method != CONTROL.method)
+    who = replace(who, contenders=(*judged, CONTROL), recipe=None)
     run = Run(model, samples, who, settings)
     names = run.competition.layers
     items = [Item(sample, (), ()) for sample in samples]
@@ -165,7 +167,7 @@ def _stages(network: nn.Module, layers: Sequence[str], most: int | None) -> set[
     if most < 1:
         raise SsgcamError(f"{most} stages are too few; give at least 1")
     step = max(1.0, len(owners) / most)
-    wanted = {min(len(owners) - 1, int((k + 1) * step) - 1) for k in range(most)}
+    wanted = {0} | {min(len(owners) - 1, int((k + 1) * step) - 1) for k in range(most)}
     for layer in layers:
         module = Target.parse(layer).module
         inside = [k for k, name in enumerate(owners) if (name + ".").startswith(module + ".")]

@@ -12,7 +12,7 @@ class EvaluationSettings:
     """How an evaluation runs.
 
     Attributes:
-        batch_size: Images for each pass of the network.
+        batch_size: Images for each pass of the network, perturbed ones as well.
         device: Where the network is moved to; None leaves it where it is.
         workers: Threads that read images; one for each processor, at most 8, if None.
         seed: Of the bootstrap, of ties and of everything else that is random.

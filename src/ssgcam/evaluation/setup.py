@@ -117,10 +117,9 @@ class Run:
             if count
         ]
 
-    def ours(self) -> str | None:
-        """The first SSG-CAM among the contenders."""
-        titles = [c.title for c in self.competition.contenders if c.method == "ssg_cam"]
-        return titles[0] if titles else None
+    def ours(self) -> list[str]:
+        """The forms of SSG-CAM among the contenders."""
+        return [c.title for c in self.competition.contenders if c.method == "ssg_cam"]
 
     def pictured(self) -> list[Entry]:
         """The entries that the panel shows: one for each method, at most seven, and the recipe."""
