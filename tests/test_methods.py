@@ -23,6 +23,7 @@ from ssgcam.core.methods import (
     layer_cam,
     shapley_cam,
     ssg_cam,
+    ssg_cams,
     xgrad_cam,
 )
 from ssgcam.core.score_cam import score_cam
@@ -236,6 +237,26 @@ def test_cells_that_are_far_apart_in_size_do_not_underflow_together(form: Any) -
     found = ssg_cam(Signal(a, g), SSGSettings(form, 0, 4, 4))
     wanted = brute_ssg(Signal(a.double(), g.double()), SSGSettings(form, 0, 4, 4))
     np.testing.assert_allclose(scaled(found), scaled(wanted), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["taylor", "gradient"])
+def test_evidence_that_is_small_beside_what_speaks_against_does_not_underflow(form: Any) -> None:
+    a, g = torch.ones(1, 1, 1, 4), torch.tensor([[[[-1.0, -1.0, 1e-12, 2e-12]]]])
+    found = ssg_cam(Signal(a, g, torch.full_like(g, 1.0)), SSGSettings(form, 0, 4, 0.5))
+    np.testing.assert_allclose(scaled(found), [[[0, 0, 0.5**4, 1]]], rtol=1e-4)
+
+
+def test_many_settings_at_once() -> None:
+    every = [
+        SSGSettings(form, sigma, a, b)  # type: ignore[arg-type]
+        for form in ("taylor", "gradient")
+        for sigma in (0, 0.2)
+        for a, b in ((0, 1), (1, 0), (1, 1))
+    ]
+    for second in (True, False):
+        signal = signals(second=second)
+        for settings, found in zip(every, ssg_cams(signal, every), strict=True):
+            torch.testing.assert_close(found, ssg_cam(signal, settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
