@@ -3,14 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ssgcam.cam import CAM, SSGCAM, Result
-from ssgcam.core.settings import ScoreSettings, SSGSettings
-from ssgcam.errors import SsgcamError
-from ssgcam.models import LoadedModel, load_model, save_model
-from ssgcam.preprocessing import Preprocessing
-from ssgcam.recipe import Recipe
-
 if TYPE_CHECKING:
+    from ssgcam.cam import CAM, SSGCAM, Result
+    from ssgcam.core.settings import ScoreSettings, SSGSettings
+    from ssgcam.errors import SsgcamError
+    from ssgcam.models import LoadedModel, load_model, save_model
+    from ssgcam.preprocessing import Preprocessing
+    from ssgcam.recipe import Recipe
     from ssgcam.search import Calibration, search_recipe
     from ssgcam.segment import segment_images
 
@@ -33,15 +32,26 @@ __all__ = [
     "segment_images",
 ]
 
-#: Imported when first asked for: these bring plotting along.
-_ON_DEMAND = {
-    "Calibration": "ssgcam.search",
-    "search_recipe": "ssgcam.search",
-    "segment_images": "ssgcam.segment",
+#: Imported when first asked for: PyTorch takes seconds, and ``ssgcam --help`` needs none of it.
+_HOMES = {
+    "CAM": "cam",
+    "SSGCAM": "cam",
+    "Calibration": "search",
+    "LoadedModel": "models",
+    "Preprocessing": "preprocessing",
+    "Recipe": "recipe",
+    "Result": "cam",
+    "SSGSettings": "core.settings",
+    "ScoreSettings": "core.settings",
+    "SsgcamError": "errors",
+    "load_model": "models",
+    "save_model": "models",
+    "search_recipe": "search",
+    "segment_images": "segment",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ON_DEMAND:
-        return getattr(import_module(_ON_DEMAND[name]), name)
-    raise AttributeError(f"module 'ssgcam' has no attribute '{name}'")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ssgcam' has no attribute '{name}'")
+    return getattr(import_module(f"ssgcam.{_HOMES[name]}"), name)
