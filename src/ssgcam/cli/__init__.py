@@ -7,7 +7,6 @@ the subcommand is called, so that ``ssgcam --help`` answers at once.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -36,11 +35,11 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names, in the order of the overview."""
-        return [name for name in COMMANDS if importlib.util.find_spec(f"ssgcam.cli.{name}")]
+        return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import one."""
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"ssgcam.cli.{cmd_name}")
         if hasattr(module, "app"):  # a subcommand with subcommands of its own
@@ -52,7 +51,7 @@ class Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The overview, without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take ``--debug`` wherever it stands."""
