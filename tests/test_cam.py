@@ -179,6 +179,17 @@ def test_no_evidence_is_zeros_and_a_note(method: str) -> None:
     )
 
 
+def test_notes_of_several_classes_are_image_by_image() -> None:
+    result = CAM(Constant(), ["layer"])(torch.rand(2, 3, 8, 8), [[0, 1, 2], [2, 0, 0]])
+    said = [note.rpartition(": ")[2] for note in result.notes]
+    nothing, unmoved = (
+        "nothing in it speaks for the class",
+        "the class score does not change with it",
+    )
+    assert said == ["", nothing, unmoved, unmoved, "", ""]
+    assert result.evidence.tolist() == [[True, False, False], [False, True, True]]
+
+
 class Half(Small):
     """Evidence for every class in act2, against every class in act1."""
 
