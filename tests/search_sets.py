@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from networks import Small
+from ssgcam.models import LoadedModel
+from ssgcam.preprocessing import Preprocessing
 from ssgcam.search.cache import MapCache, MapGrid
 from ssgcam.search.calibration import Examples
 from ssgcam.search.samples import Calibration
@@ -68,6 +71,12 @@ def planted_set(
         values[n, first, left], values[n, second, right] = one, two
     cache = cache_of(values.flatten(1, 2).flatten(2), layers, (side, side))
     return cache, examples_of(masks), ((first, left), (second, right))
+
+
+def tiny() -> LoadedModel:
+    """A factory for ``--model search_sets:tiny``."""
+    torch.manual_seed(0)
+    return LoadedModel(Small().eval(), "tiny", Preprocessing((32, 32)), ("cell", "ring", "other"))
 
 
 def squares(count: int, negatives: int = 0, seed: int = 0, side: int = 32) -> Calibration:

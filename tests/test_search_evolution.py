@@ -34,7 +34,7 @@ def searched(objective: Objective, seed: int, generations: int, population: int 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_planted_optimum_is_found_from_every_seed(seed: int) -> None:
     cache, examples, pair = planted_set(seed)
-    objective = Objective(cache, examples, penalty=0.001, gated=False)
+    objective = Objective(cache, examples, penalty=0.001, gate=0.0)
     order, thresholds = ranked_entries(objective)
     ranked = replace(objective, order=order)
     known = ranked.fitness(ranked.decode(planted(ranked, order, thresholds).T))
@@ -51,7 +51,7 @@ def test_never_loses_to_a_planted_candidate_and_the_same_seed_gives_the_same() -
     values = torch.rand(5, 6 * len(GRID), 100, generator=generator)
     masks = (torch.rand(5, 10, 10, generator=generator) > 0.7).long()
     values[:, 7] = masks.flatten(1) * 0.9 + 0.1 * values[:, 7]  # one layer's entry is hard to beat
-    objective = Objective(cache_of(values, 6, (10, 10)), examples_of(masks), gated=False)
+    objective = Objective(cache_of(values, 6, (10, 10)), examples_of(masks), gate=0.0)
     order, thresholds = ranked_entries(objective)
     ranked = replace(objective, order=order)
     known = ranked(planted(ranked, order, thresholds).T)
@@ -161,17 +161,17 @@ from test_search_run import quick_search
 from ssgcam.search.objective import Objective
 score = Objective.__call__
 def slowly(self, genes):
-    time.sleep(0.3)
+    time.sleep(0.2)
     return score(self, genes)
 Objective.__call__ = slowly
-quick_search(cache=sys.argv[2])
+quick_search(cache=sys.argv[2], folds=0)
 """
 
 
 def test_a_killed_search_goes_on_to_the_bit_same_recipe(tmp_path: Path) -> None:
     from test_search_run import quick_search
 
-    whole = quick_search(cache=tmp_path / "whole")
+    whole = quick_search(cache=tmp_path / "whole", folds=0)
     whole.recipe.save(tmp_path / "whole.json")
     script = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "killed")]
     with subprocess.Popen(script, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
@@ -184,6 +184,6 @@ def test_a_killed_search_goes_on_to_the_bit_same_recipe(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert 3 <= len(journal) < len(whole.report.history)
-    resumed = quick_search(cache=tmp_path / "killed", resume=True)
+    resumed = quick_search(cache=tmp_path / "killed", resume=True, folds=0)
     resumed.recipe.save(tmp_path / "resumed.json")
     assert (tmp_path / "resumed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()

@@ -122,7 +122,7 @@ def test_single_precision_and_subsets_agree() -> None:
 
 def test_genes_are_decoded_and_layers_cost_their_penalty() -> None:
     cache, examples, ((first, left), (second, right)) = planted_set(0)
-    objective = Objective(cache, examples, penalty=0.01, gated=False, dtype=torch.float64)
+    objective = Objective(cache, examples, penalty=0.01, gate=0.0, dtype=torch.float64)
     order = torch.stack([torch.randperm(len(GRID)) for _ in range(objective.layers)])
     objective = replace(objective, order=order)
     genes = np.zeros((objective.layers, 3))
@@ -144,10 +144,10 @@ def test_bytes_change_the_fitness_by_little() -> None:
     masks = (maps[:, 3] + maps[:, 20] > 0.5).long()
     examples = examples_of(masks)
     values = maps.flatten(2)
-    exact = Objective(cache_of(values, 4, (28, 28)), examples, gated=False)
+    exact = Objective(cache_of(values, 4, (28, 28)), examples, gate=0.0)
     small = (values * 255).round().to(torch.uint8)
-    stored = Objective(cache_of(small, 4, (28, 28)), examples, gated=False)
-    half = Objective(cache_of(values.half(), 4, (28, 28)), examples, gated=False)
+    stored = Objective(cache_of(small, 4, (28, 28)), examples, gate=0.0)
+    half = Objective(cache_of(values.half(), 4, (28, 28)), examples, gate=0.0)
     order, thresholds = ranked_entries(exact)
     genes = first_generation(exact, order, thresholds, 200, 0).T
     assert np.abs(exact(genes) - stored(genes)).max() < 0.005
@@ -167,7 +167,7 @@ def test_fitness_is_the_metric_of_the_bootstrap(kind: str) -> None:
 
 def test_ranked_entries_put_the_best_first() -> None:
     cache, examples, ((first, left), (second, right)) = planted_set(3)
-    objective = Objective(cache, examples, gated=False)
+    objective = Objective(cache, examples, gate=0.0)
     order, thresholds = ranked_entries(objective)
     assert order[first, 0] == left
     assert order[second, 0] == right
@@ -230,7 +230,7 @@ def test_a_candidate_is_a_recipe_of_cam() -> None:
     network, examples = network_and_examples()
     layers = ["act1", "act2"]
     cache = build_cache(network, examples, layers, grid=GRID, size=(16, 16), storage="float32")
-    objective = Objective(cache, examples, gated=False)
+    objective = Objective(cache, examples, gate=0.0)
     candidate = Candidates(
         torch.tensor([[0.3, 0.6]]).double(),
         torch.tensor([[2, 5]]),

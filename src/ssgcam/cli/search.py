@@ -53,11 +53,12 @@ def search(
     size: Annotated[int, typer.Option(help="Side of the working maps, in cells.", min=2)] = 56,
     score: Annotated[str, typer.Option(help="What is differentiated, such as exp.")] = "exp",
     flips: Annotated[
-        str, typer.Option(help="Flips to try: none, horizontal, vertical or both.")
-    ] = "horizontal",
+        str,
+        typer.Option(help="Flips to average: none, horizontal or both, if they pay; vertical."),
+    ] = "both",
     scales: Annotated[
-        str, typer.Option(help="Input scales to try together, with commas; 1 tries none.")
-    ] = "1,1.5,2",
+        str, typer.Option(help="Input scales to average, if they pay; with commas.")
+    ] = "1,1.5",
     refine: Annotated[bool, typer.Option(help="Try refinement by the image (PAMR).")] = True,
     gate: Annotated[
         float | None,
@@ -143,15 +144,13 @@ def search(
 
 
 def _augmentations(flips: str, scales: str) -> Any:
-    """No view but the plain one; flips; flips and scales: whatever differs."""
+    """No view but the plain one; flips (of two, one first); flips and scales: whatever differs."""
     from ssgcam.augment import Augmentation
 
     try:
         factors = tuple(float(text) for text in scales.split(","))
     except ValueError as error:
-        raise SsgcamError(
-            f"--scales {scales} is not numbers with commas, such as 1,1.5,2"
-        ) from error
+        raise SsgcamError(f"--scales {scales} is not numbers with commas, such as 1,1.5") from error
     choices = (
         Augmentation(),
         Augmentation(cast(Any, flips)),

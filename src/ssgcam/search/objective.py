@@ -52,7 +52,7 @@ class Objective:
         kind: What is scored.
         penalty: Taken off for each layer in use.
         rows: The images that count; None is all.
-        gated: Whether the class gate takes part (there is an image without an object).
+        gate: A fixed class gate; None: the last gene.
         order: ``[L, entries]``: the grid entry that an index gene stands for.
         dtype: What the maps are summed in.
     """
@@ -62,7 +62,7 @@ class Objective:
     kind: Fitness = "pooled"
     penalty: float = 0.0
     rows: tuple[int, ...] | None = None
-    gated: bool = True
+    gate: float | None = None
     order: Tensor | None = None
     dtype: torch.dtype = torch.float32
     _shares: Tensor = field(init=False, repr=False)
@@ -112,7 +112,7 @@ class Objective:
         index = layers[..., 2].round().long()
         if self.order is not None:
             index = self.order.gather(1, index.T).T
-        gates = genes[:, -1] if self.gated else torch.zeros(len(genes), dtype=genes.dtype)
+        gates = genes[:, -1] if self.gate is None else torch.full_like(genes[:, -1], self.gate)
         weights = layers[..., 1] * (layers[..., 0] >= 0.5)
         return Candidates(weights, index, genes[:, -2], gates)
 

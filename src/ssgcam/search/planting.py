@@ -72,6 +72,6 @@ def first_generation(
     genes[..., 2] = np.floor(rng.random((count, layers)) ** 2 * entries)
     low, high = np.clip([known[:, -2].min() / 2, known[:, -2].max() * 1.5], *THRESHOLD_RANGE)
     cuts = rng.uniform(low, high, (count, 1))
-    gates = rng.random((count, 1)) * (1.0 if objective.gated else 0.0)
+    gates = rng.random((count, 1))
     random = np.concatenate([genes.reshape(count, layers * GENES), cuts, gates], 1)
     return np.concatenate([known, random])

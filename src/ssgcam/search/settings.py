@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import get_args
 
 from ssgcam.augment import Augmentation
 from ssgcam.core.refine import Refinement
@@ -48,7 +47,8 @@ class SearchSettings:
     augmentations: tuple[Augmentation, ...] = (
         Augmentation(),
         Augmentation("horizontal"),
-        Augmentation("horizontal", (1.0, 1.5, 2.0)),
+        Augmentation("both"),
+        Augmentation("both", (1.0, 1.5)),
     )
     refinement: Refinement | None = field(default_factory=Refinement)
     margin: float = 0.003
@@ -83,6 +83,3 @@ class SearchSettings:
         without = ("memory", "batch_size")
         values = asdict(self)
         return {key: json.dumps(values[key]) for key in values if key not in without}
-
-
-FITNESS_NAMES = get_args(Fitness)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from ssgcam.search.baselines import Mapped
 from ssgcam.search.cache import MapCache
 from ssgcam.search.calibration import Examples
 from ssgcam.search.evolution import Evolved, evolve
-from ssgcam.search.objective import GENES, Objective, ranked_entries
+from ssgcam.search.objective import Candidates, Objective, ranked_entries
 from ssgcam.search.planting import first_generation
 from ssgcam.search.scoring import Sweep, choose_cut
 from ssgcam.search.settings import SearchSettings
@@ -68,9 +67,11 @@ def draft(
         The recipe and how it was found.
     """
     used = list(range(len(examples))) if rows is None else rows
-    gated = settings.gate is None and bool(examples.negatives[used].any())
+    gate = settings.gate
+    if gate is None and not examples.negatives[used].any():
+        gate = 0.0  # nothing to calibrate it by
     plain = Objective(
-        cache, examples, settings.fitness, settings.penalty, rows=tuple(used), gated=gated
+        cache, examples, settings.fitness, settings.penalty, rows=tuple(used), gate=gate
     )
     order, thresholds = ranked_entries(plain)
     objective = replace(plain, order=order)
@@ -99,7 +100,7 @@ def draft(
         return Recipe(
             layers=tuple(layers),
             threshold=threshold,
-            gate=gate if settings.gate is None else settings.gate,
+            gate=gate,
             network=network,
             size=cache.size,
             classes=examples.targets,
@@ -107,17 +108,9 @@ def draft(
         )
 
     alone, cuts = torch.eye(len(cache.layers), dtype=torch.float64), thresholds[:, 0]
-    singles = np.stack(
-        [
-            np.append(
-                np.stack([mask, np.ones(len(mask)), np.zeros(len(mask))], 1), [float(cut), 0.0]
-            )
-            for mask, cut in zip(alone.numpy(), cuts, strict=True)
-        ],
-        1,
-    )
-    assert singles.shape[0] == GENES * len(cache.layers) + 2
-    best = int(objective(singles).argmin())
+    shut = torch.zeros(len(cuts), dtype=torch.float64)
+    scores = objective.fitness(Candidates(alone, order[:, :1].T.expand_as(alone), cuts, shut))
+    best = int(scores.argmax())
     return Draft(
         recipe(
             candidate.weights[0],
@@ -125,17 +118,9 @@ def draft(
             float(candidate.thresholds[0]),
             float(candidate.gates[0]),
         ),
-        recipe(alone[best], order[:, 0], float(cuts[best]), 0.0),
+        recipe(alone[best], order[:, 0], float(cuts[best]), gate or 0.0),
         evolved,
     )
-
-
-def cut(
-    recipe: Recipe, swept: Sweep, settings: SearchSettings, rows: Tensor | None = None
-) -> Recipe:
-    """The recipe with the threshold and gate that are best on these images."""
-    threshold, gate, _ = choose_cut(swept, settings.fitness, rows, settings.gate)
-    return replace(recipe, threshold=threshold, gate=gate)
 
 
 @dataclass(frozen=True, eq=False)
