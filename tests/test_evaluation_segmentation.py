@@ -118,6 +118,38 @@ def test_a_binary_task_reports_all_three(tmp_path, place):
     assert line.y[line.x.index(0.4)] == pytest.approx(score.value, abs=1e-6)
 
 
+def test_calibration_images_choose_each_background(tmp_path):
+    samples, other = binary(tmp_path / "b"), binary(tmp_path / "c", count=3)
+    found = evaluate_segmentation(
+        noise(), samples, WHO, class_index=2, calibration=other, settings=SETTINGS
+    )
+    on_other = evaluate_segmentation(noise(), other, WHO, class_index=2, settings=SETTINGS)
+    for place in PLACES:
+        line = next(x for x in on_other.charts[0].plots[place] if x.label == "LayerCAM")
+        best = max(line.x[1:], key=lambda at: line.y[line.x.index(at)])
+        alone = evaluate_segmentation(
+            noise(), samples, WHO, class_index=2, background=best, settings=SETTINGS
+        )
+        for metric in ("foreground IoU", "boundary F"):
+            expected = alone.score("LayerCAM", place, metric)
+            score = found.score("LayerCAM", place, metric)
+            assert score.value == pytest.approx(expected.value, nan_ok=True)
+        assert f"LayerCAM ({place}) {best:g}" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_curve_equals_a_plain_loop(tmp_path, place):
+    samples = semantic(tmp_path / "s")
+    found = evaluate_segmentation(noise(), samples, WHO, settings=SETTINGS)
+    line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
+    for background in (0.07, 0.3, 0.77):
+        predicted, true = expected_masks(noise(), samples, place, background=background)
+        metric = Segmentation(("background", *NAMES))
+        metric.update(predicted, true)
+        at = line.x.index(background)
+        assert line.y[at] == pytest.approx(metric.compute().mean_iou, abs=1e-6)
+
+
 def test_a_network_that_sees_blobs_covers_them(tmp_path):
     samples = semantic(tmp_path / "s")
     found = evaluate_segmentation(
@@ -188,5 +220,7 @@ def test_refusals(tmp_path):
     layer = RecipeLayer("act1", 1.0, SSGSettings(), 0.5, (9, 32, 32))
     wrong = Recipe((layer,), 0.6, 0.0, Fingerprint("other", (32, 32), ""), (32, 32))
     assert "recipe was made for" in say(samples, replace(WHO, recipe=wrong))
+    more = replace(samples, class_names=(*NAMES, "grey"), mask_names=(*NAMES, "grey"))
+    assert "give sets of the same classes" in say(samples, calibration=more)
     model = replace(noise(), preprocessing=Preprocessing((2, 2)))
     assert "act2" in refusal(evaluate_segmentation, model, samples, WHO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ from ssgcam.cli.evaluate_options import (
     command_line,
     number,
     prepare,
+    read_data,
 )
 
 app = typer.Typer(
@@ -93,6 +95,10 @@ def segmentation(
     background: Annotated[
         float, typer.Option(help="Score of the background, a share of each map's maximum.")
     ] = 0.15,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A folder like DATA, to choose each method's background score on."),
+    ] = None,
     kind: Kind = "auto",
     edges: Edges = None,
     split: Split = None,
@@ -108,7 +114,12 @@ def segmentation(
     """IoU of pseudo-masks and boundary F-score, against masks."""
     from ssgcam.evaluation import evaluate_segmentation
 
-    prepare(context).run(evaluate_segmentation, command_line(context), background=background)
+    prepare(context).run(
+        evaluate_segmentation,
+        command_line(context),
+        background=background,
+        calibration=None if calibration is None else read_data(context, calibration),
+    )
 
 
 @app.command()

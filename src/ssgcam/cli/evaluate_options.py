@@ -94,7 +94,6 @@ def prepare(context: typer.Context) -> Task:
     import torch
 
     from ssgcam.core.settings import ScoreSettings
-    from ssgcam.data import read_samples
     from ssgcam.evaluation import Entrants, limited
     from ssgcam.models import load_model
     from ssgcam.recipe import Recipe
@@ -102,9 +101,7 @@ def prepare(context: typer.Context) -> Task:
     given = context.params
     model = load_model(given["model"], given["weights"])
     model.network.to(memory_format=torch.channels_last)  # faster
-    samples = limited(
-        read_samples(given["data"], given["kind"], **_reader_options(given)), given["limit"]
-    )
+    samples = limited(read_data(context, given["data"]), given["limit"])
     class_name = given["class_name"]
     recipe = given.get("recipe")
     who = Entrants(
@@ -121,6 +118,14 @@ def prepare(context: typer.Context) -> Task:
         "settings": _settings(given),
     }
     return Task(model, samples, given["out"], options)
+
+
+def read_data(context: typer.Context, folder: Path) -> SampleSet:
+    """Read a data set with the reader's options that were given."""
+    from ssgcam.data import read_samples
+
+    given = context.params
+    return read_samples(folder, given["kind"], **_reader_options(given))
 
 
 def _settings(given: dict[str, Any]) -> EvaluationSettings:

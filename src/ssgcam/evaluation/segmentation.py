@@ -6,7 +6,7 @@ F-score (Csurka et al. 2013). All definitions are those of :mod:`ssgcam.metrics`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -19,7 +19,8 @@ from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
 from ssgcam.evaluation.contenders import Entrants, Entry
 from ssgcam.evaluation.items import Item, batches
-from ssgcam.evaluation.result import RECIPE, Chart, Evaluation, Picture, Series
+from ssgcam.evaluation.levels import add_levels, best_background, best_levels, level_chart
+from ssgcam.evaluation.result import RECIPE, Evaluation, Picture
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.setup import Run, chosen, example
 from ssgcam.metrics import (
@@ -36,8 +37,6 @@ from ssgcam.metrics import (
 from ssgcam.metrics.boundary import TOLERANCE
 from ssgcam.models import LoadedModel
 
-LEVELS = 100
-
 
 def evaluate_segmentation(
     model: LoadedModel,
@@ -46,6 +45,7 @@ def evaluate_segmentation(
     *,
     class_index: int | None = None,
     background: float = 0.15,
+    calibration: SampleSet | None = None,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
     """Score pseudo-masks against masks at the images' own size.
@@ -63,6 +63,9 @@ def evaluate_segmentation(
         class_index: Explain this class of the network in every image that has a label, and take
             all foreground as the object.
         background: Score of the background channel, in (0, 1).
+        calibration: Other images with masks, on which the background score of each method and
+            choice of layers is chosen instead (the highest mIoU, or foreground IoU). A fixed score
+            favours the method whose values happen to fit it.
         settings: Batch size, seed, ...
 
     Returns:
@@ -76,70 +79,121 @@ def evaluate_segmentation(
     settings = settings or EvaluationSettings()
     who = who or Entrants()
     run = Run(model, samples, who, settings)
-    recipe = who.recipe
-    lookup = run.classes_of(class_index)
-    semantic = samples.semantic and class_index is None and len(samples.class_names) > 1
-    names = ("background", *(samples.mask_names if semantic else ("object",)))
-    items = _items(samples, lookup, semantic)
-    board = run.board(items)
+    task = _Task(run, samples, class_index)
+    board = run.board(task.items)
     totals: dict[Entry, Tensor] = {}
-    wanted = chosen(len(items), settings.examples)
+    wanted = chosen(len(task.items), settings.examples)
     shown = []
-
-    def truth(item: Item, photo: Image.Image) -> Tensor:
-        assert item.sample.mask is not None
-        labels = torch.from_numpy(item.sample.mask.read(photo.size).copy()).long()
-        return labels if semantic else torch.where(labels == IGNORE, IGNORE, (labels > 0).long())
-
     with run.running():
-        for batch in batches(items, model, settings, "segmentation", truth):
-            inputs = model.preprocessing.normalise(batch.pixels)
-            explained = run.explain(inputs, batch.classes)
-            for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
-                pictures = []
-                for entry, maps in explained.maps.items():
-                    level = background
-                    own = maps[k, : len(item.classes)].cpu()
-                    if entry.method == RECIPE and recipe is not None:
-                        assert explained.gate is not None
-                        level = min(max(recipe.threshold, 1e-6), 1 - 1e-6)
-                        gate = explained.gate[k, : len(item.classes)].cpu()
-                        own = own * gate[:, None, None]
-                    size = (int(labels.shape[0]), int(labels.shape[1]))
-                    own = pipeline.resize(own, size) if len(own) else own.new_zeros(0, *size)
-                    values = [label + 1 for label in item.labels] if semantic else None
-                    predicted = _predicted(own, values, level)
-                    _score_image(board, entry, predicted, labels, len(names))
-                    counts = _level_counts(own, values, labels, len(names))
-                    totals[entry] = totals.get(entry, torch.zeros_like(counts)) + counts
-                    if batch.first + k in wanted and entry in run.pictured():
-                        seen = maps[k, : max(1, len(item.classes))].amax(0).cpu()
-                        title = f"{entry.method}\n{entry.layers}"
-                        pictures.append(Picture(title, seen, (), predicted > 0))
-                if batch.first + k in wanted:
-                    object_mask = (labels > 0) & (labels != IGNORE)
-                    shown.append(example(run, item, object_mask, pictures))
+        backgrounds = _backgrounds(run, task, background, class_index, calibration)
+        for index, item, labels, found in task.images("segmentation"):
+            pictures = []
+            for entry, maps in found.items():
+                values = task.values(item)
+                predicted = _predicted(maps, values, backgrounds[entry])
+                _score_image(board, entry, predicted, labels, len(task.names))
+                add_levels(totals, entry, maps, values, labels, len(task.names))
+                if index in wanted and entry in run.pictured():
+                    seen = maps.amax(0) if len(maps) else torch.zeros_like(labels).float()
+                    title = f"{entry.method}\n{entry.layers}"
+                    pictures.append(Picture(title, seen, (), predicted > 0))
+            if index in wanted:
+                object_mask = (labels > 0) & (labels != IGNORE)
+                shown.append(example(run, item, object_mask, pictures))
 
-    metrics = _metrics(names)
-    negatives = sum(not item.labels for item in items)
+    metrics = _metrics(task.names)
+    negatives = sum(not item.labels for item in task.items)
     notes = run.notes()
     if negatives:
         notes.append(f"{negatives} images have no label: their pseudo-masks are all background.")
-    chart = _chart(totals, names)
+    chart = level_chart(totals, task.names)
+    rule = f"score {background:g} of each map's maximum"
+    if calibration is not None:
+        rule = f"the best score for each line on {len(calibration)} calibration images"
+        at = "; ".join(f"{e.method} ({e.layers}) {value:g}" for e, value in backgrounds.items())
+        notes.append(f"Background scores: {at}.")
     return Evaluation(
         task="segmentation",
         facts=run.facts(
-            images=f"{len(items)}, {board.groups} groups",
-            classes=", ".join(names),
-            background=f"score {background:g} of each map's maximum (the recipe: its own threshold)",
+            images=f"{len(task.items)}, {board.groups} groups",
+            classes=", ".join(task.names),
+            background=f"{rule}; the recipe has its own threshold",
             **{"boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal"},
         ),
         scores=board.scores(metrics),
         differences=board.differences(metrics, run.ours()),
         charts=(chart,),
         examples=tuple(shown),
-        notes=(*notes, *_best(chart)),
+        notes=(*notes, best_levels(chart)),
     )
+
+
+class _Task:
+    """The images of one set, their label masks, and their maps at the masks' size."""
+
+    def __init__(self, run: Run, samples: SampleSet, class_index: int | None) -> None:
+        self.run = run
+        self.semantic = samples.semantic and class_index is None and len(samples.class_names) > 1
+        self.names = ("background", *(samples.mask_names if self.semantic else ("object",)))
+        self.items = _items(samples, run.classes_of(class_index, samples), self.semantic)
+
+    def values(self, item: Item) -> list[int] | None:
+        """The mask values of an item's maps; None where all are 1."""
+        return [label + 1 for label in item.labels] if self.semantic else None
+
+    def images(self, title: str) -> Iterator[tuple[int, Item, Tensor, dict[Entry, Tensor]]]:
+        """Index, item, label mask ``[H, W]`` and each entry's maps ``[K, H, W]`` of each image."""
+        run = self.run
+        for batch in batches(self.items, run.model, run.settings, title, self._truth):
+            inputs = run.model.preprocessing.normalise(batch.pixels)
+            explained = run.explain(inputs, batch.classes)
+            for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
+                size = (int(labels.shape[0]), int(labels.shape[1]))
+                present = len(item.classes)
+                found = {}
+                for entry, maps in explained.maps.items():
+                    own = maps[k, :present].cpu()
+                    if entry.method == RECIPE and explained.gate is not None:
+                        own = own * explained.gate[k, :present].cpu()[:, None, None]
+                    found[entry] = (
+                        pipeline.resize(own, size) if present else own.new_zeros(0, *size)
+                    )
+                yield batch.first + k, item, labels, found
+
+    def _truth(self, item: Item, photo: Image.Image) -> Tensor:
+        assert item.sample.mask is not None
+        labels = torch.from_numpy(item.sample.mask.read(photo.size).copy()).long()
+        if self.semantic:
+            return labels
+        return torch.where(labels == IGNORE, IGNORE, (labels > 0).long())
+
+
+def _backgrounds(
+    run: Run,
+    task: _Task,
+    background: float,
+    class_index: int | None,
+    calibration: SampleSet | None,
+) -> dict[Entry, float]:
+    """The background score of each entry: the stated one, the calibrated one, the recipe's own."""
+    found = dict.fromkeys(run.entries, background)
+    if calibration is not None:
+        other = _Task(run, calibration, class_index)
+        if other.names != task.names:
+            raise SsgcamError(
+                f"the calibration images have the classes {', '.join(other.names)}, those that are "
+                f"scored {', '.join(task.names)}; give sets of the same classes"
+            )
+        totals: dict[Entry, Tensor] = {}
+        for _, item, labels, maps in other.images("calibration"):
+            for entry, own in maps.items():
+                add_levels(totals, entry, own, other.values(item), labels, len(task.names))
+        found = {entry: best_background(counts) for entry, counts in totals.items()}
+        run.forget()
+    recipe = run.who.recipe
+    if recipe is not None:
+        found[run.entries[-1]] = min(max(recipe.threshold, 1e-6), 1 - 1e-6)
+    return found
 
 
 def _items(samples: SampleSet, lookup: dict[int, int], semantic: bool) -> list[Item]:
@@ -186,28 +240,6 @@ def _score_image(
     board.add(entry, "boundary", outlines)
 
 
-def _level_counts(
-    maps: Tensor, values: Sequence[int] | None, truth: Tensor, classes: int
-) -> Tensor:
-    """Pixels by true label, strongest class and level: ``[C, C, LEVELS + 1]`` int64.
-
-    At the background score ``j / LEVELS`` a pixel has its strongest class if its level is above j.
-    """
-    counts = torch.zeros(classes * classes * (LEVELS + 1), dtype=torch.long)
-    counted = truth != IGNORE
-    level = torch.zeros_like(truth)
-    strongest = torch.zeros_like(truth)
-    if len(maps):
-        usable = maps.isfinite().all(-1).all(-1)[:, None, None]
-        safe = torch.where(usable, maps, 0.0).double()
-        shares, which = (safe / (safe.amax((1, 2), keepdim=True) + 1e-5)).max(0)
-        level = (shares * LEVELS).ceil().long().clamp(0, LEVELS)
-        strongest = torch.tensor(values or [1] * len(maps))[which]
-    slots = ((truth * classes + strongest) * (LEVELS + 1) + level)[counted]
-    counts += slots.bincount(minlength=len(counts))
-    return counts.view(classes, classes, LEVELS + 1)
-
-
 def _metrics(names: Sequence[str]) -> list[Metric]:
     boundary = Metric("boundary F", "boundary", mean_of_ratios)
     if len(names) == 2:
@@ -233,35 +265,3 @@ def _of_class(index: int) -> Callable[[Tensor], Tensor]:
 
 def _class_iou(means: Tensor, index: int) -> Tensor:
     return class_iou(means)[..., index]
-
-
-def _chart(totals: dict[Entry, Tensor], names: Sequence[str]) -> Chart:
-    plots: dict[str, tuple[Series, ...]] = {}
-    thresholds = tuple(j / LEVELS for j in range(LEVELS))
-    for entry, counts in totals.items():
-        ious = []
-        for j in range(LEVELS):
-            confusion = counts[..., j + 1 :].sum(-1)
-            confusion[:, 0] += counts[..., : j + 1].sum((-1, -2))
-            found = foreground_iou(confusion) if len(names) == 2 else mean_iou(confusion)
-            ious.append(float(found.nan_to_num(0.0)))
-        line = Series(entry.method, thresholds, tuple(ious))
-        plots[entry.layers] = (*plots.get(entry.layers, ()), line)
-    y = "foreground IoU" if len(names) == 2 else "mIoU"
-    return Chart(
-        "segmentation_iou", f"{y} against the background score", "background score",
-        f"{y}, all pixels of the set", plots,
-    )  # fmt: skip
-
-
-def _best(chart: Chart) -> list[str]:
-    """What each method could reach with the threshold chosen on these very images."""
-    best = [
-        (max(line.y), line.label, layers, line.x[line.y.index(max(line.y))])
-        for layers, lines in chart.plots.items()
-        for line in lines
-    ]
-    found = "; ".join(
-        f"{method} ({layers}) {value:.3f} at {at:g}" for value, method, layers, at in best
-    )
-    return [f"{chart.y_label} at the best background score, chosen on these images: {found}."]

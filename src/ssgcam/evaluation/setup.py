@@ -38,16 +38,19 @@ class Run:
         self.empty: Counter[Entry] = Counter()
         self.explained = 0
 
-    def classes_of(self, class_index: int | None) -> dict[int, int]:
+    def classes_of(
+        self, class_index: int | None, samples: SampleSet | None = None
+    ) -> dict[int, int]:
         """Class of the data set -> class of the network; all to ``class_index`` where it is given."""
+        samples = samples or self.samples
         if class_index is None:
-            return match_classes(self.samples, self.model, self.outputs)
+            return match_classes(samples, self.model, self.outputs)
         if not 0 <= class_index < self.outputs:
             raise SsgcamError(
                 f"class {class_index} is out of range: '{self.model.name}' has {self.outputs} "
                 f"classes, 0 to {self.outputs - 1}"
             )
-        used = {label for sample in self.samples for label in sample.labels}
+        used = {label for sample in samples for label in sample.labels}
         return dict.fromkeys(used, class_index)
 
     def board(self, items: Sequence[Item]) -> Board:
@@ -62,6 +65,11 @@ class Run:
         for entry, maps in found.maps.items():
             self.empty[entry] += int((~(maps.flatten(2).amax(2) > 0)).sum())
         return found
+
+    def forget(self) -> None:
+        """Start counting maps without evidence anew."""
+        self.empty.clear()
+        self.explained = 0
 
     def probabilities(self, pixels: Tensor) -> Tensor:
         """Class probabilities of RGB pixels in [0, 1]."""
