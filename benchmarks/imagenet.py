@@ -35,8 +35,9 @@ from ssgcam.evaluation import (
     evaluate_sanity,
     limited,
 )
+from ssgcam.evaluation.figures import Chart, Series
 from ssgcam.evaluation.plots import draw_chart
-from ssgcam.evaluation.result import ALL_FUSED, MEAN, Chart, Series, Table, markdown_table
+from ssgcam.evaluation.result import ALL_FUSED, MEAN, Table, markdown_table
 from ssgcam.files import write_json, write_png
 from study import DOCS, Row, command, write_study
 

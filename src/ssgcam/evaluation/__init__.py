@@ -13,8 +13,8 @@ from ssgcam.evaluation.contenders import (
     Competition,
     Contender,
     Entrants,
-    Entry,
 )
+from ssgcam.evaluation.figures import Entry
 from ssgcam.evaluation.items import limited
 from ssgcam.evaluation.localization import evaluate_localization
 from ssgcam.evaluation.perturbation import evaluate_perturbation

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssgcam.evaluation.contenders import Entry
+from ssgcam.evaluation.figures import Entry
 from ssgcam.evaluation.result import ALL_FUSED, MEAN, RECIPE, Difference, Score
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.metrics import Interval, bootstrap_interval, paired_difference

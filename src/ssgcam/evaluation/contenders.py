@@ -21,6 +21,7 @@ from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.scores import Signal, derivatives, logits_of
 from ssgcam.core.settings import ScoreSettings, SSGSettings
 from ssgcam.errors import SsgcamError
+from ssgcam.evaluation.figures import Entry
 from ssgcam.evaluation.result import ALL_FUSED, RECIPE
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe
@@ -128,14 +129,6 @@ class Entrants:
             raise SsgcamError("a method is named twice; name each once")
         if not titles and self.recipe is None:
             raise SsgcamError("no method was given; name at least one, or a recipe")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a table: whose map, from which layers."""
-
-    method: str
-    layers: str
 
 
 @dataclass(frozen=True, eq=False)

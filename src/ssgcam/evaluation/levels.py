@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.data import IGNORE
-from ssgcam.evaluation.contenders import Entry
-from ssgcam.evaluation.result import Chart, Series
+from ssgcam.evaluation.figures import Chart, Entry, Series
 from ssgcam.metrics import foreground_iou, mean_iou
 
 LEVELS = 100

@@ -19,9 +19,10 @@ from torch.nn import functional
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
-from ssgcam.evaluation.contenders import Entrants, Entry
+from ssgcam.evaluation.contenders import Entrants
+from ssgcam.evaluation.figures import Chart, Entry, Example, Picture, Series
 from ssgcam.evaluation.items import Batch, Item, batches
-from ssgcam.evaluation.result import Chart, Evaluation, Example, Picture, Series
+from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.setup import Run, chosen, example
 from ssgcam.metrics import (
@@ -294,5 +295,5 @@ def _example(
             side = prepared.shape[-1]
             x0, y0, x1, y1 = (found[largest].double() / side).tolist()
             boxes = ((x0, y0, x1 + 1 / side, y1 + 1 / side),)
-        pictures.append(Picture(f"{entry.method}\n{entry.layers}", values, boxes))
+        pictures.append(Picture(entry, values, boxes))
     return example(run, item, truth.mask, pictures)

@@ -17,9 +17,10 @@ from ssgcam.core.settings import check_choice
 from ssgcam.data import Sample, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
-from ssgcam.evaluation.contenders import Entrants, Entry
+from ssgcam.evaluation.contenders import Entrants
+from ssgcam.evaluation.figures import Chart, Entry, Picture, Series
 from ssgcam.evaluation.items import Item, batches, nothing
-from ssgcam.evaluation.result import Chart, Evaluation, Picture, Series
+from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.setup import Run, chosen, example
 from ssgcam.metrics import area_under_curve, blur_drops, drop_and_increase, insertion_deletion
@@ -244,4 +245,4 @@ def _picture(entry: Entry, values: Tensor, size: tuple[int, int], seed: int) -> 
     """The map with the outline of its top 20 % of pixels."""
     ranks = pixel_ranks(fit_maps(values[None], *size), seed)[0]
     top = ranks < 0.2 * size[0] * size[1]
-    return Picture(f"{entry.method}\n{entry.layers}", values.cpu(), (), top.cpu())
+    return Picture(entry, values.cpu(), (), top.cpu())

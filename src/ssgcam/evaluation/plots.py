@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssgcam.core import maps as pipeline
-from ssgcam.evaluation.result import Chart, Evaluation, Example, Picture
+from ssgcam.evaluation.figures import Chart, Example, Picture
+from ssgcam.evaluation.result import Evaluation
 from ssgcam.files import write_png
 from ssgcam.images import read_image
 from ssgcam.render.heatmap import overlay
@@ -107,7 +108,8 @@ def _cell(photo: Image.Image, picture: Picture) -> Cell:
     drawn = overlay(photo, values.nan_to_num(0.0).clamp(0, 1).numpy())
     boxes = [_scaled(box, photo.size) for box in picture.boxes]
     mask = None if picture.mask is None else _fitted(picture.mask.numpy(), photo.size)
-    return Cell(drawn, picture.title, boxes=boxes, mask=mask)
+    entry = picture.entry
+    return Cell(drawn, entry.method, entry.layers, boxes=boxes, mask=mask)
 
 
 def _scaled(

@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
-from ssgcam.data.sample import Box
+from ssgcam.evaluation.figures import Chart, Example
 from ssgcam.files import write_json, write_text
 
 Better = Literal["higher", "lower", ""]
@@ -73,71 +71,6 @@ class Table:
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line of a chart."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines, one small plot for each choice of layers.
-
-    Attributes:
-        name: Of its file, without ending.
-        title: Above it.
-        x_label: Under the axis.
-        y_label: Beside the axis.
-        plots: Title of each small plot -> its lines.
-    """
-
-    name: str
-    title: str
-    x_label: str
-    y_label: str
-    plots: dict[str, tuple[Series, ...]]
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A map of an example, and what is drawn on it.
-
-    Attributes:
-        title: Above it.
-        values: The map, ``[h, w]`` in [0, 1].
-        boxes: Predicted boxes, inclusive, as shares of the sides (x0, y0, x1, y1).
-        mask: Predicted mask, ``[H, W]`` bool, at the photo's size.
-    """
-
-    title: str
-    values: Tensor
-    boxes: tuple[tuple[float, float, float, float], ...] = ()
-    mask: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """An image, its ground truth and the maps of several methods.
-
-    Attributes:
-        image: The photo's file.
-        title: The class.
-        boxes: True boxes, inclusive, in the photo's pixels.
-        mask: True mask, ``[H, W]`` bool, at the photo's size.
-        pictures: The maps.
-    """
-
-    image: Path
-    title: str
-    boxes: tuple[Box, ...]
-    mask: Tensor | None
-    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, eq=False)

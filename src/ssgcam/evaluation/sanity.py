@@ -16,9 +16,10 @@ from tqdm import tqdm
 from ssgcam.core.capture import Target
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation.contenders import Competition, Contender, Entrants, Entry
+from ssgcam.evaluation.contenders import Competition, Contender, Entrants
+from ssgcam.evaluation.figures import Chart, Entry, Series
 from ssgcam.evaluation.items import Item, batches, limited, nothing
-from ssgcam.evaluation.result import Chart, Evaluation, Score, Series, Table
+from ssgcam.evaluation.result import Evaluation, Score, Table
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.setup import Run
 from ssgcam.metrics import (

@@ -17,10 +17,11 @@ from ssgcam.core import maps as pipeline
 from ssgcam.data import IGNORE, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
-from ssgcam.evaluation.contenders import Entrants, Entry
+from ssgcam.evaluation.contenders import Entrants
+from ssgcam.evaluation.figures import Entry, Picture
 from ssgcam.evaluation.items import Item, batches
 from ssgcam.evaluation.levels import add_levels, best_background, best_levels, level_chart
-from ssgcam.evaluation.result import RECIPE, Evaluation, Picture
+from ssgcam.evaluation.result import RECIPE, Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.setup import Run, chosen, example
 from ssgcam.metrics import (
@@ -95,8 +96,7 @@ def evaluate_segmentation(
                 add_levels(totals, entry, maps, values, labels, len(task.names))
                 if index in wanted and entry in run.pictured():
                     seen = maps.amax(0) if len(maps) else torch.zeros_like(labels).float()
-                    title = f"{entry.method}\n{entry.layers}"
-                    pictures.append(Picture(title, seen, (), predicted > 0))
+                    pictures.append(Picture(entry, seen, (), predicted > 0))
             if index in wanted:
                 object_mask = (labels > 0) & (labels != IGNORE)
                 shown.append(example(run, item, object_mask, pictures))

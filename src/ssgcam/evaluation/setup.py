@@ -15,9 +15,9 @@ from ssgcam.data import SampleSet
 from ssgcam.devices import choose_device
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board
-from ssgcam.evaluation.contenders import Competition, Entrants, Entry, Explained
+from ssgcam.evaluation.contenders import Competition, Entrants, Explained
+from ssgcam.evaluation.figures import Entry, Example, Picture
 from ssgcam.evaluation.items import Item, match_classes, owners
-from ssgcam.evaluation.result import Example, Picture
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.explain import check_network
 from ssgcam.models import LoadedModel
