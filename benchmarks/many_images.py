@@ -1,7 +1,8 @@
 """Many images: how close does ``segment`` come to the network's own speed, in how much memory?
 
-    python benchmarks/many_images.py                # all of it
-    python benchmarks/many_images.py --quick        # a minute: fewer images, one network
+    python benchmarks/many_images.py                      # all of it
+    python benchmarks/many_images.py --parts cluster      # one part; the results of others are kept
+    python benchmarks/many_images.py --quick --out DIR    # a minute: fewer images, one network
 
 Throughput: photos from disk to masks on disk, against the floor: one forward pass and one
 ``autograd.grad`` to the same layers, same network, batch and threads, on a batch that is already in
@@ -9,6 +10,10 @@ memory. The two take turns, so that whatever else the machine does slows both al
 rates by the clock there is the ratio of processor times, which other processes hardly change.
 
 Memory: peak resident size of a process that segments 1,000, 10,000 and 100,000 generated images.
+
+Cluster: the Ray engine on this machine with one and two actors of one thread each, against the local
+engine with one thread; for two numbers of images, so that the fixed cost and the cost of an image
+can be told apart.
 """
 
 from __future__ import annotations
@@ -25,7 +30,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +46,7 @@ from ssgcam.segment import segment_images, versions
 from study import DOCS, command, table
 
 BATCH = 16
+PARTS = ("throughput", "memory", "cluster")
 
 
 @dataclass(frozen=True)
@@ -53,9 +61,9 @@ class Case:
 
 
 CASES = (
-    Case("resnet18", 112, (160, 160), "png", 192),
-    Case("resnet34", 224, (500, 375), "jpg", 64),
-    Case("tiny", 32, (32, 32), "png", 2048),
+    Case("resnet18", 112, (160, 160), "png", 640),
+    Case("resnet34", 224, (500, 375), "jpg", 96),
+    Case("tiny", 32, (32, 32), "png", 4096),
 )
 
 
@@ -89,6 +97,17 @@ class Memory:
     seconds: float
     images_per_second: float
     cpu_ms: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """An engine, with the number of its actors."""
+
+    engine: str
+    network: str
+    input: int
+    images: int
+    seconds: float
 
 
 def tiny() -> LoadedModel:
@@ -232,71 +251,114 @@ def child(photos: Path, masks: Path) -> None:
     print(json.dumps({"clock": clock, "cpu": cpu, "peak": peak}))
 
 
-def markdown(speed: list[Throughput], sizes: list[Memory]) -> str:
-    """Both tables."""
+def cluster(case: Case, counts: list[int], rounds: int, folder: Path) -> list[Cluster]:
+    """Let the local engine and Ray with one and two actors take turns."""
+    import ray
+
+    from ssgcam.scale.ray_engine import RayEngine
+
+    torch.set_num_threads(1)
+    model = load(case)
+    layers = CAM(model).layers(torch.randn(1, 3, case.side, case.side))
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    start, _ = timed(lambda: ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
+                                      runtime_env={"env_vars": environment}))  # fmt: skip
+    print(json.dumps({"seconds to start Ray": round(start, 1)}), flush=True)
+    engines = {"local": None, **{f"ray, {n}": RayEngine(actors=n) for n in (1, 2)}}
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(rounds):
+        for count in counts:
+            photos, masks = folder / f"cluster-{count}", folder / "cluster-masks"
+            generate(photos, count, case.photo, case.ending)
+            for name, engine in engines.items():
+                shutil.rmtree(masks, ignore_errors=True)
+                clock, _ = timed(partial(
+                    segment_images, photos, model, masks, cam=CAM(model, layers), classes=[0],
+                    gate=0.0, batch_size=BATCH, workers=1, engine=engine,
+                ))  # fmt: skip
+                seconds.setdefault((name, count), []).append(clock)
+    ray.shutdown()
+    rows = [
+        Cluster(name, case.network, case.side, count, round(statistics.median(found), 1))
+        for (name, count), found in seconds.items()
+    ]
+    return sorted(rows, key=lambda row: (row.engine, row.images))
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """A table for each part."""
     first = table(
-        ["network, input, threads", "photos", "floor, images/s", "segment, images/s", "ratio (range)",
-         "processor time, ms: floor, segment", "ratio"],
+        ["network, input, threads", "photos", "floor, images/s", "segment, images/s",
+         "ratio (range)", "processor time, ms: floor, segment", "ratio"],
         [
-            [f"{row.network}, {row.input} px, {row.threads}", row.photo, f"{row.floor_per_second:g}",
-             f"{row.segment_per_second:g}",
-             f"{row.ratio:.2f} ({row.ratio_lowest:.2f} to {row.ratio_highest:.2f})",
-             f"{row.floor_cpu_ms:.2f}, {row.segment_cpu_ms:.2f}", f"{row.cpu_ratio:.2f}"]
-            for row in speed
+            [f"{row['network']}, {row['input']} px, {row['threads']}", row["photo"],
+             f"{row['floor_per_second']:g}", f"{row['segment_per_second']:g}",
+             f"{row['ratio']:.2f} ({row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f})",
+             f"{row['floor_cpu_ms']:.2f}, {row['segment_cpu_ms']:.2f}", f"{row['cpu_ratio']:.2f}"]
+            for row in content.get("throughput", [])
         ],
     )  # fmt: skip
     second = table(
         ["images", "peak memory, MiB", "images/s", "processor time, ms an image"],
         [
-            [f"{row.images:,}", f"{row.peak_mib:.0f}", f"{row.images_per_second:.0f}",
-             f"{row.cpu_ms:.2f}"]
-            for row in sizes
+            [f"{row['images']:,}", f"{row['peak_mib']:.0f}", f"{row['images_per_second']:.0f}",
+             f"{row['cpu_ms']:.2f}"]
+            for row in content.get("memory", [])
         ],
     )  # fmt: skip
-    return f"{first}\n{second}"
+    third = table(
+        ["engine, actors", "network, input", "images", "seconds"],
+        [
+            [row["engine"], f"{row['network']}, {row['input']} px", str(row["images"]),
+             f"{row['seconds']:g}"]
+            for row in content.get("cluster", [])
+        ],
+    )  # fmt: skip
+    return "\n".join([first, second, third])
 
 
 def main() -> None:
     """Run it and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--quick", action="store_true", help="fewer images, one network")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, os.cpu_count() or 1])
     parser.add_argument("--counts", type=int, nargs="*", default=[1_000, 10_000, 100_000])
-    parser.add_argument(
-        "--folder", type=Path, help="where the images go; a temporary one if not set"
-    )
+    parser.add_argument("--folder", type=Path, help="where the images go; a temporary one if unset")
     parser.add_argument("--out", type=Path, default=DOCS)
     parser.add_argument("--child", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(*options.child)
         return
-    cases = CASES[:1] if options.quick else CASES
-    counts = [200, 2_000] if options.quick else options.counts
-    rounds = 2 if options.quick else options.rounds
+    quick: bool = options.quick
+    rounds = 2 if quick else options.rounds
+    found: dict[str, list[Any]] = {part: [] for part in options.parts}
+
+    def add(part: str, row: Any) -> None:
+        found[part].append(asdict(row))
+        print(json.dumps(found[part][-1]), flush=True)
+
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        speed = []
-        for case in cases:
-            images = BATCH if options.quick else case.images
-            for threads in options.threads:
+        for case in CASES[:1] if quick else CASES:
+            for threads in options.threads if "throughput" in found else ():
                 torch.set_num_threads(threads)
-                speed.append(throughput(case, images, rounds, folder))
-                print(json.dumps(asdict(speed[-1])), flush=True)
-        sizes = []
-        for count in counts:
-            sizes.append(memory(count, folder))
-            print(json.dumps(asdict(sizes[-1])), flush=True)
-    content = {
-        "command": command(),
-        "versions": versions(),
-        "processors": os.cpu_count(),
-        "throughput": [asdict(row) for row in speed],
-        "memory": [asdict(row) for row in sizes],
-    }
-    write_json(options.out / "many_images.json", content)
-    write_text(options.out / "many_images.md", markdown(speed, sizes))
+                add("throughput", throughput(case, BATCH if quick else case.images, rounds, folder))
+        for count in ([200, 2_000] if quick else options.counts) if "memory" in found else ():
+            add("memory", memory(count, folder))
+        if "cluster" in found:
+            for row in cluster(CASES[0], [64, 128] if quick else [192, 768], rounds, folder):
+                add("cluster", row)
+    results = options.out / "many_images.json"
+    before = json.loads(results.read_text()) if results.exists() else {}
+    how = {"command": command(), "versions": versions(), "processors": os.cpu_count()}
+    content = {**before, **found, "made": {**before.get("made", {}), **dict.fromkeys(found, how)}}
+    write_json(results, content)
+    write_text(results.with_suffix(".md"), markdown(content))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from data_trees import photo, refusal
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
 from ssgcam.scale.jobs import Job, name_jobs
-from ssgcam.scale.manifest import Done, Manifest
+from ssgcam.scale.manifest import Done, Manifest, only_run
 from ssgcam.scale.stream import SCRATCH, run, work_off
 from ssgcam.scale.windows import Windows, tent
 
@@ -261,6 +261,14 @@ def test_a_damaged_manifest_is_refused(tmp_path, out):
     sentence = refusal(run, jobs, Upper(out), manifest(out))
     assert "line 2" in sentence
     assert "start anew" in sentence
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path, out):
+    jobs, task = texts(tmp_path / "in", words(3)), Upper(out)
+    with only_run(out):
+        assert "another run is writing" in refusal(run, jobs, task, manifest(out))
+    assert not task.batches
+    assert run(jobs, task, manifest(out)).total == 3
 
 
 def test_a_line_is_on_disk_when_it_is_added(out):

@@ -134,7 +134,6 @@ def segment_images(
     settings = _settings(loaded, explainer, rule, overlays, noise)
     names = tuple(_name(loaded, index) for index in rule.classes) or ("most probable class",)
     manifest = Manifest(out / MANIFEST, settings)
-    write_json(out / SETTINGS, {**settings, "masks": _legend(rule, names), "versions": versions()})
 
     def report(job: Job, done: Done) -> None:
         if failed is not None and done.error:
@@ -143,14 +142,18 @@ def segment_images(
     for failure in left_out:
         if failed is not None:
             failed(failure)
-    outcome = run(
-        jobs,
-        task,
-        manifest,
-        engine=engine or partial(work_off, workers=workers),
-        each=report,
-        progress=progress,
-    )
+    try:
+        outcome = run(
+            jobs,
+            task,
+            manifest,
+            engine=engine or partial(work_off, workers=workers),
+            each=report,
+            progress=progress,
+        )
+    finally:  # not before: another run may be writing there
+        about = {**settings, "masks": _legend(rule, names), "versions": versions()}
+        write_json(out / SETTINGS, about)
     failures = (*left_out, *outcome.failures)
     if coco is not None:
         missing = {failure.path for failure in failures}

@@ -10,7 +10,10 @@ half-written is the last line at most, and it is dropped when the manifest is op
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +42,39 @@ class Done:
     outputs: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Let no other run write to a folder meanwhile, where the file system has locks.
+
+    Raises:
+        SsgcamError: If another one does, or the folder can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SsgcamError(
+            f"can't write to '{folder}' ({error.strerror}); choose another output folder"
+        ) from error
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SsgcamError(
+                f"another run is writing to '{folder}'; wait for it or choose another output folder"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(lock)
 
 
 class Manifest:

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -27,7 +29,7 @@ from tqdm import tqdm
 
 from ssgcam.errors import SsgcamError
 from ssgcam.scale.jobs import Job, Stamp
-from ssgcam.scale.manifest import Done, Manifest
+from ssgcam.scale.manifest import Done, Manifest, only_run
 from ssgcam.streaming import Failure, ahead
 
 Read = TypeVar("Read")
@@ -119,19 +121,16 @@ def run(
         Counts and failures.
 
     Raises:
-        SsgcamError: If the outputs can't be written or the device has too little memory.
+        SsgcamError: If the outputs can't be written, another run is writing to the same folder, or
+            the device has too little memory.
     """
-    scratch = manifest.path.parent / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     by_name = {job.name: job for job in jobs}
     failures = []
-    groups = manifest.unfinished(jobs, task.at_once)
-    count = sum(map(len, groups))
-    try:
-        with (
-            manifest,
-            tqdm(total=count, unit="image", disable=None if progress else True) as bar,
-        ):
+    with only_run(manifest.path.parent), _scratch(manifest.path.parent / SCRATCH):
+        groups = manifest.unfinished(jobs, task.at_once)
+        count = sum(map(len, groups))
+        shown = None if progress else True
+        with manifest, tqdm(total=count, unit="image", disable=shown) as bar:
             for done in (engine or work_off)(groups, task):
                 manifest.add(done)
                 bar.update()
@@ -140,8 +139,6 @@ def run(
                     failures.append(Failure(job.path, done.error))
                 if each is not None:
                     each(job, done)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return Outcome(len(jobs), len(jobs) - count, tuple(failures))
 
 
@@ -167,6 +164,16 @@ def work_off(
     read = ahead(partial(_read, task), jobs, window=window, workers=workers)
     computed = _computed(groups, read, task)
     yield from ahead(partial(_write, task), computed, window=window, workers=workers)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[None]:
+    """Remove the folder before the block, where a killed run left it, and after it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
