@@ -31,7 +31,7 @@ from ssgcam.cam import CAM
 from ssgcam.core.blocks import block_layers
 from ssgcam.core.maps import threshold
 from ssgcam.files import write_json, write_text, write_with
-from ssgcam.search.cache import MapCache, MapGrid
+from ssgcam.search.cache import MapCache, MapGrid, packed
 from ssgcam.search.calibration import Examples
 from ssgcam.search.objective import GENES, MIN_WEIGHT, Objective
 
@@ -69,7 +69,10 @@ def generation(case: Case) -> Callable[[], object]:
         torch.zeros(case.images, 3, 1, 1), masks, torch.zeros(case.images).long(),
         torch.rand(case.images, generator=generator), (0,), names[: case.images], names[: case.images],
     )  # fmt: skip
-    cache = MapCache(values, names[: case.layers], grid, (case.side, case.side))
+    rows = packed(values)
+    cache = MapCache(
+        rows[..., : case.side**2], names[: case.layers], grid, (case.side, case.side), packed=rows
+    )
     rng = np.random.default_rng(0)
     genes = np.ones((case.candidates, case.layers, GENES))
     if not case.all_layers:

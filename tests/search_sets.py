@@ -11,7 +11,7 @@ from torch import Tensor
 from networks import Small
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
-from ssgcam.search.cache import MapCache, MapGrid
+from ssgcam.search.cache import MapCache, MapGrid, packed
 from ssgcam.search.calibration import Examples
 from ssgcam.search.samples import Calibration
 
@@ -38,7 +38,8 @@ def examples_of(
 def cache_of(values: Tensor, layers: int, size: tuple[int, int], grid: MapGrid = GRID) -> MapCache:
     """A cache of given rows ``[N, layers * entries, cells]``."""
     names = tuple(f"layer{k}" for k in range(layers))
-    return MapCache(values, names, grid, size, ((1, 2, 2),) * layers)
+    behind = packed(values) if values.dtype == torch.uint8 else None
+    return MapCache(values, names, grid, size, ((1, 2, 2),) * layers, behind)
 
 
 def planted_set(

@@ -63,7 +63,8 @@ def test_from_folders_to_recipe_and_report(tmp_path: Path) -> None:
     assert "held-out set: 4 images" in report
     assert "small" in done.stderr
     assert "held-out 0." in done.stdout
-    assert len(list((tmp_path / "cache").glob("journal-*"))) == 1
+    journals = {path.name.split("-", 2)[2] for path in (tmp_path / "cache").glob("journal-*")}
+    assert journals == {"search.jsonl", "search-flips-horizontal.jsonl"}
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,26 @@ def test_bytes_change_the_fitness_by_little() -> None:
     assert np.abs(exact(genes) - half(genes)).max() < 0.001
 
 
+def test_packed_bytes_are_summed_as_single_rows_are() -> None:
+    objective, candidates = random_case(6)
+    small = (objective.cache.values * 255).round().to(torch.uint8)
+    fast = cache_of(small, 4, (SIDE, SIDE))
+    slow = replace(fast, packed=None)
+    rows = torch.tensor([5, 0, 31, 5, 7, 7])
+    starts = torch.tensor([0, 0, 2, 5, 6, 6])  # the first and the last two are empty
+    weights = torch.rand(6)
+    for image in range(6):
+        found = fast.sums(image, rows, starts, weights)
+        torch.testing.assert_close(
+            found, slow.sums(image, rows, starts, weights), atol=1e-6, rtol=0
+        )
+        expected = [small[image, 5] * weights[0] + small[image, 0] * weights[1]]
+        torch.testing.assert_close(found[1:2] * 255, torch.stack(expected), atol=1e-3, rtol=0)
+        assert not found[[0, 4, 5]].any()
+    scores = [Objective(cache, objective.examples).fitness(candidates) for cache in (fast, slow)]
+    torch.testing.assert_close(scores[0], scores[1], atol=2e-3, rtol=0)  # ties may fall either way
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_fitness_is_the_metric_of_the_bootstrap(kind: str) -> None:
     objective, candidates = random_case(3)
@@ -273,7 +293,8 @@ def test_spilling_and_keeping_change_nothing(
 
     held = made()
     assert held.dtype == torch.uint8
-    assert held.numel() == cache_bytes(5, 2, GRID, (8, 8), "uint8")
+    assert 5 * 2 * len(GRID) * (8 * 8 + 8) == cache_bytes(5, 2, GRID, (8, 8), "uint8")
+    assert held.shape == (5, 2 * len(GRID), 64)
     assert torch.equal(made(limit=10), held)
     assert torch.equal(made(folder=tmp_path), held)
     (kept,) = tmp_path.glob("*.npy")

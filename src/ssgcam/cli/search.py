@@ -43,7 +43,7 @@ def search(
         str,
         typer.Option(help="auto (at most 12 blocks), all (every block), or names with commas."),
     ] = "auto",
-    generations: Annotated[int, typer.Option(help="Of the evolution.", min=1)] = 60,
+    generations: Annotated[int, typer.Option(help="Of the evolution.", min=1)] = 100,
     population: Annotated[int, typer.Option(help="Candidates in each.", min=5)] = 160,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     fitness: Annotated[
@@ -110,6 +110,7 @@ def search(
         penalty=penalty,
         size=(size, size),
         score=_score(score),
+        views=_views(flips),
         augmentations=_augmentations(flips, scales),
         gate=gate,
         folds=folds,
@@ -143,20 +144,23 @@ def search(
     typer.echo(f"wrote {recipe} and {folder / 'report.md'}")
 
 
+def _views(flips: str) -> Any:
+    """The plain view, then flips (of two, one first)."""
+    from ssgcam.augment import Augmentation
+
+    kinds = ["none", *(["horizontal"] if flips == "both" else []), flips]
+    return tuple(dict.fromkeys(Augmentation(cast(Any, kind)) for kind in kinds))
+
+
 def _augmentations(flips: str, scales: str) -> Any:
-    """No view but the plain one; flips (of two, one first); flips and scales: whatever differs."""
+    """The same, and the last of them with the input scales."""
     from ssgcam.augment import Augmentation
 
     try:
         factors = tuple(float(text) for text in scales.split(","))
     except ValueError as error:
         raise SsgcamError(f"--scales {scales} is not numbers with commas, such as 1,1.5") from error
-    choices = (
-        Augmentation(),
-        Augmentation(cast(Any, flips)),
-        Augmentation(cast(Any, flips), factors),
-    )
-    return tuple(dict.fromkeys(choices))
+    return (*_views(flips), Augmentation(cast(Any, flips), factors))
 
 
 def _score(name: str) -> Any:

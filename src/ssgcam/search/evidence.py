@@ -90,6 +90,7 @@ def validated(
                 "recipe",
                 each.swept,
                 finals[each.name].sweep(other, kind) if other is not None else None,
+                # the folds' own recipes have the views of the first
                 tuple(swept(one.recipe, examples) for one in drafts) if each is tried[0] else (),
             )
         )

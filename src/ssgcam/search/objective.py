@@ -83,7 +83,7 @@ class Objective:
         shares = F.adaptive_avg_pool2d(planes, size).flatten(2) * pixels
         set_ = object.__setattr__
         set_(self, "rows", tuple(rows))
-        set_(self, "_shares", shares.transpose(1, 2).to(self.dtype).contiguous())  # [n, cells, 2]
+        set_(self, "_shares", shares.to(self.dtype))  # [n, 2, cells]
         set_(self, "_true", shares[:, 0].sum(1))
         set_(self, "_valid", shares[:, 1].sum(1))
         sides = [size[1] / masks.shape[2], size[0] / masks.shape[1]]
@@ -132,35 +132,28 @@ class Objective:
 
     def counts(self, candidates: Candidates) -> Counts:
         """Counts ``[P, n]`` before the gate, from a few large operations for each image."""
-        used, place, weights, starts = self._bags(candidates)
+        active = candidates.weights > 0
+        wanted = (candidates.entries + torch.arange(self.layers) * len(self.cache.grid))[active]
+        weights = candidates.weights[active].to(self.dtype)
+        starts = active.sum(1).cumsum(0) - active.sum(1)
         limits = candidates.thresholds.to(self.dtype)
         count = len(candidates.thresholds)
         assert self.rows is not None
-        found = torch.empty(len(self.rows), count, 2, dtype=self.dtype)
+        found = torch.empty(len(self.rows), 2, count, dtype=self.dtype)
         boxes = torch.empty(count, len(self.rows), 4, dtype=torch.float64)
         for n, row in enumerate(self.rows):
-            maps = self.cache.rows(row, used, self.dtype)
-            fused = F.embedding_bag(place, maps, starts, mode="sum", per_sample_weights=weights)
+            fused = self.cache.sums(row, wanted, starts, weights)
             peaks = fused.amax(1)
             cut = torch.where(peaks > 0, peaks * limits, torch.inf)
             fused.ge_(cut[:, None])
             if self.kind == "box":
                 boxes[:, n] = boxes_of(fused.view(count, *self.cache.size) > 0)
             else:
-                torch.mm(fused, self._shares[n], out=found[n])
+                torch.mm(self._shares[n], fused.T, out=found[n])
         if self.kind == "box":
             return box_counts(boxes, self._boxes, self._valid)
-        hit, predicted = found.permute(2, 1, 0).double()
+        hit, predicted = found.permute(1, 2, 0).double()
         return Counts(hit, predicted, self._true, self._valid)
-
-    def _bags(self, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The rows in use, and for each candidate which of them with what weight."""
-        active = candidates.weights > 0
-        rows = candidates.entries + torch.arange(self.layers) * len(self.cache.grid)
-        used, place = torch.unique(rows[active], return_inverse=True)
-        lengths = active.sum(1)
-        starts = lengths.cumsum(0) - lengths
-        return used, place, candidates.weights[active].to(self.dtype), starts
 
 
 def ranked_entries(objective: Objective, thresholds: int = 24) -> tuple[Tensor, Tensor]:
@@ -186,13 +179,13 @@ def ranked_entries(objective: Objective, thresholds: int = 24) -> tuple[Tensor, 
     inside = torch.empty(rows, len(picked), dtype=objective.dtype)
     for n, row in enumerate(objective.rows):
         maps = cache.values[row].index_select(1, picked).to(objective.dtype)
-        shares = objective._shares[n][picked]
+        shares = objective._shares[n][:, picked]
         for t, limit in enumerate(limits.tolist()):
             torch.ge(maps, limit * scale, out=inside)
-            counts = inside @ shares
-            hit[t] += counts[:, 0]
-            predicted[t] += counts[:, 1]
-    truth = sum(float(objective._shares[n][picked, 0].sum()) for n in range(len(objective.rows)))
+            counts = shares @ inside.T
+            hit[t] += counts[0]
+            predicted[t] += counts[1]
+    truth = sum(float(objective._shares[n][0, picked].sum()) for n in range(len(objective.rows)))
     scores = hit / (predicted + truth - hit).clamp_min(1e-12)
     best, at = scores.max(0)
     order = best.view(objective.layers, -1).argsort(dim=1, descending=True, stable=True)

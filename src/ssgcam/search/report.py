@@ -149,7 +149,8 @@ class Report:
             "## Where it was not calibrated",
             "",
             "Thresholds and gates are chosen on calibration images only (in `folds`, on the other "
-            "folds' images; the recipe is searched anew in each fold, without views or refinement). "
+            "folds' images; the recipe is searched anew in each fold, with the views that were best on "
+            "all). The rivals have no views, but the best layer with searched settings has the recipe's. "
             f"Intervals: {_level(self.table)} bootstrap over groups.",
             "",
             "| | calibration | folds | held-out |",
@@ -162,13 +163,13 @@ class Report:
         ]
         lines += [
             "",
-            "## The recipe's lead",
+            "## Leads",
             "",
-            "| over | where | difference |",
-            "| --- | --- | --- |",
+            "| of | over | where | difference |",
+            "| --- | --- | --- | --- |",
         ]
         lines += [
-            f"| {lead.why}: {lead.over} | {lead.where.replace('_', '-')} | "
+            f"| {lead.recipe} | {lead.why}: {lead.over} | {lead.where.replace('_', '-')} | "
             f"{_interval(lead.difference, '+')} |"
             for lead in self.table.leads
         ]

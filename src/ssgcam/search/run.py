@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ssgcam.augment import Augmentation
 from ssgcam.core.blocks import block_layers
 from ssgcam.core.capture import unwrap
 from ssgcam.core.layers import resolve
@@ -27,7 +28,15 @@ from ssgcam.search.evidence import validated
 from ssgcam.search.report import Report
 from ssgcam.search.samples import Calibration
 from ssgcam.search.settings import SearchSettings
-from ssgcam.search.steps import Draft, Variant, choose_variant, draft, origin, variants
+from ssgcam.search.steps import (
+    Draft,
+    Variant,
+    choose_variant,
+    draft,
+    origin,
+    variant_name,
+    variants,
+)
 from ssgcam.search.validation import Table, doubts, group_folds
 
 Model = nn.Module | LoadedModel
@@ -94,17 +103,20 @@ def search_recipe(
         other = _examples(held_out, model, target, boxes, settings, any_count=True)
     names = _layers(model, layers, examples)
     folder = None if cache is None else Path(cache)
-    maps = _cached(model, examples, names, settings, folder, progress)
     journal = (
         None if folder is None else folder / f"journal-{_key(model, examples, names, settings)}"
     )
 
-    def search(title: str, rows: list[int] | None = None) -> Draft:
+    def search(
+        what: str, maps: MapCache, views: Augmentation, rows: list[int] | None = None
+    ) -> Draft:
+        title = _title(what, views)
         return draft(
             model,
             maps,
             examples,
             settings,
+            views,
             rows=rows,
             journal=None if journal is None else journal.with_name(f"{journal.name}-{title}.jsonl"),
             resume=resume,
@@ -112,16 +124,26 @@ def search_recipe(
             title=title,
         )
 
-    main = search("search")
+    best: tuple[Draft, MapCache] | None = None
+    for views in settings.views:
+        maps = _cached(model, examples, names, settings, views, folder, progress)
+        found = search("search", maps, views)
+        if best is None or best[0].evolved.cost - found.evolved.cost > settings.margin:
+            best = found, maps
+        if found.evolved.interrupted:
+            break
+    assert best is not None
+    main, maps = best
+    interrupted = found.evolved.interrupted
     with _said(progress, "views and refinement"):
         tried = variants(main.recipe, model, examples, settings)
     chosen = choose_variant(tried, settings.margin)
-    folds = [] if main.evolved.interrupted else group_folds(examples, settings.folds)
+    folds = [] if interrupted else group_folds(examples, settings.folds)
     drafts = []
     for number, test in enumerate(folds):
         tested = set(test)
         rows = [row for row in range(len(examples)) if row not in tested]
-        drafts.append(search(f"fold-{number + 1}", rows))
+        drafts.append(search(f"fold-{number + 1}", maps, main.recipe.augmentation, rows))
         if drafts[-1].evolved.interrupted:
             folds, drafts = [], []
             break
@@ -132,9 +154,9 @@ def search_recipe(
     recipe = replace(chosen.recipe, origin=_origin(examples, settings, main, chosen, table))
     fold_layers = [frozenset(layer.name for layer in each.recipe.layers) for each in drafts]
     doubtful = [*warnings_for(examples), *doubts(table, fold_layers)]
-    if main.evolved.interrupted:
+    if interrupted:
         doubtful.insert(0, "The search was interrupted: this is the best candidate so far.")
-    if folds == [] and not main.evolved.interrupted and other is None:
+    if folds == [] and not interrupted and other is None:
         doubtful.append("Nothing was held out and there are no folds, so no score here is honest.")
     counts = {"calibration": _counts(examples)}
     if other is not None:
@@ -149,7 +171,7 @@ def search_recipe(
         evaluations=main.evolved.evaluations,
         fold_layers=tuple(tuple(sorted(layers)) for layers in fold_layers),
         counts=counts,
-        interrupted=main.evolved.interrupted,
+        interrupted=interrupted,
         shown=shown,
     )
     return Found(recipe, report)
@@ -191,10 +213,12 @@ def _cached(
     examples: Examples,
     names: list[str],
     settings: SearchSettings,
+    views: Augmentation,
     folder: Path | None,
     progress: bool,
 ) -> MapCache:
-    with tqdm(total=len(examples), desc="maps", disable=not progress, unit="image") as bar:
+    title = _title("maps", views)
+    with tqdm(total=len(examples), desc=title, disable=not progress, unit="image") as bar:
         return build_cache(
             model,
             examples,
@@ -202,12 +226,20 @@ def _cached(
             grid=settings.grid,
             size=settings.size,
             score=settings.score,
+            augmentation=views,
             storage=settings.storage,
             limit=settings.memory,
             folder=folder,
             batch_size=settings.batch_size,
             progress=lambda done: bar.update(done - bar.n),
         )
+
+
+def _title(what: str, views: Augmentation) -> str:
+    """Of a progress bar and a journal: such as ``"search-flips-both"``."""
+    return (
+        what if views == Augmentation() else f"{what}-{variant_name(views, None)}".replace(" ", "-")
+    )
 
 
 def _key(model: Model, examples: Examples, names: list[str], settings: SearchSettings) -> str:
@@ -221,8 +253,8 @@ def _origin(
 ) -> Origin:
     made = origin(examples, settings, main.evolved, chosen.score)
     row = table.row(f"Recipe, {chosen.name}")
-    plain = next(row for row in table.rows if row.kind == "recipe")
-    folds = None if plain.folds is None else plain.folds.value
+    across = [each.folds for each in table.rows if each.kind == "recipe" and each.folds is not None]
+    folds = across[0].value if across else None
     held_out = None if row.held_out is None else row.held_out.value
     return replace(made, scores={**made.scores, "folds": folds, "held_out": held_out})
 

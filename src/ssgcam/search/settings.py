@@ -26,9 +26,10 @@ class SearchSettings:
         grid: The settings of a layer that are tried.
         size: Working height and width of the search and of the recipe.
         score: What is differentiated.
-        augmentations: Views that are compared after the evolution, the cheapest first.
-        refinement: PAMR, which is compared as well; None leaves it out.
-        margin: An augmentation or a refinement is taken only for a fitness this much higher.
+        views: The evolution is run on the maps averaged over each of these, the cheapest first.
+        augmentations: Other views that are tried on what it found, such as input scales.
+        refinement: PAMR, which is tried as well; None leaves it out.
+        margin: What costs more is taken only for a fitness this much higher, 0 to 1.
         gate: A fixed class gate; None: from the calibration images that show no object, else 0.
         folds: Of the cross-validation; below 2: none.
         storage: Type of the cached maps.
@@ -36,7 +37,7 @@ class SearchSettings:
         batch_size: Images for each pass of the network.
     """
 
-    generations: int = 60
+    generations: int = 100
     population: int = 160
     seed: int = 0
     fitness: Fitness = "pooled"
@@ -44,6 +45,11 @@ class SearchSettings:
     grid: MapGrid = field(default_factory=MapGrid)
     size: tuple[int, int] = (56, 56)
     score: ScoreSettings = field(default_factory=ScoreSettings)
+    views: tuple[Augmentation, ...] = (
+        Augmentation(),
+        Augmentation("horizontal"),
+        Augmentation("both"),
+    )
     augmentations: tuple[Augmentation, ...] = (
         Augmentation(),
         Augmentation("horizontal"),
@@ -73,10 +79,8 @@ class SearchSettings:
             check_range("gate", self.gate, 0, 1)
         if min(self.size) < 2:
             raise SsgcamError(f"size is {list(self.size)}; the working size is at least 2x2 cells")
-        if not self.augmentations:
-            raise SsgcamError(
-                "augmentations is empty; give at least Augmentation(), the plain view"
-            )
+        if not self.views:
+            raise SsgcamError("views is empty; give at least Augmentation(), the plain view")
 
     def as_text(self) -> dict[str, str]:
         """Every setting that changes the result, as JSON text."""

@@ -28,8 +28,8 @@ class Draft:
     """A recipe as the evolution left it, with what is known about it.
 
     Attributes:
-        recipe: Without augmentation or refinement; threshold and gate of the evolution.
-        best_layer: The best layer alone, with the settings that are best for it, likewise.
+        recipe: With the views it was searched on; threshold and gate of the evolution.
+        best_layer: The best layer alone, with the settings that are best for it, on the same views.
         evolved: The evolution.
     """
 
@@ -43,6 +43,7 @@ def draft(
     cache: MapCache,
     examples: Examples,
     settings: SearchSettings,
+    views: Augmentation,
     *,
     rows: list[int] | None = None,
     journal: Path | None = None,
@@ -57,6 +58,7 @@ def draft(
         cache: Maps of the examples.
         examples: All of them.
         settings: Of the search.
+        views: What the cached maps were averaged over.
         rows: The images to search on; None is all.
         journal: See :func:`evolve`.
         resume: As well.
@@ -105,6 +107,7 @@ def draft(
             size=cache.size,
             classes=examples.targets,
             score=settings.score,
+            augmentation=views,
         )
 
     alone, cuts = torch.eye(len(cache.layers), dtype=torch.float64), thresholds[:, 0]
@@ -146,9 +149,19 @@ class Variant:
 def variants(
     recipe: Recipe, model: nn.Module | LoadedModel, examples: Examples, settings: SearchSettings
 ) -> list[Variant]:
-    """A recipe with every augmentation, each with and without refinement, at the images' resolution."""
+    """A recipe with its own views, then with others, each with and without refinement.
+
+    Args:
+        recipe: As the evolution left it.
+        model: The network.
+        examples: The calibration images.
+        settings: Of the search.
+
+    Returns:
+        Each with its own threshold and gate, chosen at the masks' size.
+    """
     found = []
-    for augmentation in settings.augmentations:
+    for augmentation in dict.fromkeys((recipe.augmentation, *settings.augmentations)):
         plain = replace(recipe, augmentation=augmentation)
         mapped = Mapped.of(plain.bind(model), examples, settings.batch_size)
         versions = [(plain, mapped)]
@@ -164,9 +177,9 @@ def variants(
 
 
 def choose_variant(found: list[Variant], margin: float) -> Variant:
-    """The first of the cheapest that no other beats by more than the margin."""
-    best = max(each.score for each in found)
-    return next(each for each in found if each.score >= best - margin)
+    """The best if it beats the first by more than the margin, else the first."""
+    best = max(found, key=lambda each: each.score)
+    return best if best.score > found[0].score + margin else found[0]
 
 
 def variant_name(augmentation: Augmentation, refinement: Refinement | None) -> str:

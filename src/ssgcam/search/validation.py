@@ -21,6 +21,8 @@ from ssgcam.search.scoring import Counts, Fitness, Sweep, choose_cut, statistic
 
 Kind = Literal["single", "ssg", "mean", "recipe"]
 Where = Literal["folds", "held_out"]
+#: The recipe without views or refinement.
+PLAIN = "Recipe, plain"
 #: Mean Jaccard overlap of the folds' layers below which they are said to differ.
 SAME_LAYERS = 0.5
 
@@ -68,18 +70,25 @@ class Row:
     folds: Interval | None
     held_out: Interval | None
 
+    def score(self, where: Where) -> float | None:
+        """The score on these images, or None."""
+        interval = self.folds if where == "folds" else self.held_out
+        return None if interval is None else interval.value
+
 
 @dataclass(frozen=True)
 class Lead:
     """How far the recipe leads another row, on the same resampled groups.
 
     Attributes:
+        recipe: Name of the recipe's row.
         over: Name of the other row.
         why: What it is.
         where: On which images.
         difference: Recipe minus the other.
     """
 
+    recipe: str
     over: str
     why: str
     where: Where
@@ -145,7 +154,8 @@ def compare(
         held_out: Other images.
         folds: Rows of each fold.
         kind: The score.
-        final: Name of the recipe that was chosen; where it was not scored, the first recipe leads.
+        final: Name of the recipe that was chosen; where it was not scored, the first recipe stands for
+            it. Its plain version is compared as well, as its rivals have no views either.
         gate: A fixed class gate.
         seed: Of the bootstrap.
 
@@ -183,22 +193,28 @@ def compare(
         )
     leads = []
     for where in groups:
-        recipes = [final, *(row.name for row in rows if row.kind == "recipe")]
-        recipe = next((name for name in recipes if (name, where) in parts), None)
-        if recipe is None:
-            continue
-        for other, why in (
-            ("single", "the best single layer of any other method"),
-            ("ssg", "the best single SSG-CAM layer"),
-            ("mean", "the best mean of all layers"),
-        ):
-            scored = [row for row in rows if row.kind == other and (row.name, where) in parts]
-            if scored:
-                best = max(scored, key=lambda row: _value(row, where))
-                pair = parts[recipe, where], parts[best.name, where]
+        own = [row.name for row in rows if row.kind == "recipe" and (row.name, where) in parts]
+        chosen = [final if final in own else next(iter(own), ""), PLAIN]
+        for name in dict.fromkeys(name for name in chosen if name in own):
+            for rival, why in _best_rivals(rows, where):
+                pair = parts[name, where], parts[rival.name, where]
                 found = paired_difference(*pair, number, seed=seed, groups=groups[where])
-                leads.append(Lead(best.name, why, where, found))
+                leads.append(Lead(name, rival.name, why, where, found))
     return Table(tuple(rows), tuple(leads), parts)
+
+
+def _best_rivals(rows: Sequence[Row], where: Where) -> list[tuple[Row, str]]:
+    """Of each kind the row that scores best on the very images."""
+    found = []
+    for kind, why in (
+        ("single", "the best single layer of any other method"),
+        ("ssg", "the best single SSG-CAM layer"),
+        ("mean", "the best mean of all layers"),
+    ):
+        scored = [row for row in rows if row.kind == kind and row.score(where) is not None]
+        if scored:
+            found.append((max(scored, key=lambda row: row.score(where) or 0.0), why))
+    return found
 
 
 def doubts(table: Table, fold_layers: Sequence[frozenset[str]]) -> list[str]:
@@ -210,7 +226,8 @@ def doubts(table: Table, fold_layers: Sequence[frozenset[str]]) -> list[str]:
         interval = lead.difference
         if lead.where == where and interval.low <= 0:
             found.append(
-                f"The recipe's lead over {lead.why} ({lead.over}) {names[where]} is within the noise: "
+                f"The lead of '{lead.recipe}' over {lead.why} ({lead.over}) {names[where]} is within the "
+                f"noise: "
                 f"{interval.value:+.3f}, interval {interval.low:+.3f} to {interval.high:+.3f}."
             )
     overlap = layer_overlap(fold_layers)
@@ -248,9 +265,3 @@ def _cross_validated(
         hit[test], predicted[test] = counts.hit, counts.predicted
         true[test], valid[test] = counts.true, counts.valid
     return Counts(hit, predicted, true, valid)
-
-
-def _value(row: Row, where: Where) -> float:
-    interval = row.folds if where == "folds" else row.held_out
-    assert interval is not None
-    return interval.value
