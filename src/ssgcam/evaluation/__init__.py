@@ -55,8 +55,9 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
     Raises:
         SsgcamError: If the folder can't be written to.
     """
-    from ssgcam.evaluation.plots import write_pictures
+    from ssgcam.evaluation.plots import picture_names, write_pictures
 
     out = Path(out)
-    pictures = write_pictures(evaluation, out)
-    return [*evaluation.write_tables(out, pictures), *(out / name for name in pictures)]
+    tables = evaluation.write_tables(out, picture_names(evaluation))  # first: they cost hours
+    write_pictures(evaluation, out)
+    return [*tables, *(out / name for name in picture_names(evaluation))]

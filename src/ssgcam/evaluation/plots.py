@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,28 +27,28 @@ COLUMNS = 3
 LONGEST = 640  # longer side of a photo in the panel, in pixels
 
 
-def write_pictures(evaluation: Evaluation, out: Path) -> list[str]:
+def picture_names(evaluation: Evaluation) -> list[str]:
+    """Names of the files that :func:`write_pictures` writes."""
+    names = [f"{chart.name}.png" for chart in evaluation.charts]
+    return names + [f"{evaluation.task}_examples.png"] * bool(evaluation.examples)
+
+
+def write_pictures(evaluation: Evaluation, out: Path) -> None:
     """Write every chart and the panel of examples.
 
     Args:
         evaluation: What was found.
         out: The folder.
 
-    Returns:
-        Names of the files.
-
     Raises:
         SsgcamError: If the folder can't be written to or a photo can't be read again.
     """
-    names = []
-    for chart in evaluation.charts:
-        write_png(out / f"{chart.name}.png", draw_chart(chart))
-        names.append(f"{chart.name}.png")
+    drawn: list[Callable[[], Image.Image]]
+    drawn = [partial(draw_chart, chart) for chart in evaluation.charts]
     if evaluation.examples:
-        name = f"{evaluation.task}_examples.png"
-        write_png(out / name, draw_examples(evaluation.examples))
-        names.append(name)
-    return names
+        drawn.append(partial(draw_examples, evaluation.examples))
+    for name, draw in zip(picture_names(evaluation), drawn, strict=True):
+        write_png(out / name, draw())
 
 
 def draw_chart(chart: Chart) -> Image.Image:
