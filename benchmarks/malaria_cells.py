@@ -178,6 +178,8 @@ def main() -> None:
             _, number = statistic("pooled")
             first = wanted[0][0]
             for name in (FINAL, FLIPPED):
+                if any(name not in results[first, s]["parts"] for s in seeds):
+                    continue  # which views are compared is up to the search
                 values = [
                     float(number(results[first, s]["parts"][name].double().mean(0)[None])[0])
                     for s in seeds
