@@ -6,7 +6,8 @@ then the mask threshold and the class gate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,17 @@ from ssgcam.search.scoring import Counts, Fitness, box_counts, boxes_of, fitness
 GENES = 3
 MIN_WEIGHT = 0.05
 THRESHOLD_RANGE = (0.01, 0.95)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Each operation here takes a tenth of a millisecond, less than several threads take to meet."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +142,7 @@ class Objective:
         probabilities = self.examples.probabilities[list(self.rows)].double()
         return fitness(counts.gated(probabilities >= candidates.gates[:, None]), self.kind)
 
+    @_one_thread()
     def counts(self, candidates: Candidates) -> Counts:
         """Counts ``[P, n]`` before the gate, from a few large operations for each image."""
         active = candidates.weights > 0
@@ -156,6 +169,7 @@ class Objective:
         return Counts(hit, predicted, self._true, self._valid)
 
 
+@_one_thread()
 def ranked_entries(objective: Objective, thresholds: int = 24) -> tuple[Tensor, Tensor]:
     """Every layer's grid entries, best first by their own pooled IoU: an index gene gets an order.
 
