@@ -43,13 +43,13 @@ def small() -> nn.Module:
     return Small().eval()
 
 
-def quick_search(**options: Any) -> Found:
+def quick_search(settings: SearchSettings = SETTINGS, **options: Any) -> Found:
     return search_recipe(
         small(),
         squares(6, negatives=2),
         ["act1", "act2"],
         held_out=squares(8, negatives=2, seed=1),
-        settings=SETTINGS,
+        settings=settings,
         **options,
     )
 
