@@ -43,7 +43,7 @@ def search(
         str,
         typer.Option(help="auto (at most 12 blocks), all (every block), or names with commas."),
     ] = "auto",
-    generations: Annotated[int, typer.Option(help="Of the evolution.", min=1)] = 100,
+    generations: Annotated[int, typer.Option(help="Of the evolution.", min=1)] = 150,
     population: Annotated[int, typer.Option(help="Candidates in each.", min=5)] = 160,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     fitness: Annotated[

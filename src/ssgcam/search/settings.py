@@ -37,7 +37,7 @@ class SearchSettings:
         batch_size: Images for each pass of the network.
     """
 
-    generations: int = 100
+    generations: int = 150
     population: int = 160
     seed: int = 0
     fitness: Fitness = "pooled"
