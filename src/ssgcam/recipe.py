@@ -7,12 +7,10 @@ network without any labelled data. It holds numbers and names only; no code is r
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +19,16 @@ from ssgcam.augment import Augmentation
 from ssgcam.cam import CAM, Result
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import capture, unwrap
-from ssgcam.core.layers import layout_of
-from ssgcam.core.layers import resolve as resolve_layers
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.scores import logits_of
 from ssgcam.core.settings import Fusion, ScoreSettings, SSGSettings, check_choice, check_range
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
+from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.recipe_schema import decode
+
+__all__ = ["BoundRecipe", "Fingerprint", "Origin", "Recipe", "RecipeLayer", "parameter_hash"]
 
 FORMAT = "ssgcam-recipe"
 VERSION = 1
@@ -60,23 +59,6 @@ class RecipeLayer:
                 f"the weight of layer '{self.name}' is {self.weight}; it must be above 0"
             )
         check_range("gamma", self.gamma, 0.01, 10)
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """The network a recipe was made for.
-
-    Attributes:
-        name: How it was called when it was loaded, or its class.
-        input_size: Height and width of the images it was calibrated on.
-        parameters: Hash of its parameters and buffers, ``"sha256:..."``.
-        output: How its logits become probabilities.
-    """
-
-    name: str
-    input_size: tuple[int, int]
-    parameters: str
-    output: Literal["softmax", "sigmoid"] = "softmax"
 
 
 @dataclass(frozen=True)
@@ -235,11 +217,11 @@ class BoundRecipe:
     ) -> None:
         network = unwrap(model.network if isinstance(model, LoadedModel) else model)
         self.recipe = recipe
-        names = [layer.name for layer in recipe.layers]
-        self._check(network, names, strict)
+        shapes = {layer.name: layer.shape for layer in recipe.layers}
+        check_fits(network, recipe.network, shapes, recipe.classes, strict=strict)
         self.cam = CAM(
             model,
-            names,
+            list(shapes),
             ssg=[layer.ssg for layer in recipe.layers],
             gamma=[layer.gamma for layer in recipe.layers],
             weights=[layer.weight for layer in recipe.layers],
@@ -335,92 +317,8 @@ class BoundRecipe:
         logits = logits_of(capture(self.cam.network, images, []).output)
         return allowed[logits[:, allowed].argmax(1)]
 
-    def _check(self, network: nn.Module, names: Sequence[str], strict: bool) -> None:
-        made_for = self.recipe.network
-        missing = [name for name in names if not _has(network, name)]
-        if missing:
-            raise SsgcamError(
-                f"the recipe was made for '{made_for.name}' and needs its layer '{missing[0]}', which "
-                "this network doesn't have; bind it to that network or search again"
-            )
-        shapes, outputs = layer_shapes(network, names, made_for.input_size)
-        for layer in self.recipe.layers:
-            if shapes[layer.name] != layer.shape:
-                raise SsgcamError(
-                    f"layer '{layer.name}' gives maps of {_by(shapes[layer.name])} for an input of "
-                    f"{_by(made_for.input_size)}, but the recipe was made for {_by(layer.shape)} (of "
-                    f"'{made_for.name}'); bind it to that network or search again"
-                )
-        too_high = [index for index in self.recipe.classes if index >= outputs]
-        if too_high:
-            raise SsgcamError(
-                f"the recipe explains class {too_high[0]}, but this network has {outputs} classes, "
-                f"0 to {outputs - 1}; bind it to '{made_for.name}'"
-            )
-        if parameter_hash(network) != made_for.parameters:
-            message = (
-                f"the parameters of this network are not those that the recipe was made for "
-                f"('{made_for.name}'), so its threshold and gate may be off"
-            )
-            if strict:
-                raise SsgcamError(message + "; load those weights, or bind without strict")
-            warnings.warn(message, stacklevel=4)
-
 
 def refined(images: Tensor, maps: Tensor, refinement: Refinement) -> Tensor:
     """Maps ``[N * K, H, W]`` of ``[N, C, H, W]`` images after PAMR, divided by their maximum again."""
     by_image = maps.view(len(images), -1, *maps.shape[1:])
     return pipeline.scale(pamr(images, by_image, refinement).flatten(0, 1))
-
-
-def parameter_hash(network: nn.Module) -> str:
-    """``"sha256:..."`` of a network's parameters and buffers, names, types and shapes included."""
-    digest = sha256()
-    for name, tensor in sorted(unwrap(network).state_dict().items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
-            digest.update(tensor_bytes(tensor))
-    return f"sha256:{digest.hexdigest()}"
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """The bytes of a tensor's values, whatever its type and device."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-
-
-def layer_shapes(
-    network: nn.Module, names: Sequence[str], input_size: tuple[int, int]
-) -> tuple[dict[str, tuple[int, int, int]], int]:
-    """Channels, rows and columns of layers at an input size, and the number of outputs.
-
-    Raises:
-        SsgcamError: If a layer can't be explained, or the network takes no such input.
-    """
-    probe = next(iter(network.parameters()), torch.zeros(1))
-    images = torch.zeros(1, 3, *input_size, device=probe.device, dtype=probe.dtype)
-    try:
-        captured = capture(network, images, names)
-    except (RuntimeError, AssertionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SsgcamError(
-            f"the network takes no RGB input of {_by(input_size)} pixels ({first}); use one that does"
-        ) from error
-    shapes = {}
-    for name, tensor in captured.activations.items():
-        maps = layout_of(tensor, input_size, name).maps(tensor)
-        shapes[name] = (int(maps.shape[1]), int(maps.shape[2]), int(maps.shape[3]))
-    output = captured.output
-    return shapes, int(output.shape[1]) if isinstance(output, Tensor) and output.ndim == 2 else 0
-
-
-def _has(network: nn.Module, name: str) -> bool:
-    try:
-        resolve_layers(network, [name])
-    except SsgcamError:
-        return False
-    return True
-
-
-def _by(sides: Sequence[int]) -> str:
-    return "x".join(map(str, sides))

@@ -13,6 +13,7 @@ from ssgcam.core import maps as pipeline
 from ssgcam.core.methods import METHODS
 from ssgcam.core.refine import Refinement
 from ssgcam.core.scores import Signal
+from ssgcam.fingerprint import placed
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, refined
 from ssgcam.search.calibration import Examples
@@ -64,14 +65,12 @@ def rival_sweeps(
         For each rival its counts.
     """
     cam = CAM(model, list(layers))
-    device = next(iter(cam.network.parameters()), torch.zeros(1)).device
     size = (int(examples.masks.shape[-2]), int(examples.masks.shape[-1]))
     parts: dict[Rival, list[Sweep]] = {}
     for start in range(0, len(examples), batch_size):
         part = slice(start, start + batch_size)
-        signals, _ = cam.signals(
-            examples.images[part].to(device), examples.classes[part].to(device)
-        )
+        images = placed(examples.images[part], cam.network)
+        signals, _ = cam.signals(images, examples.classes[part].to(images.device))
         for rival, maps in _rival_maps(signals, size):
             found = sweep(maps, examples.masks[part], examples.probabilities[part], kind)
             parts.setdefault(rival, []).append(found)
@@ -111,15 +110,17 @@ class Mapped:
     @classmethod
     def of(cls, bound: BoundRecipe, examples: Examples, batch_size: int) -> Mapped:
         """Run the recipe over all examples, each explained for its own class."""
-        device = next(iter(bound.cam.network.parameters()), torch.zeros(1)).device
         maps, probabilities = [], []
         for start in range(0, len(examples), batch_size):
             part = slice(start, start + batch_size)
-            classes = examples.classes[part].to(device)
-            result = bound(examples.images[part].to(device), classes)
+            images = placed(examples.images[part], bound.cam.network)
+            classes = examples.classes[part].to(images.device)
+            result = bound(images, classes)
             assert result.probabilities is not None
             maps.append(result.maps.float().cpu())
-            probabilities.append(result.probabilities.gather(1, classes[:, None])[:, 0].cpu())
+            probabilities.append(
+                result.probabilities.gather(1, classes[:, None])[:, 0].float().cpu()
+            )
         return cls(torch.cat(maps), torch.cat(probabilities))
 
     def refined(self, examples: Examples, refinement: Refinement) -> Mapped:

@@ -29,8 +29,8 @@ from ssgcam.core.maps import power, prepare
 from ssgcam.core.methods import ssg_cams
 from ssgcam.core.settings import Form, ScoreSettings, SSGSettings
 from ssgcam.files import write_json, written_whole
+from ssgcam.fingerprint import parameter_hash, placed
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import parameter_hash
 from ssgcam.search.calibration import Examples
 
 Storage = Literal["uint8", "float16", "float32"]
@@ -255,8 +255,8 @@ def _prepared(
     shapes: list[tuple[int, int, int]],
 ) -> Tensor:
     """``[n, layers * entries, cells]``: the mean over views of the prepared maps."""
-    device = next(iter(cam.network.parameters()), torch.zeros(1)).device
-    images, classes = examples.images[part].to(device), examples.classes[part].to(device)
+    images = placed(examples.images[part], cam.network)
+    classes = examples.classes[part].to(images.device)
     total: Tensor | None = None
     for view in augmentation:
         signals, _ = cam.signals(view.apply(images), classes)

@@ -17,9 +17,9 @@ from ssgcam.core.scores import logits_of
 from ssgcam.data import SampleSet
 from ssgcam.data.sample import IGNORE
 from ssgcam.errors import SsgcamError
+from ssgcam.fingerprint import placed, tensor_bytes
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
-from ssgcam.recipe import tensor_bytes
 from ssgcam.search.samples import Calibration, calibration_of, nearest
 
 #: Fewer images, or groups, than this are searched with a warning.
@@ -135,6 +135,7 @@ def make_examples(
     if not objects.any() and not negatives_only:
         raise SsgcamError(
             f"all {count} masks are empty, so there is no object to search for; add images that show it"
+            + ("; 255 in a mask means ignore" if bool((masks == 255).any()) else "")
         )
     classes, probabilities, targets = _classes(data.classes, images, objects, loaded, batch_size)
     return Examples(
@@ -214,10 +215,9 @@ def _classes(
 ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """The class of every row, its probability, and the target classes."""
     network = unwrap(model.network)
-    device = next(iter(network.parameters()), torch.zeros(1)).device
     logits = torch.cat(
         [
-            logits_of(capture(network, batch.to(device), []).output).detach().float().cpu()
+            logits_of(capture(network, placed(batch, network), []).output).detach().float().cpu()
             for batch in torch.split(images, batch_size)
         ]
     )

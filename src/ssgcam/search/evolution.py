@@ -87,8 +87,11 @@ def evolve(
     """
     history: list[float] = []
     evaluations = 0
-    with _Journal(journal, resume) as written, _interruptible() as interrupted:
-        bar = tqdm(total=generations + 1, desc=title, disable=not progress, unit="generation")
+    with (
+        _Journal(journal, resume) as written,
+        _interruptible() as interrupted,
+        tqdm(total=generations + 1, desc=title, disable=not progress, unit="generation") as bar,
+    ):
 
         def scored(genes: Array) -> Array:
             nonlocal evaluations
@@ -130,7 +133,6 @@ def evolve(
             if isinstance(error.__cause__, SsgcamError):
                 raise error.__cause__ from None
             raise
-        bar.close()
         stopped = interrupted()
     return Evolved(
         genes=np.asarray(found.x, dtype=np.float64),

@@ -61,6 +61,7 @@ class Report:
         fitness: What it maximised.
         table: Everything scored where it was not calibrated.
         warnings: What speaks against trusting it.
+        views: Name and fitness (penalty off) of the evolution on each of the views.
         variants: Name and calibration score of the recipe with each augmentation and refinement.
         history: Best fitness after each generation, penalty included.
         evaluations: Candidates scored.
@@ -74,6 +75,7 @@ class Report:
     fitness: Fitness
     table: Table
     warnings: tuple[str, ...]
+    views: tuple[tuple[str, float], ...]
     variants: tuple[tuple[str, float], ...]
     history: tuple[float, ...]
     evaluations: int
@@ -104,6 +106,7 @@ class Report:
             "warnings": list(self.warnings),
             "rows": [asdict(row) for row in self.table.rows],
             "leads": [asdict(lead) for lead in self.table.leads],
+            "views": [{"name": name, "fitness": score} for name, score in self.views],
             "variants": [{"name": name, "calibration": score} for name, score in self.variants],
             "fold_layers": [list(layers) for layers in self.fold_layers],
             "evaluations": self.evaluations,
@@ -126,6 +129,8 @@ class Report:
             f"- {self.evaluations:,} candidates in {len(self.history) - 1} generations, seed "
             f"{recipe.origin.seed}"
             + (", interrupted: the best so far" if self.interrupted else ""),
+            "- fitness by the views it was searched on: "
+            + "; ".join(f"{name} {score:.3f}" for name, score in self.views),
             "",
         ]
         if self.warnings:

@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -20,8 +19,9 @@ from ssgcam.core.capture import unwrap
 from ssgcam.core.layers import resolve
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
+from ssgcam.fingerprint import parameter_hash, placed
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import Origin, Recipe, parameter_hash
+from ssgcam.recipe import Origin, Recipe
 from ssgcam.search.cache import MapCache, build_cache
 from ssgcam.search.calibration import Examples, make_examples, warnings_for
 from ssgcam.search.evidence import validated
@@ -102,79 +102,129 @@ def search_recipe(
     if held_out is not None:
         other = _examples(held_out, model, target, boxes, settings, any_count=True)
     names = _layers(model, layers, examples)
-    folder = None if cache is None else Path(cache)
-    journal = (
-        None if folder is None else folder / f"journal-{_key(model, examples, names, settings)}"
+    search = _Searches(
+        model, examples, names, settings, None if cache is None else Path(cache), resume, progress
     )
-
-    def search(
-        what: str, maps: MapCache, views: Augmentation, rows: list[int] | None = None
-    ) -> Draft:
-        title = _title(what, views)
-        return draft(
-            model,
-            maps,
-            examples,
-            settings,
-            views,
-            rows=rows,
-            journal=None if journal is None else journal.with_name(f"{journal.name}-{title}.jsonl"),
-            resume=resume,
-            progress=progress,
-            title=title,
-        )
-
-    best: tuple[Draft, MapCache] | None = None
-    for views in settings.views:
-        maps = _cached(model, examples, names, settings, views, folder, progress)
-        found = search("search", maps, views)
-        if best is None or best[0].evolved.cost - found.evolved.cost > settings.margin:
-            best = found, maps
-        if found.evolved.interrupted:
-            break
-    assert best is not None
-    main, maps = best
-    interrupted = found.evolved.interrupted
+    main, maps, tried_views = search.main()
     with _said(progress, "views and refinement"):
         tried = variants(main.recipe, model, examples, settings)
     chosen = choose_variant(tried, settings.margin)
-    folds = [] if interrupted else group_folds(examples, settings.folds)
-    drafts = []
-    for number, test in enumerate(folds):
-        tested = set(test)
-        rows = [row for row in range(len(examples)) if row not in tested]
-        drafts.append(search(f"fold-{number + 1}", maps, main.recipe.augmentation, rows))
-        if drafts[-1].evolved.interrupted:
-            folds, drafts = [], []
-            break
+    folds = [] if search.interrupted else group_folds(examples, settings.folds)
+    drafts = [] if search.interrupted else search.folds(maps, main.recipe.augmentation, folds)
+    if len(drafts) < len(folds):
+        folds, drafts = [], []
     with _said(progress, "comparison"):
         table, shown = validated(
             model, examples, other, names, settings, main, drafts, folds, tried, chosen
         )
-    recipe = replace(chosen.recipe, origin=_origin(examples, settings, main, chosen, table))
     fold_layers = [frozenset(layer.name for layer in each.recipe.layers) for each in drafts]
     doubtful = [*warnings_for(examples), *doubts(table, fold_layers)]
-    if interrupted:
+    if search.interrupted:
         doubtful.insert(0, "The search was interrupted: this is the best candidate so far.")
-    if folds == [] and not interrupted and other is None:
+    if not folds and other is None:
         doubtful.append("Nothing was held out and there are no folds, so no score here is honest.")
     counts = {"calibration": _counts(examples)}
     if other is not None:
         counts["held-out"] = _counts(other)
     report = Report(
-        recipe=recipe,
+        recipe=replace(chosen.recipe, origin=_origin(examples, settings, main, chosen, table)),
         fitness=settings.fitness,
         table=table,
         warnings=tuple(doubtful),
+        views=tried_views,
         variants=tuple((each.name, each.score) for each in tried),
         history=tuple(1 - cost for cost in main.evolved.history),
         evaluations=main.evolved.evaluations,
         fold_layers=tuple(tuple(sorted(layers)) for layers in fold_layers),
         counts=counts,
-        interrupted=interrupted,
+        interrupted=search.interrupted,
         shown=shown,
     )
-    return Found(recipe, report)
+    return Found(report.recipe, report)
+
+
+@dataclass
+class _Searches:
+    """The evolutions of one call: on every view, then on every fold, with one journal each."""
+
+    model: Model
+    examples: Examples
+    names: list[str]
+    settings: SearchSettings
+    folder: Path | None
+    resume: bool
+    progress: bool
+    interrupted: bool = False
+
+    def main(self) -> tuple[Draft, MapCache, tuple[tuple[str, float], ...]]:
+        """The best of all views with its maps, and the fitness of each; two caches at a time."""
+        best: tuple[Draft, MapCache] | None = None
+        tried = []
+        for views in self.settings.views:
+            maps = self._maps(views)
+            found = self._draft("search", maps, views)
+            tried.append((variant_name(views, None), 1 - found.evolved.cost))
+            if best is None or best[0].evolved.cost - found.evolved.cost > self.settings.margin:
+                best = found, maps
+            if self.interrupted:
+                break
+        assert best is not None
+        return *best, tuple(tried)
+
+    def folds(
+        self, maps: MapCache, views: Augmentation, folds: Sequence[Sequence[int]]
+    ) -> list[Draft]:
+        """A search without each fold; fewer if interrupted."""
+        drafts: list[Draft] = []
+        for number, test in enumerate(folds):
+            tested = set(test)
+            rows = [row for row in range(len(self.examples)) if row not in tested]
+            found = self._draft(f"fold-{number + 1}", maps, views, rows)
+            if self.interrupted:
+                break
+            drafts.append(found)
+        return drafts
+
+    def _draft(
+        self, what: str, maps: MapCache, views: Augmentation, rows: list[int] | None = None
+    ) -> Draft:
+        title = _title(what, views)
+        journal = None
+        if self.folder is not None:
+            key = _key(self.model, self.examples, self.names, self.settings)
+            journal = self.folder / f"journal-{key}-{title}.jsonl"
+        found = draft(
+            self.model,
+            maps,
+            self.examples,
+            self.settings,
+            views,
+            rows=rows,
+            journal=journal,
+            resume=self.resume,
+            progress=self.progress,
+            title=title,
+        )
+        self.interrupted = found.evolved.interrupted
+        return found
+
+    def _maps(self, views: Augmentation) -> MapCache:
+        settings, total = self.settings, len(self.examples)
+        with tqdm(total=total, desc=_title("maps", views), disable=not self.progress) as bar:
+            return build_cache(
+                self.model,
+                self.examples,
+                self.names,
+                grid=settings.grid,
+                size=settings.size,
+                score=settings.score,
+                augmentation=views,
+                storage=settings.storage,
+                limit=settings.memory,
+                folder=self.folder,
+                batch_size=settings.batch_size,
+                progress=lambda done: bar.update(done - bar.n),
+            )
 
 
 def _examples(
@@ -202,37 +252,9 @@ def _layers(model: Model, layers: Layers, examples: Examples) -> list[str]:
     if isinstance(layers, str):
         if layers not in ("auto", "all"):
             return resolve(network, [layers])
-        device = next(iter(network.parameters()), torch.zeros(1)).device
-        image = examples.images[:1].to(device)
+        image = placed(examples.images[:1], network)
         return block_layers(network, image, **({"most": None} if layers == "all" else {}))
     return resolve(network, layers)
-
-
-def _cached(
-    model: Model,
-    examples: Examples,
-    names: list[str],
-    settings: SearchSettings,
-    views: Augmentation,
-    folder: Path | None,
-    progress: bool,
-) -> MapCache:
-    title = _title("maps", views)
-    with tqdm(total=len(examples), desc=title, disable=not progress, unit="image") as bar:
-        return build_cache(
-            model,
-            examples,
-            names,
-            grid=settings.grid,
-            size=settings.size,
-            score=settings.score,
-            augmentation=views,
-            storage=settings.storage,
-            limit=settings.memory,
-            folder=folder,
-            batch_size=settings.batch_size,
-            progress=lambda done: bar.update(done - bar.n),
-        )
 
 
 def _title(what: str, views: Augmentation) -> str:

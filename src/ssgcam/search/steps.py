@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ssgcam.augment import Augmentation
 from ssgcam.core.refine import Refinement
+from ssgcam.fingerprint import Fingerprint, parameter_hash
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import Fingerprint, Origin, Recipe, RecipeLayer, parameter_hash
+from ssgcam.recipe import Origin, Recipe, RecipeLayer
 from ssgcam.search.baselines import Mapped
 from ssgcam.search.cache import MapCache
 from ssgcam.search.calibration import Examples

@@ -1,0 +1,141 @@
+"""Which network is this? Its layers' shapes and a hash of its parameters, for recipes and caches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssgcam.core.capture import capture, unwrap
+from ssgcam.core.layers import layout_of
+from ssgcam.errors import SsgcamError
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The network a recipe was made for.
+
+    Attributes:
+        name: How it was called when it was loaded, or its class.
+        input_size: Height and width of the images it was calibrated on.
+        parameters: Hash of its parameters and buffers, ``"sha256:..."``.
+        output: How its logits become probabilities.
+    """
+
+    name: str
+    input_size: tuple[int, int]
+    parameters: str
+    output: Literal["softmax", "sigmoid"] = "softmax"
+
+
+def check_fits(
+    network: nn.Module,
+    made_for: Fingerprint,
+    layers: Mapping[str, tuple[int, int, int]],
+    classes: Sequence[int],
+    *,
+    strict: bool,
+) -> None:
+    """Refuse a network that a recipe can't be applied to; warn of one that it wasn't made for.
+
+    Args:
+        network: The network.
+        made_for: The network that the recipe was made for.
+        layers: Names of the recipe's layers and their shapes there.
+        classes: The classes that it explains.
+        strict: Refuse other parameters as well, instead of warning.
+
+    Raises:
+        SsgcamError: If a layer is missing, has another shape, or there are fewer classes.
+    """
+    missing = [name for name in layers if not _has(network, name)]
+    if missing:
+        raise SsgcamError(
+            f"the recipe was made for '{made_for.name}' and needs its layer '{missing[0]}', which this "
+            "network doesn't have; bind it to that network or search again"
+        )
+    shapes, outputs = layer_shapes(network, list(layers), made_for.input_size)
+    for name, shape in layers.items():
+        if shapes[name] != shape:
+            raise SsgcamError(
+                f"layer '{name}' gives maps of {_by(shapes[name])} for an input of "
+                f"{_by(made_for.input_size)}, but the recipe was made for {_by(shape)} (of "
+                f"'{made_for.name}'); bind it to that network or search again"
+            )
+    too_high = [index for index in classes if index >= outputs]
+    if too_high:
+        raise SsgcamError(
+            f"the recipe explains class {too_high[0]}, but this network has {outputs} classes, "
+            f"0 to {outputs - 1}; bind it to '{made_for.name}'"
+        )
+    if parameter_hash(network) != made_for.parameters:
+        message = (
+            "the parameters of this network are not those that the recipe was made for "
+            f"('{made_for.name}'), so its threshold and gate may be off"
+        )
+        if strict:
+            raise SsgcamError(message + "; load those weights, or bind without strict")
+        warnings.warn(message, stacklevel=4)
+
+
+def parameter_hash(network: nn.Module) -> str:
+    """``"sha256:..."`` of a network's parameters and buffers, names, types and shapes included."""
+    digest = sha256()
+    for name, tensor in sorted(unwrap(network).state_dict().items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+            digest.update(tensor_bytes(tensor))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values, whatever its type and device."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def layer_shapes(
+    network: nn.Module, names: Sequence[str], input_size: tuple[int, int]
+) -> tuple[dict[str, tuple[int, int, int]], int]:
+    """Channels, rows and columns of layers at an input size, and the number of outputs.
+
+    Raises:
+        SsgcamError: If a layer can't be explained, or the network takes no such input.
+    """
+    images = placed(torch.zeros(1, 3, *input_size), network)
+    try:
+        captured = capture(network, images, names)
+    except (RuntimeError, AssertionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SsgcamError(
+            f"the network takes no RGB input of {_by(input_size)} pixels ({first}); use one that does"
+        ) from error
+    shapes = {}
+    for name, tensor in captured.activations.items():
+        maps = layout_of(tensor, input_size, name).maps(tensor)
+        shapes[name] = (int(maps.shape[1]), int(maps.shape[2]), int(maps.shape[3]))
+    output = captured.output
+    return shapes, int(output.shape[1]) if isinstance(output, Tensor) and output.ndim == 2 else 0
+
+
+def placed(images: Tensor, network: nn.Module) -> Tensor:
+    """Images on the device and in the number format of the network's parameters."""
+    first = next(iter(network.parameters()), None)
+    return images if first is None else images.to(first)
+
+
+def _has(network: nn.Module, name: str) -> bool:
+    try:
+        resolve(network, [name])
+    except SsgcamError:
+        return False
+    return True
+
+
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
