@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.core.capture import capture, unwrap
-from ssgcam.core.layers import layout_of
+from ssgcam.core.layers import layout_of, resolve
 from ssgcam.errors import SsgcamError
 
 
