@@ -33,7 +33,8 @@ class SearchSettings:
         gate: A fixed class gate; None: from the calibration images that show no object, else 0.
         folds: Of the cross-validation; below 2: none.
         storage: Type of the cached maps.
-        memory: Bytes of cached maps that may be held in memory; more go to a file.
+        memory: Bytes of one cache of maps that may be held in memory; a larger one goes to a file. Two
+            are held at a time, the best views' and the next.
         batch_size: Images for each pass of the network.
     """
 
