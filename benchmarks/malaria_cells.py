@@ -59,9 +59,9 @@ def spread(chosen: Sequence[Window], count: int, seed: int) -> list[Window]:
 
 
 def run_fold(
-    windows: WindowSet, file: Path, fold: int, seed: int, generations: int, cache: Path
+    windows: WindowSet, file: Path, fold: int, seed: int, generations: int, kept: Path
 ) -> dict[str, Any]:
-    """Search on the calibration windows, score everything on the test windows."""
+    """Search on the calibration windows, score everything on the test windows; keep the recipe."""
     model = load_model(str(file))
     size = model.preprocessing.size[0]
     calibration = spread(windows.fixed(fold, "calibration", healthy=0), WINDOWS, windows.seed)
@@ -73,16 +73,17 @@ def run_fold(
         generations=generations,
         seed=seed,
         folds=0,
-        cache=cache,
+        cache=kept.parent / "cache",
         progress=True,
     )
+    found.recipe.save(kept.with_suffix(".json"))
     rows = found.report.table.rows
     parts = found.report.table.parts
-    kept = {r.name: parts[r.name, "held_out"] for r in rows}
+    scored = {r.name: parts[r.name, "held_out"] for r in rows}
     final = f"Recipe, {variant_name(found.recipe.augmentation, found.recipe.refinement)}"
-    kept[FINAL] = kept[final]
+    scored[FINAL] = scored[final]
     return {
-        "parts": kept,
+        "parts": scored,
         "kinds": {r.name: r.kind for r in rows} | {FINAL: "recipe"},
         "calibration": {r.name: r.calibration for r in rows},
         "fields": [window.field for window in tested],
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("--networks", default="resnet34")
     parser.add_argument("--folds", default="0,1,2")
     parser.add_argument("--seeds", default="0", help="of the search, on fold 0 but for the first")
-    parser.add_argument("--generations", type=int, default=60)
+    parser.add_argument("--generations", type=int, default=150)
     parser.add_argument("--quick", action="store_true", help="3 generations, for a smoke test")
     parser.add_argument("--work", type=Path, default=Path("runs/cells"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=DOCS)
@@ -167,7 +168,7 @@ def main() -> None:
             kept = options.work / f"{network}_fold{fold}_seed{seed}_{generations}.pt"
             if not kept.exists():
                 file = options.weights / f"malaria_{network}_fold{fold}.pth"
-                content = run_fold(windows, file, fold, seed, generations, options.work / "cache")
+                content = run_fold(windows, file, fold, seed, generations, kept)
                 write_with(kept, lambda path, content=content: torch.save(content, path))
             results[fold, seed] = torch.load(kept, weights_only=True)
         folds = [results[fold, seeds[0]] for fold in map(int, options.folds.split(","))]
