@@ -2,9 +2,9 @@
 
 EfficientNet-Lite0 and SqueezeNet with their ImageNet weights. Localisation on ``imagenet_val`` and on
 photos of ``tiny_imagenet_val`` that the ablation didn't use; the blur test, Average Drop, insertion
-and deletion on ``imagenet_samples``; the sanity check of every method. One forward and one backward
-pass for each batch serve all gradient methods and layers. Every finished evaluation is kept in
-``--work``, so that a killed run goes on where it was.
+and deletion on ``imagenet_samples``. One forward and one backward pass for each batch serve all
+gradient methods and layers. Every finished evaluation is kept in ``--work``, so that a killed run
+goes on where it was. The sanity check of every method is ``sanity.py``.
 
     python benchmarks/imagenet.py --data DATA --squeezenet WEIGHTS [--quick]
 """
@@ -12,52 +12,35 @@ pass for each batch serve all gradient methods and layers. Every finished evalua
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ssgcam import LoadedModel, load_model
-from ssgcam.core.methods import METHODS
+from evaluations import finished, rows_of, section
+from networks import Network, imagenet_networks
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.evaluation import (
     Contender,
-    Difference,
     Entrants,
     Evaluation,
     EvaluationSettings,
-    Score,
     evaluate_localization,
     evaluate_perturbation,
-    evaluate_sanity,
     limited,
 )
-from ssgcam.evaluation.figures import Chart, Series
 from ssgcam.evaluation.plots import draw_chart
-from ssgcam.evaluation.result import ALL_FUSED, MEAN, Table, markdown_table
-from ssgcam.files import write_json, write_png
-from study import DOCS, Row, command, write_study
+from ssgcam.evaluation.result import MEAN, markdown_table
+from ssgcam.files import write_png
+from study import DOCS, command, labelled_samples, write_study
 
 GRADIENT = (
     "ssg_cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam",
     "grad_cam_elementwise",
 )  # fmt: skip
-CHEAP = tuple(name for name in METHODS if name != "score_cam")
-ABLATION = (
-    120  # the first photos of tiny_imagenet_val: the ablation chose the defaults on half of them
-)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network of the study and its target layers."""
-
-    title: str
-    model: LoadedModel
-    layers: str | list[str]
+#: The first photos of tiny_imagenet_val: the ablation chose the defaults on half of them.
+ABLATION = 120
 
 
 @dataclass(frozen=True)
@@ -68,27 +51,12 @@ class Job:
     title: str
     network: Network
     data: str
+    images: int
     run: Callable[[], Evaluation]
-
-
-def networks(squeezenet: Path) -> list[Network]:
-    fires = ["features.4", "features.7", "features.9", "features.12"]
-    lite = load_model("efficientnet_lite0")
-    squeeze = load_model("networks:squeezenet_caffe", squeezenet)
-    for model in (lite, squeeze):
-        model.network.to(memory_format=torch.channels_last)  # faster on a CPU
-    return [Network("EfficientNet-Lite0", lite, "auto"), Network("SqueezeNet", squeeze, fires)]
 
 
 def entrants(network: Network, methods: Sequence[str], **options: Any) -> Entrants:
     return Entrants(tuple(Contender.parse(name) for name in methods), network.layers, **options)
-
-
-def labelled_samples(folder: Path) -> SampleSet:
-    """``imagenet_samples``: the class index is the beginning of the file name."""
-    samples = read_samples(folder)
-    every = tuple(replace(s, labels=(int(s.image.name[:3]),)) for s in samples)
-    return replace(samples, samples=every, class_names=tuple(map(str, range(1000))))
 
 
 def jobs(options: argparse.Namespace) -> list[Job]:
@@ -104,30 +72,22 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     settings = EvaluationSettings(seed=options.seed, examples=0, progress=True)
     steps = 4 if quick else 28
     found = []
-    for network in networks(options.squeezenet):
+    for network in imagenet_networks(options.squeezenet):
         short = network.title.split("-")[0].lower()
         plain = entrants(network, GRADIENT)
         both_forms = entrants(network, (*GRADIENT, "ssg_cam:gradient"))
         fused = entrants(network, GRADIENT, each=False)
 
-        def add(name: str, data_name: str, function: Callable[..., Evaluation], *given: Any,
-                network: Network = network, short: str = short, **more: Any) -> None:  # fmt: skip
-            run = partial_run(function, network.model, *given, settings=settings, **more)
-            found.append(Job(f"{short}_{name}", name.replace("_", " "), network, data_name, run))
+        def add(name: str, data_name: str, function: Callable[..., Evaluation],
+                photos: SampleSet, who: Entrants, network: Network = network, short: str = short,
+                **more: Any) -> None:  # fmt: skip
+            run = partial(function, network.model, photos, who, settings=settings, **more)
+            title = name.replace("_", " ")
+            found.append(Job(f"{short}_{name}", title, network, data_name, len(photos), run))
 
         add("localization_imagenet_val", "imagenet_val", evaluate_localization, val, both_forms)
         add("localization_tiny_imagenet_val", "tiny_imagenet_val", evaluate_localization, unseen,
             both_forms)  # fmt: skip
-        add("sanity", "imagenet_samples", evaluate_sanity, samples,
-            entrants(network, CHEAP, fused=False), images=2 if quick else 16,
-            stages=4 if quick else None)  # fmt: skip
-        if (
-            network.title == "SqueezeNet"
-        ):  # one forward pass for each channel: two layers, few photos
-            deep = replace(network, layers=["features.7", "features.12"])
-            add("sanity_score_cam", "imagenet_samples", evaluate_sanity, samples,
-                entrants(deep, ("score_cam",), fused=False), images=1 if quick else 6,
-                stages=2 if quick else 6)  # fmt: skip
         add("blur", "imagenet_samples", evaluate_perturbation, many, plain,
             measures=("blur", "drop_increase"))  # fmt: skip
         add("insertion_deletion", "imagenet_samples", evaluate_perturbation, few, fused,
@@ -135,101 +95,22 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     return found
 
 
-def partial_run(
-    function: Callable[..., Evaluation], *given: Any, **more: Any
-) -> Callable[[], Evaluation]:
-    return lambda: function(*given, **more)
-
-
-def finished(job: Job, work: Path) -> Evaluation:
+def done_job(job: Job, work: Path, seed: int) -> Evaluation:
     """The evaluation, from its file if it was made with the same settings."""
-    file = work / f"{job.name}.json"
     defaults = Contender()
     ssg = defaults.ssg
-    key = f"{ssg.form} {ssg.sigma} {ssg.first_exponent} {ssg.second_exponent} {defaults.power}"
-    if file.is_file():
-        content = json.loads(file.read_text())
-        if content.pop("key") == key:
-            return restored(content)
-    print(job.name, flush=True)
-    evaluation = job.run()
-    write_json(file, {"key": key, **evaluation.to_json()})
-    return evaluation
-
-
-def restored(content: dict[str, Any]) -> Evaluation:
-    """An evaluation from its JSON."""
-    nan = float("nan")
-
-    def filled(values: dict[str, Any]) -> dict[str, Any]:
-        return {key: nan if value is None else value for key, value in values.items()}
-
-    charts = []
-    for chart in content["charts"]:
-        plots = {
-            layers: tuple(Series(**line) for line in lines)
-            for layers, lines in chart["plots"].items()
-        }
-        charts.append(Chart(**{**chart, "plots": plots}))
-    tables = [
-        Table(table["title"], tuple(table["header"]), tuple(map(tuple, table["rows"])))
-        for table in content["tables"]
-    ]
-    differences = [{k: v for k, v in d.items() if k != "verdict"} for d in content["differences"]]
-    return Evaluation(
-        content["task"],
-        content["facts"],
-        tuple(Score(**filled(score)) for score in content["scores"]),
-        tuple(Difference(**difference) for difference in differences),
-        tuple(tables),
-        tuple(charts),
-        notes=tuple(content["notes"]),
+    key = (
+        f"{ssg.form} {ssg.sigma} {ssg.first_exponent} {ssg.second_exponent} {defaults.power}; "
+        f"{job.images} images, seed {seed}"
     )
+    return finished(work / f"{job.name}.json", key, job.run)
 
 
-def rows_of(job: Job, found: Evaluation, seed: int) -> list[Row]:
-    rows = [
-        Row("imagenet", job.network.title, s.method, s.layers, f"{s.metric}, {job.data}",
-            round(s.value, 4), round(s.low, 4), round(s.high, 4), s.n, seed, command())
-        for s in found.scores
-    ]  # fmt: skip
-    rows += [
-        Row("imagenet", job.network.title, f"{d.method} less {d.rival}", d.layers,
-            f"{d.metric}, {job.data}, paired difference to the best rival",
-            round(d.value, 4), round(d.low, 4), round(d.high, 4), d.n, seed, command())
-        for d in found.differences
-    ]  # fmt: skip
-    return rows
-
-
-def section(job: Job, found: Evaluation, pictures: Sequence[str]) -> str:
-    """One evaluation in the report: what is fused and the means, the first metric by layer, curves."""
-    told = ("images", "layers", "blurred", "blur", "random control", "insertion and deletion",
-            "explained class", "accuracy of the intact images", "threshold")  # fmt: skip
-    facts = "; ".join(f"{name}: {found.facts[name]}" for name in told if name in found.facts)
-    shown = "\n\n".join(f"![{name.removesuffix('.png')}]({name})" for name in pictures)
-    joint = tuple(s for s in found.scores if s.layers in (MEAN, ALL_FUSED))
-    parts = [f"### {job.network.title}, {job.title}", f"{job.data}; {facts}."]
-    parts += [
-        replace(found, scores=joint, notes=()).text(brief=True),
-        by_layer(found),
-        *found.notes,
-    ]
-    return "\n\n".join(part for part in [*parts, shown] if part)
-
-
-def by_layer(found: Evaluation) -> str:
-    """The first metric, methods by layers."""
-    first = next((score.metric for score in found.scores if score.shown), None)
-    single = [s for s in found.scores if s.metric == first and s.layers not in (MEAN, ALL_FUSED)]
-    if not single:
-        return ""
-    layers = list(dict.fromkeys(score.layers for score in single))
-    rows = [
-        [method, *(f"{found.score(method, layer, str(first)).value:.3f}" for layer in layers)]
-        for method in dict.fromkeys(score.method for score in single)
-    ]
-    return f"{first} of each layer:\n\n" + markdown_table(["method", *layers], rows)
+def told(job: Job, found: Evaluation, pictures: Sequence[str]) -> str:
+    """One evaluation in the report, with its charts."""
+    shown = [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+    title = f"{job.network.title}, {job.title}"
+    return "\n\n".join([section(title, job.data, found), *shown])
 
 
 def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
@@ -284,22 +165,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    done = [(job, finished(job, options.work)) for job in jobs(options) if options.only in job.name]
+    done = [
+        (job, done_job(job, options.work, options.seed))
+        for job in jobs(options)
+        if options.only in job.name
+    ]
     if options.only:
-        print("\n\n".join(section(job, found, []) for job, found in done))
+        print("\n\n".join(told(job, found, []) for job, found in done))
         return
     rows, sections = [], []
     for job, found in done:
-        rows += rows_of(job, found, options.seed)
+        rows += rows_of("imagenet", job.network.title, job.data, found, options.seed)
         pictures = []
         for chart in found.charts:
             name = f"imagenet_{job.name}_{chart.name.partition('_')[2]}.png"
             write_png(options.out / name, draw_chart(chart))
             pictures.append(name)
-        sections.append(section(job, found, pictures))
+        sections.append(told(job, found, pictures))
     facts = done[0][1].facts
     text = [
-        "# ImageNet networks: localisation, blur test, sanity",
+        "# ImageNet networks: localisation and blur test",
         f"`{command()}`",
         f"SSG-CAM: {facts['SSG-CAM']}. Intervals: {facts['intervals']}. The defaults of SSG-CAM were "
         "chosen by the ablation, on half of `imagenet_val` among others, so that set is no fresh "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 from torchvision import models
 
-from ssgcam import LoadedModel, Preprocessing
+from ssgcam import LoadedModel, Preprocessing, load_model
 
 
 def squeezenet_caffe() -> LoadedModel:
@@ -14,3 +18,26 @@ def squeezenet_caffe() -> LoadedModel:
     names = tuple(models.SqueezeNet1_1_Weights.DEFAULT.meta["categories"])
     network = models.squeezenet1_1(weights=None)
     return LoadedModel(network, "networks:squeezenet_caffe", preprocessing, names)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of a study and its target layers."""
+
+    title: str
+    model: LoadedModel
+    layers: str | list[str]
+
+
+def imagenet_networks(squeezenet: Path) -> list[Network]:
+    """EfficientNet-Lite0 and SqueezeNet with their ImageNet weights.
+
+    Args:
+        squeezenet: The state dict from Caffe.
+    """
+    fires = ["features.4", "features.7", "features.9", "features.12"]
+    lite = load_model("efficientnet_lite0")
+    squeeze = load_model("networks:squeezenet_caffe", squeezenet)
+    for model in (lite, squeeze):
+        model.network.to(memory_format=torch.channels_last)  # faster on a CPU
+    return [Network("EfficientNet-Lite0", lite, "auto"), Network("SqueezeNet", squeeze, fires)]

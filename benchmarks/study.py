@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ssgcam import LoadedModel
-from ssgcam.data import Sample, read_samples
+from ssgcam.data import Sample, SampleSet, read_samples
 from ssgcam.files import write_json, write_text
 from ssgcam.images import read_image
 from ssgcam.metrics import Interval
@@ -69,6 +69,13 @@ def boxed_samples(data: Path, name: str, limit: int | None = None) -> list[Sampl
     """Images with boxes of ``imagenet_val`` (inclusive edges) or ``tiny_imagenet_val`` (exclusive)."""
     edges = "exclusive" if name.startswith("tiny") else "inclusive"
     return list(read_samples(data / name, edges=edges))[:limit]
+
+
+def labelled_samples(folder: Path) -> SampleSet:
+    """``imagenet_samples``: the class index is the beginning of the file name."""
+    samples = read_samples(folder)
+    every = tuple(replace(s, labels=(int(s.image.name[:3]),)) for s in samples)
+    return replace(samples, samples=every, class_names=tuple(map(str, range(1000))))
 
 
 def batches(
