@@ -219,13 +219,13 @@ class WindowSet:
 
     def difficult(self, window: Window, size: int = SIZE) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """The boxes of cells that the experts left undecided, to be ignored: bool [size, size]."""
-        x, y = _pixel_centres(window, size)
-        mask = np.zeros((size, size), dtype=bool)
-        for cell in self.cells[window.field]:
-            if cell.type == "difficult":
-                x0, y0, x1, y1 = cell.box
-                mask |= (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-        return mask
+        boxes = [cell.box for cell in self.cells[window.field] if cell.type == "difficult"]
+        return _filled(boxes, window, size)
+
+    def filled(self, window: Window, size: int = SIZE) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """The whole boxes of all infected cells in a window: bool [size, size]."""
+        boxes = [cell.box for cell in self.cells[window.field] if cell.infected]
+        return _filled(boxes, window, size)
 
     def healthy_cells(self, name: str) -> tuple[Cell, ...]:
         """Healthy cells of a field whose window shows no infected or difficult cell, however moved.
@@ -268,6 +268,15 @@ class WindowSet:
             queues.append([(name, cells[index]) for index in generator.permutation(len(cells))])
         rounds = range(max(map(len, queues), default=0))
         return [queue[turn] for turn in rounds for queue in queues if turn < len(queue)][:count]
+
+
+def _filled(boxes: Sequence[Box], window: Window, size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which pixels of a resized window have their centre in a box of its field."""
+    x, y = _pixel_centres(window, size)
+    mask = np.zeros((size, size), dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        mask |= (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    return mask
 
 
 def _pixel_centres(window: Window, size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -1,0 +1,378 @@
+"""Ablation of the search: how many calibration images it needs, and whether its optimiser matters.
+
+Infected red blood cells and a network of ``train_malaria.py``, plain maps without flips or refinement,
+at 56x56 cells: IoU against the ellipse of each cell on the windows of the fold's test fields.
+**Images**: several draws of each size (of 40 and 80 there is one set, and several seeds of the search).
+Each calibrates the search, the best single SSG-CAM layer (its settings searched alike) and the best
+single LayerCAM layer. Of the 80 windows, 40 are from fields whose image-level labels the network was
+trained on. **Optimisers**: equal evaluations on 40 windows, from the same planted candidates: our
+differential evolution, the same with SciPy's default step sizes, CMA-ES with margin (Hamano et al. 2022)
+and random search.
+
+    python benchmarks/ablation_search.py --data DATA --weights runs --network resnet34
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cmaes import CMAwM
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.optimize import differential_evolution
+from torch import Tensor
+
+from malaria_cells import examples, spread
+from malaria_windows import WindowSet
+from ssgcam import load_model
+from ssgcam.core.blocks import block_layers
+from ssgcam.files import write_with
+from ssgcam.search import SearchSettings
+from ssgcam.search.cache import MapCache, build_cache
+from ssgcam.search.calibration import Examples, make_examples
+from ssgcam.search.evolution import evolve
+from ssgcam.search.objective import Candidates, Objective, ranked_entries
+from ssgcam.search.planting import LAYER_CAM, first_generation, planted
+from study import DOCS, Row, command, table, write_study
+
+Array = NDArray[np.float64]
+SIZES = (5, 10, 20, 40, 80)
+#: Windows beyond the calibration fields are of fields that the network was trained on.
+CALIBRATION, MORE = 40, 80
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cached maps of calibration and test windows."""
+
+    near: Examples
+    near_maps: MapCache
+    far: Examples
+    far_maps: MapCache
+    seconds: float  # that a calibration window's maps took
+
+    def objective(self, rows: Sequence[int], settings: SearchSettings) -> Objective:
+        """Of some calibration windows, with its ranked grid entries."""
+        plain = Objective(
+            self.near_maps, self.near, "pooled", settings.penalty, rows=tuple(rows), gate=0.0
+        )
+        return replace(plain, order=ranked_entries(plain)[0])
+
+    def score(self, candidates: Candidates) -> Tensor:
+        """``[P]``: IoU on the test windows."""
+        return Objective(self.far_maps, self.far, gate=0.0).fitness(candidates)
+
+
+@dataclass
+class Trace:
+    """An objective that notes the best cost and its genes after every evaluation."""
+
+    objective: Objective
+    best: float = float("inf")
+    genes: Array | None = None
+    curve: list[float] = field(default_factory=list)
+
+    def __call__(self, genes: Array) -> Array:
+        """Costs ``[P]`` of genes ``[D, P]``."""
+        genes = genes[:, None] if genes.ndim == 1 else genes
+        costs = self.objective(genes)
+        for column, cost in enumerate(costs):
+            if cost < self.best:
+                self.best, self.genes = float(cost), genes[:, column].copy()
+            self.curve.append(1 - self.best)
+        return costs
+
+
+def prepared(data: Path, file: Path, fold: int, settings: SearchSettings) -> Cells:
+    """Run the network once over all windows."""
+    model = load_model(str(file))
+    size = model.preprocessing.size[0]
+    windows = WindowSet.read(data / "malaria_iml")
+    first = spread(windows.fixed(fold, "calibration", healthy=0), CALIBRATION, windows.seed)
+    wider = replace(windows, calibration_cells=2 * MORE)
+    known = {window.field for window in windows.fixed(fold, "calibration", healthy=0)}
+    rest = [w for w in wider.fixed(fold, "calibration", healthy=0) if w.field not in known]
+    chosen = [*first, *spread(rest, MORE - CALIBRATION, windows.seed)]
+    near, far = (
+        make_examples(examples(windows, part, size), model)
+        for part in (chosen, windows.fixed(fold, "test", healthy=0))
+    )
+    layers = block_layers(model.network, near.images[:1])
+    started = time.perf_counter()
+    maps = [
+        build_cache(
+            model, part, layers, grid=settings.grid, size=settings.size, score=settings.score,
+            storage=settings.storage, limit=2**33, batch_size=settings.batch_size,
+        )
+        for part in (near, far)
+    ]  # fmt: skip
+    seconds = (time.perf_counter() - started) / (len(near) + len(far))
+    return Cells(near, maps[0], far, maps[1], seconds)
+
+
+def differ(trace: Trace, population: Array, settings: SearchSettings) -> None:
+    """The search's own differential evolution."""
+    own = trace.objective
+    evolve(
+        trace, own.bounds, own.integral, population,
+        generations=settings.generations, seed=settings.seed,
+    )  # fmt: skip
+
+
+def differ_as_scipy(trace: Trace, population: Array, settings: SearchSettings) -> None:
+    """The same with SciPy's default mutation and recombination."""
+    own = trace.objective
+    differential_evolution(
+        trace, own.bounds, init=population, maxiter=settings.generations, integrality=own.integral,
+        vectorized=True, updating="deferred", polish=False, tol=0, rng=settings.seed,
+    )  # fmt: skip
+
+
+def covariance(trace: Trace, population: Array, settings: SearchSettings) -> None:
+    """CMA-ES with margin, genes scaled to [0, 1], from the best planted candidate."""
+    low, high = np.array(trace.objective.bounds).T
+    budget = len(population) * (settings.generations + 1)
+    trace(population.T)
+    assert trace.genes is not None
+    steps = np.where(trace.objective.integral, 1 / (high - low), 0.0)
+    bounds = np.tile([0.0, 1.0], (len(low), 1))
+    start = (trace.genes - low) / (high - low)
+    optimiser = CMAwM(start, 0.2, bounds, steps, seed=settings.seed)
+    while len(trace.curve) + optimiser.population_size <= budget:
+        asked = [optimiser.ask() for _ in range(optimiser.population_size)]
+        costs = trace((low + np.stack([shown for shown, _ in asked]) * (high - low)).T)
+        optimiser.tell([(told, float(c)) for (_, told), c in zip(asked, costs, strict=True)])
+        if optimiser.should_stop():  # converged: again from the best so far
+            start = (trace.genes - low) / (high - low)
+            seed = settings.seed + len(trace.curve)
+            optimiser = CMAwM(start, 0.2, bounds, steps, seed=seed)
+
+
+def random(trace: Trace, population: Array, settings: SearchSettings) -> None:
+    """More candidates like the random ones of the first generation."""
+    trace(population.T)
+    order, thresholds = ranked_entries(replace(trace.objective, order=None))
+    known = len(planted(trace.objective, order, thresholds))
+    size = known + len(population)
+    for generation in range(1, settings.generations + 1):
+        seed = settings.seed + 1000 * generation
+        fresh = first_generation(trace.objective, order, thresholds, size, seed)
+        trace(fresh[known:].T)
+
+
+OPTIMISERS: dict[str, Callable[[Trace, Array, SearchSettings], None]] = {
+    "differential evolution (ours)": differ,
+    "differential evolution, SciPy's steps": differ_as_scipy,
+    "CMA-ES with margin": covariance,
+    "random search": random,
+}
+
+
+def optimised(
+    objective: Objective, name: str, settings: SearchSettings
+) -> tuple[Trace, Candidates, float]:
+    """One optimiser's run: its trace, its best candidate, its seconds."""
+    order, thresholds = ranked_entries(replace(objective, order=None))
+    population = first_generation(objective, order, thresholds, settings.population, settings.seed)
+    trace = Trace(objective)
+    started = time.perf_counter()
+    OPTIMISERS[name](trace, population, settings)
+    assert trace.genes is not None
+    return trace, objective.decode(trace.genes[:, None]), time.perf_counter() - started
+
+
+def single_layers(objective: Objective, entries: Sequence[int]) -> Candidates:
+    """The best of each layer alone with these grid entries, at the threshold that suits it."""
+    cuts = torch.linspace(0.02, 0.9, 89, dtype=torch.float64)
+    alone = torch.eye(objective.layers, dtype=torch.float64)
+    found = []
+    for entry in entries:
+        weights = alone.repeat_interleave(len(cuts), 0)
+        many = Candidates(
+            weights,
+            torch.full(weights.shape, entry),
+            cuts.repeat(objective.layers),
+            torch.zeros(len(weights), dtype=torch.float64),
+        )
+        scores = objective.fitness(many)
+        best = int(scores.argmax())
+        found.append((float(scores[best]), best, many))
+    _, best, many = max(found, key=lambda item: item[0])
+    pick = slice(best, best + 1)
+    return Candidates(
+        many.weights[pick], many.entries[pick], many.thresholds[pick], many.gates[pick]
+    )
+
+
+def sizes_study(cells: Cells, settings: SearchSettings, draws: int) -> list[dict[str, Any]]:
+    """For each number of images and draw: IoU on the test windows, and what it cost."""
+    grid = cells.near_maps.grid
+    layer_cam = [grid.entries.index(LAYER_CAM)]
+    found = []
+    for size in SIZES:
+        pool = CALIBRATION if size <= CALIBRATION else MORE
+        for draw in range(draws):
+            rows = sorted(np.random.default_rng([draw, size]).permutation(pool)[:size].tolist())
+            objective = cells.objective(rows, settings)
+            run = replace(settings, seed=draw)
+            trace, best, seconds = optimised(objective, "differential evolution (ours)", run)
+            top = sorted({int(entry) for entry in objective.order[:, :3].flatten()})  # type: ignore[index]
+            found.append(
+                {
+                    "images": size,
+                    "draw": draw,
+                    "recipe": float(cells.score(best)),
+                    "ssg": float(cells.score(single_layers(objective, top))),
+                    "layer_cam": float(cells.score(single_layers(objective, layer_cam))),
+                    "calibration": 1 - trace.best,
+                    "seconds": seconds + size * cells.seconds,
+                }
+            )
+            print(found[-1], flush=True)
+    return found
+
+
+def optimisers_study(cells: Cells, settings: SearchSettings, seeds: int) -> list[dict[str, Any]]:
+    """For each optimiser and seed: its best fitness, the IoU on the test windows, its course."""
+    objective = cells.objective(range(CALIBRATION), settings)
+    found = []
+    for name in OPTIMISERS:
+        for seed in range(seeds):
+            trace, best, seconds = optimised(objective, name, replace(settings, seed=seed))
+            found.append(
+                {
+                    "optimiser": name,
+                    "seed": seed,
+                    "calibration": 1 - trace.best,
+                    "held_out": float(cells.score(best)),
+                    "evaluations": len(trace.curve),
+                    "seconds": seconds,
+                    "curve": trace.curve[:: settings.population],
+                }
+            )
+            print({k: v for k, v in found[-1].items() if k != "curve"}, flush=True)
+    return found
+
+
+def drawn(
+    sizes: Sequence[dict[str, Any]], optimisers: Sequence[dict[str, Any]], step: int
+) -> Figure:
+    """IoU against the number of images; best fitness against evaluations."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    titles = {
+        "recipe": "recipe", "ssg": "best SSG-CAM layer and settings", "layer_cam": "best LayerCAM layer",
+    }  # fmt: skip
+    counts = sorted({run["images"] for run in sizes})
+    for key, title in titles.items():
+        means = [np.mean([r[key] for r in sizes if r["images"] == n]) for n in counts]
+        (line,) = left.plot(counts, means, marker="o", label=title)
+        for run in sizes:
+            left.plot(run["images"], run[key], ".", color=line.get_color(), alpha=0.4)
+    left.set(xscale="log", xlabel="calibration images", ylabel="IoU on the test windows")
+    left.set_xticks(counts, [str(n) for n in counts])
+    for name in OPTIMISERS:
+        curves = [run["curve"] for run in optimisers if run["optimiser"] == name]
+        shortest = min(map(len, curves))
+        mean = np.mean([curve[:shortest] for curve in curves], axis=0)
+        right.plot(np.arange(shortest) * step, mean, label=name)
+    right.set(xlabel="evaluations", ylabel="best fitness (40 windows), mean of seeds")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def report(
+    sizes: Sequence[dict[str, Any]], optimisers: Sequence[dict[str, Any]], network: str, n: int
+) -> tuple[list[Row], str]:
+    """Tables and rows."""
+    rows: list[Row] = []
+
+    def line(method: str, metric: str, values: Sequence[float]) -> str:
+        mean, low, high = float(np.mean(values)), min(values), max(values)
+        found = (round(float(x), 4) for x in (mean, low, high))
+        rows.append(Row("ablation", network, method, "", metric, *found, n, 0, command()))
+        return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+    first = []
+    for count in sorted({run["images"] for run in sizes}):
+        runs = [run for run in sizes if run["images"] == count]
+        cells = [
+            line(title, f"IoU, {count} calibration images", [run[key] for run in runs])
+            for key, title in (
+                ("recipe", "recipe"), ("ssg", "best SSG-CAM layer"), ("layer_cam", "best LayerCAM layer"),
+            )
+        ]  # fmt: skip
+        cost = float(np.mean([run["seconds"] for run in runs]))
+        first.append([str(count), str(len(runs)), *cells, f"{cost:.0f}"])
+    second = []
+    for name in OPTIMISERS:
+        runs = [run for run in optimisers if run["optimiser"] == name]
+        second.append(
+            [
+                name,
+                line(name, "fitness on 40 calibration windows", [r["calibration"] for r in runs]),
+                line(name, "IoU, 40 calibration images", [r["held_out"] for r in runs]),
+                str(runs[0]["evaluations"]),
+                f"{np.mean([run['seconds'] for run in runs]):.0f}",
+            ]
+        )
+    text = [
+        "# Ablation of the search: calibration images and optimiser",
+        f"`{command()}`",
+        *(__doc__ or "").split("\n\n")[1:2],
+        f"{network}, {n} test windows. In brackets the range over draws or seeds.",
+        "## How many calibration images",
+        table(
+            [
+                "images",
+                "draws",
+                "recipe",
+                "best SSG-CAM layer",
+                "best LayerCAM layer",
+                "s, one thread",
+            ],
+            first,
+        ),
+        "## Which optimiser",
+        table(["optimiser", "fitness, calibration", "IoU, test", "evaluations", "seconds"], second),
+        "![Course](ablation_search.png)",
+    ]
+    return rows, "\n\n".join(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
+    parser.add_argument("--network", default="resnet34")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5, help="draws of images, and seeds")
+    parser.add_argument("--quick", action="store_true", help="3 generations, for a smoke test")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    options = parser.parse_args()
+    settings = SearchSettings(generations=3) if options.quick else SearchSettings()
+    repeats = 1 if options.quick else options.repeats
+    file = options.weights / f"malaria_{options.network}_fold{options.fold}.pth"
+    cells = prepared(options.data, file, options.fold, settings)
+    sizes = sizes_study(cells, settings, repeats)
+    optimisers = optimisers_study(cells, settings, repeats)
+    rows, text = report(sizes, optimisers, options.network, len(cells.far))
+    figure = drawn(sizes, optimisers, settings.population)
+    write_with(
+        options.out / "ablation_search.png", lambda p: figure.savefig(p, format="png", dpi=130)
+    )
+    write_study("ablation_search", rows, text, options.out)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
