@@ -1,0 +1,206 @@
+"""The fields of ``malaria_masks``, seen through windows of the same size in cells as ``malaria_iml``'s.
+
+There a window of 160 px shows cells of about 85 px. Here cells are about 20 px (``mpidb_*``) or 35 px
+(``radboud_*``) wide, so that windows of 38 and 66 px, enlarged to the network's input, show as much.
+
+    fields = read_fields(data / "malaria_masks")
+    for window in fields["mpidb_00"].around(copies=3):     # one parasite each, moved at random
+        fields["mpidb_00"].photo(window), fields["mpidb_00"].truth(window)
+    list(fields["mpidb_00"].grid)                          # the whole field, half overlapping
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from malaria_windows import JITTER, WINDOW
+from ssgcam.errors import SsgcamError
+from ssgcam.images import read_image
+from ssgcam.scale.windows import Windows
+
+#: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
+CELLS = {"mpidb": 20, "radboud": 35}
+CELL = 85
+PARASITE, IGNORE = 255, 127
+OVERLAP = 0.5
+#: Of the adapted networks: each leaves out one field of each laboratory.
+FOLDS = 4
+CLASS_NAMES = ("healthy", "infected")
+
+Box = tuple[int, int, int, int]
+
+
+def fold_of(name: str) -> int:
+    """The fold whose network was not trained on a field: the number in its name."""
+    return int(name.rpartition("_")[2]) % FOLDS
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One field.
+
+    Attributes:
+        name: Such as ``"mpidb_00"``.
+        pixels: ``[H, W, 3]`` uint8.
+        mask: ``[H, W]`` uint8: 0 background, 1 parasite, 255 ignore.
+    """
+
+    name: str
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    mask: np.ndarray[Any, np.dtype[np.uint8]]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return int(self.mask.shape[0]), int(self.mask.shape[1])
+
+    @cached_property
+    def windows(self) -> Windows:
+        """Half-overlapping windows of about two cell diameters."""
+        return Windows(round(CELLS[self.name.split("_")[0]] * WINDOW / CELL), OVERLAP)
+
+    @cached_property
+    def grid(self) -> tuple[Box, ...]:
+        """The windows that cover the field."""
+        return tuple(self.windows.boxes(*self.size))
+
+    @cached_property
+    def parasites(self) -> tuple[tuple[float, float], ...]:
+        """The centre (x, y) of every outlined parasite."""
+        labels, count = ndimage.label(self.mask == 1)
+        centres = ndimage.center_of_mass(self.mask == 1, labels, range(1, count + 1))
+        return tuple((float(x) + 0.5, float(y) + 0.5) for y, x in centres)
+
+    def moved(self, centre: tuple[float, float], shift: Sequence[float]) -> Box:
+        """A window around a point, moved by a share of its side, inside the field."""
+        side = self.windows.side
+        left, top = (
+            int(np.clip(round(at - side / 2 + move * side), 0, length - side))
+            for at, move, length in zip(centre, shift, self.size[::-1], strict=True)
+        )
+        return left, top, left + side, top + side
+
+    def around(self, copies: int, seed: int = 0) -> Iterator[Box]:
+        """Windows around each parasite, moved at random as those of ``malaria_iml``; always the same."""
+        reach = JITTER / WINDOW
+        for number, centre in enumerate(self.parasites):
+            generator = np.random.default_rng([seed, number, *self.name.encode()])
+            for _ in range(copies):
+                yield self.moved(centre, generator.uniform(-reach, reach, 2))
+
+    def photo(self, box: Box) -> Image.Image:
+        """What a window shows."""
+        left, top, right, bottom = box
+        return Image.fromarray(self.pixels[top:bottom, left:right])
+
+    def truth(self, box: Box) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The mask in a window."""
+        left, top, right, bottom = box
+        return self.mask[top:bottom, left:right]
+
+    def shows_parasite(self, box: Box) -> bool:
+        """The image-level label: any parasite pixel in the window."""
+        return bool((self.truth(box) == 1).any())
+
+
+def read_fields(folder: Path) -> dict[str, Field]:
+    """All fields by name.
+
+    Raises:
+        SsgcamError: If there are none.
+    """
+    files = sorted((folder / "images").glob("*.png"))
+    if not files:
+        raise SsgcamError(
+            f"no 'images/*.png' in '{folder}'; give --data the folder of malaria_masks"
+        )
+    found = {}
+    for file in files:
+        with Image.open(folder / "masks" / file.name) as opened:
+            values = np.asarray(opened)
+        mask = np.select([values == PARASITE, values == IGNORE], [1, 255], 0).astype(np.uint8)
+        found[file.stem] = Field(file.stem, np.asarray(read_image(file)), mask)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class MovingWindows:
+    """Windows of some fields with their labels, for :mod:`ssgcam.training`; the group is the field.
+
+    One for each parasite, and one for each window of the grid that shows none. A random view is moved
+    by up to ``reach`` of its side, as far as its label stays right.
+    """
+
+    fields: tuple[Field, ...]
+    reach: float = 0.35
+    class_names: tuple[str, ...] = CLASS_NAMES
+
+    @cached_property
+    def items(self) -> list[tuple[Field, tuple[float, float], int]]:
+        """Field, centre and label."""
+        shown = [(field, centre, 1) for field in self.fields for centre in field.parasites]
+        free = [
+            (field, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 0)
+            for field in self.fields
+            for box in field.grid
+            if not field.shows_parasite(box)
+        ]
+        return shown + free
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """0 healthy, 1 infected."""
+        return [label for _, _, label in self.items]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The fields."""
+        return [field.name for field, _, _ in self.items]
+
+    def image(self, index: int, generator: np.random.Generator | None = None) -> Image.Image:
+        """The window; moved with a generator."""
+        field, centre, label = self.items[index]
+        box = field.moved(centre, (0, 0))
+        if generator is not None:
+            for _ in range(8):
+                tried = field.moved(centre, generator.uniform(-self.reach, self.reach, 2))
+                if field.shows_parasite(tried) == bool(label):
+                    box = tried
+                    break
+        return field.photo(box)
+
+
+@dataclass(frozen=True, eq=False)
+class GridWindows:
+    """The windows that cover some fields, as held-out photos of :mod:`ssgcam.training`."""
+
+    fields: tuple[Field, ...]
+    class_names: tuple[str, ...] = CLASS_NAMES
+
+    @cached_property
+    def items(self) -> list[tuple[Field, Box]]:
+        """Field and window."""
+        return [(field, box) for field in self.fields for box in field.grid]
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """0 healthy, 1 infected."""
+        return [int(field.shows_parasite(box)) for field, box in self.items]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The fields."""
+        return [field.name for field, _ in self.items]
+
+    def image(self, index: int, generator: np.random.Generator | None = None) -> Image.Image:
+        """The window, whatever the generator."""
+        field, box = self.items[index]
+        return field.photo(box)

@@ -1,0 +1,82 @@
+"""Fine-tune a network of study 1 on window labels of all fields of ``malaria_masks`` but two.
+
+    python benchmarks/train_parasites.py --data DATA --weights runs --fold 0
+
+A fold leaves out one field of each laboratory. A window's label says whether it shows any parasite
+pixel; outlines are not seen. Writes ``runs/parasites/<network>_fold<k>.pth`` and a ``.json`` beside it
+with the recalls on the windows that cover the fields left out. The weights of the last epoch are kept:
+nothing is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from parasite_fields import FOLDS, GridWindows, MovingWindows, fold_of, read_fields
+from ssgcam.files import write_json
+from ssgcam.models import save_model
+from ssgcam.training import TrainingSettings, evaluate, predict, train_classifier
+
+#: Where fine-tuning starts and its peak learning rate; VGG16 on a laptop trains its last stage alone.
+TRAIN_FROM = {"resnet34": None, "vgg16_bn": "features.34"}
+SIZES = {"resnet34": 112, "vgg16_bn": 80}
+LEARNING_RATES = {"resnet34": 3e-4, "vgg16_bn": 1e-4}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds malaria_masks")
+    parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
+    parser.add_argument("--network", default="resnet34", choices=sorted(SIZES))
+    parser.add_argument("--start", type=int, default=0, help="fold of study 1 to start from")
+    parser.add_argument("--fold", type=int, default=0, choices=range(FOLDS))
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--windows", type=int, default=400, help="an epoch, half with a parasite")
+    parser.add_argument("--out", type=Path, default=Path("runs/parasites"))
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="a minute, for a smoke test")
+    options = parser.parse_args()
+    fields = read_fields(options.data / "malaria_masks")
+    settings = TrainingSettings(
+        model=options.network,
+        weights=str(options.weights / f"malaria_{options.network}_fold{options.start}.pth"),
+        size=SIZES[options.network],
+        epochs=1 if options.quick else options.epochs,
+        samples_per_epoch=128 if options.quick else options.windows,
+        learning_rate=LEARNING_RATES[options.network],
+        train_from=TRAIN_FROM[options.network],
+        held_out=0.0,
+        patience=options.epochs,
+    )
+    name = f"{options.network}_fold{options.fold}" + "_quick" * options.quick
+    checkpoint = options.out / f"{name}.checkpoint.pth"
+    started = time.perf_counter()
+    seen = tuple(field for field in fields.values() if fold_of(field.name) != options.fold)
+    unseen = tuple(field for field in fields.values() if fold_of(field.name) == options.fold)
+    result = train_classifier(
+        MovingWindows(seen), settings, checkpoint=checkpoint, resume=options.resume
+    )
+    tested = GridWindows(unseen)
+    scores = evaluate(predict(result.model, tested), tested)
+    print(scores)
+    save_model(result.model, options.out / f"{name}.pth")
+    content = {
+        "study": "malaria_parasites",
+        "network": options.network,
+        "fold": options.fold,
+        "fields": [field.name for field in unseen],
+        "seconds": round(time.perf_counter() - started),
+        "torch": torch.__version__,
+        "test": scores.to_json(),
+        "training": result.to_json(),
+    }
+    write_json(options.out / f"{name}.json", content)
+    checkpoint.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
