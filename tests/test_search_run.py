@@ -97,6 +97,11 @@ def test_the_report_has_every_rival_and_honest_columns(found: Found, tmp_path: P
     assert rows["SSG-CAM, best layer and settings"].folds.groups == 3
     recipes = [row for row in report.table.rows if row.kind == "recipe"]
     own = found.recipe.augmentation.flips != "none"
+    layer_cam = rows[f"LayerCAM, best layer{', same views' if own else ''}"]
+    assert layer_cam.kind == "single"
+    assert layer_cam.folds is not None
+    one_view = max(rows[f"LayerCAM, {layer}"].calibration for layer in ("act1", "act2"))
+    assert layer_cam.calibration == pytest.approx(one_view, abs=0.1 if own else 0.02)
     assert sorted(row.name for row in recipes) == [
         *(["Recipe, PAMR"]),
         *(["Recipe, flips horizontal", "Recipe, flips horizontal, PAMR"] if own else []),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ssgcam.augment import Augmentation
 from ssgcam.core.maps import resize, threshold
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
@@ -13,7 +14,7 @@ from ssgcam.search.report import Shown
 from ssgcam.search.scoring import Sweep
 from ssgcam.search.settings import SearchSettings
 from ssgcam.search.steps import Draft, Variant
-from ssgcam.search.validation import Contender, Table, compare
+from ssgcam.search.validation import Contender, Kind, Table, compare
 
 Model = nn.Module | LoadedModel
 BEST_LAYER = "SSG-CAM, best layer and settings"
@@ -64,15 +65,23 @@ def validated(
         )
         for rival, sweep in rivals.items()
     ]
-    contenders.append(
+    alone: list[tuple[str, Kind, Recipe, list[Recipe]]] = [
+        (BEST_LAYER, "ssg", main.best_layer, [each.best_layer for each in drafts])
+    ]
+    if main.layer_cam is not None:
+        views = "" if main.recipe.augmentation == Augmentation() else ", same views"
+        across = [each.layer_cam for each in drafts if each.layer_cam is not None]
+        alone.append((f"LayerCAM, best layer{views}", "single", main.layer_cam, across))
+    contenders += [
         Contender(
-            BEST_LAYER,
-            "ssg",
-            swept(main.best_layer, examples),
-            None if other is None else swept(main.best_layer, other),
-            tuple(swept(each.best_layer, examples) for each in drafts),
+            title,
+            row_kind,
+            swept(recipe, examples),
+            None if other is None else swept(recipe, other),
+            tuple(swept(each, examples) for each in across),
         )
-    )
+        for title, row_kind, recipe, across in alone
+    ]
     finals: dict[str, Mapped] = {}
     plain: Mapped | None = None
     for each in tried:

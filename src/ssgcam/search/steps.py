@@ -19,7 +19,7 @@ from ssgcam.search.cache import MapCache
 from ssgcam.search.calibration import Examples
 from ssgcam.search.evolution import Evolved, evolve
 from ssgcam.search.objective import Candidates, Objective, ranked_entries
-from ssgcam.search.planting import first_generation
+from ssgcam.search.planting import LAYER_CAM, first_generation
 from ssgcam.search.scoring import Sweep, choose_cut
 from ssgcam.search.settings import SearchSettings
 
@@ -31,11 +31,13 @@ class Draft:
     Attributes:
         recipe: With the views it was searched on; threshold and gate of the evolution.
         best_layer: The best layer alone, with the settings that are best for it, on the same views.
+        layer_cam: The best layer alone by LayerCAM, on the same views; None if the grid lacks it.
         evolved: The evolution.
     """
 
     recipe: Recipe
     best_layer: Recipe
+    layer_cam: Recipe | None
     evolved: Evolved
 
 
@@ -111,10 +113,18 @@ def draft(
             augmentation=views,
         )
 
-    alone, cuts = torch.eye(len(cache.layers), dtype=torch.float64), thresholds[:, 0]
-    shut = torch.zeros(len(cuts), dtype=torch.float64)
-    scores = objective.fitness(Candidates(alone, order[:, :1].T.expand_as(alone), cuts, shut))
-    best = int(scores.argmax())
+    def alone(ranks: Tensor) -> Recipe:
+        """The best layer by itself, of each layer the entry at its rank."""
+        weights = torch.eye(len(cache.layers), dtype=torch.float64)
+        entries, cuts = (values.gather(1, ranks[:, None])[:, 0] for values in (order, thresholds))
+        shut = torch.zeros(len(cuts), dtype=torch.float64)
+        scores = objective.fitness(Candidates(weights, entries.expand_as(weights), cuts, shut))
+        best = int(scores.argmax())
+        return recipe(weights[best], entries, float(cuts[best]), gate or 0.0)
+
+    layer_cam = None
+    if LAYER_CAM in cache.grid.entries:
+        layer_cam = alone((order == cache.grid.entries.index(LAYER_CAM)).int().argmax(1))
     return Draft(
         recipe(
             candidate.weights[0],
@@ -122,7 +132,8 @@ def draft(
             float(candidate.thresholds[0]),
             float(candidate.gates[0]),
         ),
-        recipe(alone[best], order[:, 0], float(cuts[best]), gate or 0.0),
+        alone(torch.zeros(len(cache.layers), dtype=torch.long)),
+        layer_cam,
         evolved,
     )
 
