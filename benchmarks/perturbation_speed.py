@@ -1,6 +1,6 @@
 """Packed perturbation measures against one image and one step at a time, side by side in one run.
 
-    python benchmarks/perturbation_speed.py [--images 8] [--batch 64] [--device cpu]
+    python benchmarks/perturbation_speed.py [--images 8] [--batch 64] [--device cpu] [--quick]
 
 Three ways to the same numbers (compared in the run):
 
@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18, squeezenet1_1
 
+from ssgcam.files import write_json, write_text
 from ssgcam.metrics import (
     blur_drops,
     fit_maps,
@@ -33,9 +34,12 @@ from ssgcam.metrics import (
     moved_ranks,
     pixel_ranks,
 )
+from study import DOCS, command, table
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 STEPS = 28
+HEADER = ("network, input", "measure", "calls", "scratch", "shared", "packed", "scratch / packed",
+          "shared / packed", "net x1", "net", "net x1 / net")  # fmt: skip
 
 
 def small_network() -> nn.Module:
@@ -144,8 +148,8 @@ class Bench:
         torch.cuda.synchronize()
         return time.perf_counter() - start, answer
 
-    def report(self, name: str) -> None:
-        """Time and print both measures."""
+    def report(self, name: str) -> Iterator[list[str]]:
+        """Time both measures: a line of the table for each."""
         for measure, plan, packed in (
             ("blur and control", self.blur_plan(), self.blur_packed),
             ("insertion, deletion", self.curve_plan(), self.curve_packed),
@@ -159,12 +163,12 @@ class Bench:
             batched, _ = self.seconds(lambda n=forwards: self.network_alone(n, self.batch))
             torch.testing.assert_close(answer, same, atol=1e-4, rtol=1e-3)
             torch.testing.assert_close(answer, also, atol=1e-4, rtol=1e-3)
-            print(
-                f"{name:15} {self.images.shape[-1]:4}  {measure:20} {forwards:5} "
-                f"{scratch:8.2f} {shared:8.2f} {fast:8.2f} {scratch / fast:9.1f} "
-                f"{shared / fast:8.1f} {alone:8.2f} {batched:7.2f} {alone / batched:6.1f}",
-                flush=True,
-            )
+            yield [
+                f"{name}, {self.images.shape[-1]} px", measure, str(forwards),
+                *(f"{seconds:.2f}" for seconds in (scratch, shared, fast)),
+                f"{scratch / fast:.1f}", f"{shared / fast:.1f}",
+                f"{alone:.2f}", f"{batched:.2f}", f"{alone / batched:.1f}",
+            ]  # fmt: skip
 
 
 def main() -> None:
@@ -172,27 +176,43 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="the smallest network; no files")
     settings = parser.parse_args()
     torch.manual_seed(0)
     if settings.device == "cpu":
         torch.set_num_threads(1)
-    print(
-        f"torch {torch.__version__}, {settings.device}, {settings.images} images (a quarter of "
-        f"them for the last two networks), batches of {settings.batch}, seconds"
-    )
-    print(
-        "network         side  measure              calls  scratch   shared   packed  scratch/p "
-        "shared/p   net x1     net  x1/net"
-    )
     few = max(1, settings.images // 4)
-    for name, network, side, count in (
+    networks = [
         ("5 convolutions", small_network(), 32, settings.images),
         ("5 convolutions", small_network(), 64, settings.images),
         ("SqueezeNet 1.1", squeezenet1_1(num_classes=10), 64, settings.images),
         ("ResNet18", resnet18(num_classes=10), 64, few),
         ("SqueezeNet 1.1", squeezenet1_1(num_classes=10), 224, few),
-    ):
-        Bench(network, side, count, settings.batch, settings.device).report(name)
+    ]
+    lines = []
+    for name, network, side, count in networks[: 1 if settings.quick else None]:
+        for line in Bench(network, side, count, settings.batch, settings.device).report(name):
+            print("  ".join(line), flush=True)
+            lines.append(line)
+    if settings.quick:
+        return
+    clock = "CPU seconds on one thread" if settings.device == "cpu" else "seconds"
+    facts = (
+        f"torch {torch.__version__}, {settings.device}; {settings.images} images ({few} for the last "
+        f"two networks), batches of {settings.batch}; {clock}."
+    )
+    text = [
+        "# Speed of the perturbation measures",
+        f"`{command()}`",
+        *(__doc__ or "").split("\n\n")[2:],
+        facts,
+        table(HEADER, lines),
+    ]
+    write_text(DOCS / "perturbation_speed.md", "\n\n".join(text).rstrip() + "\n")
+    rows = [dict(zip(HEADER, line, strict=True)) for line in lines]
+    write_json(
+        DOCS / "perturbation_speed.json", {"command": command(), "facts": facts, "rows": rows}
+    )
 
 
 if __name__ == "__main__":

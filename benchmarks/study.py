@@ -39,7 +39,10 @@ class Row:
 
 def command() -> str:
     """The command that is running, without the folders of this machine."""
-    words = [Path(word).name if "/" in word else word for word in sys.argv]
+    words = [
+        "DATA" if option == "--data" else Path(word).name if "/" in word else word
+        for option, word in zip(["", *sys.argv], sys.argv, strict=False)
+    ]
     return "python benchmarks/" + shlex.join(words).replace("'", "")
 
 

@@ -62,6 +62,11 @@ def test_a_command_prints_and_writes(task, boxes, masks, recipe, tmp_path):
     assert metric in result.output
     assert "SSG-CAM" in result.output
     assert "all fused" in result.output
+    assert "95 % percentile bootstrap" in result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("| SSG-CAM"))
+    cells = [cell.strip() for cell in line.split("|")]
+    if task != "sanity":  # its table tells n in a column of its own
+        assert cells[3] == ("3" if task == "segmentation" else "3 (2 groups)")
 
     report = json.loads((tmp_path / f"{task}.json").read_text())
     facts = report["facts"]

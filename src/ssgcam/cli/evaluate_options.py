@@ -84,6 +84,8 @@ class Task:
         write_text(self.out / f"{task}.md", f"# {task.capitalize()}\n\nNot finished: `{command}`\n")
         found = evaluate(self.model, self.samples, **self.options, **more)
         found = replace(found, facts={**found.facts, "command": command})
+        told = ("network", "data", "images", "intervals")
+        typer.echo("\n".join(f"{name}: {found.facts[name]}" for name in told) + "\n")
         typer.echo(found.text(brief=True))
         written = write_evaluation(found, self.out)
         typer.echo(f"\nwrote {', '.join(path.name for path in written)} in {self.out}")

@@ -115,11 +115,14 @@ class Evaluation:
         arrows = {
             score.metric: {"lower": " (lower is better)"}.get(score.better, "") for score in shown
         }
-        cells: dict[tuple[str, str], dict[str, str]] = {}
+        cells: dict[tuple[str, str, str], dict[str, str]] = {}
         for score in shown:
             text = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-            cells.setdefault((score.method, score.layers), {})[score.metric] = text
-        header = ["method", "layers", *(metric + arrows[metric] for metric in metrics)]
+            n = str(score.n)
+            if score.groups != score.n:
+                n += f" ({score.groups} groups)"
+            cells.setdefault((score.method, score.layers, n), {})[score.metric] = text
+        header = ["method", "layers", "n", *(metric + arrows[metric] for metric in metrics)]
         rows = [[*line, *(found.get(m, "") for m in metrics)] for line, found in cells.items()]
         return markdown_table(header, rows) if shown else ""
 
