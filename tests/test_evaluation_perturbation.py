@@ -33,6 +33,25 @@ def samples(tmp_path_factory):
     return read_samples(boxed_tree(tmp_path_factory.mktemp("boxes") / "set", count=5))
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_one_class_for_all_images(samples, labelled):
+    if not labelled:
+        samples = replace(samples, samples=tuple(replace(s, labels=()) for s in samples))
+    model = noise()
+    found = evaluate_perturbation(
+        model, samples, WHO, class_index=1, measures=("drop_increase",), settings=SETTINGS
+    )
+    inputs, _ = stacked(model, samples)
+    ones = torch.ones(len(samples), dtype=torch.long)
+    drops = DropIncrease(lambda images: model.network(images).softmax(1))
+    drops.update(inputs, maps_of(model, inputs, ones, "act2"), ones)
+    expected = drops.compute().average_drop
+    assert found.score("LayerCAM", "act2", "Average Drop").value == pytest.approx(
+        expected, abs=1e-5
+    )
+    assert found.facts["explained class"] == "green (1)"
+
+
 def maps_of(model, inputs, classes, place, method="layer_cam"):
     result = CAM(model, LAYERS, method)(inputs, classes)
     return result.maps if place == ALL_FUSED else pipeline.scale(result.layer_maps[place])

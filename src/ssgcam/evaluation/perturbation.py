@@ -74,7 +74,7 @@ def evaluate_perturbation(
         raise SsgcamError("name at least one measure, and at least one step")
     run = Run(model, samples, who or Entrants(), settings)
     lookup = run.classes_of(class_index)
-    items = [_item(sample, lookup) for sample in samples]
+    items = [_item(sample, lookup, class_index) for sample in samples]
     if not items:
         raise SsgcamError(f"'{samples.root}' has no image to perturb")
     board = run.board(items)
@@ -124,6 +124,8 @@ def evaluate_perturbation(
     metrics = _metrics(measures, shares)
     named = sum(len(item.classes) == 1 for item in items)
     known = f"of {named} images the label, of {len(items) - named} the network's top class"
+    if class_index is not None:
+        known = run.class_name(class_index)
     charts = []
     if "blur" in measures:
         charts.append(_blur_chart(board, shares, correct / len(items)))
@@ -150,7 +152,9 @@ def evaluate_perturbation(
     )
 
 
-def _item(sample: Sample, lookup: dict[int, int]) -> Item:
+def _item(sample: Sample, lookup: dict[int, int], class_index: int | None) -> Item:
+    if class_index is not None:
+        return Item(sample, sample.labels, (class_index,))
     single = len(sample.labels) == 1
     return Item(sample, sample.labels, (lookup[sample.labels[0]],) if single else ())
 

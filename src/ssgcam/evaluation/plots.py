@@ -25,6 +25,13 @@ from ssgcam.render.panel import Cell, panel
 
 COLUMNS = 3
 LONGEST = 640  # longer side of a photo in the panel, in pixels
+#: Foot of the panel of examples.
+LEGENDS = {
+    "localization": "First column: true boxes or outline. Others: the map and, where boxes are known, "
+    "the box of its largest contour at the threshold of MaxBoxAcc.",
+    "segmentation": "First column: true outline. Others: the map and the outline of its pseudo-mask.",
+    "perturbation": "First column: the photo. Others: the map and the outline of its top 20 % of pixels.",
+}
 
 
 def picture_names(evaluation: Evaluation) -> list[str]:
@@ -46,7 +53,7 @@ def write_pictures(evaluation: Evaluation, out: Path) -> None:
     drawn: list[Callable[[], Image.Image]]
     drawn = [partial(draw_chart, chart) for chart in evaluation.charts]
     if evaluation.examples:
-        drawn.append(partial(draw_examples, evaluation.examples))
+        drawn.append(partial(draw_examples, evaluation.examples, LEGENDS[evaluation.task]))
     for name, draw in zip(picture_names(evaluation), drawn, strict=True):
         write_png(out / name, draw())
 
@@ -65,7 +72,8 @@ def draw_chart(chart: Chart) -> Image.Image:
         for line in lines:
             style = "--" if line.dashed else "-"
             colour = "0.4" if line.dashed else colours[line.label]
-            (drawn,) = place.plot(line.x, line.y, style, color=colour, linewidth=1.4)
+            width = max(0.8, 2.8 - 0.25 * labels.index(line.label))  # equal lines stay visible
+            (drawn,) = place.plot(line.x, line.y, style, color=colour, linewidth=width)
             handles.setdefault(line.label, drawn)
         place.set_title(title, fontsize=9)
         place.set_xlabel(chart.x_label, fontsize=8)
@@ -84,12 +92,14 @@ def draw_chart(chart: Chart) -> Image.Image:
     return Image.open(stream).convert("RGB")
 
 
-def draw_examples(examples: tuple[Example, ...]) -> Image.Image:
-    """Photos with their true boxes or outlines, and beside them the maps with the predicted ones."""
-    rows = [_row(example) for example in examples]
-    return panel(
-        rows, footer="First column: ground truth. Others: map and what is predicted from it."
-    )
+def draw_examples(examples: tuple[Example, ...], legend: str) -> Image.Image:
+    """Photos with their true boxes or outlines, and beside them the maps with the predicted ones.
+
+    Args:
+        examples: One for each row.
+        legend: What is drawn, at the foot.
+    """
+    return panel([_row(example) for example in examples], footer=legend)
 
 
 def _row(example: Example) -> list[Cell | None]:

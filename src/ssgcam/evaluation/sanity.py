@@ -125,7 +125,7 @@ def evaluate_sanity(
             **{
                 "explained class": "the intact network's top class"
                 if class_index is None
-                else str(class_index),
+                else run.class_name(class_index),
                 "threshold": f"passes where the mean rank correlation is below {threshold:g}",
                 "stages": f"{len(passed_by)}: {', '.join(passed_by)}",
             },

@@ -53,6 +53,11 @@ class Run:
         used = {label for sample in samples for label in sample.labels}
         return dict.fromkeys(used, class_index)
 
+    def class_name(self, index: int) -> str:
+        """How the facts call a class of the network."""
+        names = self.model.class_names
+        return f"{names[index]} ({index})" if names else str(index)
+
     def board(self, items: Sequence[Item]) -> Board:
         """The board for these items."""
         units, groups = owners(items, self.settings.bins)
