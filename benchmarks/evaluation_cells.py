@@ -1,12 +1,14 @@
-"""Infected cells by the commands: ``ssgcam search``, then the four of ``ssgcam evaluate``.
+"""Infected cells by the commands of ``ssgcam evaluate``.
 
-The ResNet34 of fold 0 (``train_malaria.py`` trained it on infected/healthy windows alone). The recipe is
-searched on windows of the fold's calibration fields, which also choose the background score of every
-line of the segmentation; everything is scored on the infected windows of its test fields, which nothing
-saw before. Boxes are those of the data set, masks the ellipses in them. Each command's files stay in
-``--work``; a step that is done is not done again.
+The ResNet34 of fold 0 (``train_malaria.py`` trained it on infected/healthy windows alone) and the recipe
+that ``malaria_cells.py`` searched for it on 40 windows of the fold's calibration fields. Windows of these
+fields also choose the background score of every line of the segmentation; everything is scored on the
+infected windows of the fold's test fields, which neither training nor search saw. Boxes are those of the
+data set, masks the ellipses in them. Each command's files stay in ``--work``; a step that is done is not
+done again.
 
-    python benchmarks/evaluation_cells.py --data DATA --model runs/malaria_resnet34_fold0.pth
+    python benchmarks/evaluation_cells.py --data DATA --model runs/malaria_resnet34_fold0.pth \
+        --recipe runs/cells/resnet34_fold0_seed0_150.json
 """
 
 from __future__ import annotations
@@ -31,11 +33,6 @@ STEPS = {
         "--out CALIBRATION",
         "CALIBRATION/boxes.json",
     ),
-    "recipe": (
-        "ssgcam search CALIBRATION --model NETWORK --class infected --void 127 --folds 0 "
-        "--recipe RECIPE",
-        "RECIPE",
-    ),
     "localization": (
         "ssgcam evaluate localization TEST --kind boxes --edges exclusive --class infected "
         "--model NETWORK --recipe RECIPE --examples 0 --out OUT",
@@ -52,11 +49,12 @@ STEPS = {
         "OUT/perturbation.json",
     ),
     "sanity": (
-        f"ssgcam evaluate sanity TEST {MASKS} --limit 32 --stages 12 --no-fused "
+        f"ssgcam evaluate sanity TEST {MASKS} --limit 24 --stages 8 --no-fused "
         "--methods METHODS --model NETWORK --out OUT",
         "OUT/sanity.json",
     ),
 }
+CHARTS = ("localization_iou", "segmentation_iou", "perturbation_blur", "sanity_cascade")
 METHODS = (
     "ssg_cam,ssg_cam:gradient,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,"
     "grad_cam_elementwise,shapley_cam,eigen_cam"
@@ -71,7 +69,7 @@ def places(options: argparse.Namespace) -> dict[str, Path]:
         "NETWORK": options.model,
         "TEST": work / "test",
         "CALIBRATION": work / "calibration",
-        "RECIPE": work / "recipe.json",
+        "RECIPE": options.recipe,
         "OUT": work / "evaluation",
     }
 
@@ -97,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="of train_malaria.py, fold 0")
+    parser.add_argument("--recipe", type=Path, required=True, help="of malaria_cells.py, fold 0")
     parser.add_argument("--only", default="", help="run only this step and those before it")
     parser.add_argument("--work", type=Path, default=Path("runs/evaluation_cells"))
     parser.add_argument("--out", type=Path, default=DOCS)
@@ -115,17 +114,17 @@ def main() -> None:
         found.facts["command"] = told
         rows += rows_of("evaluation_cells", "ResNet34, fold 0", "malaria_iml", found, 0)
         pictures = []
-        for chart in found.charts:
+        for chart in (c for c in found.charts if c.name in CHARTS):
             write_png(options.out / f"cells_{chart.name}.png", draw_chart(chart))
             pictures.append(f"![{chart.title}](cells_{chart.name}.png)")
         sections += [section(step.capitalize(), f"`{told}`", found), *pictures]
-    recipe = json.loads(files["recipe"].read_text())
+    recipe = json.loads(options.recipe.read_text())
     layers = ", ".join(f"`{layer['name']}`" for layer in recipe["layers"])
     text = [
         "# Infected cells by the commands",
         f"`{command()}`",
         *(__doc__ or "").split("\n\n")[1:2],
-        "    " + "\n    ".join(STEPS[step][0] for step in ("test", "calibration", "recipe")),
+        "    " + "\n    ".join(STEPS[step][0] for step in ("test", "calibration")),
         f"The recipe: {layers}; threshold {recipe['threshold']:.3f}.",
         *sections,
     ]

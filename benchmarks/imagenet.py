@@ -30,6 +30,7 @@ from ssgcam.evaluation import (
     evaluate_perturbation,
     limited,
 )
+from ssgcam.evaluation.figures import Chart
 from ssgcam.evaluation.plots import draw_chart
 from ssgcam.evaluation.result import MEAN, markdown_table
 from ssgcam.files import write_png
@@ -106,11 +107,25 @@ def done_job(job: Job, work: Path, seed: int) -> Evaluation:
     return finished(work / f"{job.name}.json", key, job.run)
 
 
-def told(job: Job, found: Evaluation, pictures: Sequence[str]) -> str:
-    """One evaluation in the report, with its charts."""
-    shown = [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
-    title = f"{job.network.title}, {job.title}"
-    return "\n\n".join([section(title, job.data, found), *shown])
+def told(job: Job, found: Evaluation) -> str:
+    """One evaluation in the report."""
+    return section(f"{job.network.title}, {job.title}", job.data, found)
+
+
+def pictures(done: Sequence[tuple[Job, Evaluation]]) -> dict[str, Chart]:
+    """File name -> the curves of both networks; of the two sets with boxes the fresh one."""
+    found: dict[str, Chart] = {}
+    for job, evaluation in done:
+        if job.data == "imagenet_val":
+            continue
+        for chart in evaluation.charts:
+            name = f"imagenet_{chart.name.partition('_')[2]}.png"
+            plots = {f"{job.network.title}, {key}": lines for key, lines in chart.plots.items()}
+            before = found[name].plots if name in found else {}
+            found[name] = replace(
+                chart, title=f"{chart.title} ({job.data})", plots={**before, **plots}
+            )
+    return found
 
 
 def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
@@ -171,17 +186,16 @@ def main() -> None:
         if options.only in job.name
     ]
     if options.only:
-        print("\n\n".join(told(job, found, []) for job, found in done))
+        print("\n\n".join(told(job, found) for job, found in done))
         return
-    rows, sections = [], []
-    for job, found in done:
-        rows += rows_of("imagenet", job.network.title, job.data, found, options.seed)
-        pictures = []
-        for chart in found.charts:
-            name = f"imagenet_{job.name}_{chart.name.partition('_')[2]}.png"
-            write_png(options.out / name, draw_chart(chart))
-            pictures.append(name)
-        sections.append(told(job, found, pictures))
+    rows = [
+        row
+        for job, found in done
+        for row in rows_of("imagenet", job.network.title, job.data, found, options.seed)
+    ]
+    charts = pictures(done)
+    for name, chart in charts.items():
+        write_png(options.out / name, draw_chart(chart))
     facts = done[0][1].facts
     text = [
         "# ImageNet networks: localisation and blur test",
@@ -194,7 +208,9 @@ def main() -> None:
         "## The evaluations",
         "Every number, of every layer and metric, with its interval is in "
         "[imagenet.json](imagenet.json).",
-        *sections,
+        *(told(job, found) for job, found in done),
+        "## Curves",
+        *(f"![{chart.title}]({name})" for name, chart in charts.items()),
     ]
     write_study("imagenet", rows, "\n\n".join(text), options.out)
     print(verdicts(done))
