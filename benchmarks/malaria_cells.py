@@ -36,7 +36,6 @@ from study import DOCS, Row, command, row, table, write_study
 
 WINDOWS = 40
 FINAL = "Recipe (searched, final)"
-FLIPPED = "Recipe, flips horizontal"
 
 
 def examples(
@@ -70,36 +69,52 @@ def windows_of(windows: WindowSet, fold: int) -> tuple[list[Window], tuple[Windo
     return calibration, windows.fixed(fold, "test", healthy=0)
 
 
-def run_fold(
-    windows: WindowSet, file: Path, fold: int, seed: int, generations: int, kept: Path
+def searched(
+    windows: WindowSet, file: Path, fold: int, seed: int, generations: int, kept: Path, rivals: bool
 ) -> dict[str, Any]:
-    """Search on the calibration windows, score everything on the test windows; keep the recipe."""
+    """Search on the calibration windows, score on the test windows; keep the recipe.
+
+    Args:
+        windows: The data.
+        file: The fold's network.
+        fold: From 0.
+        seed: Of the search.
+        generations: Of the search.
+        kept: Where the result will be; the recipe goes beside it.
+        rivals: Whether to score all contenders, or the recipe alone.
+    """
     model = load_model(str(file))
     size = model.preprocessing.size[0]
-    calibration, tested = windows_of(windows, fold)
+    calibration, tested = (examples(windows, w, size) for w in windows_of(windows, fold))
     found = search_recipe(
         model,
-        examples(windows, calibration, size),
-        held_out=examples(windows, tested, size),
+        calibration,
+        held_out=tested if rivals else None,
         generations=generations,
         seed=seed,
         folds=0,
         cache=kept.parent / "cache",
         progress=True,
     )
-    found.recipe.save(kept.with_suffix(".json"))
-    rows = found.report.table.rows
-    parts = found.report.table.parts
-    scored = {r.name: parts[r.name, "held_out"] for r in rows}
-    final = f"Recipe, {variant_name(found.recipe.augmentation, found.recipe.refinement)}"
-    scored[FINAL] = scored[final]
+    recipe = found.recipe
+    recipe.save(kept.with_suffix(".json"))
+    final = f"Recipe, {variant_name(recipe.augmentation, recipe.refinement)}"
+    if rivals:
+        rows, parts = found.report.table.rows, found.report.table.parts
+        scored = {r.name: parts[r.name, "held_out"] for r in rows}
+        scored[FINAL] = scored[final]
+        kinds = {r.name: r.kind for r in rows}
+    else:
+        far, kinds = make_examples(tested, model), {}
+        parts_of, _ = statistic("pooled")
+        swept = Mapped.of(recipe.bind(model), far, 32).sweep(far, "pooled")
+        scored = {FINAL: parts_of(swept.at(recipe.threshold, recipe.gate))}
     return {
         "parts": scored,
-        "kinds": {r.name: r.kind for r in rows} | {FINAL: "recipe"},
-        "calibration": {r.name: r.calibration for r in rows},
-        "fields": [window.field for window in tested],
+        "kinds": {**kinds, FINAL: "recipe"},
+        "fields": list(tested.groups or ()),
         "final": final,
-        "layers": [layer.name for layer in found.recipe.layers],
+        "layers": [layer.name for layer in recipe.layers],
         "warnings": list(found.report.warnings),
     }
 
@@ -214,7 +229,8 @@ def main() -> None:
             kept = options.work / f"{network}_fold{fold}_seed{seed}_{generations}.pt"
             if not kept.exists():
                 file = options.weights / f"malaria_{network}_fold{fold}.pth"
-                content = run_fold(windows, file, fold, seed, generations, kept)
+                rivals = seed == seeds[0]
+                content = searched(windows, file, fold, seed, generations, kept, rivals)
                 write_with(kept, lambda path, content=content: torch.save(content, path))
             results[fold, seed] = torch.load(kept, weights_only=True)
         folds = [results[fold, seeds[0]] for fold in map(int, options.folds.split(","))]
@@ -227,18 +243,15 @@ def main() -> None:
         if len(seeds) > 1:
             _, number = statistic("pooled")
             first = wanted[0][0]
-            for name in (FINAL, FLIPPED):
-                if any(name not in results[first, s]["parts"] for s in seeds):
-                    continue  # which views are compared is up to the search
-                values = [
-                    float(number(results[first, s]["parts"][name].double().mean(0)[None])[0])
-                    for s in seeds
-                ]
-                text.append(
-                    f"Seeds {options.seeds} of the search on fold {first}, {name}: IoU "
-                    f"{', '.join(f'{v:.3f}' for v in values)}; highest less lowest "
-                    f"{max(values) - min(values):.3f}."
-                )
+            values = [
+                float(number(results[first, s]["parts"][FINAL].double().mean(0)[None])[0])
+                for s in seeds
+            ]
+            text.append(
+                f"Seeds {options.seeds} of the search on fold {first}: IoU "
+                f"{', '.join(f'{v:.3f}' for v in values)}; highest less lowest "
+                f"{max(values) - min(values):.3f}."
+            )
         boxed = []
         for number in map(int, options.folds.split(",")):
             kept = options.work / f"{network}_fold{number}_seed{seeds[0]}_{generations}.pt"
