@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds wbc")
     parser.add_argument("--network", default="resnet34")
     parser.add_argument("--fold", type=int, default=0, choices=range(3))
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--crops", type=int, default=320, help="an epoch, each type equally often")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--resume", action="store_true")

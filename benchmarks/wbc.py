@@ -12,12 +12,14 @@ of a test crop is used. Masks are compared at the network's input, 112x112; inte
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from colour import best_otsu, calibrated_cut, centred_disc, colour_maps, mask_counts
@@ -95,6 +97,8 @@ def run_fold(
     truth = [
         torch.from_numpy(_squashed(cells.regions(index), other.size)).long() for index in tested
     ]
+    found["truth"] = torch.stack(truth).to(torch.uint8)
+    found["masks"] = {target: made[FINAL] for target, made in masks.items()}
     found["regions"] = {
         name: torch.stack(
             [
@@ -237,10 +241,36 @@ def regions_section(folds: Sequence[dict[str, Any]], seed: int) -> tuple[list[Ro
     ]
 
 
+def draw(folds: Sequence[dict[str, Any]], rows: Sequence[Row]) -> Figure:
+    """The recipe beside the best of each kind, and outlines of three crops per fold: no photo."""
+    figure = Figure(figsize=(9, 6.5), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.1))
+    for axis, target in zip(top.subplots(1, 2), TARGETS, strict=True):
+        found = {r.method: r for r in rows if r.layers == target and r.metric == "foreground IoU"}
+        kinds = folds[0][target]["kinds"]
+        names = [FINAL]
+        for kind in ("single", "ssg", "mean", "no network"):
+            best = max((n for n in found if kinds[n] == kind), key=lambda n: found[n].value)
+            names.append(best)
+        for height, name in enumerate(reversed(names)):
+            axis.plot([found[name].low, found[name].high], [height] * 2, color="C0", lw=2)
+            axis.plot(found[name].value, height, "o", color="C0")
+        axis.set_yticks(range(len(names)), [n.replace(" ", "\n", 1) for n in reversed(names)])
+        axis.tick_params(labelsize=7)
+        axis.set_title(f"{target}: foreground IoU", fontsize=9)
+    shown = [(fold, place) for fold in folds for place in range(0, len(fold["crops"]), 40)][:8]
+    for axis, (fold, place) in zip(bottom.subplots(2, 4).flat, shown, strict=False):
+        real = fold["truth"][place]
+        axis.imshow(1 - 0.25 * real.float(), cmap="gray", vmin=0, vmax=1)
+        for target, colour in zip(TARGETS, ("C0", "C3"), strict=True):
+            axis.contour(fold["masks"][target][place].float(), [0.5], colors=colour, linewidths=1.2)
+        axis.set_axis_off()
+    bottom.suptitle("Expert masks (grey) and the recipes' outlines, crops not seen", fontsize=9)
+    return figure
+
+
 def recalls(weights: Path, folds: Sequence[int]) -> str:
     """How good the networks are at what they were trained for."""
-    import json
-
     lines = []
     for fold in folds:
         content = json.loads((weights / f"wbc_resnet34_fold{fold}.json").read_text("utf-8"))
@@ -289,12 +319,15 @@ def main() -> None:
         more, section = target_section(folds, target, options.seed)
         rows += more
         text += section
+    picture = draw(folds, rows)
+    write_with(options.out / "wbc.png", lambda path: picture.savefig(path, dpi=130, format="png"))
     head = [
         "# White blood cells",
         f"`{command()}`",
         *(__doc__ or "").split("\n\n")[1:2],
         "The network on the crops that it did not see:",
         recalls(options.weights, numbers),
+        "![Intervals and outlines](wbc.png)",
     ]
     write_study("wbc", rows, "\n\n".join([*head, *text]), options.out)
     print("\n\n".join([*head, *text]))

@@ -1,0 +1,433 @@
+"""Malaria, parasites in the fields of two other laboratories, by leave-one-field-out.
+
+Each of the eight fields is tested with a recipe that was searched on windows of the other seven, two
+windows around each outlined parasite, moved at random. Zero-shot: the network of study 1 as it is, so
+that outlines of the other fields calibrate the recipe and nothing else. Adapted: the network also saw
+windows of six other fields with the label "shows a parasite" (``train_parasites.py``; four folds that
+leave out one field of each laboratory). Thresholds of all contenders are chosen on the other seven
+fields. The recipe is searched on maps averaged over the four flips; input scales and PAMR are tried on
+what it found and kept if the other fields say so. Intervals resample fields, of which there are eight.
+
+    python benchmarks/malaria_parasites.py --data DATA --weights runs
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from colour import best_otsu, calibrated_cut, colour_maps, mask_counts
+from parasite_fields import FOLDS, Field, fold_of, read_fields
+from parasite_report import FINAL, write_report
+from ssgcam import CAM, LoadedModel, load_model
+from ssgcam.augment import Augmentation
+from ssgcam.core import maps as pipeline
+from ssgcam.core.blocks import block_layers
+from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.files import write_with
+from ssgcam.recipe import Recipe, refined
+from ssgcam.search import Calibration, Examples, MapGrid, SearchSettings, build_cache, make_examples
+from ssgcam.search.baselines import AVERAGED, SINGLE, Rival, rival_sweeps
+from ssgcam.search.scoring import Sweep, choose_cut, sweep
+from ssgcam.search.steps import draft, variant_name
+from study import DOCS
+
+#: Windows around each parasite.
+COPIES = 2
+FLIPS = Augmentation("both")
+SCALES = Augmentation("horizontal", (1.0, 1.5, 2.0))
+GRID = MapGrid(sigmas=(0.0, 0.03, 0.06, 0.1), gammas=(0.5, 0.7, 1.0))
+BEST_LAYER = "SSG-CAM, best layer and settings, flips both"
+#: Lowest class probabilities of a window that are tried over whole fields.
+GATES = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
+GATED = "Colour in windows called infected"
+
+Maps = Callable[[Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network and the fields it tests.
+
+    Attributes:
+        variant: ``"zero-shot"`` or ``"adapted"``.
+        name: Of its checkpoints.
+        file: The network.
+        fields: Names.
+    """
+
+    variant: str
+    name: str
+    file: Path
+    fields: tuple[str, ...]
+
+
+def parts_of(options: argparse.Namespace, fields: Sequence[str]) -> list[Part]:
+    """What there is to do."""
+    network = options.network
+    base = options.weights / f"malaria_{network}_fold{options.start}.pth"
+    found = [Part("zero-shot", f"{network}_zero-shot", base, tuple(fields))]
+    for fold in range(FOLDS):
+        name = f"{network}_fold{fold}"
+        tested = tuple(field for field in fields if fold_of(field) == fold)
+        found.append(Part("adapted", name, options.work / f"{name}.pth", tested))
+    return [part for part in found if part.variant in options.variants.split(",")]
+
+
+def examples(fields: Sequence[Field], model: LoadedModel) -> Examples:
+    """Windows around the parasites of some fields."""
+    windows = [(field, box) for field in fields for box in field.around(COPIES)]
+    return make_examples(
+        Calibration(
+            [field.photo(box) for field, box in windows],
+            [field.truth(box) for field, box in windows],
+            1,
+            [field.name for field, _ in windows],
+            [f"{field.name} {box}" for field, box in windows],
+        ),
+        model,
+    )
+
+
+def field_colours(field: Field) -> dict[str, Tensor]:
+    """Colour quantities ``[H, W]`` of a field, as they are and relative to the field's median."""
+    pixels = torch.from_numpy(field.pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    found = {name: maps[0] for name, maps in colour_maps(pixels).items()}
+    relative = {
+        f"{name} above the field's median": ((maps - maps.median()) / 2 + 0.5).clamp(0, 1)
+        for name, maps in found.items()
+    }
+    return found | relative
+
+
+def window_colours(fields: Sequence[Field], size: tuple[int, int]) -> dict[str, Tensor]:
+    """The same in the windows of :func:`examples`, ``[N, *size]``."""
+    found: dict[str, list[Tensor]] = {}
+    for field in fields:
+        for name, maps in field_colours(field).items():
+            for left, top, right, bottom in field.around(COPIES):
+                cut = pipeline.resize(maps[None, top:bottom, left:right], size)
+                found.setdefault(name, []).append(cut[0])
+    return {name: torch.stack(maps) for name, maps in found.items()}
+
+
+def recipe_maps(model: LoadedModel, recipes: dict[str, Recipe]) -> Maps:
+    """Maps of several recipes of one network from one pass for each view: ``[N, *input]`` by name.
+
+    Each is what ``Recipe.bind`` gives.
+    """
+    layers = dict.fromkeys(layer.name for recipe in recipes.values() for layer in recipe.layers)
+    cam = CAM(model, list(layers))
+    views = dict.fromkeys(view for recipe in recipes.values() for view in recipe.augmentation)
+
+    def maps(images: Tensor) -> dict[str, Tensor]:
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        sums: dict[str, Tensor] = {}
+        for view in views:
+            signals, _ = cam.signals(view.apply(images), torch.ones(len(images), dtype=torch.long))
+            for name, recipe in recipes.items():
+                if view in tuple(recipe.augmentation):
+                    raw = [
+                        view.undo(ssg_cam(signals[each.name], each.ssg)) for each in recipe.layers
+                    ]
+                    fused = pipeline.combine(
+                        raw,
+                        recipe.size,
+                        gammas=[each.gamma for each in recipe.layers],
+                        weights=[each.weight for each in recipe.layers],
+                        fusion=recipe.fusion,
+                    )
+                    sums[name] = sums[name] + fused if name in sums else fused
+        found = {}
+        for name, recipe in recipes.items():
+            found[name] = pipeline.resize(pipeline.scale(sums[name]), size)
+            if recipe.refinement is not None:
+                found[name] = refined(images, found[name], recipe.refinement)
+        return found
+
+    return maps
+
+
+def run_windows(
+    model: LoadedModel, fields: dict[str, Field], part: Part, settings: SearchSettings, work: Path
+) -> dict[str, Any]:
+    """For each tested field: a search on the others' windows, and everything scored on its own."""
+    known = examples(list(fields.values()), model)
+    names = block_layers(model.network, known.images[:1])
+    cache = build_cache(
+        model,
+        known,
+        names,
+        grid=settings.grid,
+        size=settings.size,
+        augmentation=FLIPS,
+        batch_size=4,
+    )
+    rivals = rival_sweeps(model, known, names, "pooled", 8)
+    swept = {rival.name: counts for rival, counts in rivals.items()}
+    kinds = {
+        rival.name: "mean"
+        if rival.layer is None
+        else "ssg"
+        if rival.method == "ssg_cam"
+        else "single"
+        for rival in rivals
+    }
+    rows, others = (
+        {
+            name: torch.tensor([i for i, each in enumerate(known.groups) if (each == name) == own])
+            for name in part.fields
+        }
+        for own in (True, False)
+    )
+    recipes: dict[str, Recipe] = {}
+    for name in part.fields:
+        found = draft(
+            model, cache, known, settings, FLIPS, rows=others[name].tolist(), progress=True
+        )
+        recipes[f"{name}: Recipe"] = found.recipe
+        recipes[f"{name}: scales"] = replace(found.recipe, augmentation=SCALES)
+        recipes[f"{name}: {BEST_LAYER}"] = found.best_layer
+    del cache
+    maker = recipe_maps(model, recipes)
+    batches = [maker(images) for images in known.images.split(8)]
+    maps = {name: torch.cat([batch[name] for batch in batches]) for name in recipes}
+    colours = window_colours(list(fields.values()), known.size)
+    result: dict[str, Any] = {"fields": {}}
+    for name in part.fields:
+        test, rest = rows[name], others[name]
+        versions = _versions(recipes, maps, known, name, settings)
+        candidates = swept | {
+            title: sweep(made, known.masks, known.probabilities, "pooled")
+            for title, (_, made) in versions.items()
+        }
+        cuts = {
+            title: choose_cut(counts, "pooled", rest, 0.0) for title, counts in candidates.items()
+        }
+        tried = [title for title in versions if title != BEST_LAYER]
+        best = max(tried, key=lambda title: cuts[title][2])
+        if cuts[best][2] <= cuts[tried[0]][2] + settings.margin:
+            best = tried[0]
+        final = replace(versions[best][0], threshold=cuts[best][0])
+        final.save(work / f"{part.name}_{name}_recipe.json")
+        parts = {
+            title: counts.at(cuts[title][0], 0.0, test).confusions
+            for title, counts in candidates.items()
+        }
+        parts[FINAL] = parts[best]
+        notes = {}
+        for title, chosen in {
+            "Colour threshold from the other fields": calibrated_cut(
+                {key: values[rest] for key, values in colours.items()},
+                known.masks[rest],
+                {key: values[test] for key, values in colours.items()},
+            ),
+            "Otsu on colour": best_otsu(
+                {key: values[rest] for key, values in colours.items()},
+                known.masks[rest],
+                {key: values[test] for key, values in colours.items()},
+            ),
+        }.items():
+            notes[title] = chosen[0]
+            parts[title] = mask_counts(chosen[1], known.masks[test]).confusions
+        result["fields"][name] = {
+            "parts": parts,
+            "kinds": kinds
+            | dict.fromkeys([*tried, FINAL], "recipe")
+            | dict.fromkeys(notes, "no network")
+            | {BEST_LAYER: "ssg"},
+            "calibration": {title: cut[2] for title, cut in cuts.items()},
+            "notes": notes,
+            "layers": [layer.name for layer in final.layers],
+            "chosen": best,
+            "masks": pipeline.threshold(versions[best][1][test], final.threshold),
+            "truth": known.masks[test],
+        }
+    return result
+
+
+def _versions(
+    recipes: dict[str, Recipe],
+    maps: dict[str, Tensor],
+    known: Examples,
+    field: str,
+    settings: SearchSettings,
+) -> dict[str, tuple[Recipe, Tensor]]:
+    """A field's recipe with flips, with scales, each with and without PAMR, and its best layer."""
+    found = {}
+    for key in (f"{field}: Recipe", f"{field}: scales"):
+        for refinement in (None, settings.refinement):
+            recipe = replace(recipes[key], refinement=refinement)
+            made = maps[key] if refinement is None else refined(known.images, maps[key], refinement)
+            found[f"Recipe, {variant_name(recipe.augmentation, refinement)}"] = recipe, made
+    key = f"{field}: {BEST_LAYER}"
+    return found | {BEST_LAYER: (recipes[key], maps[key])}
+
+
+def rival_maps(model: LoadedModel, layers: Sequence[str]) -> Maps:
+    """Every method's maps of every layer, and the means, from one pass: ``[N, *input]`` by name."""
+    cam = CAM(model, list(layers))
+
+    def maps(images: Tensor) -> dict[str, Tensor]:
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        signals, _ = cam.signals(images, torch.ones(len(images), dtype=torch.long))
+        found = {}
+        with torch.no_grad():
+            for method in SINGLE:
+                function = METHODS[method].function
+                assert function is not None
+                each = {n: pipeline.prepare(function(s), size, 1.0) for n, s in signals.items()}
+                found |= {Rival(method, name).name: values for name, values in each.items()}
+                if method in AVERAGED:
+                    mean = torch.stack(list(each.values())).mean(0)
+                    found[Rival(method, None).name] = pipeline.scale(mean)
+        return found
+
+    return maps
+
+
+def field_sweeps(
+    model: LoadedModel, field: Field, makers: Sequence[Maps]
+) -> dict[str, dict[float, Sweep]]:
+    """By contender and gate: counts of a whole field at every threshold.
+
+    A pixel's score is the average over windows of the window's probability times its map, zero in a
+    window below the gate, as :mod:`ssgcam.segmenter` does it.
+    """
+    inputs = model.preprocessing([field.photo(box) for box in field.grid])
+    with torch.inference_mode():
+        logits = torch.cat([model.network(part) for part in inputs.split(32)])
+    sure = model.probabilities(logits)[:, 1].tolist()
+    colours = field_colours(field)
+    averages: dict[tuple[str, float], Any] = {}
+    names = {f"{GATED}: {name}" for name in colours}
+    passed = [number for number, probability in enumerate(sure) if probability >= GATES[0]]
+    for start in range(0, len(passed), 8):
+        numbers = passed[start : start + 8]
+        maps = {n: each for maker in makers for n, each in maker(inputs[numbers]).items()}
+        names |= set(maps)
+        for row, number in enumerate(numbers):
+            left, top, right, bottom = box = field.grid[number]
+            size = (bottom - top, right - left)
+            cut = {name: pipeline.resize(each[row][None], size)[0] for name, each in maps.items()}
+            for name, each in colours.items():
+                cut[f"{GATED}: {name}"] = each[top:bottom, left:right]
+            for name, values in cut.items():
+                for gate in GATES:
+                    if sure[number] >= gate:
+                        if (name, gate) not in averages:
+                            averages[name, gate] = field.windows.average(*field.size)
+                        averages[name, gate].add(box, sure[number] * values)
+    truth, always = torch.from_numpy(field.mask)[None], torch.ones(1)
+    found: dict[str, dict[float, Sweep]] = {}
+    for name in sorted(names):
+        for gate in GATES:
+            made = averages.get((name, gate))
+            scores = torch.zeros(1, *field.size) if made is None else made.finished()[None]
+            found.setdefault(name, {})[gate] = sweep(scores, truth, always, "pooled")
+    for name, values in colours.items():
+        found[f"Colour: {name}"] = {0.0: sweep(values[None], truth, always, "pooled")}
+    return found
+
+
+def run_fields(
+    model: LoadedModel, fields: dict[str, Field], part: Part, work: Path
+) -> dict[str, Any]:
+    """Gates and thresholds from the other whole fields, scored on each tested one.
+
+    The recipes' maps are those with flips: input scales and PAMR would take an hour here.
+    """
+    recipes = {
+        f"{FINAL}: {name}": replace(
+            Recipe.load(work / f"{part.name}_{name}_recipe.json"),
+            augmentation=FLIPS,
+            refinement=None,
+        )
+        for name in part.fields
+    }
+    layers = block_layers(model.network, torch.zeros(1, 3, *model.preprocessing.size))
+    makers = [rival_maps(model, layers), recipe_maps(model, recipes)]
+    sweeps = {name: field_sweeps(model, field, makers) for name, field in fields.items()}
+    result: dict[str, Any] = {"fields": {}}
+    for tested in part.fields:
+        parts, cuts = {}, {}
+        for name, by_gate in sweeps[tested].items():
+            if name.startswith(FINAL) and name != f"{FINAL}: {tested}":
+                continue
+            best = (-1.0, 0.0, 0.0)
+            for gate in by_gate:
+                rest = [sweeps[other] for other in fields if other != tested]
+                known = Sweep.joined([each[name][gate] for each in rest if name in each])
+                threshold, _, score = choose_cut(known, "pooled", gate=0.0)
+                best = max(best, (score, threshold, gate))
+            title = FINAL if name.startswith(FINAL) else name
+            parts[title] = by_gate[best[2]].at(best[1], 0.0).confusions
+            cuts[title] = best
+        result["fields"][tested] = {"parts": parts, "cuts": cuts}
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
+    parser.add_argument("--network", default="resnet34")
+    parser.add_argument("--start", type=int, default=0, help="fold of study 1, for zero-shot")
+    parser.add_argument("--variants", default="zero-shot,adapted")
+    parser.add_argument("--only", default="", help="run this part, such as fold0; write no page")
+    parser.add_argument("--stage", default="all", choices=["windows", "all"])
+    parser.add_argument("--generations", type=int, default=60)
+    parser.add_argument("--size", type=int, default=56, help="working side of the search")
+    parser.add_argument("--quick", action="store_true", help="3 generations, one field of each lab")
+    parser.add_argument("--work", type=Path, default=Path("runs/parasites"), help="checkpoints")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    fields = read_fields(options.data / "malaria_masks")
+    if options.quick:
+        fields = {name: fields[name] for name in ("mpidb_01", "radboud_02", "radboud_03")}
+    settings = SearchSettings(
+        generations=3 if options.quick else options.generations,
+        seed=options.seed,
+        size=(options.size, options.size),
+        grid=GRID,
+    )
+    tag = f"size{options.size}_seed{options.seed}_{settings.generations}" + "_quick" * options.quick
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for part in parts_of(options, list(fields)):
+        if not part.name.endswith(options.only):
+            continue
+        kept = results.setdefault(part.variant, {"windows": {}, "fields": {}})
+        folder = options.work / tag
+
+        def windows(part: Part = part, folder: Path = folder) -> dict[str, Any]:
+            return run_windows(load_model(str(part.file)), fields, part, settings, folder)
+
+        def whole(part: Part = part, folder: Path = folder) -> dict[str, Any]:
+            return run_fields(load_model(str(part.file)), fields, part, folder)
+
+        kept["windows"] |= _kept(folder / f"{part.name}_windows.pt", windows)["fields"]
+        if options.stage == "all":
+            kept["fields"] |= _kept(folder / f"{part.name}_fields.pt", whole)["fields"]
+    if not options.only:
+        about = (__doc__ or "").split("\n\n")[1]
+        write_report(results, list(fields), options.network, options.work, options.out, about)
+
+
+def _kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A finished part: read if it is there, else made and written."""
+    if not file.exists():
+        content = make()
+        write_with(file, lambda path: torch.save(content, path))
+    found: dict[str, Any] = torch.load(file, weights_only=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()
