@@ -12,6 +12,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from colour import mask_counts
+from malaria_windows import WINDOW
+from parasite_fields import CELL
 from ssgcam.files import write_with
 from ssgcam.metrics import (
     Interval,
@@ -22,9 +25,6 @@ from ssgcam.metrics import (
     paired_difference,
     ratio,
 )
-from colour import mask_counts
-from malaria_windows import WINDOW
-from parasite_fields import CELL
 from study import Row, command, row, table, write_study
 
 STUDY = "malaria_parasites"
