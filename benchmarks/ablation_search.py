@@ -15,6 +15,7 @@ and random search.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from malaria_cells import examples, spread
 from malaria_windows import WindowSet
 from ssgcam import load_model
 from ssgcam.core.blocks import block_layers
-from ssgcam.files import write_with
+from ssgcam.files import write_json, write_with
 from ssgcam.search import SearchSettings
 from ssgcam.search.cache import MapCache, build_cache
 from ssgcam.search.calibration import Examples, make_examples
@@ -265,7 +266,7 @@ def drawn(
     sizes: Sequence[dict[str, Any]], optimisers: Sequence[dict[str, Any]], step: int
 ) -> Figure:
     """IoU against the number of images; best fitness against evaluations."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     titles = {
         "recipe": "recipe", "ssg": "best SSG-CAM layer and settings", "layer_cam": "best LayerCAM layer",
@@ -278,6 +279,7 @@ def drawn(
             left.plot(run["images"], run[key], ".", color=line.get_color(), alpha=0.4)
     left.set(xscale="log", xlabel="calibration images", ylabel="IoU on the test windows")
     left.set_xticks(counts, [str(n) for n in counts])
+    left.minorticks_off()
     for name in OPTIMISERS:
         curves = [run["curve"] for run in optimisers if run["optimiser"] == name]
         shortest = min(map(len, curves))
@@ -285,7 +287,7 @@ def drawn(
         right.plot(np.arange(shortest) * step, mean, label=name)
     right.set(xlabel="evaluations", ylabel="best fitness (40 windows), mean of seeds")
     for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
         axes.grid(alpha=0.3)
     return figure
 
@@ -357,15 +359,23 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5, help="draws of images, and seeds")
     parser.add_argument("--quick", action="store_true", help="3 generations, for a smoke test")
+    parser.add_argument("--work", type=Path, default=Path("runs/ablation_search"), help="parts")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     settings = SearchSettings(generations=3) if options.quick else SearchSettings()
     repeats = 1 if options.quick else options.repeats
     file = options.weights / f"malaria_{options.network}_fold{options.fold}.pth"
-    cells = prepared(options.data, file, options.fold, settings)
-    sizes = sizes_study(cells, settings, repeats)
-    optimisers = optimisers_study(cells, settings, repeats)
-    rows, text = report(sizes, optimisers, options.network, len(cells.far))
+    kept = options.work / f"{options.network}_fold{options.fold}_{settings.generations}.json"
+    found = json.loads(kept.read_text()) if kept.is_file() else {}
+    if not {"sizes", "optimisers"} <= set(found):
+        cells = prepared(options.data, file, options.fold, settings)
+        found["windows"] = len(cells.far)
+        for name, study in (("sizes", sizes_study), ("optimisers", optimisers_study)):
+            if name not in found:
+                found[name] = study(cells, settings, repeats)
+                write_json(kept, found)
+    sizes, optimisers = found["sizes"], found["optimisers"]
+    rows, text = report(sizes, optimisers, options.network, found["windows"])
     figure = drawn(sizes, optimisers, settings.population)
     write_with(
         options.out / "ablation_search.png", lambda p: figure.savefig(p, format="png", dpi=130)
