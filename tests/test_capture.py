@@ -482,6 +482,50 @@ def test_an_edit_through_an_alias_does_not_reach_what_was_kept(how: str) -> None
     assert torch.equal(found.view_as(wanted), gradient)
 
 
+class InPlace(nn.Module):
+    """Every layer is followed by an operation that writes to its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv2(self.conv1(images).relu_()).relu_()
+        logits: Tensor = self.fc(x.square().mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("names", [["conv1"], ["conv2"], ["conv1", "conv2"], ["conv1", "fc:in"]])
+def test_in_place_operations_are_noticed_once(names: list[str]) -> None:
+    """The first call runs again with copies; later ones know."""
+    network, images = InPlace(), torch.randn(2, 3, 6, 6)
+    calls = count_forwards(network.conv1)
+    captured = [capture(network, images, names) for _ in range(2)]
+    assert 3 <= calls[0] <= 2 + len(names)
+    capture(network, images, names)
+    assert calls[0] <= 3 + len(names)
+    for one in captured:
+        gradients = one.gradients(one.output[:, 0].sum())
+        x = network.conv1(images).detach().requires_grad_()
+        y = network.conv2(x.relu())
+        z = y.relu().square().mean((2, 3))
+        wanted = dict(zip(["conv1", "conv2", "fc:in"], [x, y, z], strict=True))
+        tensors = [wanted[name] for name in names]
+        expected = torch.autograd.grad(network.fc(z)[:, 0].sum(), tensors)
+        for name, tensor, gradient in zip(names, tensors, expected, strict=True):
+            torch.testing.assert_close(one.activations[name], tensor)
+            torch.testing.assert_close(gradients[name], gradient)
+
+
+def test_nothing_is_copied_without_need() -> None:
+    network, images = tv.resnet18().eval(), torch.rand(1, 3, 64, 64)
+    seen: list[Tensor] = []
+    network.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    captured = capture(network, images, ["layer1"])
+    assert seen[0].data_ptr() == captured.activations["layer1"].data_ptr()
+
+
 class Breaks(nn.Module):
     """A network that raises in its forward pass or in a user's hook."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ssgcam.core.smoothing import gaussian_matrix, smooth
+from ssgcam.core.smoothing import gaussian_matrix, smooth, smoothing_matrices
 
 
 def oracle(signal: torch.Tensor, sigma: float) -> np.ndarray:
@@ -29,6 +29,43 @@ def oracle(signal: torch.Tensor, sigma: float) -> np.ndarray:
 def test_against_scipy(size: tuple[int, int], sigma: float) -> None:
     signal = torch.randn(2, 3, *size, dtype=torch.float64)
     np.testing.assert_allclose(smooth(signal, sigma).numpy(), oracle(signal, sigma), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (150, 230)])
+@pytest.mark.parametrize("sigma", [0.06, 0.13])
+def test_large_maps_against_scipy(size: tuple[int, int], sigma: float) -> None:
+    signal = torch.randn(1, 2, *size, dtype=torch.float64)
+    found = smooth(signal, sigma)
+    np.testing.assert_allclose(found.numpy(), oracle(signal, sigma), atol=1e-12)
+    single = smooth(signal.float(), sigma)
+    np.testing.assert_allclose(single.numpy(), oracle(signal, sigma), atol=2e-6)
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("cells", [224, 500])
+@pytest.mark.parametrize("share", [0.06, 0.1, 0.3])
+def test_a_coarse_grid_gives_the_same_gaussian(
+    share: float, cells: int, dtype: torch.dtype, within: float
+) -> None:
+    """Also far from the centre, relative to what is there; and nothing negative comes out."""
+    spread, gathered = smoothing_matrices(cells, share * cells, dtype)
+    assert len(gathered) * 2 < cells
+    assert min(spread.min(), gathered.min()) >= 0
+    wanted = gaussian_matrix(cells, share * cells, torch.float64)
+    found = spread.double() @ gathered.double()
+    near = wanted > 1e-25
+    np.testing.assert_allclose(found[near].numpy(), wanted[near].numpy(), rtol=within)
+
+
+def test_small_maps_and_narrow_gaussians_take_no_grid() -> None:
+    assert len(smoothing_matrices(56, 0.06 * 56)) == len(smoothing_matrices(224, 2.0)) == 1
+
+
+@pytest.mark.parametrize("size", [(7, 7), (14, 9), (120, 130)])
+def test_channels_last(size: tuple[int, int]) -> None:
+    signal = torch.randn(2, 5, *size)
+    last = signal.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(smooth(last, 0.1), smooth(signal, 0.1), atol=1e-6, rtol=1e-5)
 
 
 def test_float32_and_other_leading_axes() -> None:

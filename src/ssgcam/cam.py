@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture, explaining, outside_inference_mode, unwrap
-from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.fast import FastCopy
+from ssgcam.core.methods import METHODS, in_parts, ssg_cam
 from ssgcam.core.score_cam import score_cam
 from ssgcam.core.scores import (
     ScoreFunction,
@@ -25,6 +27,7 @@ from ssgcam.core.scores import (
 from ssgcam.core.settings import (
     Form,
     Fusion,
+    Precision,
     Score,
     ScoreSettings,
     SSGSettings,
@@ -78,6 +81,9 @@ class CAM:
         output: ``"softmax"`` or ``"sigmoid"``; taken from a loaded model.
         size: Height and width of ``Result.maps``; the input's by default.
         batch_size: Images for each pass of Score-CAM.
+        precision: ``"fast"`` works on a copy of the network with batch norms folded and channels last,
+            and rounds the backward pass to bfloat16 where the processor has it; ``"bfloat16"`` rounds
+            the forward pass, too. See ``core.fast``.
 
     Raises:
         SsgcamError: If a setting, a method or a layer doesn't exist.
@@ -104,6 +110,7 @@ class CAM:
         output: Literal["softmax", "sigmoid"] | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = 32,
+        precision: Precision = "exact",
     ) -> None:
         if method not in METHODS:
             raise SsgcamError(f"no method named '{method}'; choose one of {', '.join(METHODS)}")
@@ -130,6 +137,8 @@ class CAM:
         self.fusion: Fusion = fusion
         self.size = size
         self.batch_size = batch_size
+        check_choice("precision", precision, Precision)
+        self._fast = None if precision == "exact" else FastCopy(self.network, precision)
         self.weights = weights
         self.gamma = gamma if gamma is not None else (DEFAULT_GAMMA if method == "ssg_cam" else 1.0)
         self._layers: list[str] | None = None
@@ -230,6 +239,8 @@ class CAM:
         needs_graph_of_gradient = self.method.needs == "curvature" or (
             self._needs_second and self.score.second == "hutchinson"
         )
+        if self._fast is not None:
+            return self._fast.capture(images, names, exact=needs_graph_of_gradient)
         return capture(self.network, images, names, double_backward=needs_graph_of_gradient)
 
     @property
@@ -275,9 +286,9 @@ class CAM:
                 return score_cam(signal.activation, images, classes, self._scores, self.batch_size)
             if self.method_name == "ssg_cam":
                 ssg = self.ssg if isinstance(self.ssg, SSGSettings) else self.ssg[index]
-                return ssg_cam(signal, ssg)
+                return in_parts(partial(ssg_cam, settings=ssg), signal)
             assert self.method.function is not None
-            return self.method.function(signal)
+            return in_parts(self.method.function, signal)
 
     def _scores(self, images: Tensor, classes: Tensor) -> Tensor:
         with explaining(self.network), torch.no_grad():

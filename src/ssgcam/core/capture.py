@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -150,18 +151,33 @@ def capture(
         if double_backward:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         images = outside_inference_mode(images)
-        recorder = _Recorder(parsed, copies=False)
-        output = recorder.run(network, images)
-        if recorder.was_edited():  # somebody else holds the storage and wrote to it: keep copies
-            recorder = _Recorder(parsed, copies=True)
-            output = recorder.run(network, images)
-    return Captured(output, recorder.activations(), network)
+        copies = _COPIES.setdefault(network, set())
+        while True:
+            recorder = _Recorder(parsed, frozenset(copies))
+            try:
+                output = recorder.run(network, images)
+            except RuntimeError as error:
+                if "leaf Variable that requires grad" not in str(error):
+                    raise
+                edited = recorder.leaves() - copies
+                if not edited:
+                    raise
+            else:
+                edited = recorder.edited()
+                if not edited:
+                    return Captured(output, recorder.activations(), network)
+            copies |= edited
+
+
+#: Network -> the targets that it writes to after they were made (an in-place ReLU, say), learned from
+#: a first pass. These alone are copied: copies of all would cost time, and memory beyond the graph's.
+_COPIES: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
 
 class _Recorder:
-    """Forward hooks for one pass."""
+    """Forward hooks for one pass; ``copies`` are the targets that somebody else writes to."""
 
-    def __init__(self, targets: Sequence[Target], copies: bool) -> None:
+    def __init__(self, targets: Sequence[Target], copies: frozenset[str]) -> None:
         self.targets = targets
         self.copies = copies
         self.calls: dict[tuple[str, bool], int] = {}
@@ -189,8 +205,11 @@ class _Recorder:
     def activations(self) -> dict[str, Tensor]:
         return {target.spelling: self.kept[target.spelling][0] for target in self.targets}
 
-    def was_edited(self) -> bool:
-        return any(tensor._version != version for tensor, version in self.kept.values())
+    def edited(self) -> set[str]:
+        return {name for name, (tensor, version) in self.kept.items() if tensor._version != version}
+
+    def leaves(self) -> set[str]:
+        return {name for name, (tensor, _) in self.kept.items() if tensor.is_leaf}
 
     def _on_output(self, name: str, wanted: list[Target]) -> Callable[..., Any]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -220,12 +239,13 @@ class _Recorder:
                 f"layer '{fitting[0].spelling}' gives a {kind}, not one floating-point tensor; "
                 "choose a layer inside or after it"
             )
-        if self.copies:
+        copied = any(target.spelling in self.copies for target in fitting)
+        if copied:
             value = value.clone()
         kept = value if value.requires_grad else value.detach().requires_grad_()
         for target in fitting:
             self.kept[target.spelling] = (kept, kept._version)
-        return kept.clone()  # an in-place operation downstream can't touch what was kept
+        return kept.clone() if copied else kept.view_as(kept)
 
     def _check_calls(self) -> None:
         for target in self.targets:

@@ -83,8 +83,9 @@ def combine(
             part = torch.tanh(2 * part) if index + 1 < len(layer_maps) else part
             fused = part if fused is None else torch.maximum(fused, part)
         else:
-            part = part * (weight / total)
-            fused = part if fused is None else fused + part
+            fused = (
+                part * (weight / total) if fused is None else fused.add_(part, alpha=weight / total)
+            )
     assert fused is not None
     return fused
 

@@ -6,6 +6,7 @@ Adding one is one function and one line in ``METHODS``. Signals are ``[N, C, h, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,10 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssgcam.core.scores import Signal, unit, wide
+from ssgcam.core.scores import Signal, unit, unit_, wide
 from ssgcam.core.settings import Score, SSGSettings
 from ssgcam.core.smoothing import full_precision, smooth
 from ssgcam.errors import SsgcamError
+
+#: Numbers in a layer's activation that a method works on at once, whole images at least.
+PART = 2**18
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
 
@@ -61,21 +65,14 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
         group = list(neighbours)
         one, two = first, second
         if form == "taylor":
-            one = unit(first * activation)
+            one = unit_(first * activation)
             two = None if second is None else second * activation**2
         if any(each.second_exponent for each in group):
             two = smooth(one * one if two is None else two, sigma)
         if any(each.first_exponent for each in group):
             one = smooth(one, sigma)
         for each in group:
-            weight: Tensor | None = None
-            if each.first_exponent:
-                weight = _power(one, each.first_exponent)
-            if each.second_exponent:
-                assert two is not None
-                factor = _power(two, each.second_exponent)
-                weight = factor if weight is None else weight * factor
-            assert weight is not None  # the settings refuse two zero exponents
+            weight = _weight(one, each.first_exponent, two, each.second_exponent)
             yield weight.sum(1) if form == "taylor" else (weight * activation).sum(1).clamp_min(0)
 
 
@@ -157,6 +154,29 @@ def activation_sum(signal: Signal) -> Tensor:
     return wide(signal.activation).sum(1).clamp_min(0)
 
 
+def in_parts(function: Callable[[Signal], Tensor], signal: Signal) -> Tensor:
+    """A method's map, a few images at a time: what it makes on the way stays small and in the cache.
+
+    Args:
+        function: The method; images don't mix in any.
+        signal: Of all images.
+
+    Returns:
+        ``[N, h, w]``, as of all images at once.
+    """
+    images, *shape = signal.activation.shape
+    step = max(1, PART // math.prod(shape))
+    if step >= images:
+        return function(signal)
+    tensors = (signal.activation, signal.first, signal.second, signal.curvature)
+    return torch.cat(
+        [
+            function(Signal(*(None if t is None else t[k : k + step] for t in tensors)))  # type: ignore[arg-type]
+            for k in range(0, images, step)
+        ]
+    )
+
+
 @dataclass(frozen=True)
 class Method:
     """One line of the registry.
@@ -195,11 +215,25 @@ def _first(signal: Signal) -> Tensor:
     return signal.first
 
 
-def _power(tensor: Tensor, exponent: float) -> Tensor:
-    tensor = unit(tensor.clamp_min(0))  # or the power of what smoothing left may underflow
+def _weight(one: Tensor, first: float, two: Tensor | None, second: float) -> Tensor:
+    """``relu(one)^first * relu(two)^second`` up to a factor per image; the settings refuse two zeros."""
+    # scaled again, or the power of what smoothing left may underflow
+    if not second:
+        return _power_(unit_(one.clamp_min(0)), first)
+    assert two is not None
+    weight = unit_(two.clamp_min(0))
+    if not first:
+        return _power_(weight, second)
+    rising = unit_(one.clamp_min(0))
+    if first == second:  # one power instead of two
+        return _power_(unit_(weight.mul_(rising)), first)
+    return _power_(weight, second).mul_(_power_(rising, first))
+
+
+def _power_(tensor: Tensor, exponent: float) -> Tensor:
     if exponent == 1:
         return tensor
-    return tensor.sqrt() if exponent == 0.5 else tensor.pow(exponent)
+    return tensor.sqrt_() if exponent == 0.5 else tensor.pow_(exponent)
 
 
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:

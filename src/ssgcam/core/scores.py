@@ -180,6 +180,11 @@ def unit(tensor: Tensor) -> Tensor:
     return tensor / per_image(_peak(tensor), tensor)
 
 
+def unit_(tensor: Tensor) -> Tensor:
+    """:func:`unit` in place, of a float32 or float64 tensor without a graph."""
+    return tensor.div_(per_image(_peak(tensor), tensor))
+
+
 def wide(tensor: Tensor) -> Tensor:
     """Without a graph, in float32, or float64 where the network is."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
@@ -299,7 +304,8 @@ def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: T
 
 def _peak(tensor: Tensor, empty: float = 1) -> Tensor:
     """The largest magnitude of each image, ``[N]``; ``empty`` where all is zero."""
-    peak = tensor.abs().flatten(1).amax(1)
+    axes = tuple(range(1, tensor.ndim))
+    peak = torch.maximum(tensor.amax(axes), -tensor.amin(axes))  # no copy of absolute values
     return torch.where(peak == 0, torch.full_like(peak, empty), peak)
 
 

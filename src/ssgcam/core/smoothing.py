@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+#: Cells of a map up to which both axes are smoothed in one product.
+SMALL = 64
 
 
 @lru_cache(maxsize=256)
@@ -33,10 +37,49 @@ def gaussian_matrix(
         return weights.to(device=device, dtype=dtype)
 
 
+@lru_cache(maxsize=256)
+def smoothing_matrices(
+    cells: int, sigma: float, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[Tensor, ...]:
+    """:func:`gaussian_matrix` as a product of as few multiplications as possible.
+
+    A Gaussian of variance ``sigma^2`` is one of variance ``sigma^2 / 2`` after another, and the first
+    of the two needs to be known only on a coarse grid: with nodes ``s`` apart the product differs from
+    the Gaussian by a relative ``2 exp(-(pi sigma / s)^2 / 2)`` at every cell (Poisson's summation
+    formula). ``s`` and the margin beyond the edges are chosen so that this is below rounding. No entry
+    is negative, so a signal without positive values stays one.
+
+    Args:
+        cells: As there.
+        sigma: As there.
+        dtype: As there.
+        device: As there.
+
+    Returns:
+        ``[cells, nodes]`` and ``[nodes, cells]`` where that takes fewer multiplications, else
+        ``[cells, cells]`` alone. Shared between calls: don't write to them.
+    """
+    epsilon = torch.finfo(dtype).eps
+    step = sigma * math.pi / math.sqrt(2 * math.log(2 / epsilon))
+    margin = sigma * math.sqrt(math.log(1 / epsilon) / 2)
+    nodes = math.ceil((cells - 1 + 2 * margin) / step) + 1
+    if nodes * (1 + nodes / cells) > 0.7 * cells:  # smaller products are less efficient
+        return (gaussian_matrix(cells, sigma, dtype, device),)
+    with torch.inference_mode(False):
+        places = torch.arange(cells, dtype=torch.float64, device="cpu")
+        grid = torch.arange(nodes, dtype=torch.float64, device="cpu") * step - margin
+        spread = torch.exp(-(((places[:, None] - grid[None, :]) / sigma) ** 2))
+        gathered = spread.T.contiguous()
+        spread = spread / (spread @ gathered.sum(1))[:, None]
+        return tuple(part.to(device=device, dtype=dtype) for part in (spread, gathered))
+
+
 def smooth(signal: Tensor, sigma: float) -> Tensor:
     """Smooth every channel of a signal in space: ``G_h @ x @ G_w.T``.
 
     On a CPU two dense products were 20 to 90 times faster than a separable depthwise convolution.
+    Maps of at most 64 cells take one product with the Kronecker product of both matrices, 12 times
+    faster again for 7x7 cells; maps of more than about 100 cells a side take :func:`smoothing_matrices`.
 
     Args:
         signal: ``[..., h, w]``.
@@ -53,10 +96,34 @@ def smooth(signal: Tensor, sigma: float) -> Tensor:
     cells = sigma * min(height, width)
     if cells <= 0:
         return signal
-    rows = gaussian_matrix(height, cells, signal.dtype, str(signal.device))
-    columns = gaussian_matrix(width, cells, signal.dtype, str(signal.device))
+    kind = signal.dtype, str(signal.device)
+    small = height * width <= SMALL
+    both = (_both_axes(height, width, cells, *kind),) if small else ()
+    across = () if small else reversed(smoothing_matrices(width, cells, *kind))
+    down = () if small else reversed(smoothing_matrices(height, cells, *kind))
     with full_precision(signal):
-        return rows @ (signal @ columns.T)
+        if signal.ndim == 4 and signal.stride(1) == 1 and not signal.is_contiguous():
+            moved = signal.permute(0, 2, 3, 1)  # channels last, as they are in memory
+            for matrix in both:
+                moved = (matrix @ moved.flatten(1, 2)).view(moved.shape)
+            for matrix in across:
+                moved = matrix @ moved
+            for matrix in down:
+                moved = (matrix @ moved.flatten(2)).view(len(signal), -1, width, signal.shape[1])
+            return moved.permute(0, 3, 1, 2)
+        for matrix in both:
+            signal = (signal.flatten(-2) @ matrix.T).view(signal.shape)
+        for matrix in across:
+            signal = signal @ matrix.T
+        for matrix in down:
+            signal = matrix @ signal
+        return signal
+
+
+@lru_cache(maxsize=256)
+def _both_axes(height: int, width: int, sigma: float, dtype: torch.dtype, device: str) -> Tensor:
+    rows = gaussian_matrix(height, sigma, dtype, device)
+    return torch.kron(rows, gaussian_matrix(width, sigma, dtype, device))
 
 
 def full_precision(tensor: Tensor) -> torch.autocast:

@@ -1,0 +1,274 @@
+"""``precision="fast"`` and ``"bfloat16"``: a network's faster copy.
+
+In the copy, batch norms are folded into the convolutions before them and channels come last, which
+changes nothing but the order of rounding.
+
+``"fast"``: the forward pass stays in float32; in the backward pass the products of convolutions and
+linear layers are taken in bfloat16. That pass is linear, so rounding it hardly shows. ``"bfloat16"``:
+both passes. That is faster still, but rounding moves cells across ReLUs and pooling to other winners,
+which shows in the maps. Figures for both: docs/benchmarks/speed.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.overrides import TorchFunctionMode
+
+from ssgcam.core.capture import Captured, Target, capture, explaining, outside_inference_mode
+from ssgcam.core.settings import Precision
+from ssgcam.errors import SsgcamError
+
+#: Largest difference that folding may make, as a share of a tensor's largest magnitude.
+TOLERANCE = 1e-3
+
+
+class FastCopy:
+    """A network's faster copy, made again whenever the network's own weights have changed.
+
+    Changes are noticed by the version counters of parameters and buffers (an optimiser's step, loading a
+    state, moving to another device); an edit through ``parameter.data`` is not seen by them.
+
+    Args:
+        network: Without wrappers; never touched.
+        precision: ``"fast"`` or ``"bfloat16"``.
+    """
+
+    def __init__(self, network: nn.Module, precision: Precision) -> None:
+        self.network = network
+        self.precision: Precision = precision
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else None
+        self._made_from: Any = None
+        self._copy: nn.Module | None = None
+        self._rounding = RoundedBackward()
+
+    def __reduce__(self) -> Any:
+        """Another process makes its own copy."""
+        return FastCopy, (self.network, self.precision)
+
+    def __call__(self, images: Tensor, targets: Sequence[str]) -> nn.Module:
+        """The copy for these target layers.
+
+        Args:
+            images: ``[N, C, H, W]``; one of them is run when the copy is made.
+            targets: Spellings of the layers that must keep their meaning.
+
+        Returns:
+            The copy; modules have the names they had.
+
+        Raises:
+            SsgcamError: If the network can't be copied.
+        """
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        now = (tuple(targets), [(id(t), t.data_ptr(), t._version) for t in tensors])
+        if self._copy is None or self._made_from != now:
+            self._copy = folded(self.network, images, targets).to(self.dtype)
+            self._made_from = now
+            self._rounding = RoundedBackward()
+        return self._copy
+
+    def capture(self, images: Tensor, targets: Sequence[str], *, exact: bool = False) -> Captured:
+        """As :func:`ssgcam.core.capture.capture`, of the copy.
+
+        Args:
+            images: As there.
+            targets: As there.
+            exact: Prepare for a second derivative, without rounding the backward pass.
+
+        Returns:
+            As there.
+        """
+        twin = self(images, targets)
+        images = images.to(dtype=self.dtype or images.dtype, memory_format=torch.channels_last)
+        rounds = not exact and self.dtype is None and has_bfloat16(images.device)
+        with self._rounding if rounds else nullcontext():
+            captured = capture(twin, images, targets, double_backward=exact)
+        if self.dtype is not None and isinstance(captured.output, Tensor):
+            with torch.inference_mode(False), torch.enable_grad():
+                return replace(captured, output=captured.output.float())
+        return captured
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are the faster ones on a device."""
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Module:
+    """A copy in eval mode with frozen parameters, batch norms folded and channels last.
+
+    A batch norm goes into a convolution that feeds it and nothing else, and is no target. Where that
+    changes what a probe image gives (an output used in a way that hooks don't see), nothing is folded.
+
+    Raises:
+        SsgcamError: If the network can't be copied.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        image = outside_inference_mode(images[:1])
+        plain, twin = _frozen_copy(network), _frozen_copy(network)
+        for convolution, norm in _pairs(twin, image).items():
+            if not {convolution, norm} & {Target.parse(spelling).module for spelling in targets}:
+                _fold(twin, convolution, norm)
+        if not _same(plain, twin, image, list(targets)):
+            twin = plain
+        return twin.to(memory_format=torch.channels_last)
+
+
+class RoundedBackward(TorchFunctionMode):
+    """Convolutions and linear layers called inside have a backward pass in bfloat16.
+
+    Only calls with frozen weights, on something that is differentiated; all others are as they were.
+    The weights' bfloat16 copies are kept between passes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace these two functions, pass on all others."""
+        kwargs = kwargs or {}
+        if func is torch.conv2d or func is F.linear:
+            given = dict(zip(_NAMES, args, strict=False)) | kwargs
+            x, weight, bias = given["input"], given["weight"], given.get("bias")
+            frozen = not (weight.requires_grad or (bias is not None and bias.requires_grad))
+            if x.requires_grad and frozen and x.dtype == torch.float32:
+                if func is torch.conv2d and not isinstance(given.get("padding"), str):
+                    how = [given.get(name, default) for name, default in _DEFAULTS.items()]
+                    return _Convolution.apply(x, weight, bias, self._rounded(weight), how)
+                if func is F.linear:
+                    return _Linear.apply(x, weight, bias, self._rounded(weight))
+        return func(*args, **kwargs)
+
+    def _rounded(self, weight: Tensor) -> Tensor:
+        known = self._weights.get(id(weight))
+        if known is None:
+            known = self._weights[id(weight)] = (weight, weight.detach().bfloat16())
+        return known[1]
+
+
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_NAMES = ("input", "weight", "bias", *_DEFAULTS)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Any, rounded: Tensor, how: Any
+    ) -> Tensor:
+        ctx.rounded, ctx.shape, ctx.how = rounded, x.shape, how
+        return F.conv2d(x, weight, bias, *how)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        gradient = gradients[0].bfloat16()
+        stride, padding, dilation = ([n, n] if isinstance(n, int) else list(n) for n in ctx.how[:3])
+        shape = gradient.new_empty(1).expand(ctx.shape)  # its numbers are not read
+        found = torch.ops.aten.convolution_backward(
+            gradient, shape, ctx.rounded, None, stride, padding, dilation,
+            False, [0, 0], ctx.how[3], [True, False, False],
+        )[0]  # fmt: skip
+        return found.float(), None, None, None, None
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, rounded: Tensor) -> Tensor:
+        ctx.rounded = rounded
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (gradients[0].bfloat16() @ ctx.rounded).float(), None, None, None
+
+
+def _frozen_copy(network: nn.Module) -> nn.Module:
+    try:
+        twin = copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        raise SsgcamError(
+            f"a faster precision works on a copy of the network, which can't be made ({error}); use "
+            "precision='exact'"
+        ) from error
+    for module in twin.modules():
+        module.training = False
+    for parameter in twin.parameters():
+        parameter.requires_grad_(False)
+    return twin
+
+
+def _same(plain: nn.Module, twin: nn.Module, image: Tensor, targets: list[str]) -> bool:
+    def outcome(network: nn.Module) -> list[Tensor]:
+        captured = capture(network, image, targets)
+        output = captured.output
+        return [*captured.activations.values(), *([output] if isinstance(output, Tensor) else [])]
+
+    return all(
+        bool((one - two).abs().amax() <= TOLERANCE * one.abs().amax())
+        for one, two in zip(outcome(plain), outcome(twin), strict=True)
+    )
+
+
+def _pairs(network: nn.Module, image: Tensor) -> dict[str, str]:
+    """Convolution -> the batch norm that alone takes its output, both called once."""
+    makers: dict[int, str] = {}  # a tensor's id -> the convolution that made it
+    takers: dict[str, list[str]] = {}
+    calls: dict[str, int] = {}
+    alive: list[Any] = []  # or the id of a freed tensor would come again
+    modules = dict(network.named_modules())
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            alive.append((inputs, output))
+            calls[name] = calls.get(name, 0) + 1
+            if not module._modules:
+                for value in inputs:
+                    if id(value) in makers:
+                        takers.setdefault(makers[id(value)], []).append(name)
+            if isinstance(module, nn.Conv2d):
+                makers[id(output)] = name
+
+        return hook
+
+    handles = [m.register_forward_hook(watch(name)) for name, m in modules.items()]
+    try:
+        with explaining(network):
+            network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        convolution: norms[0]
+        for convolution, norms in takers.items()
+        if len(norms) == 1
+        and isinstance(modules[norms[0]], nn.BatchNorm2d)
+        and calls[convolution] == calls[norms[0]] == 1
+    }
+
+
+def _fold(network: nn.Module, convolution: str, norm: str) -> None:
+    conv, bn = network.get_submodule(convolution), network.get_submodule(norm)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(bn, nn.BatchNorm2d)
+    if bn.running_mean is None or bn.running_var is None:
+        return
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+    )
+    conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+    network.set_submodule(norm, nn.Identity())
