@@ -149,7 +149,7 @@ def against_boxes(
     return {
         "parts": {row.name: scored.parts[row.name, "held_out"] for row in scored.rows},
         "kinds": {row.name: row.kind for row in scored.rows},
-        "fields": [window.field for window in tested],
+        "fields": list(tested.groups),
     }
 
 
