@@ -196,13 +196,20 @@ def run_windows(
         recipes[f"{name}: {BEST_LAYER}"] = found.best_layer
     del cache
     maker = recipe_maps(model, recipes)
-    batches = [maker(images) for images in known.images.split(8)]
+    assert settings.refinement is not None
+    batches, finer = [], []
+    for images in known.images.split(8):
+        batches.append(maker(images))
+        stacked = torch.stack(list(batches[-1].values()), 1)  # all at once: they share affinities
+        polished = refined(images, stacked.flatten(0, 1), settings.refinement)
+        finer.append(polished.view(stacked.shape))
     maps = {name: torch.cat([batch[name] for batch in batches]) for name in recipes}
+    polished_maps = dict(zip(maps, torch.cat(finer).unbind(1), strict=True))
     colours = window_colours(list(fields.values()), known.size)
     result: dict[str, Any] = {"fields": {}}
     for name in part.fields:
         test, rest = rows[name], others[name]
-        versions = _versions(recipes, maps, known, name, settings)
+        versions = _versions(recipes, maps, polished_maps, name, settings)
         candidates = swept | {
             title: sweep(made, known.masks, known.probabilities, "pooled")
             for title, (_, made) in versions.items()
@@ -255,7 +262,7 @@ def run_windows(
 def _versions(
     recipes: dict[str, Recipe],
     maps: dict[str, Tensor],
-    known: Examples,
+    polished: dict[str, Tensor],
     field: str,
     settings: SearchSettings,
 ) -> dict[str, tuple[Recipe, Tensor]]:
@@ -264,7 +271,7 @@ def _versions(
     for key in (f"{field}: Recipe", f"{field}: scales"):
         for refinement in (None, settings.refinement):
             recipe = replace(recipes[key], refinement=refinement)
-            made = maps[key] if refinement is None else refined(known.images, maps[key], refinement)
+            made = maps[key] if refinement is None else polished[key]
             found[f"Recipe, {variant_name(recipe.augmentation, refinement)}"] = recipe, made
     key = f"{field}: {BEST_LAYER}"
     return found | {BEST_LAYER: (recipes[key], maps[key])}

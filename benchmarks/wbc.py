@@ -28,7 +28,7 @@ from ssgcam.augment import Augmentation
 from ssgcam.core.maps import threshold
 from ssgcam.files import write_with
 from ssgcam.metrics import bootstrap_interval, confusion_matrix, mean_iou, paired_difference
-from ssgcam.search import Calibration, Examples, make_examples, search_recipe
+from ssgcam.search import Calibration, Examples, MapGrid, make_examples, search_recipe
 from ssgcam.search.baselines import AVERAGED, SINGLE, Rival
 from ssgcam.search.scoring import statistic
 from ssgcam.search.validation import Table
@@ -38,7 +38,9 @@ from wbc_samples import REGIONS, Cells
 WINDOWS = 40
 TARGETS = {"whole cell": (1, 2), "nucleus": (2,)}
 FINAL = "Recipe (searched, final)"
-VIEWS = (Augmentation(), Augmentation("both"))
+#: Crops have no up: maps are averaged over the four flips from the start.
+VIEWS = (Augmentation("both"),)
+GRID = MapGrid(sigmas=(0.0, 0.03, 0.06, 0.1), gammas=(0.5, 0.7, 1.0))
 #: Rivals of the table of three regions, by kind.
 KINDS = {"single": "best other single layer", "ssg": "best single SSG-CAM layer"}
 
@@ -70,6 +72,7 @@ def run_fold(
             generations=generations,
             seed=seed,
             folds=0,
+            grid=GRID,
             views=VIEWS,
             augmentations=VIEWS,
             cache=cache,
@@ -293,7 +296,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="folder of train_wbc.py")
     parser.add_argument("--folds", default="0,1,2")
-    parser.add_argument("--generations", type=int, default=100)
+    parser.add_argument("--generations", type=int, default=60)
     parser.add_argument("--quick", action="store_true", help="3 generations, for a smoke test")
     parser.add_argument("--only", action="store_true", help="search these folds, write no page")
     parser.add_argument("--work", type=Path, default=Path("runs/wbc"), help="checkpoints")
