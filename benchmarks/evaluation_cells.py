@@ -30,9 +30,10 @@ METHODS = (
     "ssg_cam,ssg_cam:gradient,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,"
     "grad_cam_elementwise,shapley_cam,eigen_cam"
 )
-CHECK = f"--limit 24 --stages 8 --no-fused --methods {METHODS}"
+CHECK = f"--limit 16 --stages 6 --no-fused --methods {METHODS}"
 CHARTS = ("localization_iou", "segmentation_iou", "perturbation_blur", "sanity_cascade")
 INFECTED = "--class infected --model NETWORK"
+BLUR = "--measures blur,drop_increase --limit 40"
 MASKS = "--mask-values 255:1,127:255"
 WHOLE = "--mask-values 1:1,2:1 --model NETWORK"
 #: Set -> title of a step, its command, and the file that it makes.
@@ -59,7 +60,7 @@ STEPS = {
         ),
         (
             "perturbation",
-            f"ssgcam evaluate perturbation TEST {MASKS} --measures blur,drop_increase {INFECTED} "
+            f"ssgcam evaluate perturbation TEST {MASKS} {BLUR} {INFECTED} "
             "--recipe RECIPE --examples 0 --out OUT",
             "OUT/perturbation.json",
         ),
@@ -95,8 +96,7 @@ STEPS = {
         ),
         (
             "perturbation",
-            f"ssgcam evaluate perturbation TEST {WHOLE} --measures blur,drop_increase --examples 0 "
-            "--out OUT",
+            f"ssgcam evaluate perturbation TEST {WHOLE} {BLUR} --examples 0 --out OUT",
             "OUT/perturbation.json",
         ),
         ("sanity", f"ssgcam evaluate sanity TEST {WHOLE} {CHECK} --out OUT", "OUT/sanity.json"),
