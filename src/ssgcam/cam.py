@@ -138,6 +138,7 @@ class CAM:
         self.size = size
         self.batch_size = batch_size
         check_choice("precision", precision, Precision)
+        self.precision: Precision = precision
         self._fast = None if precision == "exact" else FastCopy(self.network, precision)
         self.weights = weights
         self.gamma = gamma if gamma is not None else (DEFAULT_GAMMA if method == "ssg_cam" else 1.0)

@@ -21,7 +21,14 @@ from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import capture, unwrap
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.scores import logits_of
-from ssgcam.core.settings import Fusion, ScoreSettings, SSGSettings, check_choice, check_range
+from ssgcam.core.settings import (
+    Fusion,
+    Precision,
+    ScoreSettings,
+    SSGSettings,
+    check_choice,
+    check_range,
+)
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
 from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
@@ -185,19 +192,26 @@ class Recipe:
             cls, {k: v for k, v in content.items() if k not in ("format", "version")}, where
         )
 
-    def bind(self, model: nn.Module | LoadedModel, *, strict: bool = False) -> BoundRecipe:
+    def bind(
+        self,
+        model: nn.Module | LoadedModel,
+        *,
+        strict: bool = False,
+        precision: Precision = "exact",
+    ) -> BoundRecipe:
         """Check that a network fits and get an object that makes maps and masks with it.
 
         Args:
             model: The network.
             strict: Refuse a network of the same architecture with other parameters; else such a
                 network gets a warning, as its threshold and gate may be off.
+            precision: As for :class:`ssgcam.CAM`.
 
         Raises:
             SsgcamError: If a layer is missing or its map has another shape, or the network gives
                 fewer classes; if ``strict``, also if a parameter differs.
         """
-        return BoundRecipe(self, model, strict=strict)
+        return BoundRecipe(self, model, strict=strict, precision=precision)
 
 
 class BoundRecipe:
@@ -207,13 +221,19 @@ class BoundRecipe:
         recipe: The recipe.
         model: A network, or what :func:`ssgcam.load_model` returns.
         strict: See :meth:`Recipe.bind`.
+        precision: As for :class:`ssgcam.CAM`.
 
     Raises:
         SsgcamError: If the network doesn't fit.
     """
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module | LoadedModel, *, strict: bool = False
+        self,
+        recipe: Recipe,
+        model: nn.Module | LoadedModel,
+        *,
+        strict: bool = False,
+        precision: Precision = "exact",
     ) -> None:
         network = unwrap(model.network if isinstance(model, LoadedModel) else model)
         self.recipe = recipe
@@ -229,6 +249,7 @@ class BoundRecipe:
             score=recipe.score,
             output=recipe.network.output,
             size=recipe.size,
+            precision=precision,
         )
 
     def __call__(

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ssgcam.core.settings import SSGSettings
+from ssgcam.core.settings import Precision, SSGSettings
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
@@ -70,6 +70,9 @@ def explain(
     crop: Annotated[
         bool, typer.Option("--crop", help="The weights' centre crop, not the whole photo.")
     ] = False,
+    precision: Annotated[
+        str, typer.Option(help="exact, fast (backward pass rounded) or bfloat16 (both passes).")
+    ] = "exact",
     batch_size: Annotated[int, typer.Option(help="Photos for each pass.", min=1)] = 16,
     workers: Annotated[
         int | None,
@@ -110,7 +113,10 @@ def explain(
     )
     loaded = load_model(model, weights)
     names = "auto" if layers == "auto" else [name.strip() for name in layers.split(",")]
-    cam = CAM(loaded, names, method, ssg=ssg, gamma=gamma, batch_size=batch_size)
+    cam = CAM(
+        loaded, names, method, ssg=ssg, gamma=gamma, batch_size=batch_size,
+        precision=cast(Precision, precision),
+    )  # fmt: skip
     noise, count = check_network(loaded, choose_device(device))
     wanted = _classes(loaded, classes or [], top, count)
     settings = _settings(loaded, model, weights, cam, cam.layers(noise), crop)
@@ -182,6 +188,7 @@ def _settings(
             "gamma": cam.gamma,
             "fusion": cam.fusion,
             "score": asdict(cam.score),
+            "precision": cam.precision,
             **({"ssg": asdict(cam.ssg)} if isinstance(cam.ssg, SSGSettings) else {}),
         },
     }

@@ -59,21 +59,24 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
     Yields:
         For each of them its map ``[N, h, w]``.
     """
-    activation, first = unit(signal.activation), unit(_first(signal))
+    activation, first = wide(signal.activation), unit(_first(signal))
     second = None if signal.second is None else unit(signal.second)
     for (form, sigma), neighbours in groupby(settings, lambda each: (each.form, each.sigma)):
         group = list(neighbours)
         one, two = first, second
         if form == "taylor":
             one = unit_(first * activation)
-            two = None if second is None else second * activation**2
+            two = None if second is None else second * unit(activation) ** 2
         if any(each.second_exponent for each in group):
-            two = smooth(one * one if two is None else two, sigma)
+            two = _risen(one * one if two is None else two, sigma)
         if any(each.first_exponent for each in group):
-            one = smooth(one, sigma)
+            one = _risen(one, sigma)
         for each in group:
             weight = _weight(one, each.first_exponent, two, each.second_exponent)
-            yield weight.sum(1) if form == "taylor" else (weight * activation).sum(1).clamp_min(0)
+            if form == "taylor":
+                yield weight.sum(1)
+            else:
+                yield weight.mul_(unit(activation)).sum(1).clamp_min_(0)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -215,19 +218,24 @@ def _first(signal: Signal) -> Tensor:
     return signal.first
 
 
+def _risen(signal: Tensor, sigma: float) -> Tensor:
+    """``relu(S signal)``, scaled again, or the power of what smoothing left may underflow."""
+    smoothed = smooth(signal, sigma)
+    risen = smoothed.clamp_min(0) if smoothed is signal else smoothed.clamp_min_(0)
+    peak = risen.amax((1, 2, 3), keepdim=True)
+    return risen.div_(torch.where(peak > 0, peak, torch.ones_like(peak)))
+
+
 def _weight(one: Tensor, first: float, two: Tensor | None, second: float) -> Tensor:
-    """``relu(one)^first * relu(two)^second`` up to a factor per image; the settings refuse two zeros."""
-    # scaled again, or the power of what smoothing left may underflow
+    """``one^first * two^second`` up to a factor per image; not both exponents are zero."""
     if not second:
-        return _power_(unit_(one.clamp_min(0)), first)
+        return _power_(one.clone(), first)
     assert two is not None
-    weight = unit_(two.clamp_min(0))
     if not first:
-        return _power_(weight, second)
-    rising = unit_(one.clamp_min(0))
+        return _power_(two.clone(), second)
     if first == second:  # one power instead of two
-        return _power_(unit_(weight.mul_(rising)), first)
-    return _power_(weight, second).mul_(_power_(rising, first))
+        return _power_(unit_(one * two), first)
+    return _power_(two.clone(), second).mul_(_power_(one.clone(), first))
 
 
 def _power_(tensor: Tensor, exponent: float) -> Tensor:
