@@ -60,7 +60,7 @@ def test_precision_is_passed_on_and_reported(tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert not np.array_equal(found, CAM(model, ["act"])(inputs).maps[0])
     result = run(*options, "--precision", "half")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "precision is 'half'; choose one of exact, fast, bfloat16" in result.output
 
 

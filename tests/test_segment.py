@@ -522,5 +522,5 @@ def test_precision_is_one_of_the_settings(tmp_path, command, how):
         settings = json.loads((tmp_path / "masks" / "segment.json").read_text())
         assert settings["precision"] == precision
     result = command(*arguments, "--precision", "half")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "precision is 'half'" in result.output
