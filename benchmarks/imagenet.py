@@ -175,16 +175,17 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="run only the evaluations with this in their name"
     )
+    parser.add_argument("--finished", action="store_true", help="report what is finished so far")
     parser.add_argument("--work", type=Path, default=Path("runs/imagenet"), help="finished parts")
     parser.add_argument("--quick", action="store_true", help="few photos, for a smoke test")
     parser.add_argument("--out", type=Path, default=DOCS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    done = [
-        (job, done_job(job, options.work, options.seed))
-        for job in jobs(options)
-        if options.only in job.name
-    ]
+    known = jobs(options)
+    wanted = [job for job in known if options.only in job.name]
+    if options.finished:
+        wanted = [job for job in wanted if (options.work / f"{job.name}.json").is_file()]
+    done = [(job, done_job(job, options.work, options.seed)) for job in wanted]
     if options.only:
         print("\n\n".join(told(job, found) for job, found in done))
         return
@@ -196,6 +197,8 @@ def main() -> None:
     charts = pictures(done)
     for name, chart in charts.items():
         write_png(options.out / name, draw_chart(chart))
+    names = [job.name for job, _ in done]
+    missing = [job.name.replace("_", " ") for job in known if job.name not in names]
     facts = done[0][1].facts
     text = [
         "# ImageNet networks: localisation and blur test",
@@ -205,6 +208,7 @@ def main() -> None:
         "evidence; the photos of `tiny_imagenet_val` and `imagenet_samples` here are. "
         f"{facts['versions']}.",
         verdicts(done),
+        *(["Not run yet: " + ", ".join(missing) + "."] if missing else []),
         "## The evaluations",
         "Every number, of every layer and metric, with its interval is in "
         "[imagenet.json](imagenet.json).",

@@ -118,7 +118,7 @@ def evaluations(
     }
     for name, (who, photos, stages) in cascades.items():
         label = f"{network.title.split('-')[0].lower()}_{name}"
-        if options.only not in label:
+        if options.only not in label or not photos:
             continue
         key = f"{photos} photos, {stages} stages, seed {options.seed}, {Contender().ssg}"
         yield (
@@ -162,8 +162,10 @@ def cause_table(found: Causes, what: str) -> str:
 
 def section(title: str, found: list[Evaluation], why: Causes) -> str:
     """One network."""
-    cascade, score_cam = found
+    cascade, *score_cam = found
     facts = cascade.facts
+    photos = f"{facts['images']} photos of `imagenet_samples`"
+    photos += f", Score-CAM {score_cam[0].facts['images'] if score_cam else 'not run'}"
     down_to = {
         line[1]: line[2] for line in cascade.tables[0].rows
     }  # the same for every method of a layer
@@ -171,9 +173,8 @@ def section(title: str, found: list[Evaluation], why: Causes) -> str:
     parts = [
         f"## {title}",
         f"Rank correlation with the original map where all weights above the layer are random and none "
-        f"below ({random}); bold: fails ({facts['threshold']}). {facts['images']} photos of "
-        f"`imagenet_samples`, Score-CAM {score_cam.facts['images']}; explained: "
-        f"{facts['explained class']}.",
+        f"below ({random}); bold: fails ({facts['threshold']}). {photos}; "
+        f"explained: {facts['explained class']}.",
         verdict_table(found),
         *cascade.notes,
         f"![The whole cascade]({picture_name(title)})",
@@ -195,7 +196,7 @@ def main() -> None:
     parser.add_argument("--squeezenet", type=Path, required=True, help="state dict, from Caffe")
     parser.add_argument("--photos", type=int, default=32)
     parser.add_argument("--stages", type=int, default=8)
-    parser.add_argument("--score-photos", type=int, default=6)
+    parser.add_argument("--score-photos", type=int, default=6, help="0: without Score-CAM")
     parser.add_argument("--score-stages", type=int, default=2)
     parser.add_argument("--only", default="", help="run only the cascades with this in their name")
     parser.add_argument("--work", type=Path, default=Path("runs/sanity"), help="finished parts")

@@ -61,7 +61,8 @@ def write_pictures(evaluation: Evaluation, out: Path) -> None:
 def draw_chart(chart: Chart) -> Image.Image:
     """A chart as a picture: one small plot for each choice of layers, one colour for each line."""
     labels = list(dict.fromkeys(line.label for lines in chart.plots.values() for line in lines))
-    colours = {label: colormaps["tab10"](index % 10) for index, label in enumerate(labels)}
+    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"]
+    colours = {label: palette(index % palette.N) for index, label in enumerate(labels)}
     columns = min(COLUMNS, len(chart.plots))
     rows = -(-len(chart.plots) // columns)
     layout = ConstrainedLayoutEngine()
