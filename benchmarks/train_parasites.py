@@ -1,8 +1,8 @@
-"""Fine-tune a network of study 1 on window labels of all fields of ``malaria_masks`` but two.
+"""Fine-tune a network of study 1 on window labels of half of the fields of ``malaria_masks``.
 
     python benchmarks/train_parasites.py --data DATA --weights runs --fold 0
 
-A fold leaves out one field of each laboratory. A window's label says whether it shows any parasite
+A fold leaves out two fields of each laboratory. A window's label says whether it shows any parasite
 pixel; outlines are not seen. Writes ``runs/parasites/<network>_fold<k>.pth`` and a ``.json`` beside it
 with the recalls on the windows that cover the fields left out. The weights of the last epoch are kept:
 nothing is chosen.
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0, help="fold of study 1 to start from")
     parser.add_argument("--fold", type=int, default=0, choices=range(FOLDS))
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--windows", type=int, default=288, help="an epoch, half with a parasite")
+    parser.add_argument("--windows", type=int, default=240, help="an epoch, half with a parasite")
     parser.add_argument("--out", type=Path, default=Path("runs/parasites"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a minute, for a smoke test")
