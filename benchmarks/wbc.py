@@ -297,9 +297,9 @@ def verdict(rows: Sequence[Row]) -> str:
         )
     lines += [
         "",
-        "So the maps of a network that was told types alone do hold the cell and its nucleus. But most of "
-        "the recipe's lead over single layers is PAMR, which follows the photo's colours and which the "
-        "single layers of this table do without; and these cells are stained to stand out: thresholds "
+        "So the maps of a network that was told types alone do hold the cell and its nucleus. But most "
+        "of the recipe's lead over single layers is PAMR, which follows the photo's colours, "
+        "and which the single layers here do without; and these cells are stained to stand out: thresholds "
         "on colour, without a network, are the rival that counts here.",
     ]
     return "\n".join(lines)
