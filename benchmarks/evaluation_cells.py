@@ -119,13 +119,13 @@ def places(options: argparse.Namespace, name: str) -> dict[str, Path | None]:
     }
 
 
-def run(words: str, product: str, where: dict[str, Path | None]) -> Path:
-    """Run a step unless its file is there; return the file."""
+def run(words: str, product: str, where: dict[str, Path | None], really: bool = True) -> Path:
+    """Run a step unless its file is there (or ``really`` is off); return the file."""
     first, *rest = Path(product).parts
     folder = where[first]
     assert folder is not None
     file = folder.joinpath(*rest)
-    if not file.is_file():
+    if really and not file.is_file():
         call = [str(where.get(word, word)) for word in shlex.split(words)]
         if call[0] == "python":
             call[:2] = [sys.executable, str(Path(__file__).parent / call[1])]
@@ -140,6 +140,9 @@ def told(name: str, files: dict[str, Path], out: Path) -> Iterator[tuple[list[Ro
     """The rows and the section of each evaluation of a set."""
     for title, words, product in STEPS[name]:
         if not words.startswith("ssgcam evaluate"):
+            continue
+        if not files[title].is_file():
+            yield [], f"### {title.capitalize()}\n\n`{words}`: not run yet."
             continue
         found = restored(json.loads(files[title].read_text()))
         found.facts["command"] = words
@@ -160,6 +163,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True, help="of malaria_cells.py, fold 0")
     parser.add_argument("--set", default="malaria,wbc", dest="names", help="malaria, wbc or both")
     parser.add_argument("--only", default="", help="run the steps up to this one; no report")
+    parser.add_argument("--finished", action="store_true", help="report what is finished so far")
     parser.add_argument("--work", type=Path, default=Path("runs/evaluation_cells"))
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
@@ -172,7 +176,7 @@ def main() -> None:
     for name in options.names.split(","):
         files = {}
         for title, words, product in STEPS[name]:
-            files[title] = run(words, product, places(options, name))
+            files[title] = run(words, product, places(options, name), not options.finished)
             if title == options.only:
                 return
         text += [f"## {TITLES[name]}", *(f"    {words}" for _, words, _ in STEPS[name][:2])]
