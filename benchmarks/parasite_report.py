@@ -336,7 +336,7 @@ def write_report(
         ]
         text += [
             "Some outlines are drawn with slack, or displaced. The recipe's masks moved, all windows of "
-            "a field alike, to where they fit best: a diagnosis that uses the scored outlines, no result.",
+            "a field alike, to where they fit best: a diagnosis with the scored outlines, no result.",
             shift_table(found["windows"]),
         ]
         text += [f"Recipes. {'. '.join(used)}.", f"Colours chosen. {'. '.join(notes)}."]

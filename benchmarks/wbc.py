@@ -299,7 +299,7 @@ def verdict(rows: Sequence[Row]) -> str:
         "",
         "So the maps of a network that was told types alone do hold the cell and its nucleus. But most "
         "of the recipe's lead over single layers is PAMR, which follows the photo's colours, "
-        "and which the single layers here do without; and these cells are stained to stand out: thresholds "
+        "and which the single layers here do without; and these cells are stained to stand out: cuts "
         "on colour, without a network, are the rival that counts here.",
     ]
     return "\n".join(lines)
