@@ -1,7 +1,7 @@
 """Malaria, parasites in the fields of two other laboratories, by leave-one-field-out.
 
-Each of the eight fields is tested with a recipe that was searched on windows of the other seven, two
-windows around each outlined parasite, moved at random. Zero-shot: the network of study 1 as it is, so
+Each of the eight fields is tested with a recipe that was searched on windows of the other seven, one
+window around each outlined parasite, moved at random. Zero-shot: the network of study 1 as it is, so
 that outlines of the other fields calibrate the recipe and nothing else. Adapted: the network also saw
 windows of four other fields with the label "shows a parasite" (``train_parasites.py``; two folds that
 leave out two fields of each laboratory). Thresholds of all contenders are chosen on the other seven
@@ -39,11 +39,12 @@ from ssgcam.search.steps import draft, variant_name
 from study import DOCS
 
 #: Windows around each parasite.
-COPIES = 2
+COPIES = 1
 FLIPS = Augmentation("both")
 SCALES = Augmentation("horizontal", (1.0, 1.5, 2.0))
 GRID = MapGrid(sigmas=(0.0, 0.03, 0.06, 0.1), gammas=(0.5, 0.7, 1.0))
-BEST_LAYER = "SSG-CAM, best layer and settings, flips both"
+SMALL_GRID = MapGrid(sigmas=(0.0, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
+BEST_LAYER = "SSG-CAM, best layer and settings, same flips"
 #: Lowest class probabilities of a window that are tried over whole fields.
 GATES = (0.1, 0.5, 0.9)
 GATED = "Colour in windows called infected"
@@ -268,7 +269,8 @@ def _versions(
 ) -> dict[str, tuple[Recipe, Tensor]]:
     """A field's recipe with flips, with scales, each with and without PAMR, and its best layer."""
     found = {}
-    for key in (f"{field}: Recipe", f"{field}: scales"):
+    tried = ("Recipe", *range(len(settings.augmentations)))
+    for key in (f"{field}: {each}" for each in tried):
         for refinement in (None, settings.refinement):
             recipe = replace(recipes[key], refinement=refinement)
             made = maps[key] if refinement is None else polished[key]
@@ -391,21 +393,26 @@ def main() -> None:
     parser.add_argument("--stage", default="all", choices=["windows", "all"])
     parser.add_argument("--generations", type=int, default=60)
     parser.add_argument("--size", type=int, default=56, help="working side of the search")
-    parser.add_argument("--quick", action="store_true", help="3 generations, one field of each lab")
+    parser.add_argument("--balance", default="white", choices=["white", "none"], help="of fields")
+    parser.add_argument("--quick", action="store_true", help="a small search without input scales")
     parser.add_argument("--work", type=Path, default=Path("runs/parasites"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=DOCS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    fields = read_fields(options.data / "malaria_masks")
-    if options.quick:
-        fields = {name: fields[name] for name in ("mpidb_01", "radboud_02", "radboud_03")}
+    fields = read_fields(options.data / "malaria_masks", options.balance == "white")
     settings = SearchSettings(
-        generations=3 if options.quick else options.generations,
+        generations=20 if options.quick else options.generations,
+        population=60 if options.quick else 160,
         seed=options.seed,
         size=(options.size, options.size),
-        grid=GRID,
+        grid=SMALL_GRID if options.quick else GRID,
+        views=(Augmentation("horizontal") if options.quick else FLIPS,),
+        augmentations=() if options.quick else (SCALES,),
     )
-    tag = f"size{options.size}_seed{options.seed}_{settings.generations}" + "_quick" * options.quick
+    tag = (
+        f"{options.balance}_size{options.size}_seed{options.seed}_{settings.generations}"
+        + "_quick" * options.quick
+    )
     results: dict[str, dict[str, dict[str, Any]]] = {}
     for part in parts_of(options, list(fields)):
         if not part.name.endswith(options.only):

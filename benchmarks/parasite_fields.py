@@ -31,6 +31,8 @@ CELLS = {"mpidb": 20, "radboud": 35}
 CELL = 85
 PARASITE, IGNORE = 255, 127
 OVERLAP = 0.5
+#: Colour of the empty background in malaria_iml: 90th percentile of each channel, median of fields.
+BACKGROUND = (189, 217, 190)
 #: Of the adapted networks: each leaves out half of each laboratory's fields.
 FOLDS = 2
 CLASS_NAMES = ("healthy", "infected")
@@ -111,8 +113,18 @@ class Field:
         return bool((self.truth(box) == 1).any())
 
 
-def read_fields(folder: Path) -> dict[str, Field]:
-    """All fields by name.
+def balanced(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """White balance, without any label: the empty background gets the colour it has in malaria_iml."""
+    here = np.percentile(pixels.reshape(-1, 3), 90, axis=0)
+    factors = np.array(BACKGROUND) / here
+    changed: np.ndarray[Any, np.dtype[np.uint8]] = (
+        np.clip(pixels * factors, 0, 255).round().astype(np.uint8)
+    )
+    return changed
+
+
+def read_fields(folder: Path, balance: bool = True) -> dict[str, Field]:
+    """All fields by name, white-balanced unless told otherwise.
 
     Raises:
         SsgcamError: If there are none.
@@ -127,7 +139,8 @@ def read_fields(folder: Path) -> dict[str, Field]:
         with Image.open(folder / "masks" / file.name) as opened:
             values = np.asarray(opened)
         mask = np.select([values == PARASITE, values == IGNORE], [1, 255], 0).astype(np.uint8)
-        found[file.stem] = Field(file.stem, np.asarray(read_image(file)), mask)
+        pixels = np.asarray(read_image(file))
+        found[file.stem] = Field(file.stem, balanced(pixels) if balance else pixels, mask)
     return found
 
 

@@ -145,7 +145,7 @@ def level_section(
             shown.append(found_best)
     shown.sort(key=lambda name: -level.value(name))
     lines = [
-        [name, level.kinds[name], *(_text(level.found(name, metric)) for metric in METRICS)]
+        [name, level.kinds[name], *(in_words(level.found(name, metric)) for metric in METRICS)]
         for name in shown
     ]
     leads = []
@@ -179,7 +179,7 @@ def bars_section(levels: dict[str, Level]) -> tuple[str, str]:
         for metric, bar in BARS.items():
             found = level.found(FINAL, metric)
             verdict = "reached" if found.value >= bar else "missed"
-            lines.append([variant, metric, _text(found), f"{bar:.4f}", verdict])
+            lines.append([variant, metric, in_words(found), f"{bar:.4f}", verdict])
     return "## The bars, on windows", table(
         ["variant", "metric", "recipe [95 %]", "bar", ""], lines
     )
@@ -259,7 +259,7 @@ def trained_table(work: Path, network: str) -> str:
     """How well the adapted networks tell windows of fields they did not see."""
     lines = []
     for file in sorted(work.glob(f"{network}_fold*.json")):
-        content = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.readin_words("utf-8"))
         healthy, infected = content["test"]["recalls"]
         fields = ", ".join(content["fields"])
         lines.append([fields, str(content["test"]["n"]), f"{infected:.2f}", f"{healthy:.2f}"])
@@ -346,5 +346,6 @@ def write_report(
     print("\n\n".join(text))
 
 
-def _text(found: Interval) -> str:
+def in_words(found: Interval) -> str:
+    """Value and interval."""
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
