@@ -82,17 +82,7 @@ def main() -> None:
                 )
         order = sorted(each.parts, key=lambda name: -each.value(name))
         shown = [n for n in order if n in order[:8] or each.kinds[n] in ("mean", "no network")]
-        intervals = {(n, m): each.found(n, m) for n in shown for m in METRICS}
-        lines = [
-            [
-                n,
-                *(
-                    f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]"
-                    for i in (intervals[n, m] for m in METRICS)
-                ),
-            ]
-            for n in shown
-        ]
+        lines = [[n, *(in_words(each.found(n, metric)) for metric in METRICS)] for n in shown]
         names = list(dict.fromkeys(each.groups))
         by_field = [[n, *(f"{each.value(n, field):.2f}" for field in names)] for n in shown[:4]]
         text += [
