@@ -213,9 +213,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
-    parser.add_argument("--networks", default="resnet34")
-    parser.add_argument("--folds", default="0,1,2")
-    parser.add_argument("--seeds", default="0", help="of the search, on fold 0 but for the first")
+    parser.add_argument("--networks", default="resnet34,vgg16_bn")
+    parser.add_argument("--folds", default="0,1,2", help="those without weights are left out")
+    parser.add_argument(
+        "--seeds", default="0", help="of the search; further ones on the first network and fold"
+    )
     parser.add_argument("--generations", type=int, default=150)
     parser.add_argument("--quick", action="store_true", help="3 generations, for a smoke test")
     parser.add_argument("--work", type=Path, default=Path("runs/cells"), help="checkpoints")
@@ -226,10 +228,19 @@ def main() -> None:
     seeds = [int(seed) for seed in options.seeds.split(",")]
     all_rows: list[Row] = []
     text = ["# Malaria, infected cells", f"`{command()}`", *(__doc__ or "").split("\n\n")[1:2]]
-    for network in options.networks.split(","):
+    seeds_of = dict.fromkeys(options.networks.split(","), seeds[:1])
+    seeds_of[next(iter(seeds_of))] = seeds
+    for network, own_seeds in seeds_of.items():
+        trained = [
+            fold
+            for fold in map(int, options.folds.split(","))
+            if (options.weights / f"malaria_{network}_fold{fold}.pth").is_file()
+        ]
+        if not trained:
+            parser.error(f"no malaria_{network}_fold*.pth in '{options.weights}'; train it first")
         results: dict[tuple[int, int], dict[str, Any]] = {}
-        wanted = [(int(fold), seeds[0]) for fold in options.folds.split(",")]
-        wanted += [(wanted[0][0], seed) for seed in seeds[1:]]
+        wanted = [(fold, seeds[0]) for fold in trained]
+        wanted += [(trained[0], seed) for seed in own_seeds[1:]]
         for fold, seed in wanted:
             kept = options.work / f"{network}_fold{fold}_seed{seed}_{generations}.pt"
             if not kept.exists():
@@ -238,16 +249,17 @@ def main() -> None:
                 content = searched(windows, file, fold, seed, generations, kept, rivals)
                 write_with(kept, lambda path, content=content: torch.save(content, path))
             results[fold, seed] = torch.load(kept, weights_only=True)
-        folds = [results[fold, seeds[0]] for fold in map(int, options.folds.split(","))]
+        folds = [results[fold, seeds[0]] for fold in trained]
         rows, section = study(network, folds, seeds[0])
         all_rows += rows
         used = "; ".join(
-            f"fold {k}: {', '.join(f['layers'])} ({f['final']})" for k, f in enumerate(folds)
+            f"fold {k}: {', '.join(f['layers'])} ({f['final']})"
+            for k, f in zip(trained, folds, strict=True)
         )
         text += [section, f"Layers of the recipes: {used}."]
-        if len(seeds) > 1:
+        if len(own_seeds) > 1:
             _, number = statistic("pooled")
-            first = wanted[0][0]
+            first = trained[0]
             values = [
                 float(number(results[first, s]["parts"][FINAL].double().mean(0)[None])[0])
                 for s in seeds
@@ -258,14 +270,14 @@ def main() -> None:
                 f"{max(values) - min(values):.3f}."
             )
         boxed = []
-        for number in map(int, options.folds.split(",")):
-            kept = options.work / f"{network}_fold{number}_seed{seeds[0]}_{generations}.pt"
+        for fold in trained:
+            kept = options.work / f"{network}_fold{fold}_seed{seeds[0]}_{generations}.pt"
             file = kept.with_name(f"{kept.stem}_boxes.pt")
             if not file.exists():
                 recipe = Recipe.load(kept.with_suffix(".json"))
-                weights = options.weights / f"malaria_{network}_fold{number}.pth"
-                layers = candidates(results[number, seeds[0]])
-                content = against_boxes(windows, weights, number, recipe, layers)
+                weights = options.weights / f"malaria_{network}_fold{fold}.pth"
+                layers = candidates(results[fold, seeds[0]])
+                content = against_boxes(windows, weights, fold, recipe, layers)
                 write_with(file, lambda path, content=content: torch.save(content, path))
             boxed.append(torch.load(file, weights_only=True))
         rows, section = study(network, boxed, seeds[0], "box")
