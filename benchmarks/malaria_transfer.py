@@ -25,11 +25,12 @@ from torch import Tensor
 
 from malaria_cells import FINAL, examples, windows_of
 from malaria_windows import WindowSet
-from ssgcam import CAM, LoadedModel, Recipe, RecipeLayer, load_model
+from ssgcam import CAM, LoadedModel, Recipe, load_model
 from ssgcam.core.blocks import block_layers
 from ssgcam.files import write_with
 from ssgcam.fingerprint import Fingerprint, parameter_hash
 from ssgcam.metrics import bootstrap_interval, paired_difference
+from ssgcam.recipe import RecipeLayer
 from ssgcam.search.baselines import Mapped
 from ssgcam.search.calibration import Examples, make_examples
 from ssgcam.search.scoring import choose_cut, statistic
