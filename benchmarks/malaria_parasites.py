@@ -167,7 +167,7 @@ def run_windows(
         names,
         grid=settings.grid,
         size=settings.size,
-        augmentation=FLIPS,
+        augmentation=settings.views[0],
         batch_size=4,
     )
     rivals = rival_sweeps(model, known, names, "pooled", 8)
@@ -190,10 +190,17 @@ def run_windows(
     recipes: dict[str, Recipe] = {}
     for name in part.fields:
         found = draft(
-            model, cache, known, settings, FLIPS, rows=others[name].tolist(), progress=True
+            model,
+            cache,
+            known,
+            settings,
+            settings.views[0],
+            rows=others[name].tolist(),
+            progress=True,
         )
         recipes[f"{name}: Recipe"] = found.recipe
-        recipes[f"{name}: scales"] = replace(found.recipe, augmentation=SCALES)
+        for number, views in enumerate(settings.augmentations):
+            recipes[f"{name}: {number}"] = replace(found.recipe, augmentation=views)
         recipes[f"{name}: {BEST_LAYER}"] = found.best_layer
     del cache
     maker = recipe_maps(model, recipes)
@@ -406,7 +413,7 @@ def main() -> None:
         seed=options.seed,
         size=(options.size, options.size),
         grid=SMALL_GRID if options.quick else GRID,
-        views=(Augmentation("horizontal") if options.quick else FLIPS,),
+        views=(FLIPS,),
         augmentations=() if options.quick else (SCALES,),
     )
     tag = (
