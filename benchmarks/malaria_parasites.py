@@ -3,8 +3,8 @@
 Each of the eight fields is tested with a recipe that was searched on windows of the other seven, one
 window around each outlined parasite, moved at random. Zero-shot: the network of study 1 as it is, so
 that outlines of the other fields calibrate the recipe and nothing else. Adapted: the network also saw
-windows of four other fields with the label "shows a parasite" (``train_parasites.py``; two folds that
-leave out two fields of each laboratory). Thresholds of all contenders are chosen on the other seven
+windows of six other fields with the label "shows a parasite" (``train_parasites.py``; four folds that
+leave out one field of each laboratory). Thresholds of all contenders are chosen on the other seven
 fields. The recipe is searched on maps averaged over the four flips; input scales and PAMR are tried on
 what it found and kept if the other fields say so. Intervals resample fields, of which there are eight.
 
