@@ -33,8 +33,8 @@ PARASITE, IGNORE = 255, 127
 OVERLAP = 0.5
 #: Colour of the empty background in malaria_iml: 90th percentile of each channel, median of fields.
 BACKGROUND = (189, 217, 190)
-#: Of the adapted networks: each leaves out one field of each laboratory. With two folds, and so four fields
-#: to learn from, recall on the windows of the others was .59 and .31: no adaptation worth the name.
+#: Of the adapted networks: each leaves out one field of each laboratory. With two folds (four fields to
+#: learn from) recall on the windows of the others was .59 and .31: no adaptation worth the name.
 FOLDS = 4
 CLASS_NAMES = ("healthy", "infected")
 
