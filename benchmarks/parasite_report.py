@@ -259,7 +259,7 @@ def trained_table(work: Path, network: str) -> str:
     """How well the adapted networks tell windows of fields they did not see."""
     lines = []
     for file in sorted(work.glob(f"{network}_fold*.json")):
-        content = json.loads(file.readin_words("utf-8"))
+        content = json.loads(file.read_text("utf-8"))
         healthy, infected = content["test"]["recalls"]
         fields = ", ".join(content["fields"])
         lines.append([fields, str(content["test"]["n"]), f"{infected:.2f}", f"{healthy:.2f}"])
