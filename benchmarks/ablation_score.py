@@ -3,8 +3,9 @@
 PxAP (Choe et al. 2020) of SSG-CAM's default map with every score, with the Gauss-Newton part or the true
 diagonal of the Hessian (Hutchinson's estimate) and either sign, each layer on its own (mean over layers)
 and fused; and of the fusion rules. Piecewise-linear networks: EfficientNet-Lite0 and SqueezeNet on
-photos with boxes, ResNet34 on infected cells with the ellipse in each box. A smooth one (SiLU), where the
-kind of second order can matter: EfficientNet-B0 on the cells. Differences to the default are paired.
+photos with boxes, ResNet34 on infected cells with the ellipse in each box. The kind of second order can
+matter in a smooth network alone (SiLU): EfficientNet-B0 on the cells, if ``train_malaria.py`` has
+trained it. Differences to the default are paired.
 
     python benchmarks/ablation_score.py --data DATA --squeezenet WEIGHTS --weights runs
 """
@@ -157,10 +158,8 @@ def main() -> None:
     options = parser.parse_args()
     lite = load_model("efficientnet_lite0")
     squeeze = load_model("networks:squeezenet_caffe", options.squeezenet)
-    cells, smooth = (
-        load_model(str(options.weights / f"malaria_{name}_fold{options.fold}.pth"))
-        for name in ("resnet34", options.smooth)
-    )
+    cells = load_model(str(options.weights / f"malaria_resnet34_fold{options.fold}.pth"))
+    smooth_file = options.weights / f"malaria_{options.smooth}_fold{options.fold}.pth"
     fires = ["features.4", "features.7", "features.9", "features.12"]
 
     def tested(model: LoadedModel) -> Batches:
@@ -174,8 +173,10 @@ def main() -> None:
         "SqueezeNet": (
             squeeze, photo_batches(options.data, squeeze, options.tiny), fires, PIECEWISE_LINEAR),
         "ResNet34, cells": (cells, tested(cells), "auto", PIECEWISE_LINEAR),
-        f"{options.smooth}, cells": (smooth, tested(smooth), "auto", SMOOTH),
     }  # fmt: skip
+    if smooth_file.is_file():
+        smooth = load_model(str(smooth_file))
+        studies[f"{options.smooth}, cells"] = (smooth, tested(smooth), "auto", SMOOTH)
     text = [
         "# Ablation: score, second order, fusion rule",
         f"`{command()}`",
