@@ -25,14 +25,15 @@ class Photos(Dataset[tuple[Tensor, int]]):
     Attributes:
         samples: Labelled photos.
         preprocessing: Of the network.
-        augmentation: Turn, flip and recolour random views.
-        colour: See :func:`ssgcam.training.data.augment`.
+        augmentation: Turn, flip, recolour and coarsen random views.
+        colour: See :func:`ssgcam.training.data.augment`, also for ``resolution``.
     """
 
     samples: Samples
     preprocessing: Preprocessing
     augmentation: bool = False
     colour: float = 0.0
+    resolution: float = 1.0
 
     def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[Tensor, int]:
         """One input and its label."""
@@ -40,7 +41,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
         generator = None if seed is None else np.random.default_rng(seed)
         image = self.samples.image(index, generator)
         if generator is not None and self.augmentation:
-            image = augment(image, generator, self.colour)
+            image = augment(image, generator, self.colour, self.resolution)
         return self.preprocessing([image])[0], self.samples.labels[index]
 
 
@@ -73,7 +74,13 @@ def training_batches(
         np.random.default_rng((settings.seed, epoch)),
     )
     return DataLoader(
-        Photos(samples, preprocessing, settings.augmentation, settings.colour),
+        Photos(
+            samples,
+            preprocessing,
+            settings.augmentation,
+            settings.colour,
+            settings.resolution,
+        ),
         settings.batch_size,
         sampler=[(index, (settings.seed, epoch, position)) for position, index in enumerate(drawn)],
         num_workers=settings.workers,
