@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
-from ssgcam.core.capture import Captured, capture, explaining, outside_inference_mode, unwrap
+from ssgcam.core.capture import Captured, capture
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.methods import METHODS, in_parts, ssg_cam
+from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
 from ssgcam.core.scores import (
     ScoreFunction,

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import capture, unwrap
+from ssgcam.core.capture import capture
 from ssgcam.core.layers import layout_of, resolve
+from ssgcam.core.network import unwrap
 from ssgcam.errors import SsgcamError
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ssgcam.augment import Augmentation
 from ssgcam.cam import CAM, Result
 from ssgcam.core import maps as pipeline
-from ssgcam.core.capture import capture, unwrap
+from ssgcam.core.capture import capture
+from ssgcam.core.network import unwrap
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.scores import logits_of
 from ssgcam.core.settings import (

@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ssgcam.cam import CAM
-from ssgcam.core.capture import unwrap
+from ssgcam.core.network import unwrap
 from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 from ssgcam.explain import check_network

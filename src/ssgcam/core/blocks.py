@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import Target, unwrap
+from ssgcam.core.capture import Target
 from ssgcam.core.layers import RESAMPLING, _from_torch, _Place, _trace
+from ssgcam.core.network import unwrap
 from ssgcam.errors import SsgcamError
 
 MOST = 12

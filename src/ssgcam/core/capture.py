@@ -1,10 +1,9 @@
 """One forward pass that keeps the activations of any number of target layers, differentiably.
 
-This is the only owner of hooks, and the only place that touches the user's network. Parameters are
-frozen for the pass, so the graph starts at the first target layer: a backward pass then costs no
-parameter gradients and nothing below that layer is kept in memory. Every training flag,
-``requires_grad`` flag and hook is put back before the function returns or raises, and no ``.grad``
-field is written.
+This is the only owner of hooks that change what a network computes (others only look on). Parameters
+are frozen for the pass, so the graph starts at the first target layer: a backward pass then costs no
+parameter gradients and nothing below that layer is kept in memory. The network is as it was before
+the function returns or raises (see ``core.network``), and no ``.grad`` field is written.
 
 A target is spelled ``name`` (a module's output), ``name:in`` (its first input) or ``name@k`` (its
 k-th call, from 1, of a module that is called several times); ``name@k:in`` combines both.
@@ -13,9 +12,8 @@ k-th call, from 1, of a module that is called several times); ``name@k:in`` comb
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ssgcam.core.network import (
+    check_differentiable,
+    explaining,
+    outside_inference_mode,
+    unwrap,
+)
 from ssgcam.errors import SsgcamError
 
 
@@ -79,7 +83,7 @@ class Captured:
         """
         names = list(self.activations)
         if not score.requires_grad:
-            self._refuse_unused(names[0])
+            raise _unused(names[0])
         try:
             with explaining(self.network), torch.enable_grad():
                 found = torch.autograd.grad(
@@ -99,28 +103,16 @@ class Captured:
         gradients = {}
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
-                self._refuse_unused(name)
+                raise _unused(name)
             gradients[name] = gradient
         return gradients
 
-    @staticmethod
-    def _refuse_unused(name: str) -> None:
-        raise SsgcamError(
-            f"the score does not depend on layer '{name}' (it is in no path to the output, or the "
-            "network detaches or recomputes it); choose another layer"
-        )
 
-
-def unwrap(network: nn.Module) -> nn.Module:
-    """The network inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if isinstance(network, wrappers):
-            network = network.module
-        elif isinstance(getattr(network, "_orig_mod", None), nn.Module):
-            network = network._orig_mod  # type: ignore[assignment]
-        else:
-            return network
+def _unused(name: str) -> SsgcamError:
+    return SsgcamError(
+        f"the score does not depend on layer '{name}' (it is in no path to the output, or the "
+        "network detaches or recomputes it); choose another layer"
+    )
 
 
 def capture(
@@ -144,7 +136,7 @@ def capture(
     """
     network = unwrap(network)
     parsed = [Target.parse(spelling) for spelling in targets]
-    _check_differentiable(network)
+    check_differentiable(network)
     with ExitStack() as stack:
         stack.enter_context(explaining(network))
         stack.enter_context(torch.enable_grad())
@@ -153,7 +145,7 @@ def capture(
         images = outside_inference_mode(images)
         copies = _COPIES.setdefault(network, set())
         while True:
-            recorder = _Recorder(parsed, frozenset(copies))
+            recorder = _Recorder(parsed, copies)
             try:
                 output = recorder.run(network, images)
             except RuntimeError as error:
@@ -177,7 +169,7 @@ _COPIES: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 class _Recorder:
     """Forward hooks for one pass; ``copies`` are the targets that somebody else writes to."""
 
-    def __init__(self, targets: Sequence[Target], copies: frozenset[str]) -> None:
+    def __init__(self, targets: Sequence[Target], copies: set[str]) -> None:
         self.targets = targets
         self.copies = copies
         self.calls: dict[tuple[str, bool], int] = {}
@@ -268,56 +260,3 @@ class _Recorder:
                     f"layer '{target.module}' is called {calls} times, so '{target.spelling}' "
                     "doesn't exist"
                 )
-
-
-def _check_differentiable(network: nn.Module) -> None:
-    if isinstance(network, torch.jit.ScriptModule):
-        raise SsgcamError(
-            "a TorchScript network takes no hooks; explain the Python network it was made from"
-        )
-    tensors = [*network.parameters(), *network.buffers()]
-    if any(tensor.is_inference() for tensor in tensors):
-        raise SsgcamError(
-            "the network was built inside torch.inference_mode(), so nothing can be differentiated "
-            "through it; build or load it outside"
-        )
-    if any(not tensor.is_floating_point() for tensor in network.parameters()):
-        raise SsgcamError(
-            "the network has integer (quantised) parameters, so it has no gradients; explain the "
-            "floating-point network it was made from"
-        )
-
-
-def outside_inference_mode(tensor: Tensor) -> Tensor:
-    """The tensor without a graph and usable in one; call it where inference mode is off."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
-
-
-@contextmanager
-def explaining(network: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen parameters for the block; every flag as it was afterwards.
-
-    Inside, inference mode is off and compiled modules run as plain Python. The flags are set one by
-    one: ``network.eval()`` may run a user's own ``train`` method.
-    """
-    modes = [(module, module.training) for module in network.modules()]
-    frozen = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(_restore, modes, frozen)
-        for module, _ in modes:
-            module.training = False
-        for parameter, _ in frozen:
-            parameter.requires_grad_(False)
-        yield
-
-
-def _restore(
-    modes: Sequence[tuple[nn.Module, bool]], frozen: Sequence[tuple[nn.Parameter, bool]]
-) -> None:
-    for module, mode in modes:
-        module.training = mode
-    for parameter, flag in frozen:
-        parameter.requires_grad_(flag)

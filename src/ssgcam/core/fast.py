@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
-from ssgcam.core.capture import Captured, Target, capture, explaining, outside_inference_mode
+from ssgcam.core.capture import Captured, Target, capture
+from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 

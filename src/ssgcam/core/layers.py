@@ -15,7 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import Target, capture, explaining, outside_inference_mode, unwrap
+from ssgcam.core.capture import Target, capture
+from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.errors import SsgcamError
 
 Shape = Literal["channels_first", "channels_last", "tokens"]

@@ -45,7 +45,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import Captured, explaining, outside_inference_mode
+from ssgcam.core.capture import Captured
+from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.settings import ScoreSettings
 from ssgcam.errors import SsgcamError
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from ssgcam.cam import CAM, DEFAULT_GAMMA, Layers
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
-from ssgcam.core.capture import Captured, capture, unwrap
+from ssgcam.core.capture import Captured, capture
 from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.network import unwrap
 from ssgcam.core.scores import Signal, derivatives, logits_of
 from ssgcam.core.settings import ScoreSettings, SSGSettings
 from ssgcam.errors import SsgcamError

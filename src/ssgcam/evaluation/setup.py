@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ssgcam.core.capture import explaining
+from ssgcam.core.network import explaining
 from ssgcam.data import SampleSet
 from ssgcam.devices import choose_device
 from ssgcam.errors import SsgcamError

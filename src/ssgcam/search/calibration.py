@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import capture, unwrap
+from ssgcam.core.capture import capture
+from ssgcam.core.network import unwrap
 from ssgcam.core.scores import logits_of
 from ssgcam.data import SampleSet
 from ssgcam.data.sample import IGNORE

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ssgcam.augment import Augmentation
 from ssgcam.core.blocks import block_layers
-from ssgcam.core.capture import unwrap
 from ssgcam.core.layers import resolve
+from ssgcam.core.network import unwrap
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import parameter_hash, placed
