@@ -31,8 +31,6 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0, choices=range(3))
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--size", type=int, default=112, help="side of the input in pixels")
-    parser.add_argument("--colour", type=float, default=0.2, help="stain jitter")
-    parser.add_argument("--resolution", type=float, default=1.0, help="smallest share kept")
     parser.add_argument("--windows", type=int, default=1920, help="training windows an epoch")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=None)
@@ -48,8 +46,6 @@ def main() -> None:
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate or LEARNING_RATES.get(arguments.network, 1e-3),
         patience=arguments.epochs,
-        colour=arguments.colour,
-        resolution=arguments.resolution,
         seed=arguments.fold,
     )
     name = f"malaria_{arguments.network}_fold{arguments.fold}"

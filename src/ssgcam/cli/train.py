@@ -43,9 +43,6 @@ def train(
     colour: Annotated[
         float, typer.Option(help="Largest relative change of the colours.")
     ] = DEFAULT.colour,
-    resolution: Annotated[
-        float, typer.Option(help="Smallest share of its resolution that a random view keeps.")
-    ] = DEFAULT.resolution,
     train_from: Annotated[
         str | None, typer.Option(help="Freeze all before this module, such as layer4 or fc.")
     ] = None,
@@ -85,7 +82,6 @@ def train(
         balance=cast(Balance, balance),
         augmentation=augment,
         colour=colour,
-        resolution=resolution,
         train_from=train_from,
         held_out=group_split,
         patience=patience,

@@ -25,15 +25,14 @@ class Photos(Dataset[tuple[Tensor, int]]):
     Attributes:
         samples: Labelled photos.
         preprocessing: Of the network.
-        augmentation: Turn, flip, recolour and coarsen random views.
-        colour: See :func:`ssgcam.training.data.augment`, also for ``resolution``.
+        augmentation: Turn, flip and recolour random views.
+        colour: See :func:`ssgcam.training.data.augment`.
     """
 
     samples: Samples
     preprocessing: Preprocessing
     augmentation: bool = False
     colour: float = 0.0
-    resolution: float = 1.0
 
     def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[Tensor, int]:
         """One input and its label."""
@@ -41,7 +40,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
         generator = None if seed is None else np.random.default_rng(seed)
         image = self.samples.image(index, generator)
         if generator is not None and self.augmentation:
-            image = augment(image, generator, self.colour, self.resolution)
+            image = augment(image, generator, self.colour)
         return self.preprocessing([image])[0], self.samples.labels[index]
 
 
@@ -74,13 +73,7 @@ def training_batches(
         np.random.default_rng((settings.seed, epoch)),
     )
     return DataLoader(
-        Photos(
-            samples,
-            preprocessing,
-            settings.augmentation,
-            settings.colour,
-            settings.resolution,
-        ),
+        Photos(samples, preprocessing, settings.augmentation, settings.colour),
         settings.batch_size,
         sampler=[(index, (settings.seed, epoch, position)) for position, index in enumerate(drawn)],
         num_workers=settings.workers,

@@ -24,8 +24,6 @@ from ssgcam.data.folders import class_folders
 from ssgcam.errors import SsgcamError
 from ssgcam.images import read_image
 
-BILINEAR = Image.Resampling.BILINEAR
-
 
 class Samples(Protocol):
     """Photos with one class and one group each.
@@ -274,21 +272,17 @@ def draw_balanced(labels: Sequence[int], count: int, generator: np.random.Genera
     return indices
 
 
-def augment(
-    image: Image.Image, generator: np.random.Generator, colour: float, resolution: float = 1.0
-) -> Image.Image:
-    """No up or left, other stains, other lenses: turn, flip, recolour and coarsen a photo.
+def augment(image: Image.Image, generator: np.random.Generator, colour: float) -> Image.Image:
+    """A microscope has no up or left, and stains differ: turn, flip and recolour a photo.
 
     Args:
         image: RGB.
         generator: Of one of the eight right-angle turns and flips, and of the colours.
         colour: Largest relative change of brightness, contrast and saturation; hue turns by up to
             a fifth of it (1 is the whole circle). 0 leaves the colours alone.
-        resolution: Smallest share of the photo's resolution that is kept, in (0, 1]; the share is
-            drawn from there to 1, evenly in its logarithm. 1 keeps all.
 
     Returns:
-        The changed photo, of the same size; its sides are swapped if it was turned by 90 degrees.
+        The changed photo; its sides are swapped if it was turned by 90 degrees.
     """
     turn = int(generator.integers(8))
     if turn:
@@ -299,8 +293,4 @@ def augment(
         image = F.adjust_contrast(image, contrast)
         image = F.adjust_saturation(image, saturation)
         image = F.adjust_hue(image, generator.uniform(-colour / 5, colour / 5))
-    if resolution < 1:
-        share = resolution ** generator.uniform()
-        small = [max(round(side * share), 1) for side in image.size]
-        image = image.resize(small, BILINEAR).resize(image.size, BILINEAR)
     return image

@@ -29,8 +29,6 @@ class TrainingSettings:
             inverse class size, ``"none"`` does neither.
         augmentation: Flip and turn photos at random.
         colour: Largest relative change of brightness, contrast and saturation, in [0, 1).
-        resolution: Smallest share of a photo's resolution that a random view keeps, in (0, 1]: for
-            photos of other microscopes.
         train_from: Train this module and those defined after it and freeze all before it:
             ``"layer4"`` is the last stage of a ResNet, ``"features.34"`` of VGG16 (bn), ``"fc"``
             the head alone. All are trained if None.
@@ -53,7 +51,6 @@ class TrainingSettings:
     balance: Balance = "sampling"
     augmentation: bool = True
     colour: float = 0.2
-    resolution: float = 1.0
     train_from: str | None = None
     held_out: float = 0.2
     patience: int = 6
@@ -86,10 +83,6 @@ class TrainingSettings:
             )
         if not 0 <= self.colour < 1:
             raise SsgcamError(f"colour is {self.colour:g}; give a number from 0 to below 1")
-        if not 0 < self.resolution <= 1:
-            raise SsgcamError(
-                f"resolution is {self.resolution:g}; give a share above 0 and up to 1, which keeps all"
-            )
         choices = {"balance": get_args(Balance), "precision": get_args(Precision)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
