@@ -1,12 +1,14 @@
 """Malaria, parasites in the fields of two other laboratories, by leave-one-field-out.
 
-Each of the eight fields is tested with a recipe that was searched on windows of the other seven, one
-window around each outlined parasite, moved at random. Zero-shot: the network of study 1 as it is, so
-that outlines of the other fields calibrate the recipe and nothing else. Adapted: the network also saw
-windows of six other fields with the label "shows a parasite" (``train_parasites.py``; four folds that
-leave out one field of each laboratory). Thresholds of all contenders are chosen on the other seven
-fields. The recipe is searched on maps averaged over the four flips; input scales and PAMR are tried on
-what it found and kept if the other fields say so. Intervals resample fields, of which there are eight.
+Each of the eight fields is tested with a recipe that was searched on windows of the other seven, four
+windows around each outlined parasite, moved at random. Zero-shot: the networks of study 1 as they are
+(one of each of its folds), so that outlines of the other fields calibrate the recipe and nothing else.
+Adapted: the networks also saw windows of six other fields with the label "shows a parasite"
+(``train_parasites.py``; four folds that leave out one field of each laboratory). A variant's networks
+work as one (``ensemble.py``): every contender's maps are averaged over them. Thresholds of all contenders
+are chosen on the other seven fields. The recipe is searched on maps averaged over the four flips; input
+scales and PAMR are tried on what it found and kept if the other fields say so. Intervals resample fields,
+of which there are eight.
 
     python benchmarks/malaria_parasites.py --data DATA --weights runs
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +26,32 @@ import torch
 from torch import Tensor
 
 from colour import best_otsu, calibrated_cut, colour_maps, mask_counts
+from ensemble import averaged, ensemble, written_out
 from parasite_fields import FOLDS, Field, fold_of, read_fields
 from parasite_report import FINAL, write_report
 from ssgcam import CAM, LoadedModel, load_model
 from ssgcam.augment import Augmentation
 from ssgcam.core import maps as pipeline
 from ssgcam.core.blocks import block_layers
-from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.methods import ssg_cam
 from ssgcam.files import write_with
 from ssgcam.recipe import Recipe, refined
 from ssgcam.search import Calibration, Examples, MapGrid, SearchSettings, build_cache, make_examples
-from ssgcam.search.baselines import AVERAGED, SINGLE, Rival, rival_sweeps
+from ssgcam.search.baselines import Rival, rival_maps
 from ssgcam.search.scoring import Sweep, choose_cut, sweep
 from ssgcam.search.steps import draft, variant_name
 from study import DOCS
 
 #: Windows around each parasite.
-COPIES = 1
+COPIES = 4
 FLIPS = Augmentation("both")
 SCALES = Augmentation("horizontal", (1.0, 1.5, 2.0))
 GRID = MapGrid(sigmas=(0.0, 0.03, 0.06, 0.1), gammas=(0.5, 0.7, 1.0))
 SMALL_GRID = MapGrid(sigmas=(0.0, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
 BEST_LAYER = "SSG-CAM, best layer and settings, same flips"
+LAYER_CAM = "LayerCAM, best layer, same flips"
+#: Contenders of one layer that the search gives as well, and their kinds.
+SINGLES = {BEST_LAYER: "ssg", LAYER_CAM: "single"}
 #: Lowest class probabilities of a window that are tried over whole fields.
 GATES = (0.1, 0.5, 0.9)
 GATED = "Colour in windows called infected"
@@ -54,31 +61,44 @@ Maps = Callable[[Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Part:
-    """A network and the fields it tests.
+    """Networks that work as one, and the fields they test.
 
     Attributes:
-        variant: ``"zero-shot"`` or ``"adapted"``.
+        variant: The network and ``"zero-shot"`` or ``"adapted"``.
         name: Of its checkpoints.
-        file: The network.
+        files: The networks.
         fields: Names.
     """
 
     variant: str
     name: str
-    file: Path
+    files: tuple[Path, ...]
     fields: tuple[str, ...]
+
+    @property
+    def models(self) -> list[LoadedModel]:
+        """The networks."""
+        return [load_model(str(file)) for file in self.files]
 
 
 def parts_of(options: argparse.Namespace, fields: Sequence[str]) -> list[Part]:
     """What there is to do."""
-    network = options.network
-    base = options.weights / f"malaria_{network}_fold{options.start}.pth"
-    found = [Part("zero-shot", f"{network}_zero-shot", base, tuple(fields))]
-    for fold in range(FOLDS):
-        name = f"{network}_fold{fold}"
-        tested = tuple(field for field in fields if fold_of(field) == fold)
-        found.append(Part("adapted", name, options.work / f"{name}.pth", tested))
-    return [part for part in found if part.variant in options.variants.split(",")]
+    starts = options.starts.split(",")
+    found = []
+    for network, variant in product(options.networks.split(","), options.variants.split(",")):
+        title = f"{network}, {variant}"
+        if variant == "zero-shot":
+            files = tuple(
+                options.weights / f"malaria_{network}_fold{start}.pth" for start in starts
+            )
+            found.append(Part(title, f"{network}_zero-shot", files, tuple(fields)))
+            continue
+        for fold in range(FOLDS):
+            name = f"{network}_fold{fold}"
+            tested = tuple(field for field in fields if fold_of(field) == fold)
+            files = tuple(options.work / f"{name}_start{start}.pth" for start in starts)
+            found.append(Part(title, name, files, tested))
+    return found
 
 
 def examples(fields: Sequence[Field], model: LoadedModel) -> Examples:
@@ -155,31 +175,66 @@ def recipe_maps(model: LoadedModel, recipes: dict[str, Recipe]) -> Maps:
     return maps
 
 
+def rivals_of(models: Sequence[LoadedModel], layers: Sequence[str]) -> Callable[..., Any]:
+    """Every method's maps of every layer, and their means, averaged over the networks.
+
+    Returns:
+        A function from images to maps ``[N, *input]`` by :class:`Rival`.
+    """
+    cams = [CAM(model, list(layers)) for model in models]
+
+    def maps(images: Tensor) -> dict[Rival, Tensor]:
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        sums: dict[Rival, Tensor] = {}
+        for cam in cams:
+            signals, _ = cam.signals(images, torch.ones(len(images), dtype=torch.long))
+            for rival, made in rival_maps(signals, size):
+                sums[rival] = sums[rival] + made if rival in sums else made
+        return {rival: pipeline.scale(total) for rival, total in sums.items()}
+
+    return maps
+
+
+def kind_of(rival: Rival) -> str:
+    """Its kind in the report."""
+    if rival.layer is None:
+        return "mean"
+    return "ssg" if rival.method == "ssg_cam" else "single"
+
+
 def run_windows(
-    model: LoadedModel, fields: dict[str, Field], part: Part, settings: SearchSettings, work: Path
+    fields: dict[str, Field], part: Part, settings: SearchSettings, work: Path
 ) -> dict[str, Any]:
     """For each tested field: a search on the others' windows, and everything scored on its own."""
+    models = part.models
+    model = ensemble(models)
     known = examples(list(fields.values()), model)
-    names = block_layers(model.network, known.images[:1])
-    cache = build_cache(
-        model,
-        known,
-        names,
-        grid=settings.grid,
-        size=settings.size,
-        augmentation=settings.views[0],
-        batch_size=4,
+    names = block_layers(models[0].network, known.images[:1])
+    cache = averaged(
+        [
+            build_cache(
+                each,
+                known,
+                names,
+                grid=settings.grid,
+                size=settings.size,
+                augmentation=settings.views[0],
+                batch_size=4,
+            )
+            for each in models
+        ]
     )
-    rivals = rival_sweeps(model, known, names, "pooled", 8)
-    swept = {rival.name: counts for rival, counts in rivals.items()}
-    kinds = {
-        rival.name: "mean"
-        if rival.layer is None
-        else "ssg"
-        if rival.method == "ssg_cam"
-        else "single"
-        for rival in rivals
-    }
+    swept: dict[str, Sweep] = {}
+    kinds: dict[str, str] = {}
+    gathered: dict[Rival, list[Tensor]] = {}
+    rivals = rivals_of(models, names)
+    for images in known.images.split(8):
+        for rival, made in rivals(images).items():
+            gathered.setdefault(rival, []).append(made.half())
+    for rival, parts_ in gathered.items():
+        maps_ = torch.cat(parts_).float()
+        swept[rival.name] = sweep(maps_, known.masks, known.probabilities, "pooled")
+        kinds[rival.name] = kind_of(rival)
     rows, others = (
         {
             name: torch.tensor([i for i, each in enumerate(known.groups) if (each == name) == own])
@@ -198,10 +253,13 @@ def run_windows(
             rows=others[name].tolist(),
             progress=True,
         )
-        recipes[f"{name}: Recipe"] = found.recipe
+        plain = written_out(found.recipe, len(models))
+        recipes[f"{name}: Recipe"] = plain
         for number, views in enumerate(settings.augmentations):
-            recipes[f"{name}: {number}"] = replace(found.recipe, augmentation=views)
-        recipes[f"{name}: {BEST_LAYER}"] = found.best_layer
+            recipes[f"{name}: {number}"] = replace(plain, augmentation=views)
+        recipes[f"{name}: {BEST_LAYER}"] = written_out(found.best_layer, len(models))
+        assert found.layer_cam is not None
+        recipes[f"{name}: {LAYER_CAM}"] = written_out(found.layer_cam, len(models))
     del cache
     maker = recipe_maps(model, recipes)
     assert settings.refinement is not None
@@ -225,7 +283,7 @@ def run_windows(
         cuts = {
             title: choose_cut(counts, "pooled", rest, 0.0) for title, counts in candidates.items()
         }
-        tried = [title for title in versions if title != BEST_LAYER]
+        tried = [title for title in versions if title not in SINGLES]
         best = max(tried, key=lambda title: cuts[title][2])
         if cuts[best][2] <= cuts[tried[0]][2] + settings.margin:
             best = tried[0]
@@ -256,7 +314,7 @@ def run_windows(
             "kinds": kinds
             | dict.fromkeys([*tried, FINAL], "recipe")
             | dict.fromkeys(notes, "no network")
-            | {BEST_LAYER: "ssg"},
+            | SINGLES,
             "calibration": {title: cut[2] for title, cut in cuts.items()},
             "notes": notes,
             "layers": [layer.name for layer in final.layers],
@@ -274,7 +332,7 @@ def _versions(
     field: str,
     settings: SearchSettings,
 ) -> dict[str, tuple[Recipe, Tensor]]:
-    """A field's recipe with flips, with scales, each with and without PAMR, and its best layer."""
+    """A field's recipe with flips, with scales, each with and without PAMR, and single layers."""
     found = {}
     tried = ("Recipe", *range(len(settings.augmentations)))
     for key in (f"{field}: {each}" for each in tried):
@@ -282,30 +340,9 @@ def _versions(
             recipe = replace(recipes[key], refinement=refinement)
             made = maps[key] if refinement is None else polished[key]
             found[f"Recipe, {variant_name(recipe.augmentation, refinement)}"] = recipe, made
-    key = f"{field}: {BEST_LAYER}"
-    return found | {BEST_LAYER: (recipes[key], maps[key])}
-
-
-def rival_maps(model: LoadedModel, layers: Sequence[str]) -> Maps:
-    """Every method's maps of every layer, and the means, from one pass: ``[N, *input]`` by name."""
-    cam = CAM(model, list(layers))
-
-    def maps(images: Tensor) -> dict[str, Tensor]:
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        signals, _ = cam.signals(images, torch.ones(len(images), dtype=torch.long))
-        found = {}
-        with torch.no_grad():
-            for method in SINGLE:
-                function = METHODS[method].function
-                assert function is not None
-                each = {n: pipeline.prepare(function(s), size, 1.0) for n, s in signals.items()}
-                found |= {Rival(method, name).name: values for name, values in each.items()}
-                if method in AVERAGED:
-                    mean = torch.stack(list(each.values())).mean(0)
-                    found[Rival(method, None).name] = pipeline.scale(mean)
-        return found
-
-    return maps
+    for title in SINGLES:
+        found[title] = recipes[f"{field}: {title}"], maps[f"{field}: {title}"]
+    return found
 
 
 def field_sweeps(
@@ -352,13 +389,13 @@ def field_sweeps(
     return found
 
 
-def run_fields(
-    model: LoadedModel, fields: dict[str, Field], part: Part, work: Path
-) -> dict[str, Any]:
+def run_fields(fields: dict[str, Field], part: Part, work: Path) -> dict[str, Any]:
     """Gates and thresholds from the other whole fields, scored on each tested one.
 
     The recipes see each window once here: flips, input scales and PAMR would take hours on two cores.
     """
+    models = part.models
+    model = ensemble(models)
     recipes = {
         f"{FINAL}: {name}": replace(
             Recipe.load(work / f"{part.name}_{name}_recipe.json"),
@@ -367,8 +404,12 @@ def run_fields(
         )
         for name in part.fields
     }
-    layers = block_layers(model.network, torch.zeros(1, 3, *model.preprocessing.size))
-    makers = [rival_maps(model, layers), recipe_maps(model, recipes)]
+    layers = block_layers(models[0].network, torch.zeros(1, 3, *model.preprocessing.size))
+    rivals = rivals_of(models, layers)
+    makers = [
+        lambda images: {rival.name: maps for rival, maps in rivals(images).items()},
+        recipe_maps(model, recipes),
+    ]
     sweeps = {name: field_sweeps(model, field, makers) for name, field in fields.items()}
     result: dict[str, Any] = {"fields": {}}
     for tested in part.fields:
@@ -393,8 +434,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
-    parser.add_argument("--network", default="resnet34")
-    parser.add_argument("--start", type=int, default=0, help="fold of study 1, for zero-shot")
+    parser.add_argument("--networks", default="resnet34,vgg16_bn")
+    parser.add_argument("--starts", default="0,1,2", help="folds of study 1 whose networks serve")
     parser.add_argument("--variants", default="zero-shot,adapted")
     parser.add_argument("--only", default="", help="run this part, such as fold0; write no page")
     parser.add_argument("--stage", default="all", choices=["windows", "all"])
@@ -424,24 +465,25 @@ def main() -> None:
     for part in parts_of(options, list(fields)):
         if not part.name.endswith(options.only):
             continue
-        if not part.file.exists():
-            print(f"{part.name}: no network, so {', '.join(part.fields)} are left out")
+        missing = [file for file in part.files if not file.exists()]
+        if missing:
+            print(f"no '{missing[0]}', so {', '.join(part.fields)} are left out")
             continue
         kept = results.setdefault(part.variant, {"windows": {}, "fields": {}})
         folder = options.work / tag
 
         def windows(part: Part = part, folder: Path = folder) -> dict[str, Any]:
-            return run_windows(load_model(str(part.file)), fields, part, settings, folder)
+            return run_windows(fields, part, settings, folder)
 
         def whole(part: Part = part, folder: Path = folder) -> dict[str, Any]:
-            return run_fields(load_model(str(part.file)), fields, part, folder)
+            return run_fields(fields, part, folder)
 
         kept["windows"] |= _kept(folder / f"{part.name}_windows.pt", windows)["fields"]
         if options.stage == "all":
             kept["fields"] |= _kept(folder / f"{part.name}_fields.pt", whole)["fields"]
     if not options.only:
         about = (__doc__ or "").split("\n\n")[1]
-        write_report(results, list(fields), options.network, options.work, options.out, about)
+        write_report(results, list(fields), options.work, options.out, about)
 
 
 def _kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -128,10 +128,9 @@ def _kind(name: str) -> str:
     return "ssg" if name.startswith("SSG-CAM") else "single"
 
 
-def level_section(
-    level: Level, network: str, variant: str, what: str
-) -> tuple[list[Row], list[str]]:
+def level_section(level: Level, title: str, what: str) -> tuple[list[Row], list[str]]:
     """Rows of all contenders; a table of the recipe and the best of each kind, and the leads."""
+    network, variant = title.split(", ")
     rows = []
     for name in level.parts:
         for metric in METRICS:
@@ -202,7 +201,7 @@ def verdict(levels: dict[str, Level]) -> str:
                 else "neither leads nor loses to"
             )
             words.append(f"{how} {rival} ({gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}])")
-        lines.append(f"- {variant.capitalize()}, windows: the recipe {'; '.join(words)}.")
+        lines.append(f"- {variant}, windows: the recipe {'; '.join(words)}.")
     first = next(iter(levels.values()))
     sizes = {field: first.groups.count(field) for field in first.groups}
     largest = max(sizes, key=lambda field: sizes[field])
@@ -258,19 +257,28 @@ def shift_table(found: dict[str, dict[str, Any]], reach: int = 14) -> str:
 def trained_table(work: Path, network: str) -> str:
     """How well the adapted networks tell windows of fields they did not see."""
     lines = []
-    for file in sorted(work.glob(f"{network}_fold*.json")):
+    for file in sorted(work.glob(f"{network}_fold?_start?.json")):
         content = json.loads(file.read_text("utf-8"))
         healthy, infected = content["test"]["recalls"]
         fields = ", ".join(content["fields"])
-        lines.append([fields, str(content["test"]["n"]), f"{infected:.2f}", f"{healthy:.2f}"])
-    return table(["fields left out", "windows", "recall", "specificity"], lines)
+        start, count = str(content["start"]), str(content["test"]["n"])
+        lines.append([fields, start, count, f"{infected:.2f}", f"{healthy:.2f}"])
+    header = [
+        "fields left out",
+        "fold of study 1 it started from",
+        "windows",
+        "recall",
+        "specificity",
+    ]
+    return table(header, lines)
 
 
 def draw(levels: dict[str, Level]) -> Figure:
     """Foreground IoU on windows with its interval, and of each field as a dot."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(levels), sharex=True, squeeze=False)[0]
-    for axis, (variant, level) in zip(axes, levels.items(), strict=True):
+    lines = -(-len(levels) // 2)
+    figure = Figure(figsize=(9, 4.2 * lines), layout="constrained")
+    axes = figure.subplots(lines, min(2, len(levels)), sharex=True, squeeze=False).flat
+    for axis, (variant, level) in zip(axes, levels.items(), strict=False):
         names = [FINAL]
         for kind in ("ssg", "single", "layer_cam", "mean", "no network"):
             name = level.best(kind)
@@ -296,12 +304,19 @@ def draw(levels: dict[str, Level]) -> Figure:
 def write_report(
     results: dict[str, dict[str, dict[str, Any]]],
     fields: Sequence[str],
-    network: str,
     work: Path,
     out: Path,
     about: str,
 ) -> None:
-    """Write the page, the rows and the picture."""
+    """Write the page, the rows and the picture.
+
+    Args:
+        results: By network and variant (``"resnet34, adapted"``), level and field.
+        fields: In the order of the tables.
+        work: Where the adapted networks' reports are.
+        out: Where to write.
+        about: What was done.
+    """
     results = {
         variant: {what: {f: each[f] for f in fields if f in each} for what, each in found.items()}
         for variant, found in results.items()
@@ -311,19 +326,20 @@ def write_report(
     text = ["# Malaria, parasites", f"`{command()}`", about, *bars_section(levels), verdict(levels)]
     text += ["![Intervals](malaria_parasites.png)", field_table(levels)]
     for variant, found in results.items():
-        text.append(f"## {network}, {variant}")
-        if variant == "adapted":
+        text.append(f"## {variant}")
+        network, _, kind = variant.partition(", ")
+        if kind == "adapted":
             text += [
                 "The adapted networks on the windows that cover the fields left out:",
                 trained_table(work, network),
             ]
         what = "windows with a parasite"
-        made, section = level_section(levels[variant], network, variant, what)
+        made, section = level_section(levels[variant], variant, what)
         rows += made
         text += section
         if found["fields"]:
             level = field_level(found["fields"])
-            made, section = level_section(level, network, variant, "whole fields")
+            made, section = level_section(level, variant, "whole fields")
             rows += made
             text += section
         used = [

@@ -1,11 +1,11 @@
-"""Fine-tune a network of study 1 on window labels of half of the fields of ``malaria_masks``.
+"""Fine-tune a network of study 1 on window labels of some of the fields of ``malaria_masks``.
 
     python benchmarks/train_parasites.py --data DATA --weights runs --fold 0
 
-A fold leaves out two fields of each laboratory. A window's label says whether it shows any parasite
-pixel; outlines are not seen. Writes ``runs/parasites/<network>_fold<k>.pth`` and a ``.json`` beside it
-with the recalls on the windows that cover the fields left out. The weights of the last epoch are kept:
-nothing is chosen.
+A fold leaves out one field of each laboratory. A window's label says whether it shows any parasite
+pixel; outlines are not seen. Writes ``runs/parasites/<network>_fold<k>_start<s>.pth`` and a ``.json``
+beside it with the recalls on the windows that cover the fields left out. The weights of the last epoch
+are kept: nothing is chosen.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
         held_out=0.0,
         patience=options.epochs,
     )
-    name = f"{options.network}_fold{options.fold}" + "_quick" * options.quick
+    name = f"{options.network}_fold{options.fold}_start{options.start}" + "_quick" * options.quick
     checkpoint = options.out / f"{name}.checkpoint.pth"
     started = time.perf_counter()
     seen = tuple(field for field in fields.values() if fold_of(field.name) != options.fold)
@@ -68,6 +68,7 @@ def main() -> None:
         "study": "malaria_parasites",
         "network": options.network,
         "fold": options.fold,
+        "start": options.start,
         "fields": [field.name for field in unseen],
         "seconds": round(time.perf_counter() - started),
         "torch": torch.__version__,

@@ -71,16 +71,24 @@ def rival_sweeps(
         part = slice(start, start + batch_size)
         images = placed(examples.images[part], cam.network)
         signals, _ = cam.signals(images, examples.classes[part].to(images.device))
-        for rival, maps in _rival_maps(signals, size):
+        for rival, maps in rival_maps(signals, size):
             found = sweep(maps, examples.masks[part], examples.probabilities[part], kind)
             parts.setdefault(rival, []).append(found)
     return {rival: Sweep.joined(found) for rival, found in parts.items()}
 
 
-def _rival_maps(
+def rival_maps(
     signals: dict[str, Signal], size: tuple[int, int]
 ) -> Iterator[tuple[Rival, Tensor]]:
-    """Every rival's maps ``[N, *size]`` of one batch."""
+    """Every rival's maps of one batch.
+
+    Args:
+        signals: Of every candidate layer.
+        size: Height and width of the maps.
+
+    Yields:
+        A rival and its maps ``[N, *size]``.
+    """
     with torch.no_grad():
         for method in SINGLE:
             function = METHODS[method].function
