@@ -13,7 +13,8 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from networks import Small, TinyViT
 from ssgcam import CAM, SSGCAM
-from ssgcam.core.layers import Layout, auto_layers, layout_of, list_layers, resolve
+from ssgcam.core.layers import auto_layers, list_layers, resolve
+from ssgcam.core.layouts import Layout, layout_of
 from ssgcam.errors import SsgcamError
 
 

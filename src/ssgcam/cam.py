@@ -14,6 +14,7 @@ from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
 from ssgcam.core.fast import FastCopy
+from ssgcam.core.layouts import Layout, layout_of
 from ssgcam.core.methods import METHODS, in_parts, ssg_cam
 from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
@@ -186,9 +187,7 @@ class CAM:
         columns = classes[:, None] if classes.ndim == 1 else classes
         size = self.size or (int(images.shape[-2]), int(images.shape[-1]))
         layouts = {
-            name: layer_names.layout_of(
-                tensor, (int(images.shape[-2]), int(images.shape[-1])), name
-            )
+            name: layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)
             for name, tensor in captured.activations.items()
         }
         fused, raw, notes = [], [], []
@@ -233,7 +232,7 @@ class CAM:
         side = (int(images.shape[-2]), int(images.shape[-1]))
         found = self._signals(captured, classes, retain_graph=False)
         return {
-            name: _as_maps(signal, layer_names.layout_of(signal.activation, side, name))
+            name: _as_maps(signal, layout_of(signal.activation, side, name))
             for name, signal in found.items()
         }, captured.output
 
@@ -385,7 +384,7 @@ class SSGCAM(CAM):
         super().__init__(model, layers, "ssg_cam", ssg=ssg, gamma=gamma, **settings)
 
 
-def _as_maps(signal: Signal, layout: layer_names.Layout) -> Signal:
+def _as_maps(signal: Signal, layout: Layout) -> Signal:
     if layout.shape == "channels_first":
         return signal
     return replace(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.core.capture import capture
-from ssgcam.core.layers import layout_of, resolve
+from ssgcam.core.layers import resolve
+from ssgcam.core.layouts import layout_of
 from ssgcam.core.network import unwrap
 from ssgcam.errors import SsgcamError
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.core.capture import Target
-from ssgcam.core.layers import RESAMPLING, _from_torch, _Place, _trace
 from ssgcam.core.network import unwrap
+from ssgcam.core.tracing import Place, resamples, trace
 from ssgcam.errors import SsgcamError
 
 MOST = 12
@@ -16,7 +16,7 @@ MOST = 12
 def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) -> list[str]:
     """The outputs of a network's blocks, in the order of the forward pass.
 
-    Of the places that ``core.layers.list_layers`` finds, those of at least 2x2 cells that influence the
+    Of the places that ``core.tracing`` finds, those of at least 2x2 cells that influence the
     output and that are
 
     1. at most half the input's resolution (a quarter where ``most`` is given),
@@ -40,17 +40,16 @@ def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) 
         SsgcamError: If there is none.
     """
     network = unwrap(network)
-    size = (int(image.shape[-2]), int(image.shape[-1]))
     coarser = 2 if most is None else 4
     modules = dict(network.named_modules())
     places = [
         place
-        for place in _trace(network, image, size)
+        for place in trace(network, image)
         if place.influences
-        and not _resamples(modules[_last_block(_module(place), modules)])
-        and min(place.layout.height, place.layout.width) >= 2
-        and place.layout.height * coarser <= size[0]
-        and place.layout.width * coarser <= size[1]
+        and not resamples(modules[_last_block(_module(place), modules)])
+        and min(place.layout.resolution) >= 2
+        and place.layout.height * coarser <= image.shape[-2]
+        and place.layout.width * coarser <= image.shape[-1]
     ]
     blocks = [place for place in places if _is_block(place, places, modules)]
     if not blocks:
@@ -60,16 +59,15 @@ def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) 
     names = [place.name for place in blocks]
     if most is None or len(names) <= most:
         return names
-    last = {(place.layout.height, place.layout.width): place.name for place in blocks}.values()
+    last = {place.layout.resolution: place.name for place in blocks}.values()
     others = [name for name in names if name not in last]
     spread = torch.linspace(len(others) - 1, 0, max(0, most - len(last))).round().long().tolist()
     kept = {*last, *(others[index] for index in spread)}
     return [name for name in names if name in kept]
 
 
-def _is_block(place: _Place, places: list[_Place], modules: dict[str, nn.Module]) -> bool:
-    resolution = (place.layout.height, place.layout.width)
-    same = [other for other in places if (other.layout.height, other.layout.width) == resolution]
+def _is_block(place: Place, places: list[Place], modules: dict[str, nn.Module]) -> bool:
+    same = [other for other in places if other.layout.resolution == place.layout.resolution]
     if place.leaves > min(other.leaves for other in same):
         return False
     if place.linear and not (place.activated or place.normalised):
@@ -78,7 +76,7 @@ def _is_block(place: _Place, places: list[_Place], modules: dict[str, nn.Module]
     return not any(_module(place).startswith(f"{block}.") for block in blocks)
 
 
-def _module(place: _Place) -> str:
+def _module(place: Place) -> str:
     return Target.parse(place.name).module
 
 
@@ -87,7 +85,3 @@ def _last_block(name: str, modules: dict[str, nn.Module]) -> str:
     while isinstance(modules[name], nn.Sequential) and len(modules[name]._modules):
         name = f"{name}.{list(modules[name]._modules)[-1]}"
     return name
-
-
-def _resamples(module: nn.Module) -> bool:
-    return _from_torch(type(module), RESAMPLING)

@@ -17,6 +17,7 @@ from ssgcam.cam import CAM, DEFAULT_GAMMA, Layers
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
+from ssgcam.core.layouts import layout_of
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import unwrap
 from ssgcam.core.scores import Signal, derivatives, logits_of
@@ -245,7 +246,7 @@ class Competition:
                 captured, classes, self.score, need_second=self._needs_second, retain_graph=keep
             )
         for name, activation in captured.activations.items():
-            maps = layer_names.layout_of(activation, size, name).maps
+            maps = layout_of(activation, size, name).maps
             first, second = gradients.get(name, (None, None))
             if second is not None and self.score.sign == "absolute":
                 second = second.abs()

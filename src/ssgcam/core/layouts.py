@@ -1,0 +1,131 @@
+"""How a layer's tensor is read as maps.
+
+Three shapes of activation become ``[N, C, h, w]``: channels first ``[N, C, h, w]``, channels last
+``[N, h, w, C]`` (Swin) and tokens ``[N, T, C]`` (ViT, whose class and register tokens come first and
+are left out).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ssgcam.errors import SsgcamError
+
+Shape = Literal["channels_first", "channels_last", "tokens"]
+MAX_PREFIX_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's tensor is read as maps.
+
+    Attributes:
+        shape: Which axes are which.
+        height: Rows of the map.
+        width: Columns of the map.
+        prefix: Class and register tokens before the patch tokens.
+    """
+
+    shape: Shape
+    height: int
+    width: int
+    prefix: int = 0
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Rows and columns of the map."""
+        return self.height, self.width
+
+    def maps(self, tensor: Tensor) -> Tensor:
+        """The tensor as ``[N, C, h, w]`` (a view where possible)."""
+        if self.shape == "channels_first":
+            return tensor
+        if self.shape == "channels_last":
+            return tensor.permute(0, 3, 1, 2)
+        patches = tensor[:, self.prefix :].transpose(1, 2)
+        return patches.reshape(*patches.shape[:2], self.height, self.width)
+
+
+def layout_of(tensor: Tensor, image_size: tuple[int, int], name: str) -> Layout:
+    """As :func:`spatial_layout`, of the layer with this name, or one sentence on what to use instead.
+
+    Raises:
+        SsgcamError: If it has no spatial extent or is a volume.
+    """
+    if tensor.ndim == 5:
+        raise SsgcamError(
+            f"layer '{name}' gives a volume {list(tensor.shape)}; ssgcam explains 2-D images: "
+            "apply it slice by slice to a 2-D network"
+        )
+    layout = spatial_layout(tensor, image_size)
+    if layout is None:
+        raise SsgcamError(
+            f"layer '{name}' gives {list(tensor.shape)} for an image of {image_size[0]}x"
+            f"{image_size[1]}, which has no spatial extent; choose an earlier layer, or its input "
+            f"'{name}:in' if that is a map"
+        )
+    return layout
+
+
+def spatial_layout(tensor: Tensor, image_size: tuple[int, int]) -> Layout | None:
+    """Read an activation's shape, given the height and width of the network's input.
+
+    A 4-D tensor is channels first if its last two axes keep the image's proportions (or no two do),
+    channels last if only its middle two do.
+
+    Returns:
+        None if it has no spatial extent.
+    """
+    layout: Layout | None = None
+    if tensor.ndim == 4:
+        first, last = tuple(tensor.shape[2:]), tuple(tensor.shape[1:3])
+        if proportional(first, image_size) or not proportional(last, image_size):
+            layout = Layout("channels_first", *first)
+        else:
+            layout = Layout("channels_last", *last)
+    elif tensor.ndim == 3:
+        layout = _tokens(tensor.shape[1], image_size)
+    return None if layout is None or layout.resolution == (1, 1) else layout
+
+
+def proportional(cells: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """Whether h/H and w/W agree to within one cell of rounding."""
+    rows, columns = cells[0] / image_size[0], cells[1] / image_size[1]
+    return abs(rows - columns) <= 1 / image_size[0] + 1 / image_size[1]
+
+
+def _tokens(count: int, image_size: tuple[int, int]) -> Layout | None:
+    """The fewest prefix tokens that leave a grid of patches.
+
+    First a grid of patches that divide the image, then one that leaves a rest or is padded, then
+    any of the image's proportions (patches that overlap).
+    """
+    prefixes = range(min(MAX_PREFIX_TOKENS, count - 1) + 1)
+    divided = _patch_grids(image_size, rounded=False)
+    rounded = _patch_grids(image_size, rounded=True)
+    for grids in (divided, rounded):
+        for prefix in prefixes:
+            if count - prefix in grids:
+                return Layout("tokens", *grids[count - prefix], prefix)
+    for prefix in prefixes:
+        patches = count - prefix
+        rows = round((patches * image_size[0] / image_size[1]) ** 0.5)
+        if rows and patches % rows == 0 and proportional((rows, patches // rows), image_size):
+            return Layout("tokens", rows, patches // rows, prefix)
+    return None
+
+
+def _patch_grids(image_size: tuple[int, int], rounded: bool) -> dict[int, tuple[int, int]]:
+    """Number of square patches -> rows and columns, for every side that a patch can have."""
+    height, width = image_size
+    grids: dict[int, tuple[int, int]] = {}
+    for side in range(min(height, width), 0, -1):
+        if rounded:
+            grids[-(-height // side) * -(-width // side)] = (-(-height // side), -(-width // side))
+            grids[(height // side) * (width // side)] = (height // side, width // side)
+        elif height % side == 0 and width % side == 0:
+            grids[(height // side) * (width // side)] = (height // side, width // side)
+    return grids
