@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -63,10 +64,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def write_png(path: Path, image: Image.Image, scratch: Path | None = None) -> None:
-    """Write a picture as PNG whole or not at all; see :func:`written_whole`."""
+def write_png(
+    path: Path, image: Image.Image, scratch: Path | None = None, *, compression: int = 6
+) -> None:
+    """Write a picture as PNG whole or not at all; see :func:`written_whole`.
+
+    Args:
+        path: The file.
+        image: The picture.
+        scratch: As there.
+        compression: zlib's level, 0 (none) to 9.
+    """
+    encoded = BytesIO()  # given a file, Pillow writes it in many small pieces
+    image.save(encoded, format="PNG", compress_level=compression)
     with written_whole(path, scratch) as temporary:
-        image.save(temporary, format="PNG")
+        temporary.write_bytes(encoded.getbuffer())
 
 
 def write_array(path: Path, array: np.ndarray[Any, Any], scratch: Path | None = None) -> None:

@@ -20,6 +20,8 @@ from ssgcam.segmenter import Seen, Segmenter
 
 #: The folder of the overlays, below that of the masks.
 OVERLAYS = "overlays"
+#: Of the masks. For a mask of 500x375 pixels level 3 takes .4 ms and 5.1 kB, level 6 1.1 ms and 3.5 kB.
+COMPRESSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,8 @@ class SegmentTask:
         mask = self.segmenter.mask(seen, size)
         labels = mask.numpy()
         outputs = [mask_name(job)]
-        write_png(self.out / outputs[0], indexed(labels), self.out / SCRATCH)
+        target = self.out / outputs[0]
+        write_png(target, indexed(labels), self.out / SCRATCH, compression=COMPRESSION)
         if self.overlays:
             outputs.append(str(PurePosixPath(OVERLAYS, job.name).with_suffix(".jpg")))
             picture = mask_overlay(read_image(job.path), labels)

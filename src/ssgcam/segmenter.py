@@ -182,11 +182,11 @@ class Segmenter:
         whole = self.rule.windows is None
         present = sorted((v, what.scores) for v, what in seen.items() if what.scores is not None)
         if len(self.rule.classes) < 2:
-            mask = torch.zeros(size, dtype=torch.uint8)
-            for value, scores in present:
-                full = _at(scores, size) if whole else scores
-                mask[pipeline.threshold(full[None], self.rule.threshold)[0]] = value
-            return mask
+            if not present:
+                return torch.zeros(size, dtype=torch.uint8)
+            ((value, scores),) = present
+            full = _at(scores, size) if whole else scores
+            return value * pipeline.threshold(full, self.rule.threshold).to(torch.uint8)
         scaled = ((v, _at(scores, size, 1e-5) if whole else scores) for v, scores in present)
         return strongest(scaled, size, self.rule.threshold)
 
