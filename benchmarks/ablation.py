@@ -26,7 +26,7 @@ from malaria_windows import WindowSet
 from ssgcam import CAM, LoadedModel, SSGSettings, load_model
 from ssgcam.core import maps as pipeline
 from ssgcam.core.methods import METHODS, ssg_cam
-from ssgcam.core.scores import Signal
+from ssgcam.core.signals import Signal
 from ssgcam.metrics import (
     bootstrap_interval,
     paired_difference,

@@ -22,9 +22,10 @@ from torch import Tensor
 from evaluations import finished, rows_of
 from networks import Network, imagenet_networks
 from ssgcam.core.capture import capture
+from ssgcam.core.derivatives import derivatives
 from ssgcam.core.methods import METHODS
-from ssgcam.core.scores import Signal, derivatives
 from ssgcam.core.settings import ScoreSettings, SSGSettings
+from ssgcam.core.signals import Signal
 from ssgcam.data import SampleSet
 from ssgcam.evaluation import (
     Contender,

@@ -20,7 +20,7 @@ from ssgcam import CAM, SSGCAM, ScoreSettings
 from ssgcam.core.capture import Captured, Target, capture
 from ssgcam.core.layers import auto_layers
 from ssgcam.core.methods import METHODS
-from ssgcam.core.scores import Signal
+from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
 
 

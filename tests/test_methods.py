@@ -27,7 +27,7 @@ from ssgcam.core.methods import (
     xgrad_cam,
 )
 from ssgcam.core.score_cam import score_cam
-from ssgcam.core.scores import Signal
+from ssgcam.core.signals import Signal
 
 
 def signals(signed: bool = True, count: int = 3, second: bool = False) -> Signal:

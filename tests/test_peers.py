@@ -19,7 +19,7 @@ from torchvision import models as tv
 from networks import Small
 from ssgcam import CAM
 from ssgcam.core.methods import METHODS, eigen_cam
-from ssgcam.core.scores import Signal
+from ssgcam.core.signals import Signal
 
 CLASSES = [3, 7]
 LAYERS = ["layer2", "layer3", "layer4"]

@@ -15,12 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from networks import Small, Smooth
 from ssgcam import CAM, ScoreSettings
 from ssgcam.core.capture import Captured, capture
-from ssgcam.core.scores import (
-    derivatives,
-    hessian_activation_product,
-    logits_of,
-    score_value,
-)
+from ssgcam.core.derivatives import derivatives, hessian_activation_product
+from ssgcam.core.scores import logits_of, score_value
 from ssgcam.errors import SsgcamError
 
 CLASSES = 5

@@ -13,19 +13,13 @@ from torch import Tensor, nn
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
+from ssgcam.core.derivatives import derivatives, hessian_activation_product
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.layouts import Layout, layout_of
 from ssgcam.core.methods import METHODS, in_parts, ssg_cam
 from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
-from ssgcam.core.scores import (
-    ScoreFunction,
-    Signal,
-    class_score,
-    derivatives,
-    hessian_activation_product,
-    logits_of,
-)
+from ssgcam.core.scores import ScoreFunction, class_score, logits_of
 from ssgcam.core.settings import (
     Form,
     Fusion,
@@ -36,6 +30,7 @@ from ssgcam.core.settings import (
     check_choice,
     check_range,
 )
+from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
 

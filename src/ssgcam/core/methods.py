@@ -10,20 +10,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ssgcam.core.scores import Signal, unit, unit_, wide
+from ssgcam.core.scaling import unit, unit_, wide
 from ssgcam.core.settings import Score, SSGSettings
+from ssgcam.core.signals import Needs, Signal
 from ssgcam.core.smoothing import full_precision, smooth
 from ssgcam.errors import SsgcamError
 
 #: Numbers in a layer's activation that a method works on at once, whole images at least.
 PART = 2**18
-
-Needs = Literal["activation", "first", "second", "curvature", "forward"]
 
 
 def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:

@@ -1,28 +1,7 @@
-r"""The scalar that is differentiated, and the second-order signal that goes with it.
+"""The scalar that is differentiated.
 
-``z`` logits [N, K], ``A`` an activation, ``g = dz_c / dA``, ``p`` the softmax. For a network that is
-piecewise linear between the layer and the logits:
-
-    ===================  ==========================  ==========================================
-    score                first = dY/dA               second = diagonal of d2Y/dA2
-    ===================  ==========================  ==========================================
-    exp                  g                           g^2
-    probability          p (g - gbar)                p [(g - gbar)^2 - Var_p]
-    log_probability      g - gbar                    -Var_p
-    sigmoid              p (1 - p) g                 p (1 - p) (1 - 2 p) g^2
-    odds, p / (1 - p)    o (g - g_q)                 o [(g - g_q)^2 - Var_q]
-    logit                g                           refused: identically zero
-    a function f         df/dA                       (df/dA)^2, as ``exp(f)``
-    ===================  ==========================  ==========================================
-
-``gbar`` and ``Var_p`` are the mean and variance of the classes' gradients under ``p``; ``g_q`` and
-``Var_q`` under the softmax over the other classes. With more classes than ``top_classes`` the least
-probable ones are left out, as if the network had only the others. ``exp`` is ``exp(z_c)`` divided by
-its own value held constant (the Grad-CAM++ device; Chattopadhyay et al. 2018).
-
-Both orders are returned up to a positive factor for each image and layer, which cancels when a map is
-scaled by its maximum, so that nothing over- or underflows, nor vanishes as p -> 1. All scores are
-functions of one number ``f`` per image with ``dY ~ df`` and ``d2Y ~ d2f + k df^2``, ``k`` the bend:
+Every score ``Y`` is a function of one number ``f`` per image: up to a positive factor for each image,
+``dY ~ df`` and ``d2Y ~ d2f + k df^2``, ``k`` the bend. With logits ``z`` [N, K] and ``p = sigmoid(f)``:
 
     ===================  ==========================  ==========================================
     exp, a function      f = z_c, its value          k = 1
@@ -33,41 +12,24 @@ functions of one number ``f`` per image with ``dY ~ df`` and ``d2Y ~ d2f + k df^
     log_probability      f = log odds                k = -p
     ===================  ==========================  ==========================================
 
-and behind a piecewise-linear network ``d2z = 0``, ``d log odds = g_c - g_q``, ``d2 log odds = -Var_q``.
+The log odds are those of the softmax, ``z_c - log sum_{j != c} exp(z_j)``; with more classes than
+``top_classes`` the least probable ones are left out, as if the network had only the others. ``exp`` is
+``exp(z_c)`` divided by its own value held constant (the Grad-CAM++ device; Chattopadhyay et al. 2018).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssgcam.core.capture import Captured
-from ssgcam.core.network import explaining, outside_inference_mode
+from ssgcam.core.scaling import wide
 from ssgcam.core.settings import ScoreSettings
 from ssgcam.errors import SsgcamError
 
 ScoreFunction = Callable[[Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Signal:
-    """What a method needs to know of one layer.
-
-    Attributes:
-        activation: A, ``[N, C, h, w]``.
-        first: dY/dA, same shape; ``None`` for methods that need no gradient.
-        second: The signed diagonal of d2Y/dA2, same shape; ``None`` where it is ``first ** 2``.
-        curvature: The Hessian-vector product H A, same shape, or ``None`` if not asked for.
-    """
-
-    activation: Tensor
-    first: Tensor | None = None
-    second: Tensor | None = None
-    curvature: Tensor | None = None
 
 
 def logits_of(output: Any) -> Tensor:
@@ -89,10 +51,10 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
-def score_value(
-    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
-) -> Tensor:
-    """A differentiable function of the output whose derivatives are those of the score ``Y``.
+def inner_and_bend(
+    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
+) -> tuple[Tensor, Tensor]:
+    """The number ``f``, with a graph, and the bend ``k`` of the table above.
 
     Args:
         output: The network's output: logits ``[N, K]``, or anything if ``function`` is given.
@@ -101,118 +63,18 @@ def score_value(
         function: A user's own score, from the output to ``[N]``.
 
     Returns:
-        ``[N]``. Its first and second derivatives are those of the first table above, up to a
-        positive factor for each image; its value means nothing.
-    """
-    inner, bend = _inner_and_bend(output, classes, settings, function)
-    shift = inner - inner.detach()
-    return shift + 0.5 * bend * shift**2
-
-
-def derivatives(
-    captured: Captured,
-    classes: Tensor,
-    settings: ScoreSettings,
-    *,
-    need_second: bool,
-    function: ScoreFunction | None = None,
-    retain_graph: bool = False,
-) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """First- and second-order signals of every captured layer.
-
-    Args:
-        captured: A forward pass.
-        classes: ``[N]`` class indices.
-        settings: Score and kind of second order.
-        need_second: Whether the second order is wanted at all.
-        function: A user's own score, from the output to ``[N]``.
-        retain_graph: Keep the graph for another call.
-
-    Returns:
-        Target spelling -> first and (signed) second derivative, of the activation's shape, up to a
-        positive factor for each image. The second is ``None`` where it is not wanted or just the
-        square of the first: a method squares after it has scaled, so that nothing underflows.
+        Both ``[N]``.
 
     Raises:
-        SsgcamError: If the second derivative is asked for and identically zero.
+        SsgcamError: If the output is not what the score takes.
     """
-    named = function is None
-    with torch.inference_mode(False), torch.enable_grad():
-        classes = outside_inference_mode(classes)
-        if need_second and settings.second == "hutchinson":
-            return _hutchinson(captured, classes, settings, function)
-        if need_second and settings.score == "logit":
-            raise SsgcamError(_NO_CURVATURE)
-        if need_second and named and settings.score in ("probability", "log_probability", "odds"):
-            return _softmax_family(captured, classes, settings, retain_graph)
-        inner, bend = _inner_and_bend(captured.output, classes, settings, function)
-        first = captured.gradients(inner.sum(), retain_graph=retain_graph)
-    if need_second and named and settings.score == "sigmoid":
-        return {name: (g, per_image(bend, g) * unit(g) ** 2) for name, g in first.items()}
-    return {name: (g, None) for name, g in first.items()}
-
-
-def hessian_activation_product(
-    captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """First derivative and Hessian-vector product ``H A`` for every layer on its own (ShapleyCAM)."""
-    with torch.inference_mode(False), torch.enable_grad():
-        classes = outside_inference_mode(classes)
-        value = score_value(captured.output, classes, settings, function).sum()
-        first = captured.gradients(value, create_graph=True)
-        return {
-            name: (g.detach(), _product(captured.network, g, activation, activation.detach()))
-            for (name, activation), g in zip(
-                captured.activations.items(), first.values(), strict=True
-            )
-        }
-
-
-def class_score(
-    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
-) -> Tensor:
-    """The number ``f`` of each image whose gradient is the first order, ``[N]``: a logit or log odds."""
-    return _inner_and_bend(output, classes, settings, function)[0]
-
-
-def unit(tensor: Tensor) -> Tensor:
-    """In float32 or wider, divided by the largest magnitude of each image; zeros stay zeros."""
-    tensor = wide(tensor)
-    return tensor / per_image(_peak(tensor), tensor)
-
-
-def unit_(tensor: Tensor) -> Tensor:
-    """:func:`unit` in place, of a float32 or float64 tensor without a graph."""
-    return tensor.div_(per_image(_peak(tensor), tensor))
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Without a graph, in float32, or float64 where the network is."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """``[N]`` values shaped to multiply an ``[N, ...]`` tensor."""
-    return values.view(-1, *[1] * (like.ndim - 1)).to(like.dtype)
-
-
-_NO_CURVATURE = (
-    "the second derivative of a plain logit is identically zero behind ReLU and max-pooling, so "
-    "score='logit' gives no second order; use score='exp', or second_exponent=0"
-)
-
-
-def _inner_and_bend(
-    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
-) -> tuple[Tensor, Tensor]:
-    """``f`` and the bend ``k`` of the second table of this module, both ``[N]``."""
     if function is not None:
         inner = _checked(function(output), len(classes))
         return inner, torch.full_like(wide(inner), float(settings.score != "logit"))
     if settings.score in ("exp", "logit", "sigmoid"):
-        inner = _target_logit(output, classes)
+        inner = logits_of(output).gather(1, classes[:, None])[:, 0]
     else:
-        z = _class_and_rivals(output, classes, settings.top_classes)
+        z = class_and_rivals(output, classes, settings.top_classes)
         inner = z[:, 0] - z[:, 1:].logsumexp(1)
     p = wide(inner).sigmoid()
     bends = {
@@ -226,95 +88,34 @@ def _inner_and_bend(
     return inner, bends[settings.score]
 
 
-def _softmax_family(
-    captured: Captured, classes: Tensor, settings: ScoreSettings, retain_graph: bool
-) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """``k u^2 - Var_q`` with ``u = g_c - g_q``: one backward pass for each class that is looked at."""
-    _, bend = _inner_and_bend(captured.output, classes, settings, None)
-    z = _class_and_rivals(captured.output, classes, settings.top_classes)
-    weights = wide(z[:, 1:]).softmax(1)
-    own = captured.gradients(z[:, 0].sum(), retain_graph=True)
-    size: dict[str, Tensor] = {}
-    mean: dict[str, Tensor] = {}
-    spread: dict[str, Tensor] = {}
-    # weighted mean and variance of g_j - g_c, one class at a time (West 1979): no [N, K, C, h, w]
-    total = torch.zeros_like(weights[:, 0])
-    for step in range(1, z.shape[1]):
-        last = step == z.shape[1] - 1
-        other = captured.gradients(z[:, step].sum(), retain_graph=retain_graph or not last)
-        weight = weights[:, step - 1]
-        total = total + weight
-        for name, g in other.items():
-            offset = wide(g) - wide(own[name])
-            if step == 1:
-                # a common factor: the square of 1e-30 would underflow
-                peak = torch.maximum(wide(g).abs(), wide(own[name]).abs())
-                size[name] = per_image(_peak(peak), offset)
-                mean[name] = torch.zeros_like(offset)
-                spread[name] = torch.zeros_like(offset)
-            step_away = offset / size[name] - mean[name]
-            mean[name] += per_image(weight / total, offset) * step_away
-            spread[name] += (
-                per_image(weight, offset) * step_away * (offset / size[name] - mean[name])
-            )
-    return {
-        name: (-towards * size[name], per_image(bend, towards) * towards**2 - spread[name])
-        for name, towards in mean.items()
-    }
+def score_value(
+    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
+) -> Tensor:
+    """A differentiable function of the output whose derivatives are those of the score ``Y``.
 
+    Args:
+        output: As for :func:`inner_and_bend`.
+        classes: As well.
+        settings: As well.
+        function: As well.
 
-def _hutchinson(
-    captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
-) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """The true diagonal ``d2f + k df^2``: the last term exactly, ``d2f`` estimated.
-
-    Its estimate is the mean of ``v * (H v)`` over Rademacher probes ``v`` (Hutchinson 1989). Every
-    image gets the same probes, so that its map doesn't depend on the batch it came in.
+    Returns:
+        ``[N]``. Its first and second derivatives are those of the score, up to a positive factor
+        for each image; its value means nothing.
     """
-    inner, bend = _inner_and_bend(captured.output, classes, settings, function)
-    first = captured.gradients(inner.sum(), create_graph=True)
-    signals: dict[str, tuple[Tensor, Tensor | None]] = {}
-    for name, g in first.items():
-        activation = captured.activations[name]
-        generator = torch.Generator("cpu").manual_seed(settings.seed)
-        curved = torch.zeros_like(wide(activation))
-        for _ in range(settings.probes):
-            bits = torch.randint(0, 2, activation.shape[1:], generator=generator, device="cpu")
-            probe = (2 * bits - 1).to(activation).expand_as(activation)
-            curved += probe * _product(captured.network, g, activation, probe)
-        curved /= settings.probes
-        if settings.score == "logit" and not curved.any():
-            raise SsgcamError(_NO_CURVATURE)
-        # a common factor that keeps both parts in range, however small the gradient is
-        size = per_image(torch.maximum(_peak(wide(g)), _peak(curved, empty=0).sqrt()), curved)
-        second = per_image(bend, curved) * (wide(g) / size) ** 2 + curved / size / size
-        signals[name] = (g.detach(), second)
-    return signals
+    inner, bend = inner_and_bend(output, classes, settings, function)
+    shift = inner - inner.detach()
+    return shift + 0.5 * bend * shift**2
 
 
-def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
-    """``H v`` of one layer; zero where the gradient does not depend on the activation."""
-    if not gradient.requires_grad:
-        return torch.zeros_like(activation)
-    with explaining(network), torch.enable_grad():
-        (found,) = torch.autograd.grad(
-            gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
-        )
-    return torch.zeros_like(activation) if found is None else found.detach()
+def class_score(
+    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
+) -> Tensor:
+    """The number ``f`` of each image, ``[N]``: a logit, log odds or the function's value."""
+    return inner_and_bend(output, classes, settings, function)[0]
 
 
-def _peak(tensor: Tensor, empty: float = 1) -> Tensor:
-    """The largest magnitude of each image, ``[N]``; ``empty`` where all is zero."""
-    axes = tuple(range(1, tensor.ndim))
-    peak = torch.maximum(tensor.amax(axes), -tensor.amin(axes))  # no copy of absolute values
-    return torch.where(peak == 0, torch.full_like(peak, empty), peak)
-
-
-def _target_logit(output: Any, classes: Tensor) -> Tensor:
-    return logits_of(output).gather(1, classes[:, None])[:, 0]
-
-
-def _class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
+def class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
     """Logits, float32 or wider, of the class, then of the likeliest others: ``[N, min(top, K)]``."""
     logits = logits_of(output)
     others = logits.detach().scatter(1, classes[:, None], -torch.inf)

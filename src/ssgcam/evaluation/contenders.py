@@ -17,11 +17,13 @@ from ssgcam.cam import CAM, DEFAULT_GAMMA, Layers
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
+from ssgcam.core.derivatives import derivatives
 from ssgcam.core.layouts import layout_of
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import unwrap
-from ssgcam.core.scores import Signal, derivatives, logits_of
+from ssgcam.core.scores import logits_of
 from ssgcam.core.settings import ScoreSettings, SSGSettings
+from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.figures import Entry
 from ssgcam.evaluation.result import ALL_FUSED, RECIPE

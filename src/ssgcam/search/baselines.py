@@ -12,7 +12,7 @@ from ssgcam.cam import CAM, DEFAULT_GAMMA
 from ssgcam.core import maps as pipeline
 from ssgcam.core.methods import METHODS
 from ssgcam.core.refine import Refinement
-from ssgcam.core.scores import Signal
+from ssgcam.core.signals import Signal
 from ssgcam.fingerprint import placed
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, refined
@@ -77,9 +77,7 @@ def rival_sweeps(
     return {rival: Sweep.joined(found) for rival, found in parts.items()}
 
 
-def rival_maps(
-    signals: dict[str, Signal], size: tuple[int, int]
-) -> Iterator[tuple[Rival, Tensor]]:
+def rival_maps(signals: dict[str, Signal], size: tuple[int, int]) -> Iterator[tuple[Rival, Tensor]]:
     """Every rival's maps of one batch.
 
     Args:
