@@ -1,6 +1,6 @@
 """Malaria, parasites in the fields of two other laboratories, by leave-one-field-out.
 
-Each of the eight fields is tested with a recipe that was searched on windows of the other seven, four
+Each of the eight fields is tested with a recipe that was searched on windows of the other seven, two
 windows around each outlined parasite, moved at random. Zero-shot: the networks of study 1 as they are
 (one of each of its folds), so that outlines of the other fields calibrate the recipe and nothing else.
 Adapted: the networks also saw windows of six other fields with the label "shows a parasite"
@@ -43,10 +43,10 @@ from ssgcam.search.steps import draft, variant_name
 from study import DOCS
 
 #: Windows around each parasite.
-COPIES = 4
+COPIES = 2
 FLIPS = Augmentation("both")
 SCALES = Augmentation("horizontal", (1.0, 1.5, 2.0))
-GRID = MapGrid(sigmas=(0.0, 0.03, 0.06, 0.1), gammas=(0.5, 0.7, 1.0))
+GRID = MapGrid(sigmas=(0.0, 0.03, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
 SMALL_GRID = MapGrid(sigmas=(0.0, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
 BEST_LAYER = "SSG-CAM, best layer and settings, same flips"
 LAYER_CAM = "LayerCAM, best layer, same flips"
@@ -83,10 +83,10 @@ class Part:
 
 def parts_of(options: argparse.Namespace, fields: Sequence[str]) -> list[Part]:
     """What there is to do."""
-    starts = options.starts.split(",")
     found = []
     for network, variant in product(options.networks.split(","), options.variants.split(",")):
         title = f"{network}, {variant}"
+        starts = (options.starts if variant == "zero-shot" else options.adapted).split(",")
         if variant == "zero-shot":
             files = tuple(
                 options.weights / f"malaria_{network}_fold{start}.pth" for start in starts
@@ -263,19 +263,20 @@ def run_windows(
     del cache
     maker = recipe_maps(model, recipes)
     assert settings.refinement is not None
-    batches, finer = [], []
+    batches = []
     for images in known.images.split(8):
-        batches.append(maker(images))
-        stacked = torch.stack(list(batches[-1].values()), 1)  # all at once: they share affinities
-        polished = refined(images, stacked.flatten(0, 1), settings.refinement)
-        finer.append(polished.view(stacked.shape))
-    maps = {name: torch.cat([batch[name] for batch in batches]) for name in recipes}
-    polished_maps = dict(zip(maps, torch.cat(finer).unbind(1), strict=True))
+        made = maker(images)
+        found_ = [made[f"{name}: Recipe"] for name in part.fields]
+        stacked = torch.stack(found_, 1)  # all fields' at once: they share affinities
+        polished = refined(images, stacked.flatten(0, 1), settings.refinement).view(stacked.shape)
+        finer = zip(part.fields, polished.unbind(1), strict=True)
+        batches.append(made | {f"{name}: PAMR": each for name, each in finer})
+    maps = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     colours = window_colours(list(fields.values()), known.size)
     result: dict[str, Any] = {"fields": {}}
     for name in part.fields:
         test, rest = rows[name], others[name]
-        versions = _versions(recipes, maps, polished_maps, name, settings)
+        versions = _versions(recipes, maps, name, settings)
         candidates = swept | {
             title: sweep(made, known.masks, known.probabilities, "pooled")
             for title, (_, made) in versions.items()
@@ -326,23 +327,20 @@ def run_windows(
 
 
 def _versions(
-    recipes: dict[str, Recipe],
-    maps: dict[str, Tensor],
-    polished: dict[str, Tensor],
-    field: str,
-    settings: SearchSettings,
+    recipes: dict[str, Recipe], maps: dict[str, Tensor], field: str, settings: SearchSettings
 ) -> dict[str, tuple[Recipe, Tensor]]:
-    """A field's recipe with flips, with scales, each with and without PAMR, and single layers."""
-    found = {}
-    tried = ("Recipe", *range(len(settings.augmentations)))
-    for key in (f"{field}: {each}" for each in tried):
-        for refinement in (None, settings.refinement):
-            recipe = replace(recipes[key], refinement=refinement)
-            made = maps[key] if refinement is None else polished[key]
-            found[f"Recipe, {variant_name(recipe.augmentation, refinement)}"] = recipe, made
-    for title in SINGLES:
-        found[title] = recipes[f"{field}: {title}"], maps[f"{field}: {title}"]
-    return found
+    """A field's recipe with flips, with PAMR as well, with scales instead, and single layers."""
+    plain = recipes[f"{field}: Recipe"]
+    versions = {"Recipe": plain, "PAMR": replace(plain, refinement=settings.refinement)}
+    versions |= {str(k): recipes[f"{field}: {k}"] for k in range(len(settings.augmentations))}
+    found = {
+        f"Recipe, {variant_name(each.augmentation, each.refinement)}": (
+            each,
+            maps[f"{field}: {key}"],
+        )
+        for key, each in versions.items()
+    }
+    return found | {t: (recipes[f"{field}: {t}"], maps[f"{field}: {t}"]) for t in SINGLES}
 
 
 def field_sweeps(
@@ -436,6 +434,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
     parser.add_argument("--networks", default="resnet34,vgg16_bn")
     parser.add_argument("--starts", default="0,1,2", help="folds of study 1 whose networks serve")
+    parser.add_argument("--adapted", default="0,1", help="the same, of the adapted networks")
     parser.add_argument("--variants", default="zero-shot,adapted")
     parser.add_argument("--only", default="", help="run this part, such as fold0; write no page")
     parser.add_argument("--stage", default="all", choices=["windows", "all"])

@@ -25,6 +25,7 @@ from malaria_windows import JITTER, WINDOW
 from ssgcam.errors import SsgcamError
 from ssgcam.images import read_image
 from ssgcam.scale.windows import Windows
+from ssgcam.training import Samples
 
 #: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
 CELLS = {"mpidb": 20, "radboud": 35}
@@ -218,3 +219,46 @@ class GridWindows:
         """The window, whatever the generator."""
         field, box = self.items[index]
         return field.photo(box)
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseWindows:
+    """Windows of ``malaria_iml``, as coarse as they would be in these fields, added to others.
+
+    The others are repeated until both sources show about as many infected windows, as training draws
+    evenly within a class.
+
+    Attributes:
+        own: Windows of these fields.
+        source: Windows of ``malaria_iml``: photos of 160x160 px.
+        class_names: Of both.
+    """
+
+    own: MovingWindows
+    source: Samples
+    class_names: tuple[str, ...] = CLASS_NAMES
+
+    @cached_property
+    def repeats(self) -> int:
+        """How often each window of these fields is listed."""
+        return max(1, round(sum(self.source.labels) / sum(self.own.labels)))
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """0 healthy, 1 infected."""
+        return self.own.labels * self.repeats + list(self.source.labels)
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The fields."""
+        return self.own.groups * self.repeats + list(self.source.groups)
+
+    def image(self, index: int, generator: np.random.Generator | None = None) -> Image.Image:
+        """A window of these fields, or one of ``malaria_iml`` shrunk to the size of one of theirs."""
+        repeated = len(self.own.labels) * self.repeats
+        if index < repeated:
+            return self.own.image(index % len(self.own.labels), generator)
+        photo = self.source.image(index - repeated, generator)
+        sides = [round(cell * WINDOW / CELL) for cell in CELLS.values()]
+        side = sides[0] if generator is None else int(generator.choice(sides))
+        return photo.resize((side, side), Image.Resampling.BILINEAR)
