@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,10 @@ import torch
 from data_trees import photo, refusal
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
-from ssgcam.scale.jobs import Job, name_jobs
+from ssgcam.images import images_of
+from ssgcam.scale.jobs import Job, Jobs
 from ssgcam.scale.manifest import Done, Manifest, only_run
+from ssgcam.scale.naming import name_jobs
 from ssgcam.scale.stream import SCRATCH, run, work_off
 from ssgcam.scale.windows import Windows, tent
 
@@ -193,7 +197,7 @@ def test_too_little_memory_names_the_batch_size(tmp_path, out):
 
 def stopped_after(jobs, task, record: Manifest, count: int) -> None:
     """As if the process were killed when ``count`` lines are written."""
-    groups = record.unfinished(jobs, task.at_once)
+    groups = record.unfinished(Jobs(jobs), task.at_once)
     with record:
         for number, done in enumerate(work_off(groups, task), 1):
             record.add(done)
@@ -338,6 +342,101 @@ def test_outputs_are_not_inputs(tmp_path):
     assert names_of([tmp_path], tmp_path / "masks") == (["a.jpg"], [])
     assert "output folder" in refusal(name_jobs, [tmp_path / "masks"], tmp_path / "masks")
     assert "no image is given" in refusal(name_jobs, [], tmp_path)
+
+
+def plainly_named(patterns: Sequence[Path], out: Path):
+    """The same as ``name_jobs`` with every image in memory."""
+    files = [
+        p.parent for p in patterns if not (p.is_dir() or "*" in p.name or "*" in p.parent.name)
+    ]
+    kept, stems, names, unnamed = set(), set(), [], set()
+    for pattern in patterns:
+        root = pattern
+        while "*" in str(root):
+            root = root.parent
+        if root.is_file():
+            root = Path(os.path.commonpath(files))
+        for path in sorted(path for path, _ in images_of(pattern)):
+            real, name = path.resolve(), path.relative_to(root)
+            if real in kept or out in path.parents:
+                continue
+            if name.with_suffix("") in stems:
+                unnamed.add(real)
+            else:
+                kept.add(real)
+                stems.add(name.with_suffix(""))
+                names.append(name.as_posix())
+    return names, unnamed - kept
+
+
+TREE = [
+    "a.b.jpg", "a.b.png", "a.b/x.jpg", "a.b/y/z.jpg", "a.jpg", "a.jpg.png", "a-c/x.png", "a/.x.png",
+    "a/n.txt", "a/x.jpg", "a/x.png", "b.png", "B.PNG", "c/folder.jpg/x.png", ".hidden/x.png",
+    "masks/a.png", "ä.jpg",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "patterns", ["", "a,", ",a", "*/x.*", "a*,", "b.png,a/x.png,", "a/x.jpg,a/x.png", "**/*.png"]
+)
+def test_naming_equals_a_plain_loop_in_memory(tmp_path, patterns):
+    for name in TREE:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "0-link.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "z-folder").symlink_to(tmp_path / "a")
+    given, out = [tmp_path / pattern for pattern in patterns.split(",")], tmp_path / "masks"
+    jobs, failures = name_jobs(given, out)
+    names, unnamed = plainly_named(given, out)
+    assert [job.name for job in jobs] == names
+    assert {failure.path.resolve() for failure in failures} == unnamed
+    assert all(jobs.get(job.name) == job for job in jobs)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_not_utf_8_is_a_name(tmp_path, out):
+    path = tmp_path / os.fsdecode(b"gr\xfc\xdfe.png")
+    path.write_text("word")
+    jobs, _ = name_jobs([tmp_path], out)
+    run(jobs, Upper(out), manifest(out))
+    assert (out / path.with_suffix(".out").name).read_text() == "WORD"
+    assert run(name_jobs([tmp_path], out)[0], Upper(out), manifest(out)).before == 1
+
+
+# --- memory
+
+
+def test_no_list_of_the_images_is_in_memory(tmp_path, out):
+    """In all containers together there is less than an entry for each image, from first to last."""
+
+    class Counting(Upper):
+        batches = property(lambda self: [], lambda self, _: None)
+        entries = 0
+
+        def write(self, job, made):
+            if job.path.stem == "last":
+                gc.collect()
+                kinds = {dict, list, set, tuple, deque}
+                self.entries = sum(len(o) for o in gc.get_objects() if type(o) in kinds)
+            return [], {}
+
+    def entries(count: int) -> int:
+        folder = tmp_path / str(count)
+        folder.mkdir(exist_ok=True)
+        for name in [*range(count), "last"]:
+            (folder / f"{name}.png").write_text("word")
+        task = Counting(out / str(count))
+        jobs, _ = name_jobs([folder], out)
+        run(jobs, task, manifest(task.out))
+        return task.entries
+
+    def again(count: int) -> int:
+        """A run that finds all but the last image done."""
+        (tmp_path / str(count) / "last.png").write_text("changed")
+        return entries(count)
+
+    for of in (entries, again):
+        assert of(800) - of(100) < 350
 
 
 # --- windows

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -142,39 +143,52 @@ def find_images(patterns: Iterable[str | Path]) -> list[Path]:
     """
     if isinstance(patterns, (str, Path)):
         patterns = [patterns]
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for pattern in patterns:
-        for path in _expand(Path(pattern).expanduser()):
-            found.setdefault(path.resolve(), path)
+        for path, real in sorted(images_of(pattern)):
+            found.setdefault(real, path)
     if not found:
         raise SsgcamError("no image is given; name image files, folders or a pattern like '*.jpg'")
     return list(found.values())
 
 
-def _expand(path: Path) -> Sequence[Path]:
+def images_of(pattern: str | Path) -> Iterator[tuple[Path, str]]:
+    """The image files that one name, folder or glob stands for, as in :func:`find_images`.
+
+    Args:
+        pattern: A file's name, a folder's name or a glob.
+
+    Yields:
+        Each file as it was found, in no order, and the path that it really has, links followed. One
+        that a glob matches in several ways comes several times. A folder may hold millions: nothing
+        is kept of them.
+
+    Raises:
+        SsgcamError: If it stands for no image; after the last one.
+    """
+    path = Path(pattern).expanduser()
+    missing = ""
     if path.is_file():
-        return [path]
-    if path.is_dir():
-        images = images_below(path)
-        if not images:
-            raise SsgcamError(
-                f"the folder '{path}' holds no image; put JPEG, PNG, TIFF, WebP, BMP or GIF files "
-                "in it or name another folder"
-            )
-        return images
-    if glob.has_magic(str(path)):
-        images = []
-        for hit in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
-            if hit.is_dir():
-                images += images_below(hit)
-            elif is_image_name(hit):
-                images.append(hit)
-        if not images:
-            raise SsgcamError(f"no image matches '{path}'; check the pattern")
-        return images
-    if is_image_name(path):
-        return [path]
-    raise SsgcamError(f"there is no file or folder '{path}'; check the path")
+        found = iter([(path, os.path.realpath(path))])
+    elif path.is_dir():
+        found = _walk(path, os.path.realpath(path))
+        missing = (
+            f"the folder '{path}' holds no image; put JPEG, PNG, TIFF, WebP, BMP or GIF files in it "
+            "or name another folder"
+        )
+    elif glob.has_magic(str(path)):
+        found = _matches(path)
+        missing = f"no image matches '{path}'; check the pattern"
+    elif is_image_name(path):
+        found = iter([(path, os.path.realpath(path))])
+    else:
+        raise SsgcamError(f"there is no file or folder '{path}'; check the path")
+    any_found = False
+    for each in found:
+        any_found = True
+        yield each
+    if not any_found:
+        raise SsgcamError(missing)
 
 
 def is_image_name(path: Path) -> bool:
@@ -184,13 +198,33 @@ def is_image_name(path: Path) -> bool:
 
 def images_below(folder: Path) -> list[Path]:
     """List the image files in a folder and its subfolders, sorted; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_image_name(path)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    return sorted(path for path, _ in _walk(folder, ""))
+
+
+def _matches(pattern: Path) -> Iterator[tuple[Path, str]]:
+    for hit in map(Path, glob.iglob(str(pattern), recursive=True)):  # noqa: PTH207
+        if hit.is_dir():
+            yield from _walk(hit, os.path.realpath(hit))
+        elif is_image_name(hit):
+            yield hit, os.path.realpath(hit)
+
+
+def _walk(folder: Path, real: str) -> Iterator[tuple[Path, str]]:
+    """Image files below a folder whose real path is known; links to folders are not followed."""
+    try:
+        entries = os.scandir(folder)
+    except (PermissionError, FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(path, f"{real}{os.sep}{entry.name}")
+            elif is_image_name(path) and entry.is_file():
+                linked = entry.is_symlink()
+                yield path, os.path.realpath(path) if linked else f"{real}{os.sep}{entry.name}"
 
 
 class _Quiet:

@@ -28,8 +28,9 @@ from ssgcam.files import write_json
 from ssgcam.mask_files import voc_colours, write_coco
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe, parameter_hash
-from ssgcam.scale.jobs import Job, name_jobs
+from ssgcam.scale.jobs import Job, Jobs
 from ssgcam.scale.manifest import Done, Manifest
+from ssgcam.scale.naming import name_jobs
 from ssgcam.scale.stream import Engine, run, work_off
 from ssgcam.scale.windows import Windows
 from ssgcam.segment_task import SegmentTask, mask_name
@@ -281,11 +282,10 @@ def versions() -> dict[str, str]:
     }
 
 
-def _empty(manifest: Manifest, jobs: Sequence[Job]) -> int:
+def _empty(manifest: Manifest, jobs: Jobs) -> int:
     """How many of the jobs' masks have no object in them."""
-    names = {job.name for job in jobs}
     return sum(
-        entry["image"] in names and not any(found["pixels"] for found in entry["classes"])
+        entry["image"] in jobs and not any(found["pixels"] for found in entry["classes"])
         for entry in manifest.lines()
         if "classes" in entry
     )

@@ -1,19 +1,19 @@
-"""Which images a run works on, and what each is called: its name decides where its outputs go."""
+"""The images of a run, in order: in a temporary file, so that memory does not grow with their number."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from glob import has_magic
+from itertools import groupby
 from pathlib import Path
-
-from ssgcam.errors import SsgcamError
-from ssgcam.images import find_images
-from ssgcam.streaming import Failure
+from typing import Literal
 
 #: Size in bytes and time of the last change in ns of an image file; None where there is none.
 Stamp = tuple[int, int] | None
+#: What an earlier run made of an image.
+State = Literal["finished", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,65 +37,111 @@ class Job:
         return found.st_size, found.st_mtime_ns
 
 
-def name_jobs(patterns: Iterable[str | Path], out: Path) -> tuple[list[Job], list[Failure]]:
-    """Name the images that files, folders and globs stand for; see ``ssgcam.images.find_images``.
+class Jobs:
+    """The images of a run in order, and what was made of each before.
 
-    A name is the path below the folder that was named, below the part of a glob before its first
-    wildcard, or below the folder that single files have in common. Images below ``out`` are not
-    inputs.
+    They are in a database of SQLite's that is private to this object: a temporary file, of which a
+    few megabytes at most are in memory. It is to be used in the thread that made it.
 
     Args:
-        patterns: Files, folders and globs.
-        out: The folder of the outputs.
+        jobs: With distinct names.
 
-    Returns:
-        The jobs, and the images whose name, endings aside, another image has.
-
-    Raises:
-        SsgcamError: If a pattern stands for no image, or all images are below ``out``.
+    Example:
+        >>> jobs = Jobs(Job(name, Path(name)) for name in ("a.jpg", "b.jpg", "c.jpg"))
+        >>> len(jobs), "b.jpg" in jobs, [job.name for job in jobs]
+        (3, True, ['a.jpg', 'b.jpg', 'c.jpg'])
     """
-    given = [Path(pattern).expanduser() for pattern in patterns]
-    files = [_absolute(pattern).parent for pattern in given if not _is_folder_or_glob(pattern)]
-    common = Path(os.path.commonpath(files)) if files else Path()
-    outputs = f"{out.resolve()}{os.sep}"
-    taken: dict[str, Path] = {}
-    seen: set[str] = set()
-    jobs, failures = [], []
-    for pattern in given or find_images([]):  # without any pattern it says what is wrong
-        root = _root(pattern, common)
-        real = root.resolve()
-        for path in find_images([pattern]):
-            name = os.path.relpath(path, root).replace(os.sep, "/")
-            file = f"{real}{os.sep}{name}"  # strings: a folder may hold millions
-            if file in seen or file.startswith(outputs):
-                continue
-            seen.add(file)
-            other = taken.setdefault(name.removesuffix(path.suffix), path)
-            if other is path:
-                jobs.append(Job(name, path))
-            else:
-                failures.append(Failure(path, (
-                    f"'{path}' is left out: its outputs would have the same names as those of "
-                    f"'{other}'; rename one of them or give them different output folders"
-                )))  # fmt: skip
-    if not jobs:
-        raise SsgcamError(f"all images are below the output folder '{out}'; choose another one")
-    return jobs, failures
+
+    def __init__(self, jobs: Iterable[Job] = ()) -> None:
+        self._table = private_database()
+        self._table.execute(
+            "CREATE TABLE jobs (number INTEGER PRIMARY KEY, name BLOB UNIQUE, path BLOB, "
+            "state TEXT, due INTEGER)"
+        )
+        self._table.executemany(
+            "INSERT INTO jobs (number, name, path) VALUES (?, ?, ?)",
+            ((n, os.fsencode(job.name), os.fsencode(job.path)) for n, job in enumerate(jobs)),
+        )
+
+    def __len__(self) -> int:
+        """How many there are."""
+        (count,) = self._table.execute("SELECT count(*) FROM jobs").fetchone()
+        return int(count)
+
+    def __iter__(self) -> Iterator[Job]:
+        """All of them, in order."""
+        for name, path in self._table.execute("SELECT name, path FROM jobs ORDER BY number"):
+            yield _job(name, path)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is one of this name."""
+        return self.get(name) is not None
+
+    def get(self, name: str) -> Job | None:
+        """The one of this name, if there is one."""
+        key = os.fsencode(name)
+        found = self._table.execute("SELECT path FROM jobs WHERE name = ?", (key,)).fetchone()
+        return None if found is None else _job(key, *found)
+
+    def plan(self, states: Iterable[tuple[str, State]], at_once: int) -> Due:
+        """Choose what is due: whole groups, but of one without a gap only what has failed.
+
+        Args:
+            states: Names, and what became of each before; of a name's states the last one counts.
+            at_once: Jobs in a group; groups are cut from the whole list.
+
+        Returns:
+            What is due, until the next call.
+        """
+        self._table.execute("UPDATE jobs SET state = NULL")
+        for name, state in states:
+            self._table.execute(
+                "UPDATE jobs SET state = ? WHERE name = ?", (state, os.fsencode(name))
+            )
+        self._table.execute(
+            "UPDATE jobs SET due = state IS NOT 'finished' OR number / :size IN "
+            "(SELECT number / :size FROM jobs WHERE state IS NULL)",
+            {"size": at_once},
+        )
+        return Due(self._table, at_once)
 
 
-def _is_folder_or_glob(pattern: Path) -> bool:
-    return pattern.is_dir() or (has_magic(str(pattern)) and not pattern.is_file())
+@dataclass(frozen=True)
+class Due:
+    """The groups of jobs that are to be done; they can be gone through any number of times.
+
+    Attributes:
+        table: Of :class:`Jobs`.
+        at_once: Jobs in a whole group.
+    """
+
+    table: sqlite3.Connection
+    at_once: int
+
+    def __iter__(self) -> Iterator[list[Job]]:
+        """The groups, in order."""
+        rows = self.table.execute(
+            "SELECT number / ?, name, path FROM jobs WHERE due ORDER BY number", (self.at_once,)
+        )
+        for _, group in groupby(rows, lambda row: row[0]):
+            yield [_job(name, path) for _, name, path in group]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the job of this name is due."""
+        rows = self.table.execute("SELECT due FROM jobs WHERE name = ?", (os.fsencode(name),))
+        return any(due for (due,) in rows)
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs are due."""
+        (count,) = self.table.execute("SELECT count(*) FROM jobs WHERE due").fetchone()
+        return int(count)
 
 
-def _root(pattern: Path, common: Path) -> Path:
-    if pattern.is_dir():
-        return _absolute(pattern)
-    if not _is_folder_or_glob(pattern):
-        return common
-    fixed = _absolute(pattern).parts
-    first = next(index for index, part in enumerate(fixed) if has_magic(part))
-    return Path(*fixed[:first])
+def private_database() -> sqlite3.Connection:
+    """An empty database in a temporary file that nobody else sees; gone when it is let go."""
+    return sqlite3.connect("")
 
 
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100  # unlike resolve() it keeps links as named
+def _job(name: bytes, path: bytes) -> Job:
+    return Job(os.fsdecode(name), Path(os.fsdecode(path)))

@@ -12,17 +12,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from ssgcam.errors import SsgcamError
 from ssgcam.files import written_whole
-from ssgcam.scale.jobs import Job, Stamp
+from ssgcam.scale.jobs import Due, Jobs, Stamp, State
+
+#: File names that are not UTF-8 are kept as the bytes they are.
+ERRORS = "surrogateescape"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Manifest:
         self.settings = sha256(canonical.encode()).hexdigest()[:16]
         self._stream: TextIO | None = None
 
-    def unfinished(self, jobs: Sequence[Job], at_once: int) -> list[list[Job]]:
+    def unfinished(self, jobs: Jobs, at_once: int) -> Due:
         """The jobs still to do, in the groups that are computed together.
 
         Groups are cut from the whole list, and one that was cut off is done again as a whole: the
@@ -109,22 +112,15 @@ class Manifest:
         Returns:
             Groups of at most ``at_once`` jobs; what the manifest said about them is taken out of it.
         """
-        states = dict(self._states(jobs))
-        groups = []
-        for start in range(0, len(jobs), at_once):
-            group = list(jobs[start : start + at_once])
-            if all(job.name in states for job in group):
-                group = [job for job in group if states[job.name] == "failed"]
-            if group:
-                groups.append(group)
+        due = jobs.plan(self._states(jobs), at_once)
         if self.path.exists():
-            self._drop({job.name for group in groups for job in group})
-        return groups
+            self._drop(due)
+        return due
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The lines so far, parsed; a last one that was cut off is left out."""
         try:
-            with self.path.open(encoding="utf-8") as stream:
+            with self.path.open(encoding="utf-8", errors=ERRORS) as stream:
                 for number, line in enumerate(stream, 1):
                     try:
                         yield {"image": "", **json.loads(line)}
@@ -157,7 +153,7 @@ class Manifest:
         """Open it for :meth:`add`."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self.path.open("a", encoding="utf-8")
+            self._stream = self.path.open("a", encoding="utf-8", errors=ERRORS)
         except OSError as error:
             raise SsgcamError(
                 f"can't write '{self.path}' ({error.strerror}); choose another output folder"
@@ -174,11 +170,10 @@ class Manifest:
         assert self._stream is not None
         self._stream.close()
 
-    def _states(self, jobs: Sequence[Job]) -> Iterator[tuple[str, Literal["finished", "failed"]]]:
+    def _states(self, jobs: Jobs) -> Iterator[tuple[str, State]]:
         """What the manifest says of jobs with these settings whose files are as they were."""
-        known = {job.name: job for job in jobs}
         for entry in self.lines():
-            job = known.get(entry["image"])
+            job = jobs.get(entry["image"])
             if job is None or entry.get("settings") != self.settings:
                 continue
             stamp = job.stamp()
@@ -189,8 +184,11 @@ class Manifest:
             elif all((self.path.parent / output).is_file() for output in entry["outputs"]):
                 yield job.name, "finished"
 
-    def _drop(self, names: set[str]) -> None:
-        with written_whole(self.path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    def _drop(self, due: Due) -> None:
+        with (
+            written_whole(self.path) as temporary,
+            temporary.open("w", encoding="utf-8", errors=ERRORS) as stream,
+        ):
             for entry in self.lines():
-                if entry["image"] not in names:
+                if entry["image"] not in due:
                     stream.write(json.dumps(entry, ensure_ascii=False) + "\n")

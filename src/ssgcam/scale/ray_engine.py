@@ -20,7 +20,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ class RayEngine:
             raise SsgcamError(f"cpus is {self.cpus}; give more than 0")
         require("ray.data", "ray")
 
-    def __call__(self, groups: Sequence[Sequence[Job]], task: Task[Any, Any]) -> Iterator[Done]:
+    def __call__(self, groups: Iterable[Sequence[Job]], task: Task[Any, Any]) -> Iterator[Done]:
         """Work off groups of jobs.
 
         Yields:
@@ -85,7 +85,11 @@ class RayEngine:
         import ray.data
         from ray.exceptions import RayError
 
-        if not groups:
+        rows = [
+            {"group": json.dumps([(job.name, str(job.path.absolute())) for job in group])}
+            for group in groups
+        ]
+        if not rows:
             return
         started = not ray.is_initialized()
         if started:
@@ -97,7 +101,7 @@ class RayEngine:
         try:
             logging.getLogger("ray.data").setLevel(logging.WARNING)
             held = ray.put(task)  # referred to as long as actors may be started
-            yield from self._results(ray, groups, held)
+            yield from self._results(ray, rows, held)
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise SsgcamError(
@@ -108,12 +112,8 @@ class RayEngine:
             if started:
                 ray.shutdown()
 
-    def _results(self, ray: Any, groups: Sequence[Sequence[Job]], task: Any) -> Iterator[Done]:
-        at_once = max(self.groups, math.ceil(len(groups) / MOST_TASKS))
-        rows = [
-            {"group": json.dumps([(job.name, str(job.path.absolute())) for job in group])}
-            for group in groups
-        ]
+    def _results(self, ray: Any, rows: list[dict[str, str]], task: Any) -> Iterator[Done]:
+        at_once = max(self.groups, math.ceil(len(rows) / MOST_TASKS))
         # with the blocks made here, no reading task can wait for a processor that an actor holds
         data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / at_once))
         data.context.enable_progress_bars = False

@@ -16,7 +16,7 @@ and no fork.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from ssgcam.errors import SsgcamError
-from ssgcam.scale.jobs import Job, Stamp
+from ssgcam.scale.jobs import Job, Jobs, Stamp
 from ssgcam.scale.manifest import Done, Manifest, only_run
 from ssgcam.streaming import Failure, ahead
 
@@ -79,8 +79,9 @@ class Task(Protocol[Read, Made]):
         ...
 
 
-#: Works off groups of jobs; the results are in the order of the jobs where only one process works.
-Engine = Callable[[Sequence[Sequence[Job]], Task[Any, Any]], Iterator[Done]]
+#: Works off groups of jobs, which can be gone through several times; the results are in the order of
+#: the jobs where only one process works.
+Engine = Callable[[Iterable[Sequence[Job]], Task[Any, Any]], Iterator[Done]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Outcome:
 
 
 def run(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     task: Task[Any, Any],
     manifest: Manifest,
     *,
@@ -110,7 +111,7 @@ def run(
     """Work off jobs, except those that the manifest says are finished.
 
     Args:
-        jobs: The images.
+        jobs: The images; :class:`Jobs` where they are many.
         task: What is done with each.
         manifest: Gets a line for each, in its folder the outputs are.
         engine: Who works; :func:`work_off`, this process, by default.
@@ -124,17 +125,18 @@ def run(
         SsgcamError: If the outputs can't be written, another run is writing to the same folder, or
             the device has too little memory.
     """
-    by_name = {job.name: job for job in jobs}
+    jobs = jobs if isinstance(jobs, Jobs) else Jobs(jobs)
     failures = []
     with only_run(manifest.path.parent), _scratch(manifest.path.parent / SCRATCH):
         groups = manifest.unfinished(jobs, task.at_once)
-        count = sum(map(len, groups))
+        count = groups.jobs
         shown = None if progress else True
         with manifest, tqdm(total=count, unit="image", disable=shown) as bar:
             for done in (engine or work_off)(groups, task):
                 manifest.add(done)
                 bar.update()
-                job = by_name[done.name]
+                job = jobs.get(done.name)
+                assert job is not None
                 if done.error:
                     failures.append(Failure(job.path, done.error))
                 if each is not None:
@@ -143,12 +145,12 @@ def run(
 
 
 def work_off(
-    groups: Sequence[Sequence[Job]], task: Task[Any, Any], *, workers: int | None = None
+    groups: Iterable[Sequence[Job]], task: Task[Any, Any], *, workers: int | None = None
 ) -> Iterator[Done]:
     """Work off groups of jobs in this process.
 
     Args:
-        groups: Jobs that are computed together, at most ``task.at_once``.
+        groups: Jobs that are computed together, at most ``task.at_once``. They are gone through twice.
         task: What is done with each.
         workers: Threads that read, and as many that write; one for each processor, at most 8, if
             None.
@@ -195,7 +197,7 @@ def _read(task: Task[Any, Any], job: Job) -> _Step:
 
 
 def _computed(
-    groups: Sequence[Sequence[Job]], read: Iterator[_Step], task: Task[Any, Any]
+    groups: Iterable[Sequence[Job]], read: Iterator[_Step], task: Task[Any, Any]
 ) -> Iterator[_Step]:
     for group in groups:
         steps = list(islice(read, len(group)))
