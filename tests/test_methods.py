@@ -246,6 +246,60 @@ def test_evidence_that_is_small_beside_what_speaks_against_does_not_underflow(fo
     np.testing.assert_allclose(scaled(found), [[[0, 0, 0.5**4, 1]]], rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["taylor", "gradient"])
+@pytest.mark.parametrize("sigma", [0, 0.06])
+def test_float32_against_the_loop_at_the_size_of_real_layers(form: Any, sigma: float) -> None:
+    """Sparse and signed, images apart by 1e25 and one without any evidence, default exponents."""
+    torch.manual_seed(0)
+    a, g = torch.randn(4, 8, 14, 14).relu(), torch.randn(4, 8, 14, 14)
+    size = torch.tensor([1e-20, 1.0, 1e5, 0.0])[:, None, None, None]
+    settings = SSGSettings(form, sigma)
+    found = ssg_cam(Signal(a, g * size), settings)
+    assert not found[3].any()
+    wanted = brute_ssg(Signal(a[:3].double(), g[:3].double()), settings)
+    np.testing.assert_allclose(scaled(found[:3]), scaled(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize("factors", [(1e-25, 1e-25), (1e25, 1e25), (1e-30, 1e30)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_that_leave_the_number_format(
+    factors: tuple[float, float], dtype: torch.dtype
+) -> None:
+    signal = signals()
+    assert signal.first is not None
+    extreme = Signal(
+        (signal.activation * factors[0]).to(dtype), (signal.first * factors[1]).to(dtype)
+    )
+    wanted = brute_ssg(signal, SSGSettings())
+    np.testing.assert_allclose(scaled(ssg_cam(extreme)), scaled(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (4.0, 4.0), (0.0, 0.3), (0.01, 0.0)])
+def test_a_cell_without_evidence_stays_exactly_zero(a: float, b: float) -> None:
+    """Its logarithm is minus infinity, and no small number may be left of that."""
+    signal = signals(second=True)
+    assert signal.first is not None
+    assert signal.second is not None
+    signal.first[:, :, 1, 2] = signal.second[:, :, 1, 2] = -1.0
+    signal.activation.abs_()
+    for dtype in (torch.float32, torch.float64):
+        parts = (signal.activation.to(dtype), signal.first.to(dtype), signal.second.to(dtype))
+        found = ssg_cam(Signal(*parts), SSGSettings("taylor", 0, a, b))
+        assert not found[:, 1, 2].any()
+        assert (found > 0).any()
+
+
+def test_not_a_number_is_not_swallowed() -> None:
+    for wrong in (math.nan, math.inf):
+        signal = signals()
+        assert signal.first is not None
+        signal.first[1, 2, 0, 1] = wrong
+        found = ssg_cam(signal)
+        assert not found[1].isfinite().all()
+        assert found[0].isfinite().all()
+        assert found[2].isfinite().all()
+
+
 def test_many_settings_at_once() -> None:
     every = [
         SSGSettings(form, sigma, a, b)  # type: ignore[arg-type]

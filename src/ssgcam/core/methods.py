@@ -13,8 +13,9 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ssgcam.core.scaling import unit, unit_, wide
+from ssgcam.core.scaling import peak, per_image, unit, unit_, wide
 from ssgcam.core.settings import Score, SSGSettings
 from ssgcam.core.signals import Needs, Signal
 from ssgcam.core.smoothing import full_precision, smooth
@@ -57,18 +58,17 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
     Yields:
         For each of them its map ``[N, h, w]``.
     """
-    activation, first = wide(signal.activation), unit(_first(signal))
-    second = None if signal.second is None else unit(signal.second)
+    activation, first, second = signal.activation, _first(signal), signal.second
     for (form, sigma), neighbours in groupby(settings, lambda each: (each.form, each.sigma)):
         group = list(neighbours)
-        one, two = first, second
-        if form == "taylor":
-            one = unit_(first * activation)
-            two = None if second is None else second * unit(activation) ** 2
+        one = _unit_product(first, activation) if form == "taylor" else unit(first)
+        two = None if second is None else unit(second)
+        if form == "taylor" and two is not None:
+            two = two * unit(activation) ** 2
         if any(each.second_exponent for each in group):
-            two = _risen(one * one if two is None else two, sigma)
+            two = _logarithm(one * one if two is None else two, sigma)
         if any(each.first_exponent for each in group):
-            one = _risen(one, sigma)
+            one = _logarithm(one, sigma)
         for each in group:
             weight = _weight(one, each.first_exponent, two, each.second_exponent)
             if form == "taylor":
@@ -216,30 +216,41 @@ def _first(signal: Signal) -> Tensor:
     return signal.first
 
 
-def _risen(signal: Tensor, sigma: float) -> Tensor:
-    """``relu(S signal)``, scaled again, or the power of what smoothing left may underflow."""
+def _unit_product(one: Tensor, other: Tensor) -> Tensor:
+    """``unit(one * other)``, also where that product leaves the number format."""
+    product = wide(one) * wide(other)
+    largest = per_image(peak(product, empty=0), product)
+    room = torch.finfo(product.dtype).tiny ** 0.5
+    if bool(((largest > room) & (largest < 1 / room)).all()):
+        return product.div_(largest)
+    return unit_(unit(one) * unit(other))
+
+
+def _logarithm(signal: Tensor, sigma: float) -> Tensor:
+    """``log relu(S signal)``, minus infinity where nothing is left (``log(0)`` itself is slow)."""
+    tiny = torch.finfo(signal.dtype).tiny
     smoothed = smooth(signal, sigma)
-    risen = smoothed.clamp_min(0) if smoothed is signal else smoothed.clamp_min_(0)
-    peak = risen.amax((1, 2, 3), keepdim=True)
-    return risen.div_(torch.where(peak > 0, peak, torch.ones_like(peak)))
+    positive = smoothed.clamp_min(tiny) if smoothed is signal else smoothed.clamp_min_(tiny)
+    return F.threshold(positive.log_(), math.log(2 * tiny), -math.inf, inplace=True)
 
 
 def _weight(one: Tensor, first: float, two: Tensor | None, second: float) -> Tensor:
-    """``one^first * two^second`` up to a factor per image; not both exponents are zero."""
+    """``e^one^first * e^two^second`` of logarithms, by its largest value per image.
+
+    So nothing is lost but what is nothing beside the largest, and ``exp`` costs a tenth of a power. Not
+    both exponents are zero.
+    """
     if not second:
-        return _power_(one.clone(), first)
-    assert two is not None
-    if not first:
-        return _power_(two.clone(), second)
-    if first == second:  # one power instead of two
-        return _power_(unit_(one * two), first)
-    return _power_(two.clone(), second).mul_(_power_(one.clone(), first))
-
-
-def _power_(tensor: Tensor, exponent: float) -> Tensor:
-    if exponent == 1:
-        return tensor
-    return tensor.sqrt_() if exponent == 0.5 else tensor.pow_(exponent)
+        logarithm = one * first
+    else:
+        assert two is not None
+        logarithm = two * second
+        if first:
+            logarithm.add_(one, alpha=first)
+    numbers = torch.finfo(logarithm.dtype)
+    largest = logarithm.amax((1, 2, 3), keepdim=True).clamp_min_(numbers.min)
+    weight = logarithm.sub_(largest).clamp_min_(math.log(2 * numbers.tiny)).exp_()
+    return F.threshold(weight, 3 * numbers.tiny, 0, inplace=True)  # exp(-inf) is slow, too
 
 
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:
