@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssgcam.cam import CAM, SSGCAM, Result
+    from ssgcam.cam import CAM, SSGCAM
     from ssgcam.core.settings import ScoreSettings, SSGSettings
     from ssgcam.errors import SsgcamError
     from ssgcam.models import LoadedModel, load_model, save_model
     from ssgcam.preprocessing import Preprocessing
     from ssgcam.recipe import Recipe
+    from ssgcam.result import Result
     from ssgcam.search import Calibration, search_recipe
     from ssgcam.segment import segment_images
 
@@ -40,7 +41,7 @@ _HOMES = {
     "LoadedModel": "models",
     "Preprocessing": "preprocessing",
     "Recipe": "recipe",
-    "Result": "cam",
+    "Result": "result",
     "SSGSettings": "core.settings",
     "ScoreSettings": "core.settings",
     "SsgcamError": "errors",

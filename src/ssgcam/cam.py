@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
-from ssgcam.core.derivatives import derivatives, hessian_activation_product
+from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
-from ssgcam.core.layouts import Layout, layout_of
+from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.methods import METHODS, in_parts, ssg_cam
 from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
-from ssgcam.core.scores import ScoreFunction, class_score, logits_of
+from ssgcam.core.scores import ScoreFunction, class_score, settings_and_function
 from ssgcam.core.settings import (
     Form,
     Fusion,
@@ -30,35 +28,14 @@ from ssgcam.core.settings import (
     check_choice,
     check_range,
 )
-from ssgcam.core.signals import Signal
+from ssgcam.core.signals import Needs, Signal, signals_of
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
+from ssgcam.result import Result, in_shape_of, missing_evidence
 
+T = TypeVar("T")
 Layers = Literal["auto"] | Sequence[str | nn.Module]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Heat maps of a batch.
-
-    Attributes:
-        maps: ``[N, H, W]`` (or ``[N, K, H, W]`` for K classes of each image) in [0, 1], at input
-            size, the layers fused; all zeros where there is no evidence.
-        layer_maps: Layer -> ``[N, h, w]`` (or ``[N, K, h, w]``), raw, float32, not scaled.
-        classes: The explained classes, ``[N]`` or ``[N, K]``.
-        logits: ``[N, classes]``, or ``None`` for a network explained by a user's score function.
-        probabilities: Softmax or sigmoid of the logits, or ``None``.
-        evidence: Whether a map has any, ``[N]`` or ``[N, K]``, bool.
-        notes: For each map, flattened, why it has no evidence in some layer; empty if it has.
-    """
-
-    maps: Tensor
-    layer_maps: dict[str, Tensor]
-    classes: Tensor
-    logits: Tensor | None
-    probabilities: Tensor | None
-    evidence: Tensor
-    notes: tuple[str, ...]
+DEFAULT_GAMMA = 1.0
 
 
 class CAM:
@@ -116,18 +93,7 @@ class CAM:
         self.method = METHODS[method]
         self.method_name = method
         self.ssg: SSGSettings | Sequence[SSGSettings] = ssg or SSGSettings()
-        self.score_function: ScoreFunction | None = None
-        self.score = ScoreSettings(score=self.method.score)
-        if isinstance(score, ScoreSettings):
-            self.score = score
-        elif isinstance(score, str):
-            self.score = ScoreSettings(score=score)
-        elif callable(score):
-            self.score_function = score
-        elif score is not None:
-            raise SsgcamError(
-                f"score is {score!r}; give a score's name, a ScoreSettings or a function"
-            )
+        self.score, self.score_function = settings_and_function(score, self.method.score)
         self.output = output or (loaded.output if loaded else "softmax")
         check_choice("output", self.output, Literal["softmax", "sigmoid"])
         check_choice("fusion", fusion, Fusion)
@@ -138,24 +104,22 @@ class CAM:
         self.precision: Precision = precision
         self._fast = None if precision == "exact" else FastCopy(self.network, precision)
         self.weights = weights
-        self.gamma = gamma if gamma is not None else (DEFAULT_GAMMA if method == "ssg_cam" else 1.0)
+        self.gamma = DEFAULT_GAMMA if gamma is None else gamma
         self._layers: list[str] | None = None
         if isinstance(layers, str) and layers != "auto":
             layers = [layers]
         if layers != "auto":
-            self._layers = layer_names.resolve(self.network, layers)
+            self._layers = resolve(self.network, layers)
             self._check_per_layer(self._layers)
-        elif weights is not None or not all(
-            isinstance(value, (int, float, SSGSettings)) for value in (self.gamma, self.ssg)
-        ):
+        elif weights is not None or not (_is_one(self.gamma) and _is_one(self.ssg)):
             raise SsgcamError("settings for each layer need the layers to be named")
-        for value in [self.gamma] if isinstance(self.gamma, (int, float)) else self.gamma:
+        for value in _for_each(self.gamma, 1):
             check_range("gamma", value, 0.01, 10)
 
     def layers(self, images: Tensor) -> list[str]:
         """The target layers' spellings; ``"auto"`` is settled by the first images seen."""
         if self._layers is None:
-            self._layers = layer_names.auto_layers(self.network, images[:1])
+            self._layers = auto_layers(self.network, images[:1])
         return self._layers
 
     def __call__(
@@ -176,112 +140,94 @@ class CAM:
                 finite, or a layer that can't be explained.
         """
         _check_images(images)
-        names = self.layers(images)
-        captured = self._capture(images, names)
-        logits, classes = self._classes(captured.output, classes, len(images))
-        columns = classes[:, None] if classes.ndim == 1 else classes
+        captured = self._capture(images)
+        logits, classes = logits_and_classes(captured.output, classes, images, self.score_function)
         size = self.size or (int(images.shape[-2]), int(images.shape[-1]))
-        layouts = {
-            name: layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)
-            for name, tensor in captured.activations.items()
-        }
-        fused, raw, notes = [], [], []
-        for k in range(columns.shape[1]):
-            last = k == columns.shape[1] - 1
-            signals = self._signals(captured, columns[:, k], retain_graph=not last)
-            maps: dict[str, Tensor] = {}
-            reasons = [""] * len(images)
-            for index, name in enumerate(names):
-                signal = _as_maps(signals.pop(name), layouts[name])
-                maps[name] = self._layer_map(index, signal, images, columns[:, k])
-                _note_missing(reasons, name, maps[name], signal)
-            fused.append(self.fuse(maps, size))
-            raw.append(maps)
-            notes.append(reasons)
-        several = classes.ndim == 2
-        stacked = torch.stack(fused, 1) if several else fused[0]
+        raw, notes = [], []
+        columns = classes.view(len(images), -1).unbind(1)
+        for k, column in enumerate(columns, 1):
+            layer_maps, why = self._explained(captured, images, column, k < len(columns))
+            raw.append(layer_maps)
+            notes.append(why)
+        maps = in_shape_of(classes, [self.fuse(layer_maps, size) for layer_maps in raw])
         return Result(
-            maps=stacked,
+            maps=maps,
             layer_maps={
-                n: torch.stack([r[n].float() for r in raw], 1) if several else raw[0][n].float()
-                for n in names
+                name: in_shape_of(classes, [layer_maps[name].float() for layer_maps in raw])
+                for name in captured.activations
             },
             classes=classes,
             logits=logits,
             probabilities=None if logits is None else self._probabilities(logits),
-            evidence=stacked.amax((-2, -1)) > 0,
-            notes=tuple(notes[k][i] for i in range(len(images)) for k in range(columns.shape[1])),
+            evidence=maps.amax((-2, -1)) > 0,
+            notes=tuple(note for of_image in zip(*notes, strict=True) for note in of_image),
         )
 
     def fuse(self, layer_maps: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
         """Raw layer maps, each ``[N, h, w]``, through the pipeline of ``core.maps`` to ``[N, *size]``."""
-        gamma = self.gamma
-        gammas = [float(gamma)] * len(layer_maps) if isinstance(gamma, (int, float)) else gamma
+        gammas = _for_each(self.gamma, len(layer_maps))
         return pipeline.fuse(
             list(layer_maps.values()), size, gammas=gammas, weights=self.weights, fusion=self.fusion
         )
 
     def signals(self, images: Tensor, classes: Tensor) -> tuple[dict[str, Signal], Any]:
         """The signals ``[N, C, h, w]`` of every target layer for ``[N]`` classes, and the output."""
-        captured = self._capture(images, self.layers(images))
-        side = (int(images.shape[-2]), int(images.shape[-1]))
-        found = self._signals(captured, classes, retain_graph=False)
-        return {
-            name: _as_maps(signal, layout_of(signal.activation, side, name))
-            for name, signal in found.items()
-        }, captured.output
-
-    def _capture(self, images: Tensor, names: Sequence[str]) -> Captured:
-        needs_graph_of_gradient = self.method.needs == "curvature" or (
-            self._needs_second and self.score.second == "hutchinson"
-        )
-        if self._fast is not None:
-            return self._fast.capture(images, names, exact=needs_graph_of_gradient)
-        return capture(self.network, images, names, double_backward=needs_graph_of_gradient)
+        captured = self._capture(images)
+        return self._signals(captured, images, classes), captured.output
 
     @property
-    def _needs_second(self) -> bool:
-        ssg = [self.ssg] if isinstance(self.ssg, SSGSettings) else self.ssg
-        return self.method.needs == "second" and any(s.second_exponent > 0 for s in ssg)
+    def _needs(self) -> Needs:
+        """The most costly signal that the method uses with these settings."""
+        if self.method.needs == "second":
+            ssg = _for_each(self.ssg, 1)
+            return "second" if any(settings.second_exponent > 0 for settings in ssg) else "first"
+        return self.method.needs
+
+    def _capture(self, images: Tensor) -> Captured:
+        names = self.layers(images)
+        differentiated_twice = self._needs == "curvature" or (
+            self._needs == "second" and self.score.second == "hutchinson"
+        )
+        if self._fast is not None:
+            return self._fast.capture(images, names, exact=differentiated_twice)
+        return capture(self.network, images, names, double_backward=differentiated_twice)
 
     def _signals(
-        self, captured: Captured, classes: Tensor, *, retain_graph: bool
+        self, captured: Captured, images: Tensor, classes: Tensor, retain_graph: bool = False
     ) -> dict[str, Signal]:
-        activations = captured.activations
-        if self.method.needs in ("activation", "forward"):
-            return {name: Signal(tensor.detach()) for name, tensor in activations.items()}
-        if self.method.needs == "curvature":
-            products = hessian_activation_product(
-                captured, classes, self.score, self.score_function
-            )
-            return {
-                name: Signal(activations[name].detach(), first, None, curvature)
-                for name, (first, curvature) in products.items()
-            }
-        found = derivatives(
+        return signals_of(
             captured,
             classes,
+            self._needs,
             self.score,
-            need_second=self._needs_second,
+            (int(images.shape[-2]), int(images.shape[-1])),
             function=self.score_function,
             retain_graph=retain_graph,
         )
-        absolute = self.score.sign == "absolute"
-        return {
-            name: Signal(
-                activations[name].detach(),
-                first,
-                second.abs() if absolute and second is not None else second,
-            )
-            for name, (first, second) in found.items()
-        }
 
-    def _layer_map(self, index: int, signal: Signal, images: Tensor, classes: Tensor) -> Tensor:
+    def _explained(
+        self, captured: Captured, images: Tensor, classes: Tensor, retain_graph: bool
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """For one class of each image: the raw map of each layer, and why one has no evidence."""
+        signals = self._signals(captured, images, classes, retain_graph)
+        names = list(signals)
+        layer_maps: dict[str, Tensor] = {}
+        notes = []
+        for name, ssg in zip(names, _for_each(self.ssg, len(names)), strict=True):
+            signal = signals.pop(name)
+            layer_maps[name] = self._layer_map(signal, ssg, images, classes)
+            notes.append(missing_evidence(name, layer_maps[name], signal))
+        return layer_maps, [
+            "; ".join(filter(None, of_image)) for of_image in zip(*notes, strict=True)
+        ]
+
+    def _layer_map(
+        self, signal: Signal, ssg: SSGSettings, images: Tensor, classes: Tensor
+    ) -> Tensor:
         with torch.no_grad():
             if self.method.needs == "forward":
                 return score_cam(signal.activation, images, classes, self._scores, self.batch_size)
             if self.method_name == "ssg_cam":
-                ssg = self.ssg if isinstance(self.ssg, SSGSettings) else self.ssg[index]
                 return in_parts(partial(ssg_cam, settings=ssg), signal)
             assert self.method.function is not None
             return in_parts(self.method.function, signal)
@@ -294,49 +240,6 @@ class CAM:
     def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()
 
-    def _classes(
-        self, output: Any, classes: Tensor | Sequence[int] | int | None, images: int
-    ) -> tuple[Tensor | None, Tensor]:
-        if self.score_function is not None:
-            if classes is not None:
-                raise SsgcamError(
-                    "classes were given along with a score function, which alone says what is "
-                    "explained; leave them out"
-                )
-            device = next(iter(self.network.parameters()), torch.zeros(1)).device
-            return None, torch.zeros(images, dtype=torch.long, device=device)
-        logits = logits_of(output).detach()
-        bad = (~logits.isfinite().all(1)).nonzero()[:, 0].tolist()
-        if bad:
-            raise SsgcamError(
-                f"the network returned NaN or infinity for image {bad[0]} of the batch; check its "
-                "weights and the preprocessing, or use a wider number format"
-            )
-        if classes is None:
-            return logits, logits.argmax(1)
-        try:
-            wanted = torch.as_tensor(classes, device=logits.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise SsgcamError(
-                f"classes is {classes!r}; give one index, [N] or [N, K] whole numbers"
-            ) from error
-        if wanted.ndim == 0:
-            wanted = wanted.expand(images)
-        whole = not (wanted.is_floating_point() or wanted.dtype == torch.bool)
-        if not whole or wanted.ndim > 2 or wanted.shape[0] != images or not wanted.numel():
-            raise SsgcamError(
-                f"classes has shape {list(wanted.shape)} and type {wanted.dtype} for {images} images; "
-                "give [N] or [N, K] whole numbers"
-            )
-        count = logits.shape[1]
-        outside = wanted[(wanted < 0) | (wanted >= count)]
-        if len(outside):
-            raise SsgcamError(
-                f"class {int(outside[0])} is out of range: the network has {count} classes, "
-                f"0 to {count - 1}"
-            )
-        return logits, wanted.long()
-
     def _check_per_layer(self, names: Sequence[str]) -> None:
         per_layer = {"gamma": self.gamma, "weights": self.weights, "ssg": self.ssg}
         for what, values in per_layer.items():
@@ -344,9 +247,6 @@ class CAM:
                 raise SsgcamError(
                     f"{what} has {len(values)} values for {len(names)} layers; give one for each"
                 )
-
-
-DEFAULT_GAMMA = 1.0
 
 
 class SSGCAM(CAM):
@@ -379,35 +279,14 @@ class SSGCAM(CAM):
         super().__init__(model, layers, "ssg_cam", ssg=ssg, gamma=gamma, **settings)
 
 
-def _as_maps(signal: Signal, layout: Layout) -> Signal:
-    if layout.shape == "channels_first":
-        return signal
-    return replace(
-        signal,
-        **{
-            part: layout.maps(tensor)
-            for part in ("activation", "first", "second", "curvature")
-            if (tensor := getattr(signal, part)) is not None
-        },
-    )
+def _is_one(value: object) -> bool:
+    """Whether it is a setting for all layers, and not one for each."""
+    return isinstance(value, (int, float, SSGSettings))
 
 
-def _note_missing(reasons: list[str], name: str, layer_map: Tensor, signal: Signal) -> None:
-    """Say for each image why a layer gave nothing; refuse what is not a number."""
-    peaks = layer_map.flatten(1).amax(1)
-    if not bool(peaks.isfinite().all()):
-        raise SsgcamError(
-            f"layer '{name}' gave values that are not finite (an overflow of its number format, or a "
-            "broken network); use float32 or another layer"
-        )
-    for index in (peaks <= 0).nonzero()[:, 0].tolist():
-        if signal.first is not None and not signal.first[index].any():
-            why = "the class score does not change with it"
-        elif signal.second is not None and not (signal.second[index] > 0).any():
-            why = "every second derivative is negative (sign='absolute' takes their magnitude)"
-        else:
-            why = "nothing in it speaks for the class"
-        reasons[index] += f"{'; ' if reasons[index] else ''}no evidence in layer '{name}': {why}"
+def _for_each(value: T | Sequence[T], layers: int) -> list[T]:
+    """A setting of each layer, where one for all or one for each may be given."""
+    return [value] * layers if _is_one(value) else list(value)  # type: ignore[list-item, arg-type]
 
 
 def _check_images(images: Tensor) -> None:
@@ -418,6 +297,3 @@ def _check_images(images: Tensor) -> None:
         )
     if len(images) == 0:
         raise SsgcamError("images is an empty batch; give at least one image")
-
-
-__all__ = ["CAM", "SSGCAM", "Result"]

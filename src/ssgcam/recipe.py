@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.augment import Augmentation
-from ssgcam.cam import CAM, Result
+from ssgcam.cam import CAM
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import capture
 from ssgcam.core.network import unwrap
@@ -35,6 +35,7 @@ from ssgcam.files import write_json
 from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.recipe_schema import decode
+from ssgcam.result import Result
 
 __all__ = ["BoundRecipe", "Fingerprint", "Origin", "Recipe", "RecipeLayer", "parameter_hash"]
 

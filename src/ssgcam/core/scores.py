@@ -26,10 +26,29 @@ import torch
 from torch import Tensor
 
 from ssgcam.core.scaling import wide
-from ssgcam.core.settings import ScoreSettings
+from ssgcam.core.settings import Score, ScoreSettings
 from ssgcam.errors import SsgcamError
 
 ScoreFunction = Callable[[Any], Tensor]
+
+
+def settings_and_function(
+    score: ScoreSettings | Score | ScoreFunction | None, default: Score
+) -> tuple[ScoreSettings, ScoreFunction | None]:
+    """The score that is meant by its settings, its name, a user's own function, or nothing.
+
+    Raises:
+        SsgcamError: If it is something else.
+    """
+    if score is None:
+        return ScoreSettings(score=default), None
+    if isinstance(score, str):
+        return ScoreSettings(score=score), None
+    if isinstance(score, ScoreSettings):
+        return score, None
+    if callable(score):
+        return ScoreSettings(score=default), score
+    raise SsgcamError(f"score is {score!r}; give a score's name, a ScoreSettings or a function")
 
 
 def logits_of(output: Any) -> Tensor:

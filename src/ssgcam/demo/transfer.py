@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssgcam.augment import Augmentation
-from ssgcam.cam import CAM, Result
+from ssgcam.cam import CAM
 from ssgcam.demo.objects import Outlined
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
 from ssgcam.render.heatmap import resized
+from ssgcam.result import Result
 from ssgcam.search import Calibration, SearchSettings, search_recipe
 
 SETTINGS = SearchSettings(

@@ -1,0 +1,73 @@
+"""What an explanation holds, for one class of each image or for several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssgcam.core.signals import Signal
+from ssgcam.errors import SsgcamError
+
+
+@dataclass(frozen=True)
+class Result:
+    """Heat maps of a batch.
+
+    Attributes:
+        maps: ``[N, H, W]`` (or ``[N, K, H, W]`` for K classes of each image) in [0, 1], at input
+            size, the layers fused; all zeros where there is no evidence.
+        layer_maps: Layer -> ``[N, h, w]`` (or ``[N, K, h, w]``), raw, float32, not scaled.
+        classes: The explained classes, ``[N]`` or ``[N, K]``.
+        logits: ``[N, classes]``, or ``None`` for a network explained by a user's score function.
+        probabilities: Softmax or sigmoid of the logits, or ``None``.
+        evidence: Whether a map has any, ``[N]`` or ``[N, K]``, bool.
+        notes: For each map, flattened, why it has no evidence in some layer; empty if it has.
+    """
+
+    maps: Tensor
+    layer_maps: dict[str, Tensor]
+    classes: Tensor
+    logits: Tensor | None
+    probabilities: Tensor | None
+    evidence: Tensor
+    notes: tuple[str, ...]
+
+
+def in_shape_of(classes: Tensor, parts: list[Tensor]) -> Tensor:
+    """Join ``[N, ...]`` of each of K classes to ``[N, ...]`` or ``[N, K, ...]``, as the classes are."""
+    joined = parts[0] if len(parts) == 1 else torch.stack(parts, 1)
+    return joined.view(*classes.shape, *parts[0].shape[1:])
+
+
+def missing_evidence(name: str, layer_map: Tensor, signal: Signal) -> list[str]:
+    """For each image why a layer gave nothing; empty where it gave something.
+
+    Args:
+        name: The layer.
+        layer_map: Its map ``[N, h, w]``, not negative.
+        signal: What it was made of.
+
+    Returns:
+        ``N`` texts.
+
+    Raises:
+        SsgcamError: If the map is not finite.
+    """
+    peaks = layer_map.flatten(1).amax(1)
+    if not bool(peaks.isfinite().all()):
+        raise SsgcamError(
+            f"layer '{name}' gave values that are not finite (an overflow of its number format, or a "
+            "broken network); use float32 or another layer"
+        )
+    notes = [""] * len(peaks)
+    for index in (peaks <= 0).nonzero()[:, 0].tolist():
+        if signal.first is not None and not signal.first[index].any():
+            why = "the class score does not change with it"
+        elif signal.second is not None and not (signal.second[index] > 0).any():
+            why = "every second derivative is negative (sign='absolute' takes their magnitude)"
+        else:
+            why = "nothing in it speaks for the class"
+        notes[index] = f"no evidence in layer '{name}': {why}"
+    return notes
