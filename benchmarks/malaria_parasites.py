@@ -31,11 +31,12 @@ from parasite_fields import FOLDS, Field, fold_of, read_fields
 from parasite_report import FINAL, write_report
 from ssgcam import CAM, LoadedModel, load_model
 from ssgcam.augment import Augmentation
+from ssgcam.bound_recipe import refined
 from ssgcam.core import maps as pipeline
 from ssgcam.core.blocks import block_layers
 from ssgcam.core.methods import ssg_cam
 from ssgcam.files import write_with
-from ssgcam.recipe import Recipe, refined
+from ssgcam.recipe import Recipe
 from ssgcam.search import Calibration, Examples, MapGrid, SearchSettings, build_cache, make_examples
 from ssgcam.search.baselines import Rival, rival_maps
 from ssgcam.search.scoring import Sweep, choose_cut, sweep

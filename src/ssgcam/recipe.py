@@ -7,21 +7,15 @@ network without any labelled data. It holds numbers and names only; no code is r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ssgcam.augment import Augmentation
-from ssgcam.cam import CAM
-from ssgcam.core import maps as pipeline
-from ssgcam.core.capture import capture
-from ssgcam.core.network import unwrap
-from ssgcam.core.refine import Refinement, pamr
-from ssgcam.core.scores import logits_of
+from ssgcam.bound_recipe import BoundRecipe
+from ssgcam.core.refine import Refinement
 from ssgcam.core.settings import (
     Fusion,
     Precision,
@@ -32,10 +26,9 @@ from ssgcam.core.settings import (
 )
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
-from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
+from ssgcam.fingerprint import Fingerprint, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.recipe_schema import decode
-from ssgcam.result import Result
 
 __all__ = ["BoundRecipe", "Fingerprint", "Origin", "Recipe", "RecipeLayer", "parameter_hash"]
 
@@ -119,6 +112,7 @@ class Recipe:
         origin: Data, seed, versions and scores.
 
     Example:
+        >>> import torch
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         ...                         nn.Flatten(), nn.Linear(4, 2))
         >>> layer = RecipeLayer("1", 1.0, SSGSettings(sigma=0.1), 0.5, (4, 14, 14))
@@ -214,134 +208,3 @@ class Recipe:
                 fewer classes; if ``strict``, also if a parameter differs.
         """
         return BoundRecipe(self, model, strict=strict, precision=precision)
-
-
-class BoundRecipe:
-    """A recipe with its network: images in, maps and masks out.
-
-    Args:
-        recipe: The recipe.
-        model: A network, or what :func:`ssgcam.load_model` returns.
-        strict: See :meth:`Recipe.bind`.
-        precision: As for :class:`ssgcam.CAM`.
-
-    Raises:
-        SsgcamError: If the network doesn't fit.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: nn.Module | LoadedModel,
-        *,
-        strict: bool = False,
-        precision: Precision = "exact",
-    ) -> None:
-        network = unwrap(model.network if isinstance(model, LoadedModel) else model)
-        self.recipe = recipe
-        shapes = {layer.name: layer.shape for layer in recipe.layers}
-        check_fits(network, recipe.network, shapes, recipe.classes, strict=strict)
-        self.cam = CAM(
-            model,
-            list(shapes),
-            ssg=[layer.ssg for layer in recipe.layers],
-            gamma=[layer.gamma for layer in recipe.layers],
-            weights=[layer.weight for layer in recipe.layers],
-            fusion=recipe.fusion,
-            score=recipe.score,
-            output=recipe.network.output,
-            size=recipe.size,
-            precision=precision,
-        )
-
-    def __call__(
-        self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None
-    ) -> Result:
-        """Maps of a batch.
-
-        Args:
-            images: The network's input, ``[N, C, H, W]``, any size the network takes.
-            classes: As for :class:`ssgcam.CAM`; ``None`` is the most probable of the recipe's classes.
-
-        Returns:
-            As of :class:`ssgcam.CAM`: ``maps`` at input size. ``logits``, ``layer_maps`` and ``notes``
-            are those of the first view, ``probabilities`` the mean over views.
-        """
-        recipe = self.recipe
-        fused: Tensor | None = None
-        probabilities: Tensor | None = None
-        first: Result | None = None
-        for view in recipe.augmentation:
-            seen = view.apply(images)
-            if first is None and classes is None and recipe.classes:
-                classes = self._most_probable(seen)
-            result = self.cam(seen, classes if first is None else first.classes)
-            first = first or result
-            part = self._combined(
-                {name: view.undo(layer_map) for name, layer_map in result.layer_maps.items()}
-            )
-            fused = part if fused is None else fused + part
-            assert result.probabilities is not None
-            probabilities = (
-                result.probabilities
-                if probabilities is None
-                else probabilities + result.probabilities
-            )
-        assert first is not None
-        assert fused is not None
-        assert probabilities is not None
-        maps = self._finished(images, pipeline.scale(fused / recipe.augmentation.views))
-        return replace(
-            first,
-            maps=maps.view(*first.classes.shape, *maps.shape[1:]),
-            probabilities=probabilities / recipe.augmentation.views,
-            evidence=(maps.amax((-2, -1)) > 0).view(first.classes.shape),
-        )
-
-    def masks(self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None) -> Tensor:
-        """Masks ``[N, H, W]`` (or ``[N, K, H, W]``), bool; all False where the gate is shut."""
-        return self.cut(self(images, classes))
-
-    def cut(self, result: Result) -> Tensor:
-        """The masks of a result of this recipe, bool, of the shape of its maps."""
-        inside = pipeline.threshold(result.maps, self.recipe.threshold)
-        return inside & self.is_open(result)[..., None, None]
-
-    def is_open(self, result: Result) -> Tensor:
-        """Whether the class's probability reaches the gate: bool, of the shape of its classes."""
-        assert result.probabilities is not None
-        columns = result.classes if result.classes.ndim == 2 else result.classes[:, None]
-        probability = result.probabilities.gather(1, columns).view(result.classes.shape)
-        return probability >= self.recipe.gate
-
-    def _combined(self, layer_maps: dict[str, Tensor]) -> Tensor:
-        """``[N * K, *size]``: the pipeline up to the scaling of the fused map."""
-        layers = self.recipe.layers
-        flat = [layer_maps[layer.name].flatten(0, -3) for layer in layers]
-        return pipeline.combine(
-            flat,
-            self.recipe.size,
-            gammas=[layer.gamma for layer in layers],
-            weights=[layer.weight for layer in layers],
-            fusion=self.recipe.fusion,
-        )
-
-    def _finished(self, images: Tensor, maps: Tensor) -> Tensor:
-        """From the working size to the input's, refined if the recipe says so: ``[N * K, H, W]``."""
-        maps = pipeline.resize(maps, (int(images.shape[-2]), int(images.shape[-1])))
-        if self.recipe.refinement is None:
-            return maps
-        return refined(images, maps, self.recipe.refinement)
-
-    def _most_probable(self, images: Tensor) -> Tensor:
-        allowed = torch.tensor(self.recipe.classes, device=images.device)
-        if len(allowed) == 1:
-            return allowed.expand(len(images))
-        logits = logits_of(capture(self.cam.network, images, []).output)
-        return allowed[logits[:, allowed].argmax(1)]
-
-
-def refined(images: Tensor, maps: Tensor, refinement: Refinement) -> Tensor:
-    """Maps ``[N * K, H, W]`` of ``[N, C, H, W]`` images after PAMR, divided by their maximum again."""
-    by_image = maps.view(len(images), -1, *maps.shape[1:])
-    return pipeline.scale(pamr(images, by_image, refinement).flatten(0, 1))
