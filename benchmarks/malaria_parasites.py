@@ -6,9 +6,9 @@ windows around each outlined parasite, moved at random. Zero-shot: the networks 
 Adapted: the networks also saw windows of six other fields with the label "shows a parasite"
 (``train_parasites.py``; four folds that leave out one field of each laboratory). A variant's networks
 work as one (``ensemble.py``): every contender's maps are averaged over them. Thresholds of all contenders
-are chosen on the other seven fields. The recipe is searched on maps averaged over the four flips; input
-scales and PAMR are tried on what it found and kept if the other fields say so. Intervals resample fields,
-of which there are eight.
+are chosen on the other seven fields. The recipe is searched on maps averaged over a flip and three input
+scales (over the four flips with ``--quick``); flips alone and PAMR are tried on what it found and kept if
+the other fields say so. Intervals resample fields, of which there are eight.
 
     python benchmarks/malaria_parasites.py --data DATA --weights runs
 """
@@ -49,8 +49,8 @@ FLIPS = Augmentation("both")
 SCALES = Augmentation("horizontal", (1.0, 1.5, 2.0))
 GRID = MapGrid(sigmas=(0.0, 0.03, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
 SMALL_GRID = MapGrid(sigmas=(0.0, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
-BEST_LAYER = "SSG-CAM, best layer and settings, same flips"
-LAYER_CAM = "LayerCAM, best layer, same flips"
+BEST_LAYER = "SSG-CAM, best layer and settings, same views"
+LAYER_CAM = "LayerCAM, best layer, same views"
 #: Contenders of one layer that the search gives as well, and their kinds.
 SINGLES = {BEST_LAYER: "ssg", LAYER_CAM: "single"}
 #: Lowest class probabilities of a window that are tried over whole fields.
@@ -330,7 +330,7 @@ def run_windows(
 def _versions(
     recipes: dict[str, Recipe], maps: dict[str, Tensor], field: str, settings: SearchSettings
 ) -> dict[str, tuple[Recipe, Tensor]]:
-    """A field's recipe with flips, with PAMR as well, with scales instead, and single layers."""
+    """A field's recipe, with PAMR as well, with other views instead, and single layers."""
     plain = recipes[f"{field}: Recipe"]
     versions = {"Recipe": plain, "PAMR": replace(plain, refinement=settings.refinement)}
     versions |= {str(k): recipes[f"{field}: {k}"] for k in range(len(settings.augmentations))}
@@ -454,8 +454,8 @@ def main() -> None:
         seed=options.seed,
         size=(options.size, options.size),
         grid=SMALL_GRID if options.quick else GRID,
-        views=(FLIPS,),
-        augmentations=() if options.quick else (SCALES,),
+        views=(FLIPS if options.quick else SCALES,),
+        augmentations=() if options.quick else (FLIPS,),
     )
     tag = (
         f"{options.balance}_size{options.size}_seed{options.seed}_{settings.generations}"
