@@ -15,7 +15,8 @@ from ssgcam.cli import COMMANDS
 from ssgcam.core.settings import SSGSettings
 from ssgcam.images import read_image
 from ssgcam.models import load_model
-from ssgcam.streaming import ahead, output_names
+from ssgcam.scale.naming import name_flat
+from ssgcam.streaming import ahead
 
 
 def report(out: Path) -> dict:
@@ -271,9 +272,12 @@ def test_what_it_writes_is_not_explained(tmp_path):
         assert len(report(tmp_path / "out")["photos"]) == 1
 
 
-def test_output_names_are_distinct_whatever_the_case():
-    paths = [Path(p) for p in ("a/Cat.jpg", "b/cat.png", "dog.gif", "a_Cat.jpg.tif", "a/cat.jpg")]
-    names = output_names(paths)
-    assert names[2] == "dog"
-    assert len({name.lower() for name in names}) == len(paths)
-    assert output_names([]) == []
+def test_output_names_are_distinct_whatever_the_case(tmp_path):
+    names = ["a/Cat.jpg", "b/cat.png", "dog.gif", "a_Cat.jpg.tif", "a/cat.jpg", "c/A_cat.jpg.png"]
+    paths = [tmp_path / name for name in names]
+    jobs = list(name_flat(paths, tmp_path / "out"))
+    assert [job.path for job in jobs] == paths
+    assert [job.name for job in jobs] == [
+        "a_Cat.jpg", "b_cat.png", "dog", "a_Cat.jpg.tif", "a_cat.jpg-2", "c_A_cat.jpg.png",
+    ]  # fmt: skip
+    assert [job.name for job in name_flat([paths[0]] * 2, tmp_path / "out")] == ["Cat"]

@@ -7,8 +7,8 @@ window of results waits at a time. ``scale.stream`` builds the engine for whole 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,27 +64,3 @@ def ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each file, for what is written about it: distinct, also where cases are not told apart.
-
-    The file's name without its ending; where two share it, the path from their common folder, with
-    its ending and ``_`` for ``/``; where even these are the same, a number is added.
-
-    Example:
-        >>> output_names([Path("a/cat.jpg"), Path("b/cat.jpg"), Path("b/dog.png")])
-        ['a_cat.jpg', 'b_cat.jpg', 'dog']
-    """
-    whole = [path.absolute() for path in paths]
-    common = os.path.commonpath([path.parent for path in whole]) if whole else ""
-    stems = Counter(path.stem.lower() for path in paths)
-    names: dict[str, str] = {}  # in lower case -> as it is
-    for path in whole:
-        alone = stems[path.stem.lower()] == 1
-        name = distinct = path.stem if alone else "_".join(path.relative_to(common).parts)
-        number = 2
-        while distinct.lower() in names:
-            distinct, number = f"{name}-{number}", number + 1
-        names[distinct.lower()] = distinct
-    return list(names.values())

@@ -18,7 +18,8 @@ from ssgcam.errors import SsgcamError
 if TYPE_CHECKING:
     from ssgcam.cam import CAM
     from ssgcam.models import LoadedModel
-    from ssgcam.scale.manifest import Manifest
+    from ssgcam.scale.jobs import Job, Jobs
+    from ssgcam.scale.manifest import Done, Manifest
 
 REPORT = "explain.json"
 MANIFEST = "manifest.jsonl"
@@ -93,17 +94,13 @@ def explain(
     from ssgcam.devices import choose_device
     from ssgcam.explain import ExplainTask, check_network
     from ssgcam.files import write_png
-    from ssgcam.images import find_images
     from ssgcam.models import load_model
     from ssgcam.render.heatmap import legend
-    from ssgcam.scale.jobs import Job
-    from ssgcam.scale.manifest import Done, Manifest
+    from ssgcam.scale.manifest import Manifest
+    from ssgcam.scale.naming import name_flat
     from ssgcam.scale.stream import run, work_off
-    from ssgcam.streaming import output_names
 
-    paths = [path for path in find_images(photos) if out.resolve() not in path.resolve().parents]
-    if not paths:
-        raise SsgcamError(f"all photos are below the output folder '{out}'; choose another one")
+    jobs = name_flat(photos, out)
     ssg = _ssg_settings(
         method,
         form=form,
@@ -122,7 +119,6 @@ def explain(
     settings = _settings(loaded, model, weights, cam, cam.layers(noise), crop)
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
 
-    jobs = [Job(name, path) for name, path in zip(output_names(paths), paths, strict=True)]
     task = ExplainTask(loaded, cam, out, wanted, top, crop, batch_size)
     manifest = Manifest(out / MANIFEST, {**settings, "classes": wanted, "top": top})
 
@@ -134,7 +130,7 @@ def explain(
         engine = partial(work_off, workers=workers)
         outcome = run(jobs, task, manifest, engine=engine, each=say, progress=True)
     finally:
-        _write_report(out / REPORT, settings, manifest, {job.name: job.path for job in jobs})
+        _write_report(out / REPORT, settings, manifest, jobs)
     made = outcome.total - len(outcome.failures)
     known = f", {outcome.before} of them by an earlier run" if outcome.before else ""
     typer.echo(f"explained {made} of {outcome.total} photos{known}; wrote {out / REPORT}")
@@ -194,9 +190,7 @@ def _settings(
     }
 
 
-def _write_report(
-    path: Path, settings: dict[str, Any], manifest: Manifest, photos: Mapping[str, Path]
-) -> None:
+def _write_report(path: Path, settings: dict[str, Any], manifest: Manifest, jobs: Jobs) -> None:
     """The settings, and an entry for each photo, one to a line: as a stream, whole or not at all."""
     from ssgcam.files import written_whole
     from ssgcam.segment import versions
@@ -206,8 +200,9 @@ def _write_report(
         stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
         comma = ""
         for line in manifest.lines():
-            if line["image"] in photos:
-                entry = _entry(photos[line["image"]], line.get("error", ""), line)
+            job = jobs.get(line["image"])
+            if job is not None:
+                entry = _entry(job.path, line.get("error", ""), line)
                 stream.write(f"{comma}\n    {json.dumps(entry, ensure_ascii=False)}")
                 comma = ","
         stream.write("\n  ]\n}\n")
