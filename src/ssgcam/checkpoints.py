@@ -1,8 +1,9 @@
-"""Files of weights: read without running code, loaded with one sentence on what doesn't fit."""
+"""Weights, from a file or a library: read without running code, or one sentence on what doesn't fit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import urllib.error
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,46 @@ import torch
 from torch import nn
 
 from ssgcam.errors import SsgcamError
+
+
+def with_weights(
+    name: str,
+    weights: str | Path,
+    num_classes: int | None,
+    *,
+    build: Callable[..., nn.Module],
+    pretrained: Callable[[], nn.Module],
+    left_out: tuple[str, ...] = (),
+) -> tuple[nn.Module, int]:
+    """A network and its number of classes.
+
+    Args:
+        name: How it was asked for.
+        weights: A file, ``"DEFAULT"`` or ``"none"``.
+        num_classes: For a random start; 1000 if None.
+        build: Makes it with random weights, for 1000 classes or for ``num_classes``.
+        pretrained: Makes it with its default weights, for 1000 classes.
+        left_out: How entries of a file begin that the network has no use for.
+
+    Raises:
+        SsgcamError: If the weights can't be had or don't fit.
+    """
+    if is_file(weights):
+        state = read_state(Path(weights))
+        state = {key: value for key, value in state.items() if not key.startswith(left_out)}
+        count = classes_in(state, build(), str(weights), name)
+        network = build(num_classes=count)
+        load_state(network, state, str(weights), name)
+        return network, count
+    if str(weights) == "DEFAULT":
+        return pretrained(), 1000
+    network = build(num_classes=num_classes) if num_classes else build()
+    return network, num_classes or 1000
+
+
+def is_file(weights: str | Path) -> bool:
+    """Whether weights are named by a file, and not ``"DEFAULT"`` or ``"none"``."""
+    return str(weights) not in {"DEFAULT", "none"}
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -78,3 +119,20 @@ def classes_in(state: Mapping[str, Any], network: nn.Module, file: str, name: st
             "is it a checkpoint of another architecture?"
         )
     return int(state[key].shape[0])
+
+
+def downloaded(build: Callable[[], Any], name: str) -> nn.Module:
+    """A network with the weights that its library fetches.
+
+    Raises:
+        SsgcamError: If they can't be fetched.
+    """
+    try:
+        network: nn.Module = build()
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise SsgcamError(
+            f"the weights of '{name}' could not be downloaded ({first}); check the connection, "
+            "give --weights FILE with a downloaded state dict, or --weights none for a random start"
+        ) from error
+    return network

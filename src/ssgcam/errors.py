@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 
 class SsgcamError(ValueError):
     """Bad input. The message is one sentence: what was wrong, where, and what to do."""
+
+
+def did_you_mean(wanted: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+    """The part of a sentence that names the nearest of the known names, or nothing.
+
+    Args:
+        wanted: What was given.
+        known: What could be meant.
+        cutoff: Least similarity, 0 to 1, as of ``difflib.get_close_matches``.
+
+    Example:
+        >>> did_you_mean("resnet35", ["resnet34", "vgg16"])
+        "; did you mean 'resnet34'?"
+    """
+    close = difflib.get_close_matches(wanted, known, 3, cutoff)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def require(module: str, extra: str) -> ModuleType:

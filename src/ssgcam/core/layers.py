@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from ssgcam.core.capture import Target
 from ssgcam.core.network import unwrap
 from ssgcam.core.tracing import Place, trace
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,7 @@ def resolve(network: nn.Module, wanted: Sequence[str | nn.Module]) -> list[str]:
             continue
         name = Target.parse(item).module
         if name not in modules or (name == "" and item != ""):
-            close = difflib.get_close_matches(name, [n for n in modules if n], 3, 0.4)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            hint = did_you_mean(name, [n for n in modules if n], 0.4)
             raise SsgcamError(
                 f"the network has no layer '{item}'{hint} ('ssgcam layers' lists them)"
             )
