@@ -6,12 +6,16 @@ import json
 import os
 import signal
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from data_trees import refusal
+from ssgcam.cli.segment import _engine
+from ssgcam.errors import SsgcamError
 from ssgcam.scale.jobs import Job
 from ssgcam.scale.stream import work_off
 from ssgcam.segment import segment_images
@@ -30,6 +34,7 @@ def cluster():
     environment = {"PYTHONPATH": TESTS, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     ray.init(
         num_cpus=2,
+        num_gpus=1,  # to Ray it is a number; no task here touches one
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=100 * 2**20,
@@ -110,6 +115,45 @@ def test_a_task_that_always_kills_its_worker_ends_the_run_with_one_sentence(tmp_
     sentence = refusal(segment_images, tmp_path / "in", model, tmp_path / "ray", **options)
     assert "after 1 retries" in sentence
     assert (tmp_path / "marker").read_text().count("killed") == 2
+
+
+@dataclass
+class Sharing:
+    """Notes what Ray gave to its process, and works only while two processes do."""
+
+    out: Path
+    at_once: int = 1
+
+    def start(self, device):
+        assert device == torch.device("cuda")
+        found = ray.get_runtime_context().get_assigned_resources()
+        (self.out / f"{os.getpid()}.json").write_text(json.dumps(found))
+
+    def read(self, job):
+        return job.name
+
+    def compute(self, images):
+        late = time.monotonic() + 100
+        while len(list(self.out.glob("*.json"))) < 2:
+            if time.monotonic() > late:
+                raise SsgcamError("the other process never came")
+            time.sleep(0.05)
+        return images
+
+    def write(self, job, made):
+        return [], {"process": os.getpid()}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_workers_share_a_gpu(tmp_path):
+    jobs = [[Job(f"{index}.png", tmp_path / f"{index}.png")] for index in range(8)]
+    engine = _engine("ray", workers=1, actors=2, gpus=0.5, cpus=1.0)
+    done = list(engine(jobs, Sharing(tmp_path)))
+    assert sorted(each.name for each in done) == [f"{index}.png" for index in range(8)]
+    assert not any(each.error for each in done)
+    given = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert [found["GPU"] for found in given] == [0.5, 0.5]
+    assert [found["CPU"] for found in given] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
