@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ import ssgcam
 from commands import TINY, photo, run
 from ssgcam.cam import CAM
 from ssgcam.cli import COMMANDS
+from ssgcam.cli.train import train
 from ssgcam.core.settings import SSGSettings
 from ssgcam.images import read_image
 from ssgcam.models import load_model
 from ssgcam.scale.naming import name_flat
 from ssgcam.streaming import ahead
+from ssgcam.training import TrainingSettings
 
 
 def report(out: Path) -> dict:
@@ -211,6 +215,32 @@ def test_overview_names_the_commands_without_torch():
     assert shown.returncode == 0, shown.stderr
     assert "explain" in shown.stdout
     assert COMMANDS["layers"] in shown.stdout
+
+
+def test_help_of_every_command_without_torch():
+    code = (
+        "import sys\nfrom ssgcam.cli import app\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n        app([name, '--help'])\n"
+        "    except SystemExit as end:\n        assert not end.code\n"
+        "    assert 'torch' not in sys.modules, name"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *COMMANDS],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "--learning-rate" in shown.stdout
+
+
+def test_defaults_of_train_are_those_of_the_settings():
+    options = {name: option.default for name, option in signature(train).parameters.items()}
+    settings = asdict(TrainingSettings())
+    other_names = {"augmentation": "augment", "held_out": "group_split"}
+    assert settings == {name: options[other_names.get(name, name)] for name in settings}
 
 
 def test_version_and_help():

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ssgcam.errors import SsgcamError
-from ssgcam.files import write_json
-from ssgcam.models import save_model
-from ssgcam.training import TrainingSettings, read_labelled_images, train_classifier
-from ssgcam.training.settings import Balance, Precision
 
-DEFAULT = TrainingSettings()
+if TYPE_CHECKING:
+    from ssgcam.training.settings import Balance, Precision
 
 
 def train(
@@ -22,45 +19,41 @@ def train(
         typer.Argument(help="A folder of class folders, or a CSV with columns image,label,group."),
     ],
     out: Annotated[Path, typer.Option(help="The network file to write (.pth).")],
-    model: Annotated[str, typer.Option(help="A torchvision classifier.")] = DEFAULT.model,
+    model: Annotated[str, typer.Option(help="A torchvision classifier.")] = "resnet18",
     weights: Annotated[
         str, typer.Option(help="Start from: none (random), DEFAULT, or a weights file.")
-    ] = DEFAULT.weights,
-    epochs: Annotated[int, typer.Option(help="Epochs.")] = DEFAULT.epochs,
-    size: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = DEFAULT.size,
-    batch_size: Annotated[int, typer.Option(help="Photos a step.")] = DEFAULT.batch_size,
+    ] = "none",
+    epochs: Annotated[int, typer.Option(help="Epochs.")] = 12,
+    size: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 224,
+    batch_size: Annotated[int, typer.Option(help="Photos a step.")] = 32,
     samples_per_epoch: Annotated[
         int | None, typer.Option(help="Photos an epoch; by default as many as there are.")
     ] = None,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak of the one-cycle schedule.")
-    ] = DEFAULT.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = DEFAULT.weight_decay,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.02,
     balance: Annotated[
         str, typer.Option(help="Rare classes: sampling (drawn more often), loss or none.")
-    ] = DEFAULT.balance,
+    ] = "sampling",
     augment: Annotated[bool, typer.Option(help="Flip and turn photos at random.")] = True,
-    colour: Annotated[
-        float, typer.Option(help="Largest relative change of the colours.")
-    ] = DEFAULT.colour,
+    colour: Annotated[float, typer.Option(help="Largest relative change of the colours.")] = 0.2,
     train_from: Annotated[
         str | None, typer.Option(help="Freeze all before this module, such as layer4 or fc.")
     ] = None,
     group_split: Annotated[
         float,
         typer.Option(help="Share of the groups held out for early stopping and the report; or 0."),
-    ] = DEFAULT.held_out,
+    ] = 0.2,
     group_pattern: Annotated[
         str | None,
         typer.Option(help="For class folders: a regular expression for the group in a file name."),
     ] = None,
     patience: Annotated[
         int, typer.Option(help="Stop after so many epochs without a better score.")
-    ] = DEFAULT.patience,
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = DEFAULT.precision,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = DEFAULT.device,
-    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = DEFAULT.workers,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = DEFAULT.seed,
+    ] = 6,
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     resume: Annotated[bool, typer.Option(help="Continue a training that was killed.")] = False,
 ) -> None:
     """Train or fine-tune an image classifier from image-level labels.
@@ -68,6 +61,10 @@ def train(
     Beside the network OUT it writes a report, OUT with the ending .json; while it trains, a
     checkpoint with the ending .checkpoint.pth, from which --resume continues.
     """
+    from ssgcam.files import write_json
+    from ssgcam.models import save_model
+    from ssgcam.training import TrainingSettings, read_labelled_images, train_classifier
+
     if out.suffix != ".pth":
         raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
     settings = TrainingSettings(
@@ -79,13 +76,13 @@ def train(
         samples_per_epoch=samples_per_epoch,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
-        balance=cast(Balance, balance),
+        balance=cast("Balance", balance),
         augmentation=augment,
         colour=colour,
         train_from=train_from,
         held_out=group_split,
         patience=patience,
-        precision=cast(Precision, precision),
+        precision=cast("Precision", precision),
         seed=seed,
         device=device,
         workers=workers,
