@@ -56,7 +56,7 @@ class SSGSettings:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """What is differentiated, and the second-order signal that goes with it; see ``core.scores``.
+    """What is differentiated, and the second-order signal that goes with it; see ``core.derivatives``.
 
     Attributes:
         score: Name of the score.
