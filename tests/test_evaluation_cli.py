@@ -124,6 +124,8 @@ def test_the_same_command_gives_the_same_numbers(boxes, tmp_path):
         ("localization", ["--limit", "0"], "limit is 0"),
         ("localization", ["--batch-size", "0"], "batch_size is 0"),
         ("localization", ["--score", "loss"], "score is 'loss'"),
+        ("localization", ["--precision", "half"], "precision is 'half'"),
+        ("perturbation", ["--pixels", "0"], "pixels is 0"),
         ("localization", ["--device", "abacus"], "device 'abacus' is not available"),
         ("segmentation", [], "has no mask"),
         ("segmentation", ["--mask-values", "x"], "'x' in --mask-values is no pair"),
@@ -139,6 +141,12 @@ def test_one_sentence_for_what_is_wrong(task, words, sentence, boxes, tmp_path):
     assert sentence in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
+
+
+def test_without_a_command_it_says_which_there_are():
+    result = run()
+    assert result.exit_code == 0
+    assert [f"\n  {task} " in result.output for task in TASKS] == [True] * 4
 
 
 def test_a_folder_that_is_no_data_set(tmp_path):

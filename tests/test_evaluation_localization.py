@@ -162,7 +162,7 @@ def test_masks_give_pxap_and_images_without_object_are_left_out(tmp_path):
     found = evaluate_localization(noise(), samples, who, settings=SETTINGS)
     assert {s.metric for s in found.scores} == {"PxAP", "best pixel IoU"}  # 40 px: no pointing
     shown = [sample for sample in samples if sample.labels]
-    assert any("1 images without an object" in note for note in found.notes)
+    assert any("were left out: 1." in note for note in found.notes)
     inputs, sizes = stacked(noise(), shown)
     labels = torch.tensor([sample.labels[0] for sample in shown])
     maps = CAM(noise(), ["act1"], "layer_cam")(inputs, labels).layer_maps["act1"]

@@ -40,6 +40,20 @@ def test_maps_are_those_of_cam(contender):
         )
 
 
+@pytest.mark.parametrize("precision", ["fast", "bfloat16"])
+def test_precision_is_that_of_cam(precision):
+    model, batch = noise(), images()
+    contenders = (Contender("layer_cam"), Contender("score_cam"))
+    found = Competition(model, Entrants(contenders, LAYERS), precision=precision)(batch)
+    for contender in contenders:
+        cam = CAM(model, LAYERS, contender.method, precision=precision)
+        torch.testing.assert_close(
+            found.maps[Entry(contender.title, ALL_FUSED)][:, 0], cam(batch).maps
+        )
+    exact = Competition(model, Entrants(contenders, LAYERS))(batch)
+    assert not torch.equal(found.logits, exact.logits)
+
+
 def test_one_forward_and_one_backward_for_all_methods_and_layers(monkeypatch):
     model = noise()
     shared = tuple(c for c in EVERY if c.method not in ("score_cam", "shapley_cam"))

@@ -19,9 +19,10 @@ from ssgcam.evaluation import (
     evaluate_perturbation,
     evaluate_sanity,
 )
+from ssgcam.evaluation.answers import Answers
 from ssgcam.evaluation.result import ALL_FUSED, MEAN
 from ssgcam.evaluation.sanity import CONTROL
-from ssgcam.metrics import BlurDrop, DropIncrease, InsertionDeletion, sanity_check
+from ssgcam.metrics import BlurDrop, DropIncrease, InsertionDeletion, Perturber, sanity_check
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=30, seed=2)
 WHO = Entrants((Contender("layer_cam"), Contender("hires_cam")), LAYERS)
@@ -139,13 +140,13 @@ def test_one_forward_explains_a_batch_without_labels(samples):
         WHO,
         measures=("blur",),
         shares=(0.2,),
-        settings=replace(SETTINGS, batch_size=2),
+        settings=replace(SETTINGS, batch_size=2, examples=0),
     )
     checked, *rest = sizes
     entries = 2 * 3
     assert checked == 1
-    # each batch of n: once to explain, then for each entry (intact + 1 area + 1 control) * n
-    assert sum(rest) == 5 + entries * 3 * 5
+    # each batch of n: once to explain and once intact, then for each entry (1 area + 1 control) * n
+    assert sum(rest) == 5 + 5 + entries * 2 * 5
     assert rest[0] == 2
 
 
@@ -202,3 +203,75 @@ def test_refusals(samples):
     assert "stages are too few" in say(evaluate_sanity, stages=0)
     assert "class 9 is out of range" in say(evaluate_sanity, class_index=9)
     assert "resamples is 0" in refusal(EvaluationSettings, resamples=0)
+
+
+def test_precision(samples):
+    model = noise()
+    before = state_of(model.network)
+    found = {
+        precision: evaluate_perturbation(
+            model, samples, WHO, shares=SHARES, steps=4, class_index=1,
+            settings=replace(SETTINGS, precision=precision),
+        )
+        for precision in ("exact", "fast", "bfloat16")
+    }  # fmt: skip
+    assert state_of(model.network) == before
+    for precision, each in found.items():
+        assert each.facts["precision"] == f"{precision} answers to perturbed images, exact maps"
+    for metric in ("probability drop", "insertion", "deletion", "Average Drop"):
+        exact, fast, rounded = (
+            found[name].score("LayerCAM", "act1", metric).value for name in found
+        )
+        assert fast == pytest.approx(exact, abs=1e-6)
+        assert rounded == pytest.approx(exact, abs=0.02)
+        assert rounded != exact
+    assert "precision is 'double'" in refusal(EvaluationSettings, precision="double")
+
+
+def test_answers_at_every_precision():
+    model = blobs()
+    inputs = torch.rand(3, 3, 32, 32)
+    exact = Answers(model)(inputs)
+    torch.testing.assert_close(exact, model.network(inputs).softmax(1))
+    for precision, tolerance in (("fast", 1e-5), ("bfloat16", 0.02)):
+        answers = Answers(model, precision)
+        ready = answers.ready(inputs)
+        assert ready.dtype == (torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        for given in (inputs, ready):
+            assert answers(given).dtype == torch.float32
+            torch.testing.assert_close(answers(given), exact, atol=tolerance, rtol=0)
+
+
+def test_how_many_perturbed_images_make_a_pass(samples):
+    model, sizes = noise(), []
+    settings = replace(SETTINGS, pixels=3 * 32 * 32, examples=0)
+    options = {"measures": ("insertion_deletion",), "steps": 4}
+    model.network.register_forward_hook(lambda _, images, __: sizes.append(len(images[0])))
+    small = evaluate_perturbation(model, samples, WHO, settings=settings, **options)
+    assert max(sizes[2:]) == 3  # after a look at the output and the maps
+    assert small.facts["perturbed images"] == "3 for each pass of the network"
+    large = evaluate_perturbation(noise(), samples, WHO, settings=SETTINGS, **options)
+    assert large.facts["perturbed images"] == "256 for each pass of the network"
+    for one, other in zip(small.scores, large.scores, strict=True):
+        assert one.value == pytest.approx(other.value, abs=1e-6)
+
+
+def test_sanity_resamples_groups(samples):
+    who = Entrants((Contender("layer_cam"),), ["act1"])
+    found = evaluate_sanity(noise(), samples, who, settings=SETTINGS)
+    score = found.score("LayerCAM", "act1", "rank correlation")
+    assert (score.n, score.groups) == (5, 3)
+    assert found.facts["images"] == "5, 3 groups"
+    alone = replace(samples, samples=tuple(replace(s, group="") for s in samples))
+    other = evaluate_sanity(noise(), alone, who, settings=SETTINGS).scores[0]
+    assert (other.value, other.n, other.groups) == (score.value, 5, 5)
+    assert (other.low, other.high) != (score.low, score.high)
+
+
+def test_out_of_memory_is_one_sentence(samples, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Perturber, "sweep", full)
+    said = refusal(evaluate_perturbation, noise(), samples, WHO, settings=SETTINGS)
+    assert "too little memory" in said

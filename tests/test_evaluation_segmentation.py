@@ -112,7 +112,9 @@ def test_a_binary_task_reports_all_three(tmp_path, place):
     interval = bootstrap_interval(result.parts, foreground_iou, seed=0, samples=50)
     score = found.score("LayerCAM", place, "foreground IoU")
     assert (score.low, score.high) == pytest.approx((interval.low, interval.high))
-    assert any("1 images have no label" in note for note in found.notes)
+    assert any("all background: 1." in note for note in found.notes)
+    assert result.binary.skipped == 1
+    assert any("both empty: 1 by every line." in note for note in found.notes)
     # the curve passes through the stated background score
     line = next(line for line in found.charts[0].plots[place] if line.label == "LayerCAM")
     assert line.y[line.x.index(0.4)] == pytest.approx(score.value, abs=1e-6)

@@ -15,15 +15,21 @@ from ssgcam.metrics import (
     BlurDrop,
     DropIncrease,
     InsertionDeletion,
+    Perturber,
     area_under_curve,
     blur_drops,
+    blur_sweep,
+    curve_counts,
+    curve_sweep,
     drop_and_increase,
     fit_maps,
     gaussian_blur,
+    images_at_once,
     insertion_deletion,
+    masked_drops,
     moved_ranks,
+    pixel_counts,
     pixel_ranks,
-    replacement_sweep,
 )
 
 SIDE = (12, 15)
@@ -216,14 +222,60 @@ def test_blurring_the_evidence_costs_more_than_blurring_elsewhere():
 
 def test_batches_are_packed_across_images_and_steps(network, batch):
     images, maps = batch
-    ranks = pixel_ranks(fit_maps(maps, *SIDE), 0)
     classes = torch.zeros(7).long()
-    counts = torch.arange(0, 181, 20)
-    replacement_sweep(network, images, 1 - images, ranks, counts, classes, batch_size=16)
-    assert network.batches == [16, 16, 16, 16, 6]
+    insertion_deletion(network, images, maps, classes=classes, pixels_per_step=30, batch_size=16)
+    between = [16, 16, 3]  # 5 steps of 7 images
+    # insertion starts from the blurred and ends at the intact images, deletion ends at all zeros
+    assert network.batches == [7, 7, *between, 1, *between]
     apart = Network()
-    blur_drops(apart, images, maps, classes, shares=(0.1, 0.2), batch_size=64)
-    assert apart.batches == [21, 14]  # the intact image comes along with the highlight's
+    blur_drops(apart, images, maps, classes, shares=(0.1, 0.2, 1.0), batch_size=64)
+    assert apart.batches == [7, 7, 14, 14]
+
+
+def test_what_no_map_changes_is_asked_once_for_all_maps(network, batch):
+    images, maps = batch
+    classes = torch.zeros(7).long()
+    perturber = Perturber(network, images, gaussian_blur(images, 0.1), seed=4, batch_size=50)
+    for scores in (maps, 1 - maps):
+        ranks = perturber.ranks(scores)
+        _, drops = blur_sweep(perturber, ranks, classes, pixel_counts((0.3,), 180))
+        curves = curve_sweep(perturber, ranks, classes, curve_counts(180, 90))
+        parts = masked_drops(perturber, scores, classes)
+        options = {"sigma": 0.1, "seed": 4}
+        expected = blur_drops(Network(), images, scores, classes, shares=(0.3,), **options)[1]
+        torch.testing.assert_close(drops, expected)
+        expected, _ = insertion_deletion(
+            Network(), images, scores, classes=classes, pixels_per_step=90, **options
+        )
+        torch.testing.assert_close(curves, expected)
+        expected = drop_and_increase(Network(), images, scores, classes)
+        torch.testing.assert_close(parts, expected)
+    assert network.batches == [7, 7, 7, 7, 7, 1, 7, 7] + [7] * 5
+    assert sorted(network.batches) == [1] + [7] * (2 + 2 * 5)
+
+
+@pytest.mark.parametrize(
+    ("side", "device", "pixels", "expected"),
+    [
+        (224, "cpu", None, 5),
+        (64, "cpu", None, 64),
+        (1000, "cpu", None, 1),
+        (224, "meta", None, 83),
+        (10, "cpu", 1000, 10),
+        (100, "cpu", 1, 1),
+    ],
+)
+def test_how_many_images_make_a_pass(side, device, pixels, expected):
+    assert images_at_once(side, side, torch.device(device), pixels) == expected
+
+
+def test_a_pass_is_chosen_by_the_images_size(batch):
+    network = Network()
+    images = torch.rand(3, 3, 224, 224)
+    insertion_deletion(
+        network, images, images[:, 0], classes=torch.zeros(3), pixels_per_step=224 * 56
+    )
+    assert network.batches == [3, 3, 5, 4, 1, 5, 4]
 
 
 def test_batch_size_does_not_change_the_answer(network, batch):

@@ -62,9 +62,19 @@ ClassName = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="So many images, spread evenly over the set.")]
 Seed = Annotated[int, typer.Option(help="Of the bootstrap and of everything else random.")]
-BatchSize = Annotated[int, typer.Option(help="Images for each pass.")]
+PrecisionName = Annotated[
+    str, typer.Option(help="exact, fast (backward pass rounded) or bfloat16 (both passes).")
+]
+BatchSize = Annotated[int, typer.Option(help="Images whose maps are made in one pass.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads that read images.", min=1, show_default="one per processor, at most 8"
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Examples = Annotated[int, typer.Option(help="Images in the panel of examples; 0 for no panel.")]
+Resume = Annotated[bool, typer.Option(help="Go on where the same command was cut off.")]
 
 
 @dataclass(frozen=True)
@@ -135,10 +145,15 @@ def _settings(given: dict[str, Any]) -> EvaluationSettings:
 
     return EvaluationSettings(
         batch_size=given["batch_size"],
+        pixels=given.get("pixels"),
+        precision=given["precision"],
         device=given["device"],
+        workers=given["workers"],
         seed=given["seed"],
         examples=given.get("examples", 0),
         progress=True,
+        unfinished=given["out"],
+        resume=given["resume"],
     )
 
 

@@ -6,6 +6,7 @@ returns a frozen :class:`Evaluation`; :func:`write_evaluation` writes its tables
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from ssgcam.evaluation.contenders import (
@@ -22,6 +23,7 @@ from ssgcam.evaluation.result import Difference, Evaluation, Score
 from ssgcam.evaluation.sanity import evaluate_sanity
 from ssgcam.evaluation.segmentation import evaluate_segmentation
 from ssgcam.evaluation.settings import EvaluationSettings
+from ssgcam.evaluation.unfinished import folder_of
 
 __all__ = [
     "DEFAULT_CONTENDERS",
@@ -45,6 +47,8 @@ __all__ = [
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
     """Write ``TASK.json``, ``.csv``, ``_differences.csv``, ``.md`` and pictures.
 
+    What a run has kept there to go on after a cut is removed.
+
     Args:
         evaluation: What was found.
         out: The folder; made if need be.
@@ -59,5 +63,6 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
 
     out = Path(out)
     tables = evaluation.write_tables(out, picture_names(evaluation))  # first: they cost hours
+    shutil.rmtree(folder_of(out, evaluation.task), ignore_errors=True)
     write_pictures(evaluation, out)
     return [*tables, *(out / name for name in picture_names(evaluation))]

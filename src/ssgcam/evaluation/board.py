@@ -2,6 +2,7 @@
 
 Memory is bounded: parts (hits, histograms, confusion matrices) are summed in at most ``bins``
 resampling units, so the bootstrap resamples single images or groups as long as there are no more.
+All that an evaluation adds up is here, so that it can be saved and go on after a cut.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, nan
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,28 +45,26 @@ class Tally:
 
     Args:
         owners: The unit of each item, ``[N]``, in the order in which rows are added.
+
+    Attributes:
+        n: Items so far.
+        sums: ``[units, *P]``.
     """
 
     def __init__(self, owners: Tensor) -> None:
         self.owners = owners
         self.n = 0
-        self._sums: Tensor | None = None
+        self.sums = torch.empty(0)
         self._units = int(owners.max()) + 1
 
     def add(self, rows: Tensor) -> None:
         """Add the parts ``[n, *P]`` of the next n items."""
         rows = rows.detach().cpu()
         rows = rows.double() if rows.is_floating_point() else rows.int()
-        if self._sums is None:
-            self._sums = torch.zeros(self._units, *rows.shape[1:], dtype=rows.dtype)
-        self._sums.index_add_(0, self.owners[self.n : self.n + len(rows)], rows)
+        if not self.n:
+            self.sums = torch.zeros(self._units, *rows.shape[1:], dtype=rows.dtype)
+        self.sums.index_add_(0, self.owners[self.n : self.n + len(rows)], rows)
         self.n += len(rows)
-
-    @property
-    def sums(self) -> Tensor:
-        """``[units, *P]``."""
-        assert self._sums is not None
-        return self._sums
 
     @property
     def counts(self) -> Tensor:
@@ -91,6 +90,7 @@ class Board:
         self.groups = groups
         self.settings = settings
         self._tallies: dict[tuple[Entry, str], Tally] = {}
+        self._totals: dict[tuple[Entry | None, str], Tensor] = {}
 
     def add(self, entry: Entry, part: str, rows: Tensor) -> None:
         """Add the parts ``[n, *P]`` of an entry for the next n items."""
@@ -98,9 +98,45 @@ class Board:
             self._tallies[entry, part] = Tally(self.owners)
         self._tallies[entry, part].add(rows)
 
-    def total(self, entry: Entry, part: str) -> Tensor:
-        """The sum of all parts ``[*P]`` of an entry."""
+    def add_total(self, entry: Entry | None, part: str, value: Tensor) -> None:
+        """Add to a sum over all items that is not resampled; of no entry if None."""
+        value = value.detach().cpu()
+        value = value.double() if value.is_floating_point() else value.long()
+        so_far = self._totals.get((entry, part))
+        self._totals[entry, part] = value if so_far is None else so_far + value
+
+    def total(self, entry: Entry | None, part: str) -> Tensor:
+        """The sum over all items."""
+        if (entry, part) in self._totals:
+            return self._totals[entry, part]
+        assert entry is not None
         return self._tallies[entry, part].sums.sum(0)
+
+    def count(self, entry: Entry, part: str) -> int:
+        """How many items' parts were added."""
+        return self._tallies[entry, part].n if (entry, part) in self._tallies else 0
+
+    def state(self) -> dict[str, Any]:
+        """All sums as plain values, for :meth:`restore`."""
+        place = {entry: index for index, entry in enumerate(self.entries)}
+        return {
+            "tallies": [
+                (place[entry], part, tally.n, tally.sums)
+                for (entry, part), tally in self._tallies.items()
+            ],
+            "totals": [
+                (None if entry is None else place[entry], part, value)
+                for (entry, part), value in self._totals.items()
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state` gave, on a board of the same entries and items."""
+        for index, part, n, sums in state["tallies"]:
+            tally = self._tallies[self.entries[index], part] = Tally(self.owners)
+            tally.n, tally.sums = n, sums
+        for index, part, value in state["totals"]:
+            self._totals[None if index is None else self.entries[index], part] = value
 
     def lines(self) -> dict[Entry, list[Entry]]:
         """Each line of the table and the entries whose mean it is: itself, or all single layers."""

@@ -18,11 +18,12 @@ from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
 from ssgcam.core.derivatives import derivatives
+from ssgcam.core.fast import FastCopy
 from ssgcam.core.layouts import layout_of
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import unwrap
 from ssgcam.core.scores import logits_of
-from ssgcam.core.settings import ScoreSettings, SSGSettings
+from ssgcam.core.settings import Precision, ScoreSettings, SSGSettings
 from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.figures import Entry
@@ -160,21 +161,33 @@ class Competition:
         model: The network.
         who: Methods, layers and recipe.
         batch_size: Images for each pass of Score-CAM.
+        precision: As for :class:`ssgcam.CAM`.
 
     Raises:
         SsgcamError: If a layer doesn't exist or the recipe doesn't fit.
     """
 
-    def __init__(self, model: LoadedModel, who: Entrants, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        who: Entrants,
+        batch_size: int = 32,
+        precision: Precision = "exact",
+    ) -> None:
         self.network = unwrap(model.network)
+        self._fast = None if precision == "exact" else FastCopy(self.network, precision)
         self.contenders = who.contenders
         self.score = who.score
         self.layers = _names(model, who.layers)
         self.each = who.each
         self.fused = who.fused and len(self.layers) > 1
-        self.recipe: BoundRecipe | None = who.recipe.bind(model) if who.recipe else None
+        self.recipe: BoundRecipe | None = (
+            who.recipe.bind(model, precision=precision) if who.recipe else None
+        )
         self._own = {
-            contender: CAM(model, self.layers, contender.method, batch_size=batch_size)
+            contender: CAM(
+                model, self.layers, contender.method, batch_size=batch_size, precision=precision
+            )
             for contender in self.contenders
             if METHODS[contender.method].needs in ("curvature", "forward")
         }
@@ -197,7 +210,7 @@ class Competition:
             SsgcamError: If a class is out of range or the network's output isn't finite.
         """
         second_pass = self._needs_second and self.score.second == "hutchinson"
-        captured = capture(self.network, images, self.layers, double_backward=second_pass)
+        captured = self._capture(images, exact=second_pass)
         logits = logits_of(captured.output).detach()
         if classes is None:
             classes = logits.argmax(1)[:, None]
@@ -227,6 +240,11 @@ class Competition:
         """The entry that stands for a method in a picture: all layers fused, or the last layer."""
         found = [entry for entry in self.entries if entry.method == contender.title]
         return found[-1] if found else None
+
+    def _capture(self, images: Tensor, *, exact: bool) -> Captured:
+        if self._fast is not None:
+            return self._fast.capture(images, self.layers, exact=exact)
+        return capture(self.network, images, self.layers, double_backward=exact)
 
     def _entries(self) -> tuple[Entry, ...]:
         places = [*(self.layers if self.each else ()), *([ALL_FUSED] if self.fused else ())]

@@ -65,10 +65,6 @@ class Batch(Generic[Extra]):
         ]
         return torch.tensor(rows, device=self.pixels.device)
 
-    def among(self, wanted: set[int]) -> list[int]:
-        """Places in this batch of those items whose index in the whole set is wanted."""
-        return [k for k in range(len(self.items)) if self.first + k in wanted]
-
 
 def limited(samples: SampleSet, limit: int | None) -> SampleSet:
     """At most ``limit`` samples, spread evenly over the set.
@@ -149,6 +145,7 @@ def batches(
     settings: EvaluationSettings,
     title: str,
     extra: Callable[[Item, Image.Image], Extra],
+    first: int = 0,
 ) -> Iterator[Batch[Extra]]:
     """Read the items' images ahead by threads; at most two batches wait.
 
@@ -158,6 +155,7 @@ def batches(
         settings: Batch size, threads and whether to show progress.
         title: Of the progress bar.
         extra: Reads what else an item needs, such as its mask; called in a thread.
+        first: Index of the item to begin with.
 
     Yields:
         Batches in order.
@@ -172,10 +170,10 @@ def batches(
         return item, pixels, (photo.height, photo.width), extra(item, photo)
 
     device = next((p.device for p in model.network.parameters()), torch.device("cpu"))
-    stream = ahead(read, items, window=2 * settings.batch_size, workers=settings.workers)
-    first = 0
+    stream = ahead(read, items[first:], window=2 * settings.batch_size, workers=settings.workers)
     shown = None if settings.progress else True
-    with tqdm(total=len(items), desc=title, unit="image", disable=shown) as bar:
+    bar = tqdm(total=len(items), initial=first, desc=title, unit="image", disable=shown)
+    with bar:
         while chunk := list(islice(stream, settings.batch_size)):
             found, pixels, sizes, extras = zip(*chunk, strict=True)
             yield Batch(

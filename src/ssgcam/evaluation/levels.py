@@ -14,25 +14,20 @@ from ssgcam.metrics import foreground_iou, mean_iou
 LEVELS = 100
 
 
-def add_levels(
-    totals: dict[Entry, Tensor],
-    entry: Entry,
-    maps: Tensor,
-    values: Sequence[int] | None,
-    truth: Tensor,
-    classes: int,
-) -> None:
-    """Add an image to an entry's counts.
+def level_counts(maps: Tensor, values: Sequence[int] | None, truth: Tensor, classes: int) -> Tensor:
+    """Count the pixels of an image by true label, strongest class and level.
+
+    At the background score ``j / LEVELS`` a pixel has its strongest class if its level is above j, and
+    is background otherwise.
 
     Args:
-        totals: For each entry pixels by true label, strongest class and level, ``[C, C, LEVELS + 1]``
-            int64. At the background score ``j / LEVELS`` a pixel has its strongest class if its
-            level is above j, and is background otherwise.
-        entry: Whose maps.
         maps: ``[K, H, W]`` of the classes present.
         values: Their mask values; None: all 1.
         truth: ``[H, W]`` labels, 255 ignored.
         classes: C, background included.
+
+    Returns:
+        ``[C, C, LEVELS + 1]`` int64.
     """
     counted = truth != IGNORE
     level = torch.zeros_like(truth)
@@ -45,15 +40,14 @@ def add_levels(
         strongest = torch.tensor(values or [1] * len(maps))[which]
     slots = ((truth * classes + strongest) * (LEVELS + 1) + level)[counted]
     shape = (classes, classes, LEVELS + 1)
-    counts = slots.bincount(minlength=classes * classes * (LEVELS + 1)).view(shape)
-    totals[entry] = totals[entry] + counts if entry in totals else counts
+    return slots.bincount(minlength=classes * classes * (LEVELS + 1)).view(shape)
 
 
 def level_ious(counts: Tensor) -> Tensor:
     """Foreground IoU (two classes) or mIoU at the background scores 0, 1 / LEVELS, ...: ``[LEVELS]``.
 
     Args:
-        counts: ``[C, C, LEVELS + 1]`` of :func:`add_levels`.
+        counts: ``[C, C, LEVELS + 1]`` of :func:`level_counts`.
     """
     above = counts.flip(-1).cumsum(-1).flip(-1)[..., 1:]
     confusions = above.permute(2, 0, 1).clone()

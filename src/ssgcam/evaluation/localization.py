@@ -7,7 +7,7 @@ are those of :mod:`ssgcam.metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,10 +21,10 @@ from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
 from ssgcam.evaluation.contenders import Entrants
 from ssgcam.evaluation.figures import Chart, Entry, Example, Picture, Series
-from ssgcam.evaluation.items import Batch, Item, batches
+from ssgcam.evaluation.items import Batch, Item
 from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
-from ssgcam.evaluation.setup import Run, chosen, example
+from ssgcam.evaluation.setup import Run, example
 from ssgcam.metrics import (
     box_hits,
     contour_boxes,
@@ -98,30 +98,27 @@ def evaluate_localization(
             don't fit the network, or a setting is out of range.
     """
     settings = settings or EvaluationSettings()
-    run = Run(model, samples, who or Entrants(), settings)
+    run = Run("localization", model, samples, who or Entrants(), settings)
     items = _items(samples, run.classes_of(class_index), class_index)
     boxed, masked = _kinds(samples, items)
     board = run.board(items)
     used = sorted({item.classes[0] for item in items})
-    pointing = True
-    wanted = chosen(len(items), settings.examples)
-    kept: list[tuple[Item, Truth, dict[Entry, Tensor]]] = []
     read = partial(_truth, samples=samples, masked=masked)
     with run.running():
-        for batch in batches(items, model, settings, "localization", read):
-            explained = run.explain(model.preprocessing.normalise(batch.pixels), batch.classes)
-            pointing = pointing and all(truth.near is not None for truth in batch.extras)
+        kept = [shown for batch in run.few(items, read) for shown in _mapped(run, batch)]
+        for batch in run.batches(board, items, read, tau):
+            explained = run.explain(
+                model.preprocessing.normalise(batch.pixels), batch.classes, board
+            )
             for entry, maps in explained.maps.items():
                 if boxed:
                     _score_boxes(board, entry, maps[:, 0], batch, explained.logits, tau)
-                _score_pixels(board, entry, maps[:, 0], batch, used if pointing else None)
-            for k in batch.among(wanted):
-                pictures = {entry: explained.maps[entry][k, 0].cpu() for entry in run.pictured()}
-                kept.append((batch.items[k], batch.extras[k], pictures))
+                _score_pixels(board, entry, maps[:, 0], batch, used)
 
     name = "PxAP" if masked else "PxAP-box"
+    pointing = board.count(run.entries[0], "pointing") == len(items)
     metrics = _metrics(name, boxed, pointing)
-    notes = run.notes()
+    notes = run.notes(board)
     if not pointing:
         notes.append(
             "The pointing game was left out: an image's shorter side is less than five times its "
@@ -129,7 +126,7 @@ def evaluate_localization(
         )
     images = len({item.sample.name for item in items})
     if images < len(samples):
-        notes.append(f"{len(samples) - images} images without an object were left out.")
+        notes.append(f"Images without an object, which were left out: {len(samples) - images}.")
     return Evaluation(
         task="localization",
         facts=run.facts(
@@ -210,15 +207,24 @@ def _score_boxes(
     board.add(entry, "fixed", hits)
 
 
+def _mapped(run: Run, batch: Batch[Truth]) -> Iterator[tuple[Item, Truth, dict[Entry, Tensor]]]:
+    """Items with the maps that the panel of examples shows."""
+    inputs = run.model.preprocessing.normalise(batch.pixels)
+    maps = run.explain(inputs, batch.classes, None).maps
+    for k, (item, truth) in enumerate(zip(batch.items, batch.extras, strict=True)):
+        yield item, truth, {entry: maps[entry][k, 0].cpu() for entry in run.pictured()}
+
+
 def _score_pixels(
-    board: Board, entry: Entry, maps: Tensor, batch: Batch[Truth], used: Sequence[int] | None
+    board: Board, entry: Entry, maps: Tensor, batch: Batch[Truth], used: Sequence[int]
 ) -> None:
-    """PxAP, and the pointing game unless ``used`` (the classes that occur) is None."""
+    """PxAP, and the pointing game unless an image is too small; ``used``: the classes that occur."""
     ignored = [truth.ignore for truth in batch.extras if truth.ignore is not None]
     masks = [truth.mask for truth in batch.extras]
     board.add(entry, "pixels", score_histograms(maps, masks, ignored or None))
-    if used is not None:
-        hits = peak_hits(maps, [truth.near for truth in batch.extras if truth.near is not None])
+    near = [truth.near for truth in batch.extras if truth.near is not None]
+    if len(near) == len(batch.items):
+        hits = peak_hits(maps, near)
         place = torch.tensor([used.index(item.classes[0]) for item in batch.items])
         member = functional.one_hot(place, len(used)).double()
         board.add(entry, "pointing", torch.stack([member * hits[:, None], member], -1))

@@ -6,7 +6,8 @@ The blur test of the paper, insertion and deletion (Petsiuk et al. 2018), Averag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -16,15 +17,27 @@ from torch import Tensor
 from ssgcam.core.settings import check_choice
 from ssgcam.data import Sample, SampleSet
 from ssgcam.errors import SsgcamError
+from ssgcam.evaluation.answers import Answers
 from ssgcam.evaluation.board import Board, Metric
 from ssgcam.evaluation.contenders import Entrants
-from ssgcam.evaluation.figures import Chart, Entry, Picture, Series
-from ssgcam.evaluation.items import Item, batches, nothing
+from ssgcam.evaluation.figures import Chart, Example, Picture, Series
+from ssgcam.evaluation.items import Batch, Item, nothing
 from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
-from ssgcam.evaluation.setup import Run, chosen, example
-from ssgcam.metrics import area_under_curve, blur_drops, drop_and_increase, insertion_deletion
-from ssgcam.metrics.regions import fit_maps, pixel_ranks
+from ssgcam.evaluation.setup import Run, counted, example
+from ssgcam.metrics import (
+    Perturber,
+    area_under_curve,
+    blur_sweep,
+    curve_counts,
+    curve_sweep,
+    fit_maps,
+    gaussian_blur,
+    images_at_once,
+    masked_drops,
+    pixel_counts,
+    pixel_ranks,
+)
 from ssgcam.models import LoadedModel
 
 Measure = Literal["blur", "insertion_deletion", "drop_increase"]
@@ -59,7 +72,7 @@ def evaluate_perturbation(
         sigma: The blur's standard deviation, a share of the input's shorter side.
         steps: Points of the insertion and deletion curves after the first; each step is
             ``ceil(H * W / steps)`` pixels.
-        settings: Batch size, seed, ...
+        settings: Batch size, seed, ... The precision is that of the answers; the maps are exact.
 
     Returns:
         Scores, paired differences, curves and examples.
@@ -72,55 +85,47 @@ def evaluate_perturbation(
         check_choice("measure", measure, Measure)
     if not measures or steps < 1:
         raise SsgcamError("name at least one measure, and at least one step")
-    run = Run(model, samples, who or Entrants(), settings)
+    exactly = replace(settings, precision="exact")  # maps cost next to nothing here
+    run = Run("perturbation", model, samples, who or Entrants(), exactly)
     lookup = run.classes_of(class_index)
     items = [_item(sample, lookup, class_index) for sample in samples]
     if not items:
         raise SsgcamError(f"'{samples.root}' has no image to perturb")
     board = run.board(items)
     height, width = model.preprocessing.size
-    pixels_per_step = -(-height * width // steps)
-    totals: dict[Entry, Tensor] = {}
-    shown, wanted = [], chosen(len(items), settings.examples)
-    steps_at = torch.zeros(0)
-    normalised = partial(_answer, model)
-    correct = 0
+    at_once = images_at_once(height, width, run.device, settings.pixels)
+    blurred = pixel_counts(shares, height * width)
+    step = -(-height * width // steps)
+    points = curve_counts(height * width, step)
+    steps_at = points.double() / (height * width)
+    answers = Answers(model, settings.precision)
 
     with run.running():
-        for batch in batches(items, model, settings, "perturbation", nothing):
+        shown = [found for batch in run.few(items, nothing) for found in _examples(run, batch)]
+        for batch in run.batches(
+            board, items, nothing, measures, shares, sigma, steps, settings.precision
+        ):
             inputs = model.preprocessing.normalise(batch.pixels)
-            explained = run.explain(inputs, _classes(run, batch.items, inputs))
+            explained = run.explain(inputs, _classes(run, batch.items, inputs), board)
             classes, top = explained.classes[:, 0], explained.logits.argmax(1)
-            correct += int((top == classes).sum())
+            board.add_total(None, "correct", (top == classes).sum())
+            smooth = model.preprocessing.normalise(gaussian_blur(batch.pixels, sigma))
+            perturber = Perturber(
+                answers, answers.ready(inputs), answers.ready(smooth),
+                seed=settings.seed, first=batch.first, batch_size=at_once,
+            )  # fmt: skip
             for entry, found in explained.maps.items():
-                maps = found[:, 0]
+                ranks = perturber.ranks(found[:, 0])
                 if "blur" in measures:
-                    _, drops = blur_drops(
-                        run.probabilities, batch.pixels, maps, classes, shares=shares,
-                        sigma=sigma, batch_size=settings.batch_size, seed=settings.seed,
-                        first=batch.first,
-                    )  # fmt: skip
-                    board.add(entry, "blur", drops)
+                    board.add(entry, "blur", blur_sweep(perturber, ranks, classes, blurred)[1])
                 if "insertion_deletion" in measures:
-                    curves, steps_at = insertion_deletion(
-                        normalised, inputs, maps, pixels_per_step=pixels_per_step, classes=top,
-                        sigma=sigma, batch_size=settings.batch_size, seed=settings.seed,
-                    )  # fmt: skip
+                    curves = curve_sweep(perturber, ranks, top, points)
                     board.add(entry, "areas", area_under_curve(curves, steps_at))
-                    total = curves.double().sum(0).cpu()
-                    totals[entry] = totals.get(entry, torch.zeros_like(total)) + total
+                    board.add_total(entry, "curves", curves.cpu().double().sum(0))
                 if "drop_increase" in measures:
-                    parts = drop_and_increase(
-                        normalised, inputs, maps, classes, settings.batch_size
-                    )
-                    board.add(entry, "drop", parts)
-            for k in batch.among(wanted):
-                pictures = [
-                    _picture(entry, explained.maps[entry][k, 0], (height, width), settings.seed)
-                    for entry in run.pictured()
-                ]
-                shown.append(example(run, batch.items[k], None, pictures))
+                    board.add(entry, "drop", masked_drops(perturber, found[:, 0], classes))
 
+    correct = int(board.total(None, "correct"))
     metrics = _metrics(measures, shares)
     named = sum(len(item.classes) == 1 for item in items)
     known = f"of {named} images the label, of {len(items) - named} the network's top class"
@@ -129,26 +134,28 @@ def evaluate_perturbation(
     charts = []
     if "blur" in measures:
         charts.append(_blur_chart(board, shares, correct / len(items)))
-    if totals:
-        charts += _curve_charts(totals, steps_at, len(items))
+    if "insertion_deletion" in measures:
+        charts += _curve_charts(board, steps_at, len(items))
     return Evaluation(
         task="perturbation",
         facts=run.facts(
-            images=f"{len(items)}, {board.groups} groups",
+            images=counted(len(items), board.groups),
             **{
                 "explained class": known,
                 "accuracy of the intact images": f"{correct / len(items):.3f}",
                 "blurred": f"the top {', '.join(f'{q:.0%}' for q in shares)} of the pixels",
                 "blur": f"Gaussian, sigma {sigma:.1%} of the input's shorter side",
                 "random control": "each image's own highlight moved to a random place",
-                "insertion and deletion": f"{pixels_per_step} pixels a step, {steps} steps",
+                "insertion and deletion": f"{step} pixels a step, {steps} steps",
+                "perturbed images": f"{at_once} for each pass of the network",
+                "precision": f"{settings.precision} answers to perturbed images, exact maps",
             },
         ),
         scores=board.scores(metrics),
         differences=board.differences(metrics, run.ours()),
         charts=tuple(charts),
         examples=tuple(shown),
-        notes=tuple(run.notes()),
+        notes=tuple(run.notes(board)),
     )
 
 
@@ -170,10 +177,6 @@ def _classes(run: Run, items: Sequence[Item], inputs: Tensor) -> Tensor | None:
     with torch.no_grad():
         top = run.model.network(inputs).argmax(1)[:, None]
     return torch.where(known < 0, top, known)
-
-
-def _answer(model: LoadedModel, inputs: Tensor) -> Tensor:
-    return model.probabilities(model.network(inputs))
 
 
 def _metrics(measures: Sequence[Measure], shares: Sequence[float]) -> list[Metric]:
@@ -229,14 +232,13 @@ def _blur_chart(board: Board, shares: Sequence[float], intact: float) -> Chart:
     )  # fmt: skip
 
 
-def _curve_charts(totals: dict[Entry, Tensor], steps_at: Tensor, count: int) -> list[Chart]:
+def _curve_charts(board: Board, steps_at: Tensor, count: int) -> list[Chart]:
     charts = []
     for index, name in enumerate(("insertion", "deletion")):
         plots: dict[str, tuple[Series, ...]] = {}
-        for entry, total in totals.items():
-            line = Series(
-                entry.method, tuple(steps_at.tolist()), tuple((total[index] / count).tolist())
-            )
+        for entry in board.entries:
+            curve = board.total(entry, "curves")[index] / count
+            line = Series(entry.method, tuple(steps_at.tolist()), tuple(curve.tolist()))
             plots[entry.layers] = (*plots.get(entry.layers, ()), line)
         charts.append(
             Chart(f"perturbation_{name}", name.capitalize(), "share of the pixels",
@@ -245,8 +247,16 @@ def _curve_charts(totals: dict[Entry, Tensor], steps_at: Tensor, count: int) -> 
     return charts
 
 
-def _picture(entry: Entry, values: Tensor, size: tuple[int, int], seed: int) -> Picture:
-    """The map with the outline of its top 20 % of pixels."""
-    ranks = pixel_ranks(fit_maps(values[None], *size), seed)[0]
-    top = ranks < 0.2 * size[0] * size[1]
-    return Picture(entry, values.cpu(), (), top.cpu())
+def _examples(run: Run, batch: Batch[None]) -> Iterator[Example]:
+    """Maps with the outline of their top 20 % of pixels."""
+    inputs = run.model.preprocessing.normalise(batch.pixels)
+    maps = run.explain(inputs, _classes(run, batch.items, inputs), None).maps
+    height, width = run.model.preprocessing.size
+    for k, item in enumerate(batch.items):
+        pictures = []
+        for entry in run.pictured():
+            values = maps[entry][k, 0]
+            ranks = pixel_ranks(fit_maps(values[None], height, width), run.settings.seed)[0]
+            top = ranks < 0.2 * height * width
+            pictures.append(Picture(entry, values.cpu(), (), top.cpu()))
+        yield example(run, item, None, pictures)

@@ -30,7 +30,8 @@ LEGENDS = {
     "localization": "First column: true boxes or outline. Others: the map and, where boxes are known, "
     "the box of its largest contour at the threshold of MaxBoxAcc.",
     "segmentation": "First column: true outline. Others: the map and the outline of its pseudo-mask.",
-    "perturbation": "First column: the photo. Others: the map and the outline of its top 20 % of pixels.",
+    "perturbation": "First column: the photo, with true boxes where they are known. Others: the map and "
+    "the outline of its top 20 % of pixels.",
 }
 
 

@@ -163,7 +163,10 @@ class Evaluation:
         ]
         differences = self.difference_table(brief)
         if differences:
-            parts.append(f"Less the best rival, paired (positive: higher)\n\n{differences}")
+            parts.append(
+                "Less the best rival, paired (positive: higher; open: the interval holds zero)\n\n"
+                + differences
+            )
         return "\n\n".join([part for part in parts if part] + list(self.notes))
 
     def markdown(self, pictures: Sequence[str] = ()) -> str:

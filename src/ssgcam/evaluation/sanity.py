@@ -21,7 +21,8 @@ from ssgcam.evaluation.figures import Chart, Entry, Series
 from ssgcam.evaluation.items import Item, batches, limited, nothing
 from ssgcam.evaluation.result import Evaluation, Score, Table
 from ssgcam.evaluation.settings import EvaluationSettings
-from ssgcam.evaluation.setup import Run
+from ssgcam.evaluation.setup import Run, counted
+from ssgcam.evaluation.unfinished import stamps
 from ssgcam.metrics import (
     SanityResult,
     bootstrap_interval,
@@ -56,7 +57,7 @@ def evaluate_sanity(
         model: The network; it stays as it is.
         samples: Images; labels aren't needed.
         who: Methods, layers and recipe; the gradient methods on automatic layers if None.
-        images: How many images, spread evenly over the set, or all; their maps are kept in memory.
+        images: How many images, spread evenly over the set, or all.
         stages: At most about so many stages of the cascade are looked at, spread evenly, and always
             the first and those just above a target layer; None looks at all (one for each module
             with weights).
@@ -80,48 +81,61 @@ def evaluate_sanity(
     who = who or Entrants()
     judged = tuple(c for c in who.contenders if c.method != CONTROL.method)
     who = replace(who, contenders=(*judged, CONTROL), recipe=None)
-    run = Run(model, samples, who, settings)
+    run = Run("sanity", model, samples, who, settings)
     names = run.competition.layers
     items = [Item(sample, (), ()) for sample in samples]
-    inputs: list[Tensor] = []
-    classes: list[Tensor] = []
-    originals: list[dict[Entry, Tensor]] = []
-    for batch in batches(items, model, settings, "sanity: images", nothing):
-        inputs.append(model.preprocessing.normalise(batch.pixels))
-        given = None if class_index is None else torch.full((len(batch.items), 1), class_index)
-        explained = run.explain(inputs[-1], given)
-        classes.append(explained.classes)
-        originals.append({entry: maps[:, 0].cpu() for entry, maps in explained.maps.items()})
-
+    board = run.board(items)
     looked_at = _stages(model.network, names, stages)
-    passed_by, method, vanished = [], _lists(run), _lists(run)
-    bar = tqdm(
-        cascade(model.network, seed=settings.seed),
-        desc="sanity: stages",
-        disable=None if settings.progress else True,
+    kept = run.unfinished("sanity", class_index, sorted(looked_at), *items, stamps(items))
+    # For each batch and stage: rank correlation, and whether the map vanished, [2, entries, n].
+    rows: dict[str, Tensor] = kept.load()
+    if rows:
+        run.tell(f"sanity: going on after {len(rows)} stages of batches")
+    passed_by: list[str] = []
+    constant: dict[Entry, list[Tensor]] = {entry: [] for entry in run.entries}
+    quiet = None if settings.progress else True
+    total = len(looked_at) * -(-len(items) // settings.batch_size)
+    unseen = replace(settings, progress=False)
+    with run.running(), tqdm(total=total, desc="sanity", unit="stage", disable=quiet) as bar:
+        for batch in batches(items, model, unseen, "sanity", nothing):
+            inputs = model.preprocessing.normalise(batch.pixels)
+            given = None if class_index is None else torch.full((len(inputs), 1), class_index)
+            explained = run.explain(inputs, given, board)
+            before = {entry: maps[:, 0].cpu() for entry, maps in explained.maps.items()}
+            for entry, maps in before.items():
+                constant[entry].append(constant_maps(maps))
+            passed_by = []
+            for stage, randomised in cascade(model.network, seed=settings.seed):
+                if stage not in looked_at:
+                    continue
+                passed_by.append(stage)
+                key = f"{batch.first} {stage}"
+                if key not in rows:
+                    competition = Competition(
+                        replace(model, network=randomised), replace(who, layers=names),
+                        precision=settings.precision,
+                    )  # fmt: skip
+                    now = competition(inputs, explained.classes).maps
+                    rows[key] = _compared(before, {e: m[:, 0].cpu() for e, m in now.items()})
+                    kept.save(lambda: rows)
+                bar.update()
+    firsts = range(0, len(items), settings.batch_size)
+    found = torch.stack(
+        [torch.cat([rows[f"{first} {stage}"] for first in firsts], 2) for stage in passed_by], 3
     )
-    for stage, randomised in bar:
-        if stage not in looked_at:
-            continue
-        passed_by.append(stage)
-        found = _maps(replace(model, network=randomised), who, names, inputs, classes)
-        for entry in run.entries:
-            now = torch.cat([maps[entry] for maps in found])
-            before = torch.cat([maps[entry] for maps in originals])
-            method[entry].append(rank_correlation(before, now))
-            vanished[entry].append(constant_maps(now))
-    results = {}
-    for entry in run.entries:
-        before = torch.cat([maps[entry] for maps in originals])
-        control = torch.stack(method[Entry(CONTROL.title, entry.layers)], 1)
+    results, scores = {}, []
+    for index, entry in enumerate(run.entries):
+        keep = ~torch.cat(constant[entry])
+        control = run.entries.index(Entry(CONTROL.title, entry.layers))
         results[entry] = judge(
-            passed_by, torch.stack(method[entry], 1), control, torch.stack(vanished[entry], 1),
-            keep=~constant_maps(before), threshold=threshold, seed=settings.seed,
+            passed_by, found[0, index], found[0, control], found[1, index] > 0,
+            keep=keep, threshold=threshold, seed=settings.seed,
         )  # fmt: skip
+        scores.append(_score(entry, results[entry], board.owners[keep], settings))
     return Evaluation(
         task="sanity",
         facts=run.facts(
-            images=str(len(items)),
+            images=counted(len(items), board.groups),
             **{
                 "explained class": "the intact network's top class"
                 if class_index is None
@@ -130,30 +144,20 @@ def evaluate_sanity(
                 "stages": f"{len(passed_by)}: {', '.join(passed_by)}",
             },
         ),
-        scores=tuple(_score(entry, result, settings) for entry, result in results.items()),
-        tables=(_table(results, settings),),
+        scores=tuple(scores),
+        tables=(_table(scores, results),),
         charts=(_chart(results),),
-        notes=tuple(run.notes()),
+        notes=tuple(run.notes(board)),
     )
 
 
-def _lists(run: Run) -> dict[Entry, list[Tensor]]:
-    return {entry: [] for entry in run.entries}
-
-
-def _maps(
-    model: LoadedModel,
-    who: Entrants,
-    layers: Sequence[str],
-    inputs: Sequence[Tensor],
-    classes: Sequence[Tensor],
-) -> list[dict[Entry, Tensor]]:
-    """All maps of a randomised network, batch by batch."""
-    competition = Competition(model, replace(who, layers=list(layers)))
-    return [
-        {entry: maps[:, 0].cpu() for entry, maps in competition(images, wanted).maps.items()}
-        for images, wanted in zip(inputs, classes, strict=True)
-    ]
+def _compared(before: dict[Entry, Tensor], now: dict[Entry, Tensor]) -> Tensor:
+    """Rank correlation with the original map and whether the new one is constant: ``[2, entries, n]``."""
+    pairs = [(maps, now[entry]) for entry, maps in before.items()]
+    correlations = torch.stack([rank_correlation(*pair).double() for pair in pairs])
+    return torch.stack(
+        [correlations, torch.stack([constant_maps(new).double() for _, new in pairs])]
+    )
 
 
 def _stages(network: nn.Module, layers: Sequence[str], most: int | None) -> set[str]:
@@ -177,10 +181,14 @@ def _stages(network: nn.Module, layers: Sequence[str], most: int | None) -> set[
     return {owners[k] for k in wanted}
 
 
-def _score(entry: Entry, result: SanityResult, settings: EvaluationSettings) -> Score:
+def _score(
+    entry: Entry, result: SanityResult, groups: Tensor, settings: EvaluationSettings
+) -> Score:
+    """At the decisive stage; ``groups`` are those of the images that count."""
     found = bootstrap_interval(
-        result.parts[:, result.decisive], identity, seed=settings.seed, samples=settings.resamples
-    )
+        result.parts[:, result.decisive], identity, seed=settings.seed,
+        samples=settings.resamples, groups=groups.tolist(),
+    )  # fmt: skip
     return Score(
         method=entry.method,
         layers=entry.layers,
@@ -195,23 +203,21 @@ def _score(entry: Entry, result: SanityResult, settings: EvaluationSettings) -> 
     )
 
 
-def _table(results: dict[Entry, SanityResult], settings: EvaluationSettings) -> Table:
-    rows = []
-    for entry, result in results.items():
-        found = _score(entry, result, settings)
-        rows.append(
-            (
-                entry.method,
-                entry.layers,
-                result.stages[result.decisive],
-                f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]",
-                f"{result.control[result.decisive]:.3f}",
-                f"{result.correlation[-1]:.3f}",
-                str(result.vanished[result.decisive]),
-                str(result.n),
-                "passes" if result.passed else "fails",
-            )
+def _table(scores: Sequence[Score], results: dict[Entry, SanityResult]) -> Table:
+    rows = [
+        (
+            score.method,
+            score.layers,
+            result.stages[result.decisive],
+            f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]",
+            f"{result.control[result.decisive]:.3f}",
+            f"{result.correlation[-1]:.3f}",
+            str(result.vanished[result.decisive]),
+            str(result.n),
+            "passes" if result.passed else "fails",
         )
+        for score, result in zip(scores, results.values(), strict=True)
+    ]
     header = (
         "method", "layers", "random down to", "rank correlation there", "control there",
         "all random", "vanished", "n", "verdict",

@@ -18,12 +18,12 @@ from ssgcam.data import IGNORE, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
 from ssgcam.evaluation.contenders import Entrants
-from ssgcam.evaluation.figures import Entry, Picture
-from ssgcam.evaluation.items import Item, batches
-from ssgcam.evaluation.levels import add_levels, best_background, best_levels, level_chart
+from ssgcam.evaluation.figures import Entry, Example, Picture
+from ssgcam.evaluation.items import Batch, Item
+from ssgcam.evaluation.levels import best_background, best_levels, level_chart, level_counts
 from ssgcam.evaluation.result import RECIPE, Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
-from ssgcam.evaluation.setup import Run, chosen, example
+from ssgcam.evaluation.setup import Run, counted, example
 from ssgcam.metrics import (
     boundary_f_score,
     class_iou,
@@ -79,45 +79,47 @@ def evaluate_segmentation(
     """
     settings = settings or EvaluationSettings()
     who = who or Entrants()
-    run = Run(model, samples, who, settings)
+    run = Run("segmentation", model, samples, who, settings)
     task = _Task(run, samples, class_index)
     board = run.board(task.items)
-    totals: dict[Entry, Tensor] = {}
-    wanted = chosen(len(task.items), settings.examples)
-    shown = []
     with run.running():
         backgrounds = _backgrounds(run, task, background, class_index, calibration)
-        for index, item, labels, found in task.images("segmentation"):
-            pictures = []
-            for entry, maps in found.items():
-                values = task.values(item)
-                predicted = _predicted(maps, values, backgrounds[entry])
-                _score_image(board, entry, predicted, labels, len(task.names))
-                add_levels(totals, entry, maps, values, labels, len(task.names))
-                if index in wanted and entry in run.pictured():
-                    seen = maps.amax(0) if len(maps) else torch.zeros_like(labels).float()
-                    pictures.append(Picture(entry, seen, (), predicted > 0))
-            if index in wanted:
-                object_mask = (labels > 0) & (labels != IGNORE)
-                shown.append(example(run, item, object_mask, pictures))
+        few = run.few(task.items, task.truth)
+        shown = [
+            _example(run, task, backgrounds, *found)
+            for batch in few
+            for found in task.images(batch, None)
+        ]
+        for batch in run.batches(
+            board, task.items, task.truth, task.names, sorted(backgrounds.values())
+        ):
+            for item, labels, found in task.images(batch, board):
+                for entry, maps in found.items():
+                    predicted = _predicted(maps, task.values(item), backgrounds[entry])
+                    _score_image(board, entry, predicted, labels, len(task.names))
+                    board.add_total(entry, "levels", task.levels(item, maps, labels))
 
     metrics = _metrics(task.names)
     negatives = sum(not item.labels for item in task.items)
-    notes = run.notes()
+    notes = run.notes(board)
     if negatives:
-        notes.append(f"{negatives} images have no label: their pseudo-masks are all background.")
-    chart = level_chart(totals, task.names)
+        notes.append(f"Images without a label, whose pseudo-masks are all background: {negatives}.")
+    if len(task.names) == 2:
+        notes += _skipped(board)
+    chart = level_chart({e: board.total(e, "levels") for e in run.entries}, task.names)
     rule = f"score {background:g} of each map's maximum"
     if calibration is not None:
         rule = f"the best score for each line on {len(calibration)} calibration images"
         at = "; ".join(f"{e.method} ({e.layers}) {value:g}" for e, value in backgrounds.items())
         notes.append(f"Background scores: {at}.")
+    if who.recipe is not None:
+        rule += "; the recipe has its own threshold"
     return Evaluation(
         task="segmentation",
         facts=run.facts(
-            images=f"{len(task.items)}, {board.groups} groups",
+            images=counted(len(task.items), board.groups),
             classes=", ".join(task.names),
-            background=f"{rule}; the recipe has its own threshold",
+            background=rule,
             **{"boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal"},
         ),
         scores=board.scores(metrics),
@@ -141,26 +143,29 @@ class _Task:
         """The mask values of an item's maps; None where all are 1."""
         return [label + 1 for label in item.labels] if self.semantic else None
 
-    def images(self, title: str) -> Iterator[tuple[int, Item, Tensor, dict[Entry, Tensor]]]:
-        """Index, item, label mask ``[H, W]`` and each entry's maps ``[K, H, W]`` of each image."""
-        run = self.run
-        for batch in batches(self.items, run.model, run.settings, title, self._truth):
-            inputs = run.model.preprocessing.normalise(batch.pixels)
-            explained = run.explain(inputs, batch.classes)
-            for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
-                size = (int(labels.shape[0]), int(labels.shape[1]))
-                present = len(item.classes)
-                found = {}
-                for entry, maps in explained.maps.items():
-                    own = maps[k, :present].cpu()
-                    if entry.method == RECIPE and explained.gate is not None:
-                        own = own * explained.gate[k, :present].cpu()[:, None, None]
-                    found[entry] = (
-                        pipeline.resize(own, size) if present else own.new_zeros(0, *size)
-                    )
-                yield batch.first + k, item, labels, found
+    def levels(self, item: Item, maps: Tensor, labels: Tensor) -> Tensor:
+        """The item's pixels by :func:`level_counts`."""
+        return level_counts(maps, self.values(item), labels, len(self.names))
 
-    def _truth(self, item: Item, photo: Image.Image) -> Tensor:
+    def images(
+        self, batch: Batch[Tensor], board: Board | None
+    ) -> Iterator[tuple[Item, Tensor, dict[Entry, Tensor]]]:
+        """Item, label mask ``[H, W]`` and each entry's maps ``[K, H, W]`` of each image of a batch."""
+        inputs = self.run.model.preprocessing.normalise(batch.pixels)
+        explained = self.run.explain(inputs, batch.classes, board)
+        for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
+            size = (int(labels.shape[0]), int(labels.shape[1]))
+            present = len(item.classes)
+            found = {}
+            for entry, maps in explained.maps.items():
+                own = maps[k, :present].cpu()
+                if entry.method == RECIPE and explained.gate is not None:
+                    own = own * explained.gate[k, :present].cpu()[:, None, None]
+                found[entry] = pipeline.resize(own, size) if present else own.new_zeros(0, *size)
+            yield item, labels, found
+
+    def truth(self, item: Item, photo: Image.Image) -> Tensor:
+        """The label mask ``[H, W]`` of an item; called in a thread."""
         assert item.sample.mask is not None
         labels = torch.from_numpy(item.sample.mask.read(photo.size).copy()).long()
         if self.semantic:
@@ -184,16 +189,54 @@ def _backgrounds(
                 f"the calibration images have the classes {', '.join(other.names)}, those that are "
                 f"scored {', '.join(task.names)}; give sets of the same classes"
             )
-        totals: dict[Entry, Tensor] = {}
-        for _, item, labels, maps in other.images("calibration"):
-            for entry, own in maps.items():
-                add_levels(totals, entry, own, other.values(item), labels, len(task.names))
-        found = {entry: best_background(counts) for entry, counts in totals.items()}
-        run.forget()
+        board = run.board(other.items)
+        for batch in run.batches(
+            board, other.items, other.truth, other.names, title="segmentation: calibration"
+        ):
+            for item, labels, maps in other.images(batch, None):
+                for entry, own in maps.items():
+                    board.add_total(entry, "levels", other.levels(item, own, labels))
+        found = {entry: best_background(board.total(entry, "levels")) for entry in run.entries}
     recipe = run.who.recipe
     if recipe is not None:
         found[run.entries[-1]] = min(max(recipe.threshold, 1e-6), 1 - 1e-6)
     return found
+
+
+def _example(
+    run: Run,
+    task: _Task,
+    backgrounds: dict[Entry, float],
+    item: Item,
+    labels: Tensor,
+    maps: dict[Entry, Tensor],
+) -> Example:
+    pictures = []
+    for entry in run.pictured():
+        own = maps[entry]
+        predicted = _predicted(own, task.values(item), backgrounds[entry])
+        seen = own.amax(0) if len(own) else torch.zeros_like(labels).float()
+        pictures.append(Picture(entry, seen, (), predicted > 0))
+    return example(run, item, (labels > 0) & (labels != IGNORE), pictures)
+
+
+def _skipped(board: Board) -> list[str]:
+    """Images that the mean per-image IoU leaves out."""
+    skipped = {
+        entry: board.count(entry, "image") - int(board.total(entry, "image")[1])
+        for entry in board.entries
+    }
+    if not any(skipped.values()):
+        return []
+    counts = {*skipped.values()}
+    told = ", ".join(f"{entry.method} ({entry.layers}) {n}" for entry, n in skipped.items() if n)
+    if len(counts) == 1:
+        told = f"{counts.pop()} by every line"
+    return [
+        "The per-image IoU leaves out images whose mask and pseudo-mask are both empty: "
+        + told
+        + "."
+    ]
 
 
 def _items(samples: SampleSet, lookup: dict[int, int], semantic: bool) -> list[Item]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ssgcam.core.settings import Precision, check_choice
 from ssgcam.errors import SsgcamError
 
 
@@ -12,7 +14,11 @@ class EvaluationSettings:
     """How an evaluation runs.
 
     Attributes:
-        batch_size: Images for each pass of the network, perturbed ones as well.
+        batch_size: Images whose maps are made in one pass of the network.
+        pixels: Of the perturbed images of one pass: so many images fit as have no more pixels. None
+            takes what suits the device, see :func:`ssgcam.metrics.images_at_once`.
+        precision: Of the maps, as for :class:`ssgcam.CAM`. A perturbation's maps are exact, and this is
+            the precision of the answers, see :class:`ssgcam.evaluation.answers.Answers`.
         device: Where the network is moved to; None leaves it where it is.
         workers: Threads that read images; one for each processor, at most 8, if None.
         seed: Of the bootstrap, of ties and of everything else that is random.
@@ -21,12 +27,17 @@ class EvaluationSettings:
             groups) than that share units, so that memory doesn't grow with the data set.
         examples: Images in the panel of examples.
         progress: Show a progress bar where the standard error is a terminal.
+        unfinished: The folder of the results, where the sums so far are kept until
+            :func:`ssgcam.evaluation.write_evaluation` has written to it; None keeps none.
+        resume: Go on from the sums of a killed run of the same network, images and settings.
 
     Raises:
         SsgcamError: If a number is out of range.
     """
 
     batch_size: int = 16
+    pixels: int | None = None
+    precision: Precision = "exact"
     device: str | None = None
     workers: int | None = None
     seed: int = 0
@@ -34,12 +45,15 @@ class EvaluationSettings:
     bins: int = 500
     examples: int = 4
     progress: bool = False
+    unfinished: Path | None = None
+    resume: bool = True
 
     def __post_init__(self) -> None:
         """Check every number."""
-        for name in ("batch_size", "workers", "resamples", "bins"):
+        for name in ("batch_size", "pixels", "workers", "resamples", "bins"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SsgcamError(f"{name} is {value}; give at least 1")
         if self.seed < 0 or self.examples < 0:
             raise SsgcamError("seed and examples can't be negative")
+        check_choice("precision", self.precision, Precision)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from ssgcam import __version__
 from ssgcam.core.network import explaining
 from ssgcam.data import SampleSet
 from ssgcam.devices import choose_device
@@ -17,26 +23,35 @@ from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board
 from ssgcam.evaluation.contenders import Competition, Entrants, Explained
 from ssgcam.evaluation.figures import Entry, Example, Picture
-from ssgcam.evaluation.items import Item, match_classes, owners
+from ssgcam.evaluation.items import Batch, Item, batches, match_classes, owners
 from ssgcam.evaluation.settings import EvaluationSettings
+from ssgcam.evaluation.unfinished import Unfinished, digest, folder_of, stamps
 from ssgcam.explain import check_network
+from ssgcam.fingerprint import parameter_hash
 from ssgcam.models import LoadedModel
+
+Extra = TypeVar("Extra")
 
 
 class Run:
     """One evaluation: the network in eval mode on its device, the entries and their board."""
 
     def __init__(
-        self, model: LoadedModel, samples: SampleSet, who: Entrants, settings: EvaluationSettings
+        self,
+        task: str,
+        model: LoadedModel,
+        samples: SampleSet,
+        who: Entrants,
+        settings: EvaluationSettings,
     ) -> None:
-        self.model, self.samples, self.who, self.settings = model, samples, who, settings
+        self.task, self.model, self.samples = task, model, samples
+        self.who, self.settings = who, settings
         device = None if settings.device is None else choose_device(settings.device)
         with explaining(model.network):
             self.outputs = check_network(model, device)[1]
-        self.competition = Competition(model, who)
+        self.device = next((p.device for p in model.network.parameters()), torch.device("cpu"))
+        self.competition = Competition(model, who, precision=settings.precision)
         self.entries = self.competition.entries
-        self.empty: Counter[Entry] = Counter()
-        self.explained = 0
 
     def classes_of(
         self, class_index: int | None, samples: SampleSet | None = None
@@ -63,29 +78,95 @@ class Run:
         units, groups = owners(items, self.settings.bins)
         return Board(self.entries, units, groups, self.settings)
 
-    def explain(self, inputs: Tensor, classes: Tensor | None) -> Explained:
-        """All maps of a batch; counts those without evidence."""
+    def explain(self, inputs: Tensor, classes: Tensor | None, board: Board | None) -> Explained:
+        """All maps of a batch; the board, if there is one, counts those without evidence."""
         found = self.competition(inputs, classes)
-        self.explained += found.classes.numel()
-        for entry, maps in found.maps.items():
-            self.empty[entry] += int((~(maps.flatten(2).amax(2) > 0)).sum())
+        if board is not None:
+            for entry, maps in found.maps.items():
+                empty = ~(maps.flatten(2).amax(2) > 0)
+                board.add_total(entry, "empty", torch.tensor([int(empty.sum()), empty.numel()]))
         return found
 
-    def forget(self) -> None:
-        """Start counting maps without evidence anew."""
-        self.empty.clear()
-        self.explained = 0
+    def batches(
+        self,
+        board: Board,
+        items: Sequence[Item],
+        extra: Callable[[Item, Image.Image], Extra],
+        *options: object,
+        title: str = "",
+    ) -> Iterator[Batch[Extra]]:
+        """Batches of items whose parts go to the board, from where a killed run had got to.
 
-    def probabilities(self, pixels: Tensor) -> Tensor:
-        """Class probabilities of RGB pixels in [0, 1]."""
-        logits: Tensor = self.model.network(self.model.preprocessing.normalise(pixels))
-        return self.model.probabilities(logits)
+        Args:
+            board: Of these items. All parts of a batch are on it when the next one is asked for.
+            items: All that are scored.
+            extra: As for :func:`ssgcam.evaluation.items.batches`.
+            options: What else the parts depend on.
+            title: Of the progress bar; the task by default.
+
+        Yields:
+            The batches that the board lacks.
+        """
+        title = title or self.task
+        kept = self.unfinished(title, *options, *items)
+        state = kept.load()
+        first: int = state.get("items", 0)
+        if first and state["stamps"] != stamps(items[:first]):
+            first = 0
+        if first:
+            board.restore(state["board"])
+            self.tell(f"{title}: going on after {first} of {len(items)} images")
+        for batch in batches(items, self.model, self.settings, title, extra, first):
+            yield batch
+            done = items[: batch.first + len(batch.items)]
+            kept.save(partial(_state, board, done))
+
+    def few(
+        self, items: Sequence[Item], extra: Callable[[Item, Image.Image], Extra]
+    ) -> Iterator[Batch[Extra]]:
+        """Batches of the examples: a few of the items, spread evenly."""
+        count = len(items)
+        wanted = min(self.settings.examples, count)
+        some = [items[k * count // wanted] for k in range(wanted)]
+        quiet = replace(self.settings, progress=False)
+        yield from batches(some, self.model, quiet, "examples", extra)
+
+    def unfinished(self, title: str, *options: object) -> Unfinished:
+        """The file of a run that depends on these options beside the network and the maps."""
+        settings, model = self.settings, self.model
+        if settings.unfinished is None:
+            return Unfinished(None, "", False)
+        competition = self.competition
+        identity = digest((
+            __version__, torch.__version__, self.task, title, model.name, str(model.network),
+            parameter_hash(model.network), str(self.device),
+            model.preprocessing, model.output, competition.layers, competition.contenders,
+            self.entries, competition.score, self.who.recipe, settings.batch_size, settings.pixels,
+            settings.precision, settings.seed, settings.bins, *options,
+        ))  # fmt: skip
+        path = folder_of(settings.unfinished, self.task) / f"{title.replace(' ', '_')}.pt"
+        return Unfinished(path, identity, settings.resume)
+
+    def tell(self, sentence: str) -> None:
+        """Say something beside the progress bar."""
+        if self.settings.progress:
+            tqdm.write(sentence, file=sys.stderr)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Eval mode for the block; every flag as it was afterwards."""
-        with explaining(self.model.network):
-            yield
+        """Eval mode for the block; every flag as it was afterwards.
+
+        Raises:
+            SsgcamError: If the device has too little memory for what is done inside.
+        """
+        try:
+            with explaining(self.model.network):
+                yield
+        except torch.OutOfMemoryError as error:
+            raise SsgcamError(
+                f"the device has too little memory for {self.settings.batch_size} images at once; "
+                "give a smaller --batch-size (or, for perturbed images, --pixels)"
+            ) from error
 
     def facts(self, **more: str) -> dict[str, str]:
         """What makes the numbers comparable and repeatable."""
@@ -108,6 +189,7 @@ class Run:
             facts[contender.title] = settled
         score = competition.score
         facts["score"] = f"{score.score}, second order {score.second}, sign {score.sign}"
+        facts["precision"] = settings.precision
         if recipe is not None:
             facts["recipe"] = (
                 f"threshold {recipe.recipe.threshold:g}, gate {recipe.recipe.gate:g}, "
@@ -121,14 +203,17 @@ class Run:
         facts["versions"] = f"torch {torch.__version__}, Python {platform.python_version()}"
         return facts
 
-    def notes(self) -> list[str]:
+    def notes(self, board: Board) -> list[str]:
         """Maps without evidence."""
-        return [
-            f"No evidence in {count} of {self.explained} maps of {entry.method} ({entry.layers}): "
-            "such a map counts as constant."
-            for entry, count in self.empty.items()
-            if count
+        counts = {entry: board.total(entry, "empty").tolist() for entry in self.entries}
+        found = [
+            f"{entry.method} ({entry.layers}) {empty} of {maps}"
+            for entry, (empty, maps) in counts.items()
+            if empty
         ]
+        if not found:
+            return []
+        return [f"Maps without any evidence, which count as constant: {', '.join(found)}."]
 
     def ours(self) -> list[str]:
         """The forms of SSG-CAM among the contenders."""
@@ -141,10 +226,13 @@ class Run:
         return shown + [self.entries[-1]] * (self.competition.recipe is not None)
 
 
-def chosen(count: int, wanted: int) -> set[int]:
-    """Indices of at most ``wanted`` of ``count`` items, spread evenly."""
-    wanted = min(wanted, count)
-    return {k * count // wanted for k in range(wanted)}
+def _state(board: Board, items: Sequence[Item]) -> dict[str, Any]:
+    return {"items": len(items), "stamps": stamps(items), "board": board.state()}
+
+
+def counted(images: int, groups: int) -> str:
+    """The number of images, and of groups where these aren't the images themselves."""
+    return f"{images}, {groups} groups" if groups != images else str(images)
 
 
 def example(run: Run, item: Item, mask: Tensor | None, pictures: Sequence[Picture]) -> Example:

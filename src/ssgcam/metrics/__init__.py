@@ -29,8 +29,11 @@ from ssgcam.metrics.faithfulness import (
     InsertionDeletion,
     InsertionDeletionResult,
     area_under_curve,
+    curve_counts,
+    curve_sweep,
     drop_and_increase,
     insertion_deletion,
+    masked_drops,
 )
 from ssgcam.metrics.localisation import (
     LocalisationAccuracy,
@@ -50,7 +53,8 @@ from ssgcam.metrics.masks import (
     pseudo_masks,
 )
 from ssgcam.metrics.parts import mean_of_ratios, ratio
-from ssgcam.metrics.perturbation import BlurDrop, BlurDropResult, blur_drops, replacement_sweep
+from ssgcam.metrics.perturbation import BlurDrop, BlurDropResult, blur_drops, blur_sweep
+from ssgcam.metrics.perturber import Perturber, images_at_once
 from ssgcam.metrics.pixels import (
     PixelPrecision,
     PixelPrecisionResult,
@@ -70,7 +74,7 @@ from ssgcam.metrics.preparation import (
     resize_mask,
     scale_boxes,
 )
-from ssgcam.metrics.regions import fit_maps, gaussian_blur, moved_ranks, pixel_ranks
+from ssgcam.metrics.regions import fit_maps, gaussian_blur, moved_ranks, pixel_counts, pixel_ranks
 from ssgcam.metrics.sanity import (
     SanityResult,
     cascade,
@@ -96,6 +100,7 @@ __all__ = [
     "Interval",
     "LocalisationAccuracy",
     "LocalisationResult",
+    "Perturber",
     "PixelPrecision",
     "PixelPrecisionResult",
     "PointingGame",
@@ -106,6 +111,7 @@ __all__ = [
     "area_under_curve",
     "best_ious",
     "blur_drops",
+    "blur_sweep",
     "bootstrap_interval",
     "boundary_f_score",
     "box_hits",
@@ -115,6 +121,8 @@ __all__ = [
     "confusion_matrix",
     "constant_maps",
     "contour_boxes",
+    "curve_counts",
+    "curve_sweep",
     "drop_and_increase",
     "fill_boxes",
     "fit_maps",
@@ -122,10 +130,12 @@ __all__ = [
     "gaussian_blur",
     "identity",
     "image_ious",
+    "images_at_once",
     "insertion_deletion",
     "judge",
     "localisation_hits",
     "mask_boundary",
+    "masked_drops",
     "max_box_acc",
     "max_box_acc_v2",
     "mean_iou",
@@ -135,6 +145,7 @@ __all__ = [
     "paired_difference",
     "peak_hits",
     "pixel_average_precision",
+    "pixel_counts",
     "pixel_curves",
     "pixel_ranks",
     "pointing_hits",
@@ -143,7 +154,6 @@ __all__ = [
     "quantise",
     "rank_correlation",
     "ratio",
-    "replacement_sweep",
     "resample_counts",
     "resize_mask",
     "sanity_check",

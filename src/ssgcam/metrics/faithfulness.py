@@ -13,13 +13,8 @@ from torch import Tensor
 from ssgcam.core.maps import scale
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.parts import Parts, check_count, check_images, double
-from ssgcam.metrics.perturbation import (
-    Probabilities,
-    answers,
-    class_values,
-    replacement_sweep,
-)
-from ssgcam.metrics.regions import fit_maps, gaussian_blur, pixel_ranks
+from ssgcam.metrics.perturber import Perturber, Probabilities, class_values
+from ssgcam.metrics.regions import fit_maps, gaussian_blur
 
 
 def insertion_deletion(
@@ -30,7 +25,7 @@ def insertion_deletion(
     pixels_per_step: int | None = None,
     classes: Tensor | None = None,
     sigma: float = 0.05,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The probability of a class while pixels appear or go, strongest first.
@@ -46,7 +41,7 @@ def insertion_deletion(
         pixels_per_step: s; None takes one row's worth, W (224 of 224 x 224 in the paper).
         classes: ``[N]``; None takes each input's top class.
         sigma: The blur's standard deviation as a share of the shorter side.
-        batch_size: Inputs per call of the network.
+        batch_size: Inputs for each pass of the network; None takes :func:`images_at_once`.
         seed: Fixes the order among ties.
 
     Returns:
@@ -57,23 +52,44 @@ def insertion_deletion(
         SsgcamError: If shapes don't fit or a setting is out of range.
     """
     check_images(inputs, maps)
-    height, width = inputs.shape[-2:]
-    step = width if pixels_per_step is None else pixels_per_step
+    height, width = int(inputs.shape[-2]), int(inputs.shape[-1])
+    counts = curve_counts(height * width, width if pixels_per_step is None else pixels_per_step)
+    perturber = Perturber(
+        probabilities, inputs, gaussian_blur(inputs, sigma), seed=seed, batch_size=batch_size
+    )
+    if classes is None:
+        classes = perturber.intact.answer.argmax(1)
+    check_count(len(inputs), "inputs", classes, "classes")
+    curves = curve_sweep(perturber, perturber.ranks(maps), classes, counts)
+    return curves, counts.double() / (height * width)
+
+
+def curve_counts(pixels: int, step: int) -> Tensor:
+    """How many pixels have appeared or gone at each point: 0, step, 2 step, ..., at last all.
+
+    Raises:
+        SsgcamError: If the step is below 1.
+    """
     if step < 1:
         raise SsgcamError(f"{step} pixels for each step is too few; pass at least 1")
-    if classes is None:
-        batches = torch.split(inputs, max(1, batch_size))
-        classes = torch.cat([answers(probabilities, batch).argmax(1) for batch in batches])
-    check_count(len(inputs), "inputs", classes, "classes")
-    pixels = height * width
-    counts = torch.arange(0, pixels + step, step).clamp(max=pixels)
-    ranks = pixel_ranks(fit_maps(maps, height, width), seed)
-    pairs = ((inputs, gaussian_blur(inputs, sigma)), (torch.zeros_like(inputs), inputs))
-    curves = [
-        replacement_sweep(probabilities, inside, outside, ranks, counts, classes, batch_size)[0]
-        for inside, outside in pairs
-    ]
-    return torch.stack(curves, 1), counts.double() / pixels
+    return torch.arange(0, pixels + step, step).clamp(max=pixels)
+
+
+def curve_sweep(perturber: Perturber, ranks: Tensor, classes: Tensor, counts: Tensor) -> Tensor:
+    """The curves of :func:`insertion_deletion` for one of many maps of the same inputs.
+
+    Args:
+        perturber: The inputs.
+        ranks: Of the map, ``[N, H, W]``.
+        classes: ``[N]``.
+        counts: Of :func:`curve_counts`.
+
+    Returns:
+        ``[N, 2, S + 1]``.
+    """
+    pairs = ((perturber.intact, perturber.blurred), (perturber.empty, perturber.intact))
+    curves = [perturber.sweep(*states, ranks, counts, classes)[:, 1] for states in pairs]
+    return torch.stack(curves, 1)
 
 
 def area_under_curve(curves: Tensor, shares: Tensor) -> Tensor:
@@ -110,7 +126,7 @@ class InsertionDeletion:
         probabilities: From normalised inputs to class probabilities.
         pixels_per_step: Pixels for each step; None takes the width.
         sigma: The blur's standard deviation as a share of the shorter side.
-        batch_size: Inputs per call of the network.
+        batch_size: Inputs for each pass of the network; None takes :func:`images_at_once`.
         seed: Fixes the order among ties.
     """
 
@@ -119,7 +135,7 @@ class InsertionDeletion:
         probabilities: Probabilities,
         pixels_per_step: int | None = None,
         sigma: float = 0.05,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         self.probabilities, self.pixels_per_step = probabilities, pixels_per_step
@@ -179,7 +195,7 @@ def drop_and_increase(
     inputs: Tensor,
     maps: Tensor,
     classes: Tensor | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Average Drop and Increase of each image.
 
@@ -191,7 +207,7 @@ def drop_and_increase(
         inputs: ``[N, C, H, W]``, normalised.
         maps: ``[N, h, w]``, not negative.
         classes: ``[N]``; None takes each input's top class.
-        batch_size: Inputs per call of the network.
+        batch_size: Inputs for each pass of the network; None takes :func:`images_at_once`.
 
     Returns:
         Parts ``[N, 2]`` float32: (drop in [0, 1], increase 0 or 1).
@@ -200,24 +216,25 @@ def drop_and_increase(
         SsgcamError: If shapes don't fit, a map is negative or the batch size is below 1.
     """
     check_images(inputs, maps)
-    if batch_size < 1:
-        raise SsgcamError(f"the batch size is {batch_size}; pass at least 1")
-    fitted = fit_maps(maps, *inputs.shape[-2:]).to(inputs.device)
+    perturber = Perturber(probabilities, inputs, inputs, batch_size=batch_size)
+    if classes is None:
+        classes = perturber.intact.answer.argmax(1)
+    check_count(len(inputs), "inputs", classes, "classes")
+    return masked_drops(perturber, maps, classes)
+
+
+def masked_drops(perturber: Perturber, maps: Tensor, classes: Tensor) -> Tensor:
+    """:func:`drop_and_increase` of one of many maps of the same inputs."""
+    inputs = perturber.intact.images
+    fitted = fit_maps(maps, perturber.height, perturber.width).to(inputs.device)
     if bool((fitted < 0).any()):
         raise SsgcamError("a map for Average Drop has negative values; apply relu to it first")
     weights = scale(fitted)[:, None].to(inputs.dtype)
-    if classes is not None:
-        check_count(len(inputs), "inputs", classes, "classes")
-        classes = classes.to(inputs.device)
-    rows = []
-    for items in torch.split(torch.arange(len(inputs), device=inputs.device), batch_size):
-        whole = answers(probabilities, inputs[items])
-        masked = answers(probabilities, inputs[items] * weights[items])
-        wanted = whole.argmax(1) if classes is None else classes[items]
-        before, after = class_values(whole, wanted), class_values(masked, wanted)
-        drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
-        rows.append(torch.stack([drop, (after > before).float()], 1))
-    return torch.cat(rows)
+    classes = classes.to(inputs.device)
+    before = class_values(perturber.intact.answer, classes)
+    after = class_values(perturber.ask(inputs * weights), classes)
+    drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
+    return torch.stack([drop, (after > before).float()], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +253,7 @@ class DropIncreaseResult:
 class DropIncrease:
     """Average Drop and Increase over any number of batches."""
 
-    def __init__(self, probabilities: Probabilities, batch_size: int = 64) -> None:
+    def __init__(self, probabilities: Probabilities, batch_size: int | None = None) -> None:
         self.probabilities, self.batch_size = probabilities, batch_size
         self._parts = Parts()
 

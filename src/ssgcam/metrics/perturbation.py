@@ -1,12 +1,7 @@
-"""What does the network's answer lose when the highlighted pixels go?
-
-Every measure replaces the top pixels of each image at several areas. Images and areas are packed
-into batches of a given size, so the network never sees a batch of one because of a short curve.
-"""
+"""What does the network's answer lose when the highlighted pixels are blurred?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,84 +9,8 @@ from torch import Tensor
 
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.parts import Parts, check_count, check_images
-from ssgcam.metrics.regions import (
-    fit_maps,
-    gaussian_blur,
-    moved_ranks,
-    pixel_counts,
-    pixel_ranks,
-)
-
-Probabilities = Callable[[Tensor], Tensor]
-"""From images ``[B, C, H, W]`` to class probabilities ``[B, K]``."""
-
-
-def replacement_sweep(
-    probabilities: Probabilities,
-    inside: Tensor,
-    outside: Tensor,
-    ranks: Tensor,
-    counts: Tensor,
-    classes: Tensor,
-    batch_size: int = 64,
-) -> tuple[Tensor, Tensor]:
-    """Class probabilities with the top k pixels from ``inside`` and the others from ``outside``.
-
-    Args:
-        probabilities: The network, softmax included.
-        inside: ``[N, C, H, W]``.
-        outside: ``[N, C, H, W]``.
-        ranks: ``[N, H, W]``, 0 for the pixel that is replaced first.
-        counts: ``[V]`` numbers of pixels.
-        classes: ``[N]``, the class whose probability is read.
-        batch_size: Composed images per call of the network.
-
-    Returns:
-        The probability of each image's class ``[N, V]`` float32 and whether that class was the
-        first of the highest ``[N, V]`` bool.
-
-    Raises:
-        SsgcamError: If the network's answer isn't ``[B, K]`` in [0, 1] or a class is past K.
-    """
-    device = outside.device
-    ranks, counts, classes = ranks.to(device), counts.to(device), classes.to(device)
-    shape = torch.Size((len(outside), len(counts)))
-    if batch_size < 1:
-        raise SsgcamError(f"the batch size is {batch_size}; pass at least 1")
-    values, right = [], []
-    for items in torch.split(torch.arange(shape.numel(), device=device), batch_size):
-        image, step = items // len(counts), items % len(counts)
-        chosen = (ranks[image] < counts[step][:, None, None])[:, None]
-        answer = answers(probabilities, torch.where(chosen, inside[image], outside[image]))
-        values.append(class_values(answer, classes[image]))
-        right.append(answer.argmax(1) == classes[image])
-    return torch.cat(values).view(shape), torch.cat(right).view(shape)
-
-
-def answers(probabilities: Probabilities, images: Tensor) -> Tensor:
-    """``probabilities(images)`` without gradients, refused unless it is ``[B, K]`` in [0, 1]."""
-    with torch.no_grad():
-        answer = probabilities(images).float()
-    if answer.ndim != 2 or len(answer) != len(images):
-        raise SsgcamError(
-            f"probabilities made {list(answer.shape)} of {len(images)} images; return [B, classes]"
-        )
-    if not bool(((answer >= 0) & (answer <= 1.001)).all()):
-        raise SsgcamError("probabilities left [0, 1] or aren't finite; apply softmax to the logits")
-    return answer
-
-
-def class_values(answer: Tensor, classes: Tensor) -> Tensor:
-    """Each row's entry of its class.
-
-    Raises:
-        SsgcamError: If a class is outside the answer's columns.
-    """
-    if not bool(((classes >= 0) & (classes < answer.shape[1])).all()):
-        raise SsgcamError(
-            f"classes {classes.tolist()} don't fit the {answer.shape[1]} classes of the network"
-        )
-    return answer.gather(1, classes.long()[:, None]).squeeze(1)
+from ssgcam.metrics.perturber import Perturber, Probabilities
+from ssgcam.metrics.regions import gaussian_blur, pixel_counts
 
 
 def blur_drops(
@@ -102,7 +21,7 @@ def blur_drops(
     *,
     shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
     sigma: float = 0.05,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
     first: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -119,7 +38,7 @@ def blur_drops(
         labels: ``[N]``, the true class (the predicted one where the truth isn't known).
         shares: Shares of the image to blur, in (0, 1].
         sigma: The blur's standard deviation as a share of the image's shorter side.
-        batch_size: Images per call of the network.
+        batch_size: Images for each pass of the network; None takes :func:`images_at_once`.
         seed: Fixes the order among ties and the control's places.
         first: Index of the first image in the whole set (:func:`ssgcam.metrics.moved_ranks`).
 
@@ -134,19 +53,31 @@ def blur_drops(
     check_count(len(images), "images", labels, "labels")
     if not bool(((images >= 0) & (images <= 1)).all()):
         raise SsgcamError("blurring happens before normalisation; pass images in [0, 1]")
-    height, width = images.shape[-2:]
-    counts = pixel_counts(shares, height * width)
-    blurred = gaussian_blur(images, sigma)
-    ranks = pixel_ranks(fit_maps(maps, height, width), seed)
+    perturber = Perturber(
+        probabilities, images, gaussian_blur(images, sigma),
+        seed=seed, first=first, batch_size=batch_size,
+    )  # fmt: skip
+    counts = pixel_counts(shares, perturber.height * perturber.width)
+    return blur_sweep(perturber, perturber.ranks(maps), labels, counts)
 
-    def answered(where: Tensor, some: Tensor) -> Tensor:
-        value, right = replacement_sweep(
-            probabilities, blurred, images, where, some, labels, batch_size
-        )
-        return torch.stack([right.float(), value], 1)
 
-    highlight = answered(ranks, torch.cat([counts.new_zeros(1), counts]))
-    control = answered(moved_ranks(ranks, seed, first), counts)
+def blur_sweep(
+    perturber: Perturber, ranks: Tensor, labels: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`blur_drops` for one of many maps of the same images.
+
+    Args:
+        perturber: The images.
+        ranks: Of the map, ``[N, H, W]``.
+        labels: ``[N]``.
+        counts: Of :func:`ssgcam.metrics.pixel_counts`.
+
+    Returns:
+        As there.
+    """
+    states = perturber.blurred, perturber.intact
+    highlight = perturber.sweep(*states, ranks, torch.cat([counts.new_zeros(1), counts]), labels)
+    control = perturber.sweep(*states, perturber.moved(ranks), counts, labels)
     intact = highlight[..., :1]
     return intact[..., 0], intact[:, None] - torch.stack([highlight[..., 1:], control], 1)
 
@@ -179,7 +110,7 @@ class BlurDrop:
         probabilities: From images in [0, 1] to class probabilities, normalisation included.
         shares: Shares of the image to blur, in (0, 1].
         sigma: The blur's standard deviation as a share of the image's shorter side.
-        batch_size: Images per call of the network.
+        batch_size: Images for each pass of the network; None takes :func:`images_at_once`.
         seed: Fixes the order among ties and the control's places.
     """
 
@@ -188,7 +119,7 @@ class BlurDrop:
         probabilities: Probabilities,
         shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
         sigma: float = 0.05,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         self.probabilities, self.shares, self.sigma = probabilities, tuple(shares), sigma

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -47,8 +50,7 @@ def pixel_ranks(maps: Tensor, seed: int) -> Tensor:
         ``[N, H, W]`` int64, each map a permutation of 0..H*W - 1. ``ranks < k`` is the top k.
     """
     flat = maps.flatten(1)
-    shuffled = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))
-    shuffled = shuffled.to(maps.device)
+    shuffled = _shuffled(flat.shape[1], seed, str(maps.device))
     order = flat[:, shuffled].argsort(dim=1, descending=True, stable=True)
     places = torch.arange(flat.shape[1], device=maps.device).expand_as(order)
     ranks = torch.empty_like(order).scatter_(1, shuffled[order], places)
@@ -70,13 +72,33 @@ def moved_ranks(ranks: Tensor, seed: int, first: int = 0) -> Tensor:
     Returns:
         ``[N, H, W]`` int64.
     """
-    n, height, width = ranks.shape
+    return placed(ranks, *control_places(ranks.shape, seed, first, ranks.device))
+
+
+def control_places(
+    shape: Sequence[int], seed: int, first: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Where the control of :func:`moved_ranks` takes each image's rows and columns from.
+
+    Args:
+        shape: Of the images or their ranks, ``[N, ..., H, W]``.
+        seed: As there.
+        first: As there.
+        device: Of the result.
+
+    Returns:
+        ``[N, H]`` and ``[N, W]`` int64.
+    """
+    n, height, width = shape[0], shape[-2], shape[-1]
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(first + n, 4, generator=generator, dtype=torch.float64)[first:]
-    draws = draws.to(ranks.device, torch.float32 if ranks.device.type == "mps" else torch.float64)
-    rows = _moved(draws[:, 0], draws[:, 1], height)
-    columns = _moved(draws[:, 2], draws[:, 3], width)
-    image = torch.arange(n, device=ranks.device)[:, None, None]
+    draws = draws.to(device, torch.float32 if device.type == "mps" else torch.float64)
+    return _moved(draws[:, 0], draws[:, 1], height), _moved(draws[:, 2], draws[:, 3], width)
+
+
+def placed(ranks: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Ranks ``[N, H, W]`` with the rows and columns of :func:`control_places`."""
+    image = torch.arange(len(ranks), device=ranks.device)[:, None, None]
     return ranks[image, rows[:, :, None], columns[:, None, :]]
 
 
@@ -112,6 +134,14 @@ def gaussian_blur(images: Tensor, share: float) -> Tensor:
     if not share > 0:
         raise SsgcamError(f"the blur's sigma is {share} of the side; pass a positive share")
     return smooth(images, share)
+
+
+@lru_cache(maxsize=8)
+def _shuffled(pixels: int, seed: int, device: str) -> Tensor:
+    """A permutation, shared between calls: don't write to it."""
+    with torch.inference_mode(False):
+        order = torch.randperm(pixels, generator=torch.Generator().manual_seed(seed))
+        return order.to(device)
 
 
 def _moved(mirror: Tensor, shift: Tensor, side: int) -> Tensor:
