@@ -479,8 +479,9 @@ def main() -> None:
             return run_fields(fields, part, folder)
 
         kept["windows"] |= _kept(folder / f"{part.name}_windows.pt", windows)["fields"]
-        if options.stage == "all":
-            kept["fields"] |= _kept(folder / f"{part.name}_fields.pt", whole)["fields"]
+        done = folder / f"{part.name}_fields.pt"
+        if options.stage == "all" or done.exists():
+            kept["fields"] |= _kept(done, whole)["fields"]
     if not options.only:
         about = (__doc__ or "").split("\n\n")[1]
         write_report(results, list(fields), options.work, options.out, about)
