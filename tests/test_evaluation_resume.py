@@ -26,7 +26,7 @@ from ssgcam.evaluation import (
     unfinished,
     write_evaluation,
 )
-from ssgcam.evaluation.contenders import Competition
+from ssgcam.evaluation.competition import Competition
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
 SETTINGS = EvaluationSettings(batch_size=2, resamples=20, examples=2)

@@ -9,12 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ssgcam.evaluation.contenders import (
-    DEFAULT_CONTENDERS,
-    Competition,
-    Contender,
-    Entrants,
-)
+from ssgcam.evaluation.competition import Competition
+from ssgcam.evaluation.contenders import DEFAULT_CONTENDERS, Contender, Entrants
 from ssgcam.evaluation.figures import Entry
 from ssgcam.evaluation.items import limited
 from ssgcam.evaluation.localization import evaluate_localization

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,14 @@ class Chart:
     x_label: str
     y_label: str
     plots: dict[str, tuple[Series, ...]]
+
+
+def plots_of(lines: Iterable[tuple[Entry, Series]]) -> dict[str, tuple[Series, ...]]:
+    """The lines of a chart by their entries' layers."""
+    plots: dict[str, tuple[Series, ...]] = {}
+    for entry, line in lines:
+        plots[entry.layers] = (*plots.get(entry.layers, ()), line)
+    return plots
 
 
 @dataclass(frozen=True, eq=False)

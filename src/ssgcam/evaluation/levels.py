@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.data import IGNORE
-from ssgcam.evaluation.figures import Chart, Entry, Series
+from ssgcam.evaluation.figures import Chart, Entry, Series, plots_of
 from ssgcam.metrics import foreground_iou, mean_iou
 
 LEVELS = 100
@@ -63,11 +63,11 @@ def best_background(counts: Tensor) -> float:
 
 def level_chart(totals: dict[Entry, Tensor], names: Sequence[str]) -> Chart:
     """IoU against the background score."""
-    plots: dict[str, tuple[Series, ...]] = {}
     scores = tuple(j / LEVELS for j in range(LEVELS))
-    for entry, counts in totals.items():
-        line = Series(entry.method, scores, tuple(level_ious(counts).tolist()))
-        plots[entry.layers] = (*plots.get(entry.layers, ()), line)
+    plots = plots_of(
+        (entry, Series(entry.method, scores, tuple(level_ious(counts).tolist())))
+        for entry, counts in totals.items()
+    )
     y = "foreground IoU" if len(names) == 2 else "mIoU"
     return Chart(
         "segmentation_iou", f"{y} against the background score", "background score",

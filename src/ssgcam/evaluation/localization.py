@@ -20,7 +20,7 @@ from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
 from ssgcam.evaluation.contenders import Entrants
-from ssgcam.evaluation.figures import Chart, Entry, Example, Picture, Series
+from ssgcam.evaluation.figures import Chart, Entry, Example, Picture, Series, plots_of
 from ssgcam.evaluation.items import Batch, Item
 from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
@@ -252,40 +252,34 @@ def _best_iou(histogram: Tensor) -> Tensor:
 
 
 def _charts(board: Board, name: str, boxed: bool) -> tuple[Chart, ...]:
-    iou: dict[str, list[Series]] = {}
-    trade: dict[str, list[Series]] = {}
-    accuracy: dict[str, list[Series]] = {}
+    scores = tuple(SCORES[::EVERY].tolist())
+    iou, trade, accuracy = [], [], []
     for entry in board.entries:
         precision, recall, ious = (
             curve[::EVERY] for curve in pixel_curves(board.total(entry, "pixels"))
         )
-        scores = tuple(SCORES[::EVERY].tolist())
         known = ~precision.isnan()
         line = Series(entry.method, scores, tuple(ious.nan_to_num(0.0).tolist()))
-        iou.setdefault(entry.layers, []).append(line)
+        iou.append((entry, line))
         line = Series(entry.method, tuple(recall[known].tolist()), tuple(precision[known].tolist()))
-        trade.setdefault(entry.layers, []).append(line)
+        trade.append((entry, line))
         if boxed:
             hits = board.total(entry, "boxes")[0, ::EVERY].double() / len(board.owners)
             line = Series(entry.method, tuple(TAUS[::EVERY].tolist()), tuple(hits.tolist()))
-            accuracy.setdefault(entry.layers, []).append(line)
+            accuracy.append((entry, line))
     truth = "filled boxes" if name == "PxAP-box" else "masks"
     charts = [
         Chart("localization_iou", f"Pixel IoU with the {truth} against the threshold",
-              "threshold, a share of the map's range", "IoU, all pixels of the set", _plots(iou)),
+              "threshold, a share of the map's range", "IoU, all pixels of the set", plots_of(iou)),
         Chart("localization_precision_recall", f"Precision and recall ({name})", "recall",
-              "precision", _plots(trade)),
+              "precision", plots_of(trade)),
     ]  # fmt: skip
     if boxed:
         charts.append(
             Chart("localization_box_accuracy", "Images with a box of IoU at least 0.5",
-                  "threshold, a share of the map's maximum", "BoxAcc", _plots(accuracy))
+                  "threshold, a share of the map's maximum", "BoxAcc", plots_of(accuracy))
         )  # fmt: skip
     return tuple(charts)
-
-
-def _plots(lines: dict[str, list[Series]]) -> dict[str, tuple[Series, ...]]:
-    return {layers: tuple(found) for layers, found in lines.items()}
 
 
 def _example(

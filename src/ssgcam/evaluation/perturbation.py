@@ -20,7 +20,7 @@ from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.answers import Answers
 from ssgcam.evaluation.board import Board, Metric
 from ssgcam.evaluation.contenders import Entrants
-from ssgcam.evaluation.figures import Chart, Example, Picture, Series
+from ssgcam.evaluation.figures import Chart, Example, Picture, Series, plots_of
 from ssgcam.evaluation.items import Batch, Item, nothing
 from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
@@ -131,11 +131,16 @@ def evaluate_perturbation(
     known = f"of {named} images the label, of {len(items) - named} the network's top class"
     if class_index is not None:
         known = run.class_name(class_index)
-    charts = []
+    charts, more = [], {}
     if "blur" in measures:
         charts.append(_blur_chart(board, shares, correct / len(items)))
+        more["blurred"] = f"the top {', '.join(f'{q:.0%}' for q in shares)} of the pixels"
+        more["random control"] = "each image's own highlight moved to a random place"
     if "insertion_deletion" in measures:
         charts += _curve_charts(board, steps_at, len(items))
+        more["insertion and deletion"] = f"{step} pixels a step, {steps} steps"
+    if charts:
+        more["blur"] = f"Gaussian, sigma {sigma:.1%} of the input's shorter side"
     return Evaluation(
         task="perturbation",
         facts=run.facts(
@@ -143,10 +148,7 @@ def evaluate_perturbation(
             **{
                 "explained class": known,
                 "accuracy of the intact images": f"{correct / len(items):.3f}",
-                "blurred": f"the top {', '.join(f'{q:.0%}' for q in shares)} of the pixels",
-                "blur": f"Gaussian, sigma {sigma:.1%} of the input's shorter side",
-                "random control": "each image's own highlight moved to a random place",
-                "insertion and deletion": f"{step} pixels a step, {steps} steps",
+                **more,
                 "perturbed images": f"{at_once} for each pass of the network",
                 "precision": f"{settings.precision} answers to perturbed images, exact maps",
             },
@@ -233,13 +235,13 @@ def _blur_chart(board: Board, shares: Sequence[float], intact: float) -> Chart:
 
 
 def _curve_charts(board: Board, steps_at: Tensor, count: int) -> list[Chart]:
+    x = tuple(steps_at.tolist())
     charts = []
     for index, name in enumerate(("insertion", "deletion")):
-        plots: dict[str, tuple[Series, ...]] = {}
-        for entry in board.entries:
-            curve = board.total(entry, "curves")[index] / count
-            line = Series(entry.method, tuple(steps_at.tolist()), tuple(curve.tolist()))
-            plots[entry.layers] = (*plots.get(entry.layers, ()), line)
+        plots = plots_of(
+            (entry, Series(entry.method, x, tuple((total[index] / count).tolist())))
+            for entry, total in ((entry, board.total(entry, "curves")) for entry in board.entries)
+        )
         charts.append(
             Chart(f"perturbation_{name}", name.capitalize(), "share of the pixels",
                   "probability of the top class", plots)

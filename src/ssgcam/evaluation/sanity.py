@@ -16,8 +16,9 @@ from tqdm import tqdm
 from ssgcam.core.capture import Target
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation.contenders import Competition, Contender, Entrants
-from ssgcam.evaluation.figures import Chart, Entry, Series
+from ssgcam.evaluation.competition import Competition
+from ssgcam.evaluation.contenders import Contender, Entrants
+from ssgcam.evaluation.figures import Chart, Entry, Series, plots_of
 from ssgcam.evaluation.items import Item, batches, limited, nothing
 from ssgcam.evaluation.result import Evaluation, Score, Table
 from ssgcam.evaluation.settings import EvaluationSettings
@@ -226,11 +227,12 @@ def _table(scores: Sequence[Score], results: dict[Entry, SanityResult]) -> Table
 
 
 def _chart(results: dict[Entry, SanityResult]) -> Chart:
-    plots: dict[str, tuple[Series, ...]] = {}
-    for entry, result in results.items():
-        x = tuple(float(k + 1) for k in range(len(result.stages)))
-        line = Series(entry.method, x, tuple(result.correlation), entry.method == CONTROL.title)
-        plots[entry.layers] = (*plots.get(entry.layers, ()), line)
+    stages = len(next(iter(results.values())).stages)
+    x = tuple(float(k + 1) for k in range(stages))
+    plots = plots_of(
+        (entry, Series(entry.method, x, result.correlation, entry.method == CONTROL.title))
+        for entry, result in results.items()
+    )
     return Chart(
         "sanity_cascade", "Rank correlation with the original map while weights are randomised",
         "stages randomised, from the top", "rank correlation", plots,

@@ -6,7 +6,7 @@ F-score (Csurka et al. 2013). All definitions are those of :mod:`ssgcam.metrics`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -84,10 +84,9 @@ def evaluate_segmentation(
     board = run.board(task.items)
     with run.running():
         backgrounds = _backgrounds(run, task, background, class_index, calibration)
-        few = run.few(task.items, task.truth)
         shown = [
             _example(run, task, backgrounds, *found)
-            for batch in few
+            for batch in run.few(task.items, task.truth)
             for found in task.images(batch, None)
         ]
         for batch in run.batches(
@@ -222,21 +221,13 @@ def _example(
 
 def _skipped(board: Board) -> list[str]:
     """Images that the mean per-image IoU leaves out."""
-    skipped = {
-        entry: board.count(entry, "image") - int(board.total(entry, "image")[1])
-        for entry in board.entries
-    }
-    if not any(skipped.values()):
+    counts = {e: board.count(e, "image") - int(board.total(e, "image")[1]) for e in board.entries}
+    if not any(counts.values()):
         return []
-    counts = {*skipped.values()}
-    told = ", ".join(f"{entry.method} ({entry.layers}) {n}" for entry, n in skipped.items() if n)
-    if len(counts) == 1:
-        told = f"{counts.pop()} by every line"
-    return [
-        "The per-image IoU leaves out images whose mask and pseudo-mask are both empty: "
-        + told
-        + "."
-    ]
+    told = ", ".join(f"{entry.method} ({entry.layers}) {n}" for entry, n in counts.items())
+    if len({*counts.values()}) == 1:
+        told = f"{counts[board.entries[0]]} by every line"
+    return [f"The per-image IoU leaves out images whose masks are both empty: {told}."]
 
 
 def _items(samples: SampleSet, lookup: dict[int, int], semantic: bool) -> list[Item]:
@@ -296,14 +287,10 @@ def _metrics(names: Sequence[str]) -> list[Metric]:
         Metric("mIoU", "confusion", mean_iou),
         boundary,
         *(
-            Metric(f"IoU {name}", "confusion", _of_class(index), shown=False)
+            Metric(f"IoU {name}", "confusion", partial(_class_iou, index=index), shown=False)
             for index, name in enumerate(names)
         ),
     ]
-
-
-def _of_class(index: int) -> Callable[[Tensor], Tensor]:
-    return partial(_class_iou, index=index)
 
 
 def _class_iou(means: Tensor, index: int) -> Tensor:

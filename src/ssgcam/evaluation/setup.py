@@ -21,7 +21,8 @@ from ssgcam.data import SampleSet
 from ssgcam.devices import choose_device
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board
-from ssgcam.evaluation.contenders import Competition, Entrants, Explained
+from ssgcam.evaluation.competition import Competition, Explained
+from ssgcam.evaluation.contenders import Entrants
 from ssgcam.evaluation.figures import Entry, Example, Picture
 from ssgcam.evaluation.items import Batch, Item, batches, match_classes, owners
 from ssgcam.evaluation.settings import EvaluationSettings
