@@ -21,7 +21,7 @@ from ssgcam.core.signals import Needs, Signal
 from ssgcam.core.smoothing import full_precision, smooth
 from ssgcam.errors import SsgcamError
 
-#: Numbers in a layer's activation that a method works on at once, whole images at least.
+#: Numbers in a layer's activation for each thread that a method works on at once, whole images at least.
 PART = 2**18
 
 
@@ -71,10 +71,10 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
             one = _logarithm(one, sigma)
         for each in group:
             weight = _weight(one, each.first_exponent, two, each.second_exponent)
-            if form == "taylor":
-                yield weight.sum(1)
-            else:
-                yield weight.mul_(unit(activation)).sum(1).clamp_min_(0)
+            if form == "gradient":
+                weight.mul_(unit(activation))
+            nothing = _nothing(weight.dtype) * weight.shape[1]
+            yield F.threshold(weight.sum(1), nothing, 0, inplace=True)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -166,7 +166,7 @@ def in_parts(function: Callable[[Signal], Tensor], signal: Signal) -> Tensor:
         ``[N, h, w]``, as of all images at once.
     """
     images, *shape = signal.activation.shape
-    step = max(1, PART // math.prod(shape))
+    step = max(1, PART * torch.get_num_threads() // math.prod(shape))
     if step >= images:
         return function(signal)
     tensors = (signal.activation, signal.first, signal.second, signal.curvature)
@@ -237,8 +237,9 @@ def _logarithm(signal: Tensor, sigma: float) -> Tensor:
 def _weight(one: Tensor, first: float, two: Tensor | None, second: float) -> Tensor:
     """``e^one^first * e^two^second`` of logarithms, by its largest value per image.
 
-    So nothing is lost but what is nothing beside the largest, and ``exp`` costs a tenth of a power. Not
-    both exponents are zero.
+    So nothing is lost but what is nothing beside the largest, and ``exp`` costs a tenth of a power.
+    Zeros are left as less than :func:`_nothing`: ``exp(-inf)`` is slow, too. Not both exponents are
+    zero.
     """
     if not second:
         logarithm = one * first
@@ -249,8 +250,11 @@ def _weight(one: Tensor, first: float, two: Tensor | None, second: float) -> Ten
             logarithm.add_(one, alpha=first)
     numbers = torch.finfo(logarithm.dtype)
     largest = logarithm.amax((1, 2, 3), keepdim=True).clamp_min_(numbers.min)
-    weight = logarithm.sub_(largest).clamp_min_(math.log(2 * numbers.tiny)).exp_()
-    return F.threshold(weight, 3 * numbers.tiny, 0, inplace=True)  # exp(-inf) is slow, too
+    return logarithm.sub_(largest).clamp_min_(math.log(2 * numbers.tiny)).exp_()
+
+
+def _nothing(dtype: torch.dtype) -> float:
+    return 3 * torch.finfo(dtype).tiny
 
 
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:
