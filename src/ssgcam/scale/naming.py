@@ -85,13 +85,13 @@ def _flat(table: Connection) -> Iterator[Job]:
     common = reduce(lambda one, other: Path(os.path.commonpath((one, other))), parents)
     table.execute("CREATE TABLE taken (name BLOB PRIMARY KEY)")
     rows = table.execute(
-        "SELECT path, (SELECT count(*) FROM kept AS other WHERE other.stem = kept.stem) "
-        "FROM kept ORDER BY pattern, place"
+        "SELECT path, EXISTS (SELECT 1 FROM kept AS other WHERE other.stem = kept.stem "
+        "AND other.rowid != kept.rowid) FROM kept ORDER BY pattern, place"
     )
-    for encoded, sharing in rows:
+    for encoded, shared in rows:
         path = Path(os.fsdecode(encoded))
         whole = _absolute(path).relative_to(common)
-        name = distinct = path.stem if sharing == 1 else "_".join(whole.parts)
+        name = distinct = "_".join(whole.parts) if shared else path.stem
         number = 2
         while not _take(table, distinct.lower()):
             distinct, number = f"{name}-{number}", number + 1
@@ -99,9 +99,8 @@ def _flat(table: Connection) -> Iterator[Job]:
 
 
 def _take(table: Connection, name: str) -> bool:
-    return (
-        table.execute("INSERT OR IGNORE INTO taken VALUES (?)", (os.fsencode(name),)).rowcount > 0
-    )
+    row = (os.fsencode(name),)
+    return table.execute("INSERT OR IGNORE INTO taken VALUES (?)", row).rowcount > 0
 
 
 def _list(
@@ -109,7 +108,7 @@ def _list(
     patterns: Sequence[Path],
     out: Path,
     named: Callable[[int, Path], tuple[str, str]],
-    stem: str,
+    stem_column: str,
 ) -> None:
     """Fill ``found`` with all images that are no outputs, and ``kept`` with each file once.
 
@@ -120,13 +119,13 @@ def _list(
         patterns: Files, folders and globs.
         out: The folder of the outputs.
         named: From a pattern's number and a path to a name and a stem.
-        stem: The column of ``kept``.
+        stem_column: Of ``kept``; distinct there, or not.
 
     Raises:
         SsgcamError: If nothing is left.
     """
     outputs = f"{out.resolve()}{os.sep}"
-    columns = f"pattern INTEGER, place BLOB, real BLOB UNIQUE, name BLOB, {stem}, path BLOB"
+    columns = f"pattern INTEGER, place BLOB, real BLOB UNIQUE, name BLOB, {stem_column}, path BLOB"
     table.execute(f"CREATE TABLE found ({columns.replace(' UNIQUE', '')})")
     table.execute(f"CREATE TABLE kept ({columns})")
 
