@@ -2,6 +2,7 @@
 
     python benchmarks/many_images.py                      # all of it
     python benchmarks/many_images.py --parts cluster      # one part; the results of others are kept
+                                                          # (needs the extra ``ray``)
     python benchmarks/many_images.py --quick --out DIR    # a minute: fewer images, one network
 
 Throughput: photos from disk to masks on disk, against the floor: one forward pass and one
@@ -12,8 +13,8 @@ rates by the clock there is the ratio of processor times, which other processes 
 Memory: peak resident size of a process that segments 1,000, 10,000 and 100,000 generated images.
 
 Cluster: the Ray engine on this machine with one and two actors of one thread each, against the local
-engine with one thread; for two numbers of images, so that the fixed cost and the cost of an image
-can be told apart.
+engine with one thread; for several numbers of images, so that the fixed cost and the cost of an image
+can be told apart. The processor time is that of all processes, Ray's own among them.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -108,6 +111,7 @@ class Cluster:
     input: int
     images: int
     seconds: float
+    cpu_seconds: float
 
 
 def tiny() -> LoadedModel:
@@ -261,28 +265,91 @@ def cluster(case: Case, counts: list[int], rounds: int, folder: Path) -> list[Cl
     model = load(case)
     layers = CAM(model).layers(torch.randn(1, 3, case.side, case.side))
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    processors = ProcessorSeconds()
+    before = processors.total()
     start, _ = timed(lambda: ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
                                       runtime_env={"env_vars": environment}))  # fmt: skip
-    print(json.dumps({"seconds to start Ray": round(start, 1)}), flush=True)
+    rows = [Cluster("ray.init", "", 0, 0, start, processors.total() - before)]
     engines = {"local": None, **{f"ray, {n}": RayEngine(actors=n) for n in (1, 2)}}
-    seconds: dict[tuple[str, int], list[float]] = {}
     for _ in range(rounds):
         for count in counts:
             photos, masks = folder / f"cluster-{count}", folder / "cluster-masks"
             generate(photos, count, case.photo, case.ending)
             for name, engine in engines.items():
                 shutil.rmtree(masks, ignore_errors=True)
+                before = processors.total()
                 clock, _ = timed(partial(
                     segment_images, photos, model, masks, cam=CAM(model, layers), classes=[0],
                     gate=0.0, batch_size=BATCH, workers=1, engine=engine,
                 ))  # fmt: skip
-                seconds.setdefault((name, count), []).append(clock)
+                cpu = processors.total() - before
+                rows.append(Cluster(name, case.network, case.side, count, clock, cpu))
+                print(json.dumps(asdict(rows[-1])), flush=True)
     ray.shutdown()
-    rows = [
-        Cluster(name, case.network, case.side, count, round(statistics.median(found), 1))
-        for (name, count), found in seconds.items()
+    return [
+        Cluster(*key, round(statistics.median(clocks), 1), round(statistics.median(cpus), 1))
+        for key, clocks, cpus in _turns(rows)
     ]
-    return sorted(rows, key=lambda row: (row.engine, row.images))
+
+
+def _turns(
+    rows: list[Cluster],
+) -> Iterator[tuple[tuple[str, str, int, int], list[float], list[float]]]:
+    """The rounds of each engine and number of images."""
+
+    def kind(row: Cluster) -> tuple[str, str, int, int]:
+        return row.engine, row.network, row.input, row.images
+
+    for key, group in groupby(sorted(rows, key=kind), kind):
+        same = list(group)
+        yield key, [row.seconds for row in same], [row.cpu_seconds for row in same]
+
+
+class ProcessorSeconds(Thread):
+    """Processor time of this process and all below it, as long as each of them lives; Linux.
+
+    It looks twice a second, so that it misses up to half a second of each process that ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.used: dict[str, float] = {}
+        self.start()
+
+    def run(self) -> None:
+        """Look for ever."""
+        while True:
+            self.total()
+            time.sleep(0.5)
+
+    def total(self) -> float:
+        """All so far."""
+        parents, found = {}, {}
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = file.read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended meanwhile
+                continue
+            number = int(file.parent.name)
+            parents[number] = int(fields[1])
+            ticks = int(fields[11]) + int(fields[12])
+            found[number] = f"{number} {fields[19]}", ticks / os.sysconf("SC_CLK_TCK")
+        ours = {os.getpid()}
+        while more := {child for child, parent in parents.items() if parent in ours} - ours:
+            ours |= more
+        self.used.update(found[number] for number in ours)
+        return sum(self.used.values())
+
+
+def fitted(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """For each engine, a fixed cost and a cost for each image, by least squares."""
+    lines = []
+    for engine in dict.fromkeys(row["engine"] for row in rows if row["images"]):
+        same = [row for row in rows if row["engine"] == engine]
+        counts = [row["images"] for row in same]
+        each, fixed = np.polyfit(counts, [row["cpu_seconds"] for row in same], 1)
+        lines.append([engine, f"{fixed:.1f}", f"{1000 * each:.2f}"])
+    return lines
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -306,15 +373,19 @@ def markdown(content: dict[str, Any]) -> str:
             for row in content.get("memory", [])
         ],
     )  # fmt: skip
+    rows = content.get("cluster", [])
     third = table(
-        ["engine, actors", "network, input", "images", "seconds"],
+        ["engine, actors", "network, input", "images", "seconds by the clock", "processor seconds"],
         [
-            [row["engine"], f"{row['network']}, {row['input']} px", str(row["images"]),
-             f"{row['seconds']:g}"]
-            for row in content.get("cluster", [])
+            [row["engine"], f"{row['network']}, {row['input']} px" if row["images"] else "",
+             f"{row['images']:,}", f"{row['seconds']:g}", f"{row['cpu_seconds']:g}"]
+            for row in rows
         ],
     )  # fmt: skip
-    return "\n".join([first, second, third])
+    fourth = table(
+        ["engine, actors", "fixed, processor seconds", "an image, processor ms"], fitted(rows)
+    )
+    return "\n".join([first, second, third, fourth])
 
 
 def main() -> None:
@@ -327,6 +398,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, os.cpu_count() or 1])
     parser.add_argument("--counts", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--cluster-counts", type=int, nargs="*", default=[200, 1_000, 4_000])
+    parser.add_argument("--cluster-case", type=int, default=2, help="which of CASES")
     parser.add_argument("--folder", type=Path, help="where the images go; a temporary one if unset")
     parser.add_argument("--out", type=Path, default=DOCS)
     parser.add_argument("--child", type=Path, nargs=2, help=argparse.SUPPRESS)
@@ -351,7 +424,8 @@ def main() -> None:
         for count in ([200, 2_000] if quick else options.counts) if "memory" in found else ():
             add("memory", memory(count, folder))
         if "cluster" in found:
-            for row in cluster(CASES[0], [64, 128] if quick else [192, 768], rounds, folder):
+            counts = [64, 128] if quick else options.cluster_counts
+            for row in cluster(CASES[options.cluster_case], counts, rounds, folder):
                 add("cluster", row)
     results = options.out / "many_images.json"
     before = json.loads(results.read_text()) if results.exists() else {}
