@@ -189,9 +189,7 @@ def _backgrounds(
                 f"scored {', '.join(task.names)}; give sets of the same classes"
             )
         board = run.board(other.items)
-        for batch in run.batches(
-            board, other.items, other.truth, other.names, title="segmentation: calibration"
-        ):
+        for batch in run.batches(board, other.items, other.truth, other.names, title="calibration"):
             for item, labels, maps in other.images(batch, None):
                 for entry, own in maps.items():
                     board.add_total(entry, "levels", other.levels(item, own, labels))

@@ -45,7 +45,7 @@ class EvaluationSettings:
     bins: int = 500
     examples: int = 4
     progress: bool = False
-    unfinished: Path | None = None
+    unfinished: str | Path | None = None
     resume: bool = True
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -138,14 +139,15 @@ class Run:
         if settings.unfinished is None:
             return Unfinished(None, "", False)
         competition = self.competition
+        modules = [(name, type(module).__name__) for name, module in model.network.named_modules()]
         identity = digest((
-            __version__, torch.__version__, self.task, title, model.name, str(model.network),
-            parameter_hash(model.network), str(self.device),
-            model.preprocessing, model.output, competition.layers, competition.contenders,
-            self.entries, competition.score, self.who.recipe, settings.batch_size, settings.pixels,
-            settings.precision, settings.seed, settings.bins, *options,
+            __version__, torch.__version__, self.task, title, model.name, modules,
+            parameter_hash(model.network), str(self.device), model.preprocessing, model.output,
+            competition.layers, competition.contenders, self.entries, competition.score,
+            self.who.recipe, settings.batch_size, settings.pixels, settings.precision,
+            settings.seed, settings.bins, *options,
         ))  # fmt: skip
-        path = folder_of(settings.unfinished, self.task) / f"{title.replace(' ', '_')}.pt"
+        path = folder_of(Path(settings.unfinished), self.task) / f"{title}.pt"
         return Unfinished(path, identity, settings.resume)
 
     def tell(self, sentence: str) -> None:
