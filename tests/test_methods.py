@@ -307,6 +307,7 @@ def test_many_settings_at_once() -> None:
         for sigma in (0, 0.2)
         for a, b in ((0, 1), (1, 0), (1, 1))
     ]
+    every += every[-1:] * 2  # the same object again
     for second in (True, False):
         signal = signals(second=second)
         for settings, found in zip(every, ssg_cams(signal, every), strict=True):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssgcam.core.scaling import peak, per_image, unit, unit_, wide
+from ssgcam.core.scaling import unit, unit_, wide
 from ssgcam.core.settings import Score, SSGSettings
 from ssgcam.core.signals import Needs, Signal
 from ssgcam.core.smoothing import full_precision, smooth
@@ -69,12 +69,13 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
             two = _logarithm(one * one if two is None else two, sigma)
         if any(each.first_exponent for each in group):
             one = _logarithm(one, sigma)
-        for each in group:
-            weight = _weight(one, each.first_exponent, two, each.second_exponent)
+        for place, each in enumerate(group, 1):
+            terms = (two, each.second_exponent), (one, each.first_exponent)
+            weight = _weight(terms, spent=place == len(group))
             if form == "gradient":
                 weight.mul_(unit(activation))
-            nothing = _nothing(weight.dtype) * weight.shape[1]
-            yield F.threshold(weight.sum(1), nothing, 0, inplace=True)
+            zeros = weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny  # if all channels are zero
+            yield F.threshold(weight.sum(1), zeros, 0, inplace=True)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -219,9 +220,9 @@ def _first(signal: Signal) -> Tensor:
 def _unit_product(one: Tensor, other: Tensor) -> Tensor:
     """``unit(one * other)``, also where that product leaves the number format."""
     product = wide(one) * wide(other)
-    largest = per_image(peak(product, empty=0), product)
-    room = torch.finfo(product.dtype).tiny ** 0.5
-    if bool(((largest > room) & (largest < 1 / room)).all()):
+    axes, room = (1, 2, 3), torch.finfo(product.dtype).tiny ** 0.5
+    largest = torch.maximum(product.amax(axes, True), -product.amin(axes, True))
+    if torch.equal(largest, largest.clamp(room, 1 / room)):
         return product.div_(largest)
     return unit_(unit(one) * unit(other))
 
@@ -234,27 +235,26 @@ def _logarithm(signal: Tensor, sigma: float) -> Tensor:
     return F.threshold(positive.log_(), math.log(2 * tiny), -math.inf, inplace=True)
 
 
-def _weight(one: Tensor, first: float, two: Tensor | None, second: float) -> Tensor:
-    """``e^one^first * e^two^second`` of logarithms, by its largest value per image.
+def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor:
+    """The product of ``e^logarithm^exponent``, by its largest value per image.
 
     So nothing is lost but what is nothing beside the largest, and ``exp`` costs a tenth of a power.
-    Zeros are left as less than :func:`_nothing`: ``exp(-inf)`` is slow, too. Not both exponents are
-    zero.
+    Zeros are left as twice the smallest normal number: ``exp(-inf)`` is slow, too.
+
+    Args:
+        terms: Logarithms and their exponents, not all zero; a term with exponent 0 is left out.
+        spent: Nobody needs the logarithms after this.
+
+    Returns:
+        Of the logarithms' shape.
     """
-    if not second:
-        logarithm = one * first
-    else:
-        assert two is not None
-        logarithm = two * second
-        if first:
-            logarithm.add_(one, alpha=first)
-    numbers = torch.finfo(logarithm.dtype)
-    largest = logarithm.amax((1, 2, 3), keepdim=True).clamp_min_(numbers.min)
-    return logarithm.sub_(largest).clamp_min_(math.log(2 * numbers.tiny)).exp_()
-
-
-def _nothing(dtype: torch.dtype) -> float:
-    return 3 * torch.finfo(dtype).tiny
+    (first, power), *rest = [(each, power) for each, power in terms if each is not None and power]
+    total = first.mul_(power) if spent else first * power
+    for each, power in rest:
+        total.add_(each, alpha=power)
+    numbers = torch.finfo(total.dtype)
+    largest = total.amax((1, 2, 3), keepdim=True).clamp_min_(numbers.min)
+    return total.sub_(largest).clamp_min_(math.log(2 * numbers.tiny)).exp_()
 
 
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:
