@@ -85,8 +85,9 @@ class Bench:
     def __init__(self, model: LoadedModel, side: int, options: argparse.Namespace) -> None:
         self.device, self.rounds = options.device, options.rounds
         self.name = f"{model.name}, {side} px"
-        plain = replace(model, network=copy.deepcopy(model.network).eval().to(self.device))
-        self.scratch = Answers(plain)
+        plain = copy.deepcopy(model.network).eval().to(self.device)
+        plain.to(memory_format=torch.contiguous_format)
+        self.scratch = Answers(replace(model, network=plain))
         model.network.eval().to(self.device, memory_format=torch.channels_last)
         self.answers = {precision: Answers(model, precision) for precision in PRECISIONS}
         count = options.images * (4 if side < 224 else 1)

@@ -202,8 +202,8 @@ def perturbation(
     DATA may be any images; without labels the network's own top class is explained. Prints a table of
     methods and layers by metrics, each number with its 95 % interval. OUT gets it as perturbation.md,
     .csv and .json, the curves, and a panel of examples. The same command run again goes on where it was
-    cut off. --precision fast gives the same numbers sooner, bfloat16 nearly the same in a third of the
-    time on a processor made for it.
+    cut off. --precision fast gives the same numbers sooner; bfloat16, on a processor made for it, is
+    faster still but approximate.
     """
     from ssgcam.evaluation import evaluate_perturbation
 
