@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgcam.core.maps import fuse, prepare, resize, scale, threshold
+from ssgcam.core.maps import SMALL, fuse, prepare, resize, scale, threshold
 from ssgcam.errors import SsgcamError
 
 
@@ -69,6 +69,29 @@ def test_resize_against_a_loop(size: tuple[int, int]) -> None:
         torch.testing.assert_close(
             resize(layer_map, size), resized(layer_map, size), atol=1e-7, rtol=0
         )
+
+
+@pytest.mark.parametrize("size", [(70, 51), (9, 80), (13, 17)])
+@pytest.mark.parametrize("cells", [(SMALL, 7), (SMALL + 1, 7), (40, 36)])
+def test_small_and_large_maps_are_resized_alike(
+    cells: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Below SMALL by products of matrices, above by PyTorch's own function."""
+    layer_map = torch.rand(2, *cells, dtype=torch.float64) - 0.5
+    wanted = resized(layer_map, size)
+    torch.testing.assert_close(resize(layer_map, size), wanted, atol=1e-6, rtol=0)
+    single = resize(layer_map.float(), size)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), wanted, atol=5e-6, rtol=0)
+    assert not resize(torch.zeros(1, *cells), size).any()
+
+
+def test_made_in_inference_mode_a_resizing_matrix_serves_outside_too() -> None:
+    with torch.inference_mode():
+        resize(torch.ones(1, 11, 13), (21, 23))
+    layer_map = torch.ones(1, 11, 13, requires_grad=True)
+    resize(layer_map, (21, 23)).sum().backward()
+    assert layer_map.grad is not None
 
 
 def test_resize_to_the_same_size_changes_nothing() -> None:
