@@ -7,7 +7,7 @@ Adding one is one function and one line in ``METHODS``. Signals are ``[N, C, h, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -66,12 +66,13 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
         if form == "taylor" and two is not None:
             two = two * unit(activation) ** 2
         if any(each.second_exponent for each in group):
-            two = _logarithm(one * one if two is None else two, sigma)
+            two = smooth(one * one if two is None else two, sigma).clamp_min_(0)
         if any(each.first_exponent for each in group):
-            one = _logarithm(one, sigma)
+            one = smooth(one, sigma).clamp_min_(0)
+        logarithms = _logarithms(one, two, group)
         for place, each in enumerate(group, 1):
-            terms = (two, each.second_exponent), (one, each.first_exponent)
-            weight = _weight(terms, spent=place == len(group))
+            powers = each.first_exponent, each.second_exponent
+            weight = _weight(zip(logarithms, powers, strict=True), spent=place == len(group))
             if form == "gradient":
                 weight.mul_(unit(activation))
             zeros = weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny  # if all channels are zero
@@ -227,12 +228,31 @@ def _unit_product(one: Tensor, other: Tensor) -> Tensor:
     return unit_(unit(one) * unit(other))
 
 
-def _logarithm(signal: Tensor, sigma: float) -> Tensor:
-    """``log relu(S signal)``, minus infinity where nothing is left (``log(0)`` itself is slow)."""
-    tiny = torch.finfo(signal.dtype).tiny
-    smoothed = smooth(signal, sigma)
-    positive = smoothed.clamp_min(tiny) if smoothed is signal else smoothed.clamp_min_(tiny)
-    return F.threshold(positive.log_(), math.log(2 * tiny), -math.inf, inplace=True)
+def _logarithms(
+    one: Tensor, two: Tensor | None, group: Sequence[SSGSettings]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Logarithms of both smoothed orders, ``None`` for one that no setting uses.
+
+    For one setting with equal exponents the logarithm of their product, and ``None``: a logarithm is
+    the slowest step but for the smoothing.
+    """
+    first = [each.first_exponent for each in group]
+    second = [each.second_exponent for each in group]
+    if two is not None and len(group) == 1 and first == second:
+        product = one * two
+        if product.amax((1, 2, 3)).amin() > torch.finfo(product.dtype).tiny ** 0.5:
+            return _logarithm(product), None  # nothing that counts has left the number format
+    return (
+        _logarithm(one) if any(first) else None,
+        _logarithm(two) if any(second) and two is not None else None,
+    )
+
+
+def _logarithm(numbers: Tensor) -> Tensor:
+    """In place, of numbers not negative; minus infinity for zero (``log(0)`` itself is slow)."""
+    tiny = torch.finfo(numbers.dtype).tiny
+    logarithm = numbers.clamp_min_(tiny).log_()
+    return F.threshold(logarithm, math.log(2 * tiny), -math.inf, inplace=True)
 
 
 def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor:
