@@ -152,6 +152,35 @@ def test_rounded_backward_is_the_gradient_to_three_digits() -> None:
     assert 0 < float((found - wanted).abs().amax() / wanted.abs().amax()) < 0.01
 
 
+def test_a_depthwise_convolution_is_not_rounded() -> None:
+    conv = nn.Conv2d(4, 8, 3, groups=4).requires_grad_(False)
+    x = torch.randn(2, 4, 9, 11, requires_grad=True)
+    weights = torch.randn(2, 8, 7, 9)
+    with RoundedBackward():
+        output = conv(x)
+    (found,) = torch.autograd.grad((output * weights).sum(), x)
+    (wanted,) = torch.autograd.grad((conv(x) * weights).sum(), x)
+    assert torch.equal(found, wanted)
+
+
+def test_rounding_starts_at_the_first_target(network: nn.Module, images: Tensor) -> None:
+    class Depth(nn.Module):
+        """Passes its input on and notes how many modes are active."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            depths.append(torch._C._len_torch_function_stack())
+            return x
+
+    depths: list[int] = []
+    watched = nn.Sequential(Depth(), nn.Conv2d(3, 4, 3), nn.ReLU(), Depth(), nn.Flatten())
+    cam = CAM(watched, ["2"], precision="fast")
+    cam(images)
+    depths.clear()
+    cam(images)
+    assert depths == [0, 1]
+    assert torch._C._len_torch_function_stack() == 0
+
+
 @pytest.mark.parametrize("method", ["shapley_cam", "score_cam", "eigen_cam"])
 def test_other_methods(network: nn.Module, images: Tensor, method: str) -> None:
     layer = "layer1" if method == "score_cam" else "layer4"  # a pass for each channel

@@ -12,8 +12,8 @@ which shows in the maps. Figures for both: docs/benchmarks/speed.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -91,7 +91,7 @@ class FastCopy:
         twin = self(images, targets)
         images = images.to(dtype=self.dtype or images.dtype, memory_format=torch.channels_last)
         rounds = not exact and self.dtype is None and has_bfloat16(images.device)
-        with self._rounding if rounds else nullcontext():
+        with self._rounding.starting_at(twin, targets) if rounds else nullcontext():
             captured = capture(twin, images, targets, double_backward=exact)
         if self.dtype is not None and isinstance(captured.output, Tensor):
             with torch.inference_mode(False), torch.enable_grad():
@@ -137,6 +137,24 @@ class RoundedBackward(TorchFunctionMode):
         super().__init__()
         self._weights: dict[int, tuple[Tensor, Tensor]] = {}
 
+    @contextmanager
+    def starting_at(self, network: nn.Module, targets: Sequence[str]) -> Iterator[None]:
+        """Active from the first call of a target layer on, until the end of the block.
+
+        Before it nothing is differentiated, and attention has a faster way that a mode would bar.
+        """
+        with ExitStack() as stack:
+            begun: list[RoundedBackward] = []
+
+            def begin(module: nn.Module, inputs: Any) -> None:
+                if not begun:
+                    begun.append(stack.enter_context(self))
+
+            for name in {Target.parse(spelling).module for spelling in targets}:
+                handle = network.get_submodule(name).register_forward_pre_hook(begin)
+                stack.callback(handle.remove)
+            yield
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -146,7 +164,8 @@ class RoundedBackward(TorchFunctionMode):
             given = dict(zip(_NAMES, args, strict=False)) | kwargs
             x, weight, bias = given["input"], given["weight"], given.get("bias")
             frozen = not (weight.requires_grad or (bias is not None and bias.requires_grad))
-            if x.requires_grad and frozen and x.dtype == torch.float32:
+            depthwise = weight.shape[1] == 1  # so few products that rounding takes longer
+            if x.requires_grad and frozen and not depthwise and x.dtype == torch.float32:
                 if func is torch.conv2d and not isinstance(given.get("padding"), str):
                     how = [given.get(name, default) for name, default in _DEFAULTS.items()]
                     return _Convolution.apply(x, weight, bias, self._rounded(weight), how)
@@ -195,7 +214,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return (gradients[0].bfloat16() @ ctx.rounded).float(), None, None, None
+        rows = (
+            gradients[0].bfloat16().flatten(0, -2)
+        )  # or a transposed batch is many small products
+        found = (rows @ ctx.rounded).float().unflatten(0, gradients[0].shape[:-1])
+        return found, None, None, None
 
 
 def _frozen_copy(network: nn.Module) -> nn.Module:

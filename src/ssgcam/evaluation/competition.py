@@ -17,15 +17,12 @@ from ssgcam.cam import CAM, Layers
 from ssgcam.core import layers as layer_names
 from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
-from ssgcam.core.derivatives import derivatives
+from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
-from ssgcam.core.layouts import layout_of
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import unwrap
-from ssgcam.core.scores import logits_of
 from ssgcam.core.settings import Precision
-from ssgcam.core.signals import Signal
-from ssgcam.errors import SsgcamError
+from ssgcam.core.signals import Needs, signals_of
 from ssgcam.evaluation.contenders import Contender, Entrants
 from ssgcam.evaluation.figures import Entry
 from ssgcam.evaluation.result import ALL_FUSED, RECIPE
@@ -89,8 +86,9 @@ class Competition:
             if METHODS[contender.method].needs in ("curvature", "forward")
         }
         shared = [contender for contender in self.contenders if contender not in self._own]
-        self._needs_gradient = any(METHODS[c.method].needs != "activation" for c in shared)
-        self._needs_second = any(c.method == "ssg_cam" and c.ssg.second_exponent for c in shared)
+        second = any(c.method == "ssg_cam" and c.ssg.second_exponent for c in shared)
+        first = any(METHODS[c.method].needs != "activation" for c in shared)
+        self._needs: Needs = "second" if second else "first" if first else "activation"
         self.entries = self._entries()
 
     def __call__(self, images: Tensor, classes: Tensor | None = None) -> Explained:
@@ -106,18 +104,23 @@ class Competition:
         Raises:
             SsgcamError: If a class is out of range or the network's output isn't finite.
         """
-        second_pass = self._needs_second and self.score.second == "hutchinson"
+        second_pass = self._needs == "second" and self.score.second == "hutchinson"
         captured = self._capture(images, exact=second_pass)
-        logits = logits_of(captured.output).detach()
-        if classes is None:
-            classes = logits.argmax(1)[:, None]
-        classes = classes.to(logits.device)
-        _check(logits, classes)
+        logits, classes = logits_and_classes(captured.output, classes, images, None)
+        assert logits is not None
+        classes = classes.view(len(images), -1)
         size = (int(images.shape[-2]), int(images.shape[-1]))
         columns = range(classes.shape[1])
         found: dict[Entry, list[Tensor]] = {entry: [] for entry in self.entries}
         for k in columns:
-            signals = self._signals(captured, classes[:, k], size, keep=k < columns[-1])
+            signals = signals_of(
+                captured,
+                classes[:, k],
+                self._needs,
+                self.score,
+                size,
+                retain_graph=k < columns[-1],
+            )
             for contender in self.contenders:
                 if contender in self._own:
                     raw = self._own[contender](images, classes[:, k]).layer_maps
@@ -153,27 +156,6 @@ class Competition:
             entries.append(Entry(RECIPE, names))
         return tuple(entries)
 
-    def _signals(
-        self, captured: Captured, classes: Tensor, size: tuple[int, int], *, keep: bool
-    ) -> dict[str, Signal]:
-        signals = {}
-        gradients: dict[str, tuple[Tensor, Tensor | None]] = {}
-        if self._needs_gradient:
-            gradients = derivatives(
-                captured, classes, self.score, need_second=self._needs_second, retain_graph=keep
-            )
-        for name, activation in captured.activations.items():
-            maps = layout_of(activation, size, name).maps
-            first, second = gradients.get(name, (None, None))
-            if second is not None and self.score.sign == "absolute":
-                second = second.abs()
-            signals[name] = Signal(
-                maps(activation.detach()),
-                None if first is None else maps(first),
-                None if second is None else maps(second),
-            )
-        return signals
-
     def _finished(
         self, contender: Contender, raw: dict[str, Tensor], size: tuple[int, int]
     ) -> dict[Entry, Tensor]:
@@ -197,17 +179,3 @@ def _names(model: LoadedModel, layers: Layers) -> list[str]:
         noise = torch.rand(1, 3, *model.preprocessing.size, generator=generator)
         return layer_names.auto_layers(model.network, noise.to(device))
     return layer_names.resolve(model.network, [layers] if isinstance(layers, str) else layers)
-
-
-def _check(logits: Tensor, classes: Tensor) -> None:
-    if not bool(logits.isfinite().all()):
-        raise SsgcamError(
-            "the network returned NaN or infinity; check its weights and the preprocessing"
-        )
-    outputs = logits.shape[1]
-    outside = classes[(classes < 0) | (classes >= outputs)]
-    if len(outside):
-        raise SsgcamError(
-            f"class {int(outside[0])} is out of range: the network has {outputs} classes, "
-            f"0 to {outputs - 1}"
-        )
