@@ -34,13 +34,15 @@ def check_differentiable(network: nn.Module) -> None:
         raise SsgcamError(
             "a TorchScript network takes no hooks; explain the Python network it was made from"
         )
-    tensors = [*network.parameters(), *network.buffers()]
-    if any(tensor.is_inference() for tensor in tensors):
+    modules = list(network.modules())
+    parameters = _parameters(modules)
+    buffers = [buffer for module in modules for buffer in module._buffers.values()]
+    if any(tensor is not None and tensor.is_inference() for tensor in [*parameters, *buffers]):
         raise SsgcamError(
             "the network was built inside torch.inference_mode(), so nothing can be differentiated "
             "through it; build or load it outside"
         )
-    if any(not tensor.is_floating_point() for tensor in network.parameters()):
+    if any(not tensor.is_floating_point() for tensor in parameters):
         raise SsgcamError(
             "the network has integer (quantised) parameters, so it has no gradients; explain the "
             "floating-point network it was made from"
@@ -59,24 +61,30 @@ def explaining(network: nn.Module) -> Iterator[None]:
     Inside, inference mode is off and compiled modules run as plain Python. The flags are set one by
     one: ``network.eval()`` may run a user's own ``train`` method.
     """
-    modes = [(module, module.training) for module in network.modules()]
-    frozen = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    modules = list(network.modules())
+    modes = [(module, module.training) for module in modules]
+    frozen = [(parameter, parameter.requires_grad) for parameter in _parameters(modules)]
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(_restore, modes, frozen)
-        for module, _ in modes:
-            module.training = False
-        for parameter, _ in frozen:
-            parameter.requires_grad_(False)
+        stack.callback(_set, modes, frozen)
+        _set([(module, False) for module in modules], [(each, False) for each, _ in frozen])
         yield
 
 
-def _restore(
+def _set(
     modes: Sequence[tuple[nn.Module, bool]], frozen: Sequence[tuple[nn.Parameter, bool]]
 ) -> None:
+    """Set ``training`` and ``requires_grad``; looking first is ten times as fast as setting."""
     for module, mode in modes:
-        module.training = mode
+        if module.training != mode:
+            module.training = mode
     for parameter, flag in frozen:
-        parameter.requires_grad_(flag)
+        if parameter.requires_grad != flag:
+            parameter.requires_grad_(flag)
+
+
+def _parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """Their own parameters; asking the network itself would walk through it once more."""
+    return [each for module in modules for each in module._parameters.values() if each is not None]
