@@ -290,7 +290,8 @@ def run_windows(
         if cuts[best][2] <= cuts[tried[0]][2] + settings.margin:
             best = tried[0]
         final = replace(versions[best][0], threshold=cuts[best][0])
-        final.save(work / f"{part.name}_{name}_recipe.json")
+        for title, each in {FINAL: final} | {one: versions[one][0] for one in SINGLES}.items():
+            each.save(recipe_file(work, part, name, title))
         parts = {
             title: counts.at(cuts[title][0], 0.0, test).confusions
             for title, counts in candidates.items()
@@ -325,6 +326,12 @@ def run_windows(
             "truth": known.masks[test],
         }
     return result
+
+
+def recipe_file(work: Path, part: Part, field: str, title: str) -> Path:
+    """Where a field's recipe, or single layer, is kept."""
+    kind = SINGLES.get(title, "recipe")
+    return work / f"{part.name}_{field}_{kind}.json"
 
 
 def _versions(
@@ -391,18 +398,18 @@ def field_sweeps(
 def run_fields(fields: dict[str, Field], part: Part, work: Path) -> dict[str, Any]:
     """Gates and thresholds from the other whole fields, scored on each tested one.
 
-    The recipes see each window once here: flips, input scales and PAMR would take hours on two cores.
+    A field's recipe, and the single layers that the search gave their settings, see each window in the
+    recipe's flips, without its input scales; all else sees it once: more would take hours on two cores.
     """
     models = part.models
     model = ensemble(models)
-    recipes = {
-        f"{FINAL}: {name}": replace(
-            Recipe.load(work / f"{part.name}_{name}_recipe.json"),
-            augmentation=Augmentation(),
-            refinement=None,
-        )
-        for name in part.fields
-    }
+    titles = [FINAL, *SINGLES]
+    recipes = {}
+    for name in part.fields:
+        known = {title: Recipe.load(recipe_file(work, part, name, title)) for title in titles}
+        flips = replace(known[FINAL].augmentation, scales=(1.0,))
+        for title, each in known.items():
+            recipes[f"{title}: {name}"] = replace(each, augmentation=flips, refinement=None)
     layers = block_layers(models[0].network, torch.zeros(1, 3, *model.preprocessing.size))
     rivals = rivals_of(models, layers)
     makers = [
@@ -414,17 +421,17 @@ def run_fields(fields: dict[str, Field], part: Part, work: Path) -> dict[str, An
     for tested in part.fields:
         parts, cuts = {}, {}
         for name, by_gate in sweeps[tested].items():
-            if name.startswith(FINAL) and name != f"{FINAL}: {tested}":
+            title = next((t for t in titles if name.startswith(f"{t}: ")), None)
+            if title is not None and name != f"{title}: {tested}":
                 continue
             best = (-1.0, 0.0, 0.0)
             for gate in by_gate:
                 rest = [sweeps[other] for other in fields if other != tested]
-                known = Sweep.joined([each[name][gate] for each in rest if name in each])
-                threshold, _, score = choose_cut(known, "pooled", gate=0.0)
+                joined = Sweep.joined([each[name][gate] for each in rest if name in each])
+                threshold, _, score = choose_cut(joined, "pooled", gate=0.0)
                 best = max(best, (score, threshold, gate))
-            title = FINAL if name.startswith(FINAL) else name
-            parts[title] = by_gate[best[2]].at(best[1], 0.0).confusions
-            cuts[title] = best
+            parts[title or name] = by_gate[best[2]].at(best[1], 0.0).confusions
+            cuts[title or name] = best
         result["fields"][tested] = {"parts": parts, "cuts": cuts}
     return result
 
