@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colour import best_otsu, calibrated_cut, colour_maps, mask_counts
+from colour import best_otsu, calibrated_cut, mask_counts
 from ensemble import averaged, ensemble, written_out
+from parasite_contenders import (
+    BEST_LAYER,
+    LAYER_CAM,
+    SINGLES,
+    Part,
+    field_colours,
+    kind_of,
+    recipe_file,
+    recipe_maps,
+    rivals_of,
+)
 from parasite_fields import FOLDS, Field, fold_of, read_fields
 from parasite_report import FINAL, write_report
-from ssgcam import CAM, LoadedModel, load_model
+from parasite_whole import run_fields
+from ssgcam import LoadedModel
 from ssgcam.augment import Augmentation
 from ssgcam.bound_recipe import refined
 from ssgcam.core import maps as pipeline
 from ssgcam.core.blocks import block_layers
-from ssgcam.core.methods import ssg_cam
 from ssgcam.files import write_with
 from ssgcam.recipe import Recipe
 from ssgcam.search import Calibration, Examples, MapGrid, SearchSettings, build_cache, make_examples
-from ssgcam.search.baselines import Rival, rival_maps
+from ssgcam.search.baselines import Rival
 from ssgcam.search.scoring import Sweep, choose_cut, sweep
 from ssgcam.search.steps import draft, variant_name
 from study import DOCS
@@ -49,37 +60,6 @@ FLIPS = Augmentation("both")
 SCALES = Augmentation("horizontal", (1.0, 1.5, 2.0))
 GRID = MapGrid(sigmas=(0.0, 0.03, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
 SMALL_GRID = MapGrid(sigmas=(0.0, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
-BEST_LAYER = "SSG-CAM, best layer and settings, same views"
-LAYER_CAM = "LayerCAM, best layer, same views"
-#: Contenders of one layer that the search gives as well, and their kinds.
-SINGLES = {BEST_LAYER: "ssg", LAYER_CAM: "single"}
-#: Lowest class probabilities of a window that are tried over whole fields.
-GATES = (0.1, 0.5, 0.9)
-GATED = "Colour in windows called infected"
-
-Maps = Callable[[Tensor], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Networks that work as one, and the fields they test.
-
-    Attributes:
-        variant: The network and ``"zero-shot"`` or ``"adapted"``.
-        name: Of its checkpoints.
-        files: The networks.
-        fields: Names.
-    """
-
-    variant: str
-    name: str
-    files: tuple[Path, ...]
-    fields: tuple[str, ...]
-
-    @property
-    def models(self) -> list[LoadedModel]:
-        """The networks."""
-        return [load_model(str(file)) for file in self.files]
 
 
 def parts_of(options: argparse.Namespace, fields: Sequence[str]) -> list[Part]:
@@ -117,17 +97,6 @@ def examples(fields: Sequence[Field], model: LoadedModel) -> Examples:
     )
 
 
-def field_colours(field: Field) -> dict[str, Tensor]:
-    """Colour quantities ``[H, W]`` of a field, as they are and relative to the field's median."""
-    pixels = torch.from_numpy(field.pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    found = {name: maps[0] for name, maps in colour_maps(pixels).items()}
-    relative = {
-        f"{name} above the field's median": ((maps - maps.median()) / 2 + 0.5).clamp(0, 1)
-        for name, maps in found.items()
-    }
-    return found | relative
-
-
 def window_colours(fields: Sequence[Field], size: tuple[int, int]) -> dict[str, Tensor]:
     """The same in the windows of :func:`examples`, ``[N, *size]``."""
     found: dict[str, list[Tensor]] = {}
@@ -137,70 +106,6 @@ def window_colours(fields: Sequence[Field], size: tuple[int, int]) -> dict[str, 
                 cut = pipeline.resize(maps[None, top:bottom, left:right], size)
                 found.setdefault(name, []).append(cut[0])
     return {name: torch.stack(maps) for name, maps in found.items()}
-
-
-def recipe_maps(model: LoadedModel, recipes: dict[str, Recipe]) -> Maps:
-    """Maps of several recipes of one network from one pass for each view: ``[N, *input]`` by name.
-
-    Each is what ``Recipe.bind`` gives.
-    """
-    layers = dict.fromkeys(layer.name for recipe in recipes.values() for layer in recipe.layers)
-    cam = CAM(model, list(layers))
-    views = dict.fromkeys(view for recipe in recipes.values() for view in recipe.augmentation)
-
-    def maps(images: Tensor) -> dict[str, Tensor]:
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        sums: dict[str, Tensor] = {}
-        for view in views:
-            signals, _ = cam.signals(view.apply(images), torch.ones(len(images), dtype=torch.long))
-            for name, recipe in recipes.items():
-                if view in tuple(recipe.augmentation):
-                    raw = [
-                        view.undo(ssg_cam(signals[each.name], each.ssg)) for each in recipe.layers
-                    ]
-                    fused = pipeline.combine(
-                        raw,
-                        recipe.size,
-                        gammas=[each.gamma for each in recipe.layers],
-                        weights=[each.weight for each in recipe.layers],
-                        fusion=recipe.fusion,
-                    )
-                    sums[name] = sums[name] + fused if name in sums else fused
-        found = {}
-        for name, recipe in recipes.items():
-            found[name] = pipeline.resize(pipeline.scale(sums[name]), size)
-            if recipe.refinement is not None:
-                found[name] = refined(images, found[name], recipe.refinement)
-        return found
-
-    return maps
-
-
-def rivals_of(models: Sequence[LoadedModel], layers: Sequence[str]) -> Callable[..., Any]:
-    """Every method's maps of every layer, and their means, averaged over the networks.
-
-    Returns:
-        A function from images to maps ``[N, *input]`` by :class:`Rival`.
-    """
-    cams = [CAM(model, list(layers)) for model in models]
-
-    def maps(images: Tensor) -> dict[Rival, Tensor]:
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        sums: dict[Rival, Tensor] = {}
-        for cam in cams:
-            signals, _ = cam.signals(images, torch.ones(len(images), dtype=torch.long))
-            for rival, made in rival_maps(signals, size):
-                sums[rival] = sums[rival] + made if rival in sums else made
-        return {rival: pipeline.scale(total) for rival, total in sums.items()}
-
-    return maps
-
-
-def kind_of(rival: Rival) -> str:
-    """Its kind in the report."""
-    if rival.layer is None:
-        return "mean"
-    return "ssg" if rival.method == "ssg_cam" else "single"
 
 
 def run_windows(
@@ -328,12 +233,6 @@ def run_windows(
     return result
 
 
-def recipe_file(work: Path, part: Part, field: str, title: str) -> Path:
-    """Where a field's recipe, or single layer, is kept."""
-    kind = SINGLES.get(title, "recipe")
-    return work / f"{part.name}_{field}_{kind}.json"
-
-
 def _versions(
     recipes: dict[str, Recipe], maps: dict[str, Tensor], field: str, settings: SearchSettings
 ) -> dict[str, tuple[Recipe, Tensor]]:
@@ -349,91 +248,6 @@ def _versions(
         for key, each in versions.items()
     }
     return found | {t: (recipes[f"{field}: {t}"], maps[f"{field}: {t}"]) for t in SINGLES}
-
-
-def field_sweeps(
-    model: LoadedModel, field: Field, makers: Sequence[Maps]
-) -> dict[str, dict[float, Sweep]]:
-    """By contender and gate: counts of a whole field at every threshold.
-
-    A pixel's score is the average over windows of the window's probability times its map, zero in a
-    window below the gate, as :mod:`ssgcam.segmenter` does it.
-    """
-    inputs = model.preprocessing([field.photo(box) for box in field.grid])
-    with torch.inference_mode():
-        logits = torch.cat([model.network(part) for part in inputs.split(32)])
-    sure = model.probabilities(logits)[:, 1].tolist()
-    colours = field_colours(field)
-    averages: dict[tuple[str, float], Any] = {}
-    names = {f"{GATED}: {name}" for name in colours}
-    passed = [number for number, probability in enumerate(sure) if probability >= GATES[0]]
-    for start in range(0, len(passed), 8):
-        numbers = passed[start : start + 8]
-        maps = {n: each for maker in makers for n, each in maker(inputs[numbers]).items()}
-        names |= set(maps)
-        for row, number in enumerate(numbers):
-            left, top, right, bottom = box = field.grid[number]
-            size = (bottom - top, right - left)
-            cut = {name: pipeline.resize(each[row][None], size)[0] for name, each in maps.items()}
-            for name, each in colours.items():
-                cut[f"{GATED}: {name}"] = each[top:bottom, left:right]
-            for name, values in cut.items():
-                for gate in GATES:
-                    if sure[number] >= gate:
-                        if (name, gate) not in averages:
-                            averages[name, gate] = field.windows.average(*field.size)
-                        averages[name, gate].add(box, sure[number] * values)
-    truth, always = torch.from_numpy(field.mask)[None], torch.ones(1)
-    found: dict[str, dict[float, Sweep]] = {}
-    for name in sorted(names):
-        for gate in GATES:
-            made = averages.get((name, gate))
-            scores = torch.zeros(1, *field.size) if made is None else made.finished()[None]
-            found.setdefault(name, {})[gate] = sweep(scores, truth, always, "pooled")
-    for name, values in colours.items():
-        found[f"Colour: {name}"] = {0.0: sweep(values[None], truth, always, "pooled")}
-    return found
-
-
-def run_fields(fields: dict[str, Field], part: Part, work: Path) -> dict[str, Any]:
-    """Gates and thresholds from the other whole fields, scored on each tested one.
-
-    A field's recipe, and the single layers that the search gave their settings, see each window in the
-    recipe's flips, without its input scales; all else sees it once: more would take hours on two cores.
-    """
-    models = part.models
-    model = ensemble(models)
-    titles = [FINAL, *SINGLES]
-    recipes = {}
-    for name in part.fields:
-        known = {title: Recipe.load(recipe_file(work, part, name, title)) for title in titles}
-        flips = replace(known[FINAL].augmentation, scales=(1.0,))
-        for title, each in known.items():
-            recipes[f"{title}: {name}"] = replace(each, augmentation=flips, refinement=None)
-    layers = block_layers(models[0].network, torch.zeros(1, 3, *model.preprocessing.size))
-    rivals = rivals_of(models, layers)
-    makers = [
-        lambda images: {rival.name: maps for rival, maps in rivals(images).items()},
-        recipe_maps(model, recipes),
-    ]
-    sweeps = {name: field_sweeps(model, field, makers) for name, field in fields.items()}
-    result: dict[str, Any] = {"fields": {}}
-    for tested in part.fields:
-        parts, cuts = {}, {}
-        for name, by_gate in sweeps[tested].items():
-            title = next((t for t in titles if name.startswith(f"{t}: ")), None)
-            if title is not None and name != f"{title}: {tested}":
-                continue
-            best = (-1.0, 0.0, 0.0)
-            for gate in by_gate:
-                rest = [sweeps[other] for other in fields if other != tested]
-                joined = Sweep.joined([each[name][gate] for each in rest if name in each])
-                threshold, _, score = choose_cut(joined, "pooled", gate=0.0)
-                best = max(best, (score, threshold, gate))
-            parts[title or name] = by_gate[best[2]].at(best[1], 0.0).confusions
-            cuts[title or name] = best
-        result["fields"][tested] = {"parts": parts, "cuts": cuts}
-    return result
 
 
 def main() -> None:
