@@ -249,17 +249,17 @@ def _logarithms(
 
 
 def _logarithm(numbers: Tensor) -> Tensor:
-    """In place, of numbers not negative; minus infinity for zero (``log(0)`` itself is slow)."""
+    """To base 2, in place; of zero minus infinity (``log2(0)`` itself is slow). No number is negative."""
     tiny = torch.finfo(numbers.dtype).tiny
-    logarithm = numbers.clamp_min_(tiny).log_()
-    return F.threshold(logarithm, math.log(2 * tiny), -math.inf, inplace=True)
+    logarithm = numbers.clamp_min_(tiny).log2_()
+    return F.threshold(logarithm, math.log2(2 * tiny), -math.inf, inplace=True)
 
 
 def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor:
-    """The product of ``e^logarithm^exponent``, by its largest value per image.
+    """The product of ``2^logarithm^exponent``, by its largest value per image.
 
-    So nothing is lost but what is nothing beside the largest, and ``exp`` costs a tenth of a power.
-    Zeros are left as twice the smallest normal number: ``exp(-inf)`` is slow, too.
+    So nothing is lost but what is nothing beside the largest, and ``exp2`` costs a tenth of a power.
+    Zeros are left as twice the smallest normal number: ``exp2(-inf)`` is slow, too.
 
     Args:
         terms: Logarithms and their exponents, not all zero; a term with exponent 0 is left out.
@@ -274,7 +274,7 @@ def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor
         total.add_(each, alpha=power)
     numbers = torch.finfo(total.dtype)
     largest = total.amax((1, 2, 3), keepdim=True).clamp_min_(numbers.min)
-    return total.sub_(largest).clamp_min_(math.log(2 * numbers.tiny)).exp_()
+    return total.sub_(largest).clamp_min_(math.log2(2 * numbers.tiny)).exp2_()
 
 
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:
