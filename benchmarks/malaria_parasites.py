@@ -195,7 +195,8 @@ def run_windows(
         if cuts[best][2] <= cuts[tried[0]][2] + settings.margin:
             best = tried[0]
         final = replace(versions[best][0], threshold=cuts[best][0])
-        for title, each in {FINAL: final} | {one: versions[one][0] for one in SINGLES}.items():
+        kept = {FINAL: final} | {title: versions[title][0] for title in SINGLES}
+        for title, each in kept.items():
             each.save(recipe_file(work, part, name, title))
         parts = {
             title: counts.at(cuts[title][0], 0.0, test).confusions
