@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgcam.core.maps import SMALL, fuse, prepare, resize, scale, threshold
+from ssgcam.core.maps import SMALL_SIDE, fuse, prepare, resize, scale, threshold
 from ssgcam.errors import SsgcamError
 
 
@@ -72,11 +72,11 @@ def test_resize_against_a_loop(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(70, 51), (9, 80), (13, 17)])
-@pytest.mark.parametrize("cells", [(SMALL, 7), (SMALL + 1, 7), (40, 36)])
+@pytest.mark.parametrize("cells", [(SMALL_SIDE, 7), (SMALL_SIDE + 1, 7), (40, 36)])
 def test_small_and_large_maps_are_resized_alike(
     cells: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    """Below SMALL by products of matrices, above by PyTorch's own function."""
+    """Up to SMALL_SIDE by products of matrices, above by PyTorch's own function."""
     layer_map = torch.rand(2, *cells, dtype=torch.float64) - 0.5
     wanted = resized(layer_map, size)
     torch.testing.assert_close(resize(layer_map, size), wanted, atol=1e-6, rtol=0)

@@ -246,6 +246,32 @@ def test_evidence_that_is_small_beside_what_speaks_against_does_not_underflow(fo
     np.testing.assert_allclose(scaled(found), [[[0, 0, 0.5**4, 1]]], rtol=1e-4)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_nor_does_it_where_both_orders_share_an_exponent(given: bool) -> None:
+    """The product of both orders leaves float32, though neither does."""
+    a, g = torch.ones(1, 1, 1, 4), torch.tensor([[[[-1.0, -1.0, 1e-16, 2e-16]]]])
+    second = torch.tensor([[[[1.0, 1.0, 1e-30, 1e-30]]]]) if given else None
+    found = ssg_cam(Signal(a, g, second), SSGSettings("taylor", 0, 0.3, 0.3))
+    ratio = 0.5**0.3 if given else 0.5**0.9
+    np.testing.assert_allclose(scaled(found), [[[0, 0, ratio, 1]]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["taylor", "gradient"])
+@pytest.mark.parametrize("sigma", [0, 0.06])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_equal_exponents_in_float32_against_the_loop(form: Any, sigma: float, sign: int) -> None:
+    """Every image has evidence, so that both orders go through one logarithm; second order signed."""
+    torch.manual_seed(1)
+    a, g = torch.randn(3, 8, 14, 14).relu(), torch.randn(3, 8, 14, 14)
+    signal = Signal(a, g, sign * torch.randn(3, 8, 14, 14))
+    settings = SSGSettings(form, sigma)
+    assert settings.first_exponent == settings.second_exponent
+    wide = Signal(*(part.double() for part in (a, g, signal.second)))  # type: ignore[union-attr]
+    wanted = brute_ssg(wide, settings)
+    assert (wanted.max((1, 2)) > 0).all()
+    np.testing.assert_allclose(scaled(ssg_cam(signal, settings)), scaled(wanted), atol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["taylor", "gradient"])
 @pytest.mark.parametrize("sigma", [0, 0.06])
 def test_float32_against_the_loop_at_the_size_of_real_layers(form: Any, sigma: float) -> None:

@@ -214,11 +214,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        rows = (
-            gradients[0].bfloat16().flatten(0, -2)
-        )  # or a transposed batch is many small products
-        found = (rows @ ctx.rounded).float().unflatten(0, gradients[0].shape[:-1])
-        return found, None, None, None
+        return (gradients[0].bfloat16() @ ctx.rounded).float(), None, None, None
 
 
 def _frozen_copy(network: nn.Module) -> nn.Module:

@@ -66,9 +66,9 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
         if form == "taylor" and two is not None:
             two = two * unit(activation) ** 2
         if any(each.second_exponent for each in group):
-            two = smooth(one * one if two is None else two, sigma).clamp_min_(0)
+            two = smooth(one * one if two is None else two, sigma).clamp_min_(0)  # for the product
         if any(each.first_exponent for each in group):
-            one = smooth(one, sigma).clamp_min_(0)
+            one = smooth(one, sigma)
         logarithms = _logarithms(one, two, group)
         for place, each in enumerate(group, 1):
             powers = each.first_exponent, each.second_exponent
@@ -234,7 +234,8 @@ def _logarithms(
     """Logarithms of both smoothed orders, ``None`` for one that no setting uses.
 
     For one setting with equal exponents the logarithm of their product, and ``None``: a logarithm is
-    the slowest step but for the smoothing.
+    the slowest step but for the smoothing. ``two`` is not negative, so that the product is positive
+    where both are.
     """
     first = [each.first_exponent for each in group]
     second = [each.second_exponent for each in group]
@@ -249,7 +250,7 @@ def _logarithms(
 
 
 def _logarithm(numbers: Tensor) -> Tensor:
-    """To base 2, in place; of zero minus infinity (``log2(0)`` itself is slow). No number is negative."""
+    """Of the positive part, to base 2, in place; minus infinity for none (``log2(0)`` is slow)."""
     tiny = torch.finfo(numbers.dtype).tiny
     logarithm = numbers.clamp_min_(tiny).log2_()
     return F.threshold(logarithm, math.log2(2 * tiny), -math.inf, inplace=True)

@@ -76,7 +76,7 @@ def explaining(network: nn.Module) -> Iterator[None]:
 def _set(
     modes: Sequence[tuple[nn.Module, bool]], frozen: Sequence[tuple[nn.Parameter, bool]]
 ) -> None:
-    """Set ``training`` and ``requires_grad``; looking first is ten times as fast as setting."""
+    """Set ``training`` and ``requires_grad``; looking first is faster than setting."""
     for module, mode in modes:
         if module.training != mode:
             module.training = mode
