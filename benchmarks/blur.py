@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from evaluations import finished, rows_of, section
-from imagenet import GRADIENT, entrants
+from imagenet import GRADIENT, entrants, in_words, key_of
 from networks import imagenet_networks
 from ssgcam.core.settings import SSGSettings
 from ssgcam.data import SampleSet
 from ssgcam.evaluation import (
     Contender,
-    Difference,
     Entrants,
     EvaluationSettings,
     evaluate_perturbation,
@@ -30,18 +29,12 @@ from ssgcam.evaluation.perturbation import Measure
 from ssgcam.evaluation.result import MEAN, markdown_table
 from study import DOCS, Row, command, labelled_samples, write_study
 
-FULL = SSGSettings()
 RIVAL = Contender("grad_cam_elementwise")
 PARTS = {
-    "SSG-CAM": FULL,
+    "SSG-CAM": SSGSettings(),
     "without smoothing": SSGSettings(sigma=0),
     "first order alone": SSGSettings(first_exponent=1, second_exponent=0),
 }
-
-
-def interval(found: Difference) -> str:
-    """A difference with its interval."""
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def main() -> None:
@@ -66,7 +59,7 @@ def main() -> None:
     for network in imagenet_networks(options.squeezenet):
         short = network.title.split("-")[0].lower()
         jobs: dict[str, tuple[SampleSet, Entrants, tuple[Measure, ...]]] = {
-            "blur": (many, entrants(network, GRADIENT), ("blur", "drop_increase"))
+            "blur": (many, entrants(network, GRADIENT), ("blur", "drop_increase"))  # of imagenet.py
         }
         for name, ssg in PARTS.items():
             pair = Entrants(
@@ -81,14 +74,12 @@ def main() -> None:
                 evaluate_perturbation, network.model, photos, who,
                 measures=measures, settings=settings,
             )  # fmt: skip
-            sizes = f"{FULL.form} {FULL.sigma} {FULL.first_exponent} {FULL.second_exponent}"
-            key = f"{sizes} {Contender().power}; {len(photos)} images, seed {options.seed}"
-            found = finished(file, key, run)
+            found = finished(file, key_of(who.contenders[0], len(photos), options.seed), run)
             rows += rows_of("imagenet", network.title, "imagenet_samples", found, options.seed)
             title = f"{network.title}, {name.replace('_', ' ')}"
             text.append(section(title, "imagenet_samples", found))
             summary += [
-                [network.title, d.method, d.rival, interval(d), str(d.n)]
+                [network.title, d.method, d.rival, in_words(d), str(d.n)]
                 for d in found.differences
                 if d.metric == "accuracy drop" and d.layers == MEAN
             ]  # fmt: skip

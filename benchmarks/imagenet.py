@@ -23,6 +23,7 @@ from networks import Network, imagenet_networks
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.evaluation import (
     Contender,
+    Difference,
     Entrants,
     Evaluation,
     EvaluationSettings,
@@ -98,13 +99,21 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 
 def done_job(job: Job, work: Path, seed: int) -> Evaluation:
     """The evaluation, from its file if it was made with the same settings."""
-    defaults = Contender()
-    ssg = defaults.ssg
-    key = (
-        f"{ssg.form} {ssg.sigma} {ssg.first_exponent} {ssg.second_exponent} {defaults.power}; "
-        f"{job.images} images, seed {seed}"
+    return finished(work / f"{job.name}.json", key_of(Contender(), job.images, seed), job.run)
+
+
+def key_of(ours: Contender, images: int, seed: int) -> str:
+    """What a kept evaluation depends on."""
+    ssg = ours.ssg
+    return (
+        f"{ssg.form} {ssg.sigma} {ssg.first_exponent} {ssg.second_exponent} {ours.power}; "
+        f"{images} images, seed {seed}"
     )
-    return finished(work / f"{job.name}.json", key, job.run)
+
+
+def in_words(found: Difference) -> str:
+    """A difference with its interval."""
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def told(job: Job, found: Evaluation) -> str:
@@ -135,7 +144,7 @@ def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
         for d in found.differences:
             wanted = d.metric.startswith("PxAP") or d.metric == "accuracy drop"
             if wanted and d.layers == MEAN:
-                gap = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+                gap = in_words(d)
                 bars.append(
                     [job.network.title, job.data, d.metric, d.rival, gap, d.verdict, str(d.n)]
                 )
@@ -146,7 +155,7 @@ def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
             if d.shown:
                 counts[d.verdict] += 1
                 if d.verdict == "loses":
-                    gap = f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+                    gap = in_words(d)
                     lost.append([job.network.title, job.data, d.layers, d.metric, d.rival, gap])
     header = ["network", "data", "metric", "best rival", "SSG-CAM less the rival", "", "n"]
     parts = [

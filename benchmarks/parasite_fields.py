@@ -11,6 +11,7 @@ There a window of 160 px shows cells of about 85 px. Here cells are about 20 px 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,6 +114,14 @@ class Field:
     def shows_parasite(self, box: Box) -> bool:
         """The image-level label: any parasite pixel in the window."""
         return bool((self.truth(box) == 1).any())
+
+    def share_shown(self, box: Box) -> float:
+        """How much of a parasite a window shows, of that of which it shows most; 0 to 1."""
+        labels, _ = ndimage.label(self.mask == 1)
+        whole = np.bincount(labels.ravel())
+        left, top, right, bottom = box
+        shown = np.bincount(labels[top:bottom, left:right].ravel(), minlength=len(whole))
+        return float((shown[1:] / whole[1:]).max(initial=0))
 
 
 def balanced(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -262,3 +271,21 @@ class CoarseWindows:
         sides = [round(cell * WINDOW / CELL) for cell in CELLS.values()]
         side = sides[0] if generator is None else int(generator.choice(sides))
         return photo.resize((side, side), Image.Resampling.BILINEAR)
+
+
+def main() -> None:
+    """Print what there is: fields, parasites, windows, and of how many parasites they show little."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    options = parser.parse_args()
+    for name, field in read_fields(options.data / "malaria_masks").items():
+        shares = [field.share_shown(box) for box in field.grid if field.shows_parasite(box)]
+        less = sum(share < 0.5 for share in shares)
+        print(
+            f"{name}: {len(field.parasites)} parasites, {len(field.grid)} windows, {len(shares)} show "
+            f"any of a parasite, {less} less than half of one"
+        )
+
+
+if __name__ == "__main__":
+    main()
