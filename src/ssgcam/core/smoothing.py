@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 #: Cells of a map up to which both axes are smoothed in one product.
 SMALL = 64
@@ -80,9 +81,9 @@ def smoothing_matrices(
 def smooth(signal: Tensor, sigma: float) -> Tensor:
     """Smooth every channel of a signal in space: ``G_h @ x @ G_w.T``.
 
-    Two dense products on a CPU, much faster than a separable depthwise convolution. Maps of at most
-    64 cells take one product with the Kronecker product of both matrices; wide Gaussians on large maps
-    take :func:`smoothing_matrices`.
+    Two dense products on a CPU, much faster than a separable depthwise convolution (:func:`_by_rows`).
+    Maps of at most 64 cells take one product with the Kronecker product of both matrices; wide Gaussians
+    on large maps take :func:`smoothing_matrices`.
 
     Args:
         signal: ``[..., h, w]``.
@@ -115,12 +116,28 @@ def smooth(signal: Tensor, sigma: float) -> Tensor:
                 moved = (matrix @ moved.flatten(2)).view(len(signal), -1, width, signal.shape[1])
             return moved.permute(0, 3, 1, 2)
         for matrix in both:
-            signal = (signal.flatten(-2) @ matrix.T).view(signal.shape)
+            signal = _by_rows(signal.flatten(-2), matrix).view(signal.shape)
         for matrix in across:
-            signal = signal @ matrix.T
+            signal = _by_rows(signal, matrix)
         for matrix in down:
             signal = matrix @ signal
         return signal
+
+
+def _by_rows(signal: Tensor, matrix: Tensor) -> Tensor:
+    """``signal @ matrix.T`` for ``[..., rows, cells]`` and ``[n, cells]``.
+
+    In float32 on an x86 processor as a 1x1 convolution with the cells as its channels: oneDNN uses
+    vectors of 512 bits on every make, MKL on Intel's alone (it took twice as long on an AMD EPYC).
+    """
+    backends = torch.backends
+    usable = signal.device.type == "cpu" and signal.dtype == torch.float32
+    if not (usable and backends.mkl.is_available() and backends.mkldnn.is_available()):
+        return signal @ matrix.T
+    *outer, rows, cells = signal.shape
+    pixels = signal.reshape(-1, 1, rows, cells).permute(0, 3, 1, 2)
+    product = F.conv2d(pixels, matrix[:, :, None, None])
+    return product.permute(0, 2, 3, 1).reshape(*outer, rows, len(matrix))
 
 
 def _normal(weights: Tensor, products: int, dtype: torch.dtype) -> Tensor:
