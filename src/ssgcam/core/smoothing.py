@@ -130,8 +130,8 @@ def _by_rows(signal: Tensor, matrix: Tensor) -> Tensor:
     In float32 on an x86 processor as a 1x1 convolution with the cells as its channels: oneDNN uses
     vectors of 512 bits on every make, MKL on Intel's alone (it took twice as long on an AMD EPYC).
     """
-    mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    both = mkl and torch.backends.mkldnn.is_available()
+    libraries = torch.backends.mkl, torch.backends.mkldnn
+    both = all(library.is_available() for library in libraries)  # type: ignore[no-untyped-call]
     if not both or signal.device.type != "cpu" or signal.dtype != torch.float32:
         return signal @ matrix.T
     *outer, rows, cells = signal.shape
