@@ -131,7 +131,7 @@ def _by_rows(signal: Tensor, matrix: Tensor) -> Tensor:
     vectors of 512 bits on every make, MKL on Intel's alone (it took twice as long on an AMD EPYC).
     """
     libraries = torch.backends.mkl, torch.backends.mkldnn
-    both = all(library.is_available() for library in libraries)  # type: ignore[no-untyped-call]
+    both = all(library.is_available() for library in libraries)
     if not both or signal.device.type != "cpu" or signal.dtype != torch.float32:
         return signal @ matrix.T
     *outer, rows, cells = signal.shape
