@@ -110,6 +110,19 @@ def test_other_scores(score):
     torch.testing.assert_close(found.maps[Entry("LayerCAM", ALL_FUSED)][:, 0], layer_cam.maps)
 
 
+@pytest.mark.parametrize("method", ["shapley_cam", "score_cam"])
+@pytest.mark.parametrize("score", [None, ScoreSettings("odds")])
+def test_methods_with_passes_of_their_own_take_the_score_as_well(method, score):
+    model, batch = noise(), images()
+    found = Competition(model, Entrants((Contender(method),), LAYERS, score=score))(batch)
+    alone = CAM(model, LAYERS, method, score=score)(batch)
+    torch.testing.assert_close(
+        found.maps[Entry(METHODS[method].title, ALL_FUSED)][:, 0], alone.maps
+    )
+    other = CAM(model, LAYERS, method, score="odds" if score is None else None)(batch)
+    assert not torch.allclose(alone.maps, other.maps)  # the score matters
+
+
 def test_which_entries():
     model = noise()
     one = (Contender(),)

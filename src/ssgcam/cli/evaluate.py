@@ -65,7 +65,7 @@ def localization(
     each: Each = True,
     fused: Fused = True,
     recipe: RecipeFile = None,
-    score: Score = "exp",
+    score: Score = None,
     tau: Annotated[
         float, typer.Option(help="Fixed threshold of GT-known, Top-1 and Top-5 Loc.")
     ] = 0.15,
@@ -107,7 +107,7 @@ def segmentation(
     each: Each = True,
     fused: Fused = True,
     recipe: RecipeFile = None,
-    score: Score = "exp",
+    score: Score = None,
     background: Annotated[
         float, typer.Option(help="Score of the background, a share of each map's maximum.")
     ] = 0.15,
@@ -158,7 +158,7 @@ def perturbation(
     each: Each = True,
     fused: Fused = True,
     recipe: RecipeFile = None,
-    score: Score = "exp",
+    score: Score = None,
     measures: Annotated[
         str, typer.Option(help="Of blur, insertion_deletion and drop_increase, commas between.")
     ] = "blur,insertion_deletion,drop_increase",
@@ -228,7 +228,7 @@ def sanity(
     layers: LayerNames = "auto",
     each: Each = True,
     fused: Fused = True,
-    score: Score = "exp",
+    score: Score = None,
     threshold: Annotated[
         float, typer.Option(help="A method passes where the rank correlation is below it.")
     ] = 0.5,

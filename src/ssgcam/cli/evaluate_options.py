@@ -40,7 +40,13 @@ Fused = Annotated[bool, typer.Option(help="Score all layers fused.")]
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", help="A recipe that takes part as one more method.")
 ]
-Score = Annotated[str, typer.Option(help="What is differentiated: exp, odds, probability, ...")]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        help="What is differentiated: exp, odds, probability, ...",
+        show_default="exp; ShapleyCAM's is the logit",
+    ),
+]
 Kind = Annotated[
     str, typer.Option(help="auto, boxes, voc, coco, cub, ilsvrc, wsol, pairs, classes or images.")
 ]
@@ -121,7 +127,7 @@ def prepare(context: typer.Context) -> Task:
         layers=_layers(given["layers"]),
         each=given["each"],
         fused=given["fused"],
-        score=ScoreSettings(score=given["score"]),
+        score=ScoreSettings(score=given["score"]) if given["score"] else None,
         recipe=Recipe.load(recipe) if recipe else None,
     )
     options: dict[str, Any] = {

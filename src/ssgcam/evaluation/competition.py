@@ -21,7 +21,7 @@ from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import unwrap
-from ssgcam.core.settings import Precision
+from ssgcam.core.settings import Precision, ScoreSettings
 from ssgcam.core.signals import Needs, signals_of
 from ssgcam.evaluation.contenders import Contender, Entrants
 from ssgcam.evaluation.figures import Entry
@@ -71,7 +71,7 @@ class Competition:
         self.network = unwrap(model.network)
         self._fast = None if precision == "exact" else FastCopy(self.network, precision)
         self.contenders = who.contenders
-        self.score = who.score
+        self.score = who.score or ScoreSettings()  # of all that share a backward pass
         self.layers = _names(model, who.layers)
         self.each = who.each
         self.fused = who.fused and len(self.layers) > 1
@@ -80,7 +80,12 @@ class Competition:
         )
         self._own = {
             contender: CAM(
-                model, self.layers, contender.method, batch_size=batch_size, precision=precision
+                model,
+                self.layers,
+                contender.method,
+                score=who.score,
+                batch_size=batch_size,
+                precision=precision,
             )
             for contender in self.contenders
             if METHODS[contender.method].needs in ("curvature", "forward")

@@ -95,7 +95,8 @@ class Entrants:
             resolution.
         each: Whether each layer is scored on its own.
         fused: Whether all layers fused are scored (where there are several).
-        score: What is differentiated, the same for all.
+        score: What is differentiated, the same for all; None takes each method's own, as
+            :class:`ssgcam.CAM` does.
         recipe: Takes part as one more method.
 
     Raises:
@@ -106,7 +107,7 @@ class Entrants:
     layers: Layers = "auto"
     each: bool = True
     fused: bool = True
-    score: ScoreSettings = field(default_factory=ScoreSettings)
+    score: ScoreSettings | None = None
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:

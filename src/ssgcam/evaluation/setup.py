@@ -143,7 +143,7 @@ class Run:
         identity = digest((
             __version__, torch.__version__, self.task, title, model.name, modules,
             parameter_hash(model.network), str(self.device), model.preprocessing, model.output,
-            competition.layers, competition.contenders, self.entries, competition.score,
+            competition.layers, competition.contenders, self.entries, self.who.score,
             self.who.recipe, settings.batch_size, settings.pixels, settings.precision,
             settings.seed, settings.bins, *options,
         ))  # fmt: skip
