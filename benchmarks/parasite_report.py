@@ -232,24 +232,25 @@ def field_table(levels: dict[str, Level]) -> str:
 def shift_table(found: dict[str, dict[str, Any]], reach: int = 14) -> str:
     """Foreground IoU of each field's masks if they were moved, all alike, to where they fit best."""
     lines = []
+    pooled = torch.zeros(2, 2, 2, dtype=torch.float64)  # as given, moved
     for name, each in found.items():
         masks, truth = each["masks"], each["truth"]
-        scores = {}
+        counts = {}
         for x in range(-reach, reach + 1):
             for y in range(-reach, reach + 1):
                 moved = masks.roll((y, x), (1, 2))
-                counts = mask_counts(moved, truth).confusions.sum(0)
-                scores[x, y] = float(foreground_iou(counts))
-        best = max(scores, key=lambda place: scores[place])
+                counts[x, y] = mask_counts(moved, truth).confusions.sum(0).double()
+        best = max(counts, key=lambda place: float(foreground_iou(counts[place])))
+        both = torch.stack([counts[0, 0], counts[best]])
+        pooled += both
         share = [100 * step / truth.shape[-1] * WINDOW / CELL for step in best]
-        lines.append(
-            [
-                name,
-                f"{scores[0, 0]:.2f}",
-                f"{scores[best]:.2f}",
-                *(f"{part:+.0f} %" for part in share),
-            ]
-        )
+        scores = (f"{float(value):.2f}" for value in foreground_iou(both))
+        lines.append([name, *scores, *(f"{part:+.0f} %" for part in share)])
+    for title, score in (
+        ("all, pooled", foreground_iou),
+        ("the same, mean with background", mean_iou),
+    ):
+        lines.append([title, *(f"{float(value):.3f}" for value in score(pooled)), "", ""])
     header = ["field", "as given", "moved", "right, of a cell's diameter", "down"]
     return table(header, lines)
 
