@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,14 @@ from parasite_contenders import (
     Part,
     field_colours,
     kind_of,
+    parts_of,
     recipe_file,
     recipe_maps,
     rivals_of,
 )
-from parasite_fields import FOLDS, Field, fold_of, read_fields
-from parasite_report import FINAL, write_report
+from parasite_fields import Field, read_fields
+from parasite_levels import FINAL
+from parasite_report import write_report
 from parasite_whole import run_fields
 from ssgcam import LoadedModel
 from ssgcam.augment import Augmentation
@@ -60,26 +61,6 @@ FLIPS = Augmentation("both")
 SCALES = Augmentation("horizontal", (1.0, 1.5, 2.0))
 GRID = MapGrid(sigmas=(0.0, 0.03, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
 SMALL_GRID = MapGrid(sigmas=(0.0, 0.06), exponents=((1.0, 0.0), (0.3, 0.3)), gammas=(0.5, 1.0))
-
-
-def parts_of(options: argparse.Namespace, fields: Sequence[str]) -> list[Part]:
-    """What there is to do."""
-    found = []
-    for network, variant in product(options.networks.split(","), options.variants.split(",")):
-        title = f"{network}, {variant}"
-        starts = (options.starts if variant == "zero-shot" else options.adapted).split(",")
-        if variant == "zero-shot":
-            files = tuple(
-                options.weights / f"malaria_{network}_fold{start}.pth" for start in starts
-            )
-            found.append(Part(title, f"{network}_zero-shot", files, tuple(fields)))
-            continue
-        for fold in range(FOLDS):
-            name = f"{network}_fold{fold}"
-            tested = tuple(field for field in fields if fold_of(field) == fold)
-            files = tuple(options.work / f"{name}_start{start}.pth" for start in starts)
-            found.append(Part(title, name, files, tested))
-    return found
 
 
 def examples(fields: Sequence[Field], model: LoadedModel) -> Examples:

@@ -27,47 +27,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import groupby
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torchvision import models
 
-from ssgcam import CAM, LoadedModel, Preprocessing
+from many_images_cases import BATCH, CASES, Case, generate, load, timed, tiny
+from many_images_cluster import cluster
+from ssgcam import CAM, LoadedModel
 from ssgcam.files import write_json, write_text
 from ssgcam.segment import segment_images, versions
 from study import DOCS, command, table
 
-BATCH = 16
 PARTS = ("throughput", "memory", "cluster")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network, its input's side and the photos it is given."""
-
-    network: str
-    side: int
-    photo: tuple[int, int]
-    ending: str
-    images: int
-
-
-CASES = (
-    Case("resnet18", 112, (160, 160), "png", 640),
-    Case("resnet34", 224, (500, 375), "jpg", 96),
-    Case("tiny", 32, (32, 32), "png", 4096),
-)
 
 
 @dataclass(frozen=True)
@@ -102,53 +78,6 @@ class Memory:
     cpu_ms: float
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """An engine, with the number of its actors."""
-
-    engine: str
-    network: str
-    input: int
-    images: int
-    seconds: float
-    cpu_seconds: float
-
-
-def tiny() -> LoadedModel:
-    """Two convolutions at 32 pixels: so little work that all the rest shows."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1),
-        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2),
-    )  # fmt: skip
-    return LoadedModel(network.eval(), "tiny", Preprocessing((32, 32)))
-
-
-def load(case: Case) -> LoadedModel:
-    """The case's network with random weights and two classes."""
-    if case.network == "tiny":
-        return tiny()
-    torch.manual_seed(0)
-    network = models.get_model(case.network, weights=None, num_classes=2).eval()
-    return LoadedModel(network, case.network, Preprocessing((case.side, case.side)))
-
-
-def generate(folder: Path, count: int, size: tuple[int, int], ending: str) -> None:
-    """Smooth random pictures, a thousand to a folder; those that are there are kept."""
-
-    def write(index: int) -> None:
-        path = folder / f"{index // 1000:04}" / f"{index:07}.{ending}"
-        if not path.exists():
-            coarse = np.random.default_rng(index).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-            Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
-
-    for part in range(-(-count // 1000)):
-        (folder / f"{part:04}").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(write, range(count), chunksize=100):
-            pass
-
-
 def floor(model: LoadedModel, layers: list[str], batch: Tensor) -> Callable[[], object]:
     """One forward pass and one gradient with respect to the layers' outputs, parameters frozen."""
     modules = dict(model.network.named_modules())
@@ -169,13 +98,6 @@ def floor(model: LoadedModel, layers: list[str], batch: Tensor) -> Callable[[], 
         return torch.autograd.grad(logits[:, 0].sum(), kept)
 
     return step
-
-
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of processor time."""
-    clock, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - clock, time.process_time() - cpu
 
 
 def throughput(case: Case, images: int, rounds: int, folder: Path) -> Throughput:
@@ -253,92 +175,6 @@ def child(photos: Path, masks: Path) -> None:
     status = Path("/proc/self/status").read_text().split()
     peak = int(status[status.index("VmHWM:") + 1])
     print(json.dumps({"clock": clock, "cpu": cpu, "peak": peak}))
-
-
-def cluster(case: Case, counts: list[int], rounds: int, folder: Path) -> list[Cluster]:
-    """Let the local engine and Ray with one and two actors take turns."""
-    import ray
-
-    from ssgcam.scale.ray_engine import RayEngine
-
-    torch.set_num_threads(1)
-    model = load(case)
-    layers = CAM(model).layers(torch.randn(1, 3, case.side, case.side))
-    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    processors = ProcessorSeconds()
-    before = processors.total()
-    start, _ = timed(lambda: ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
-                                      runtime_env={"env_vars": environment}))  # fmt: skip
-    rows = [Cluster("ray.init", "", 0, 0, start, processors.total() - before)]
-    engines = {"local": None, **{f"ray, {n}": RayEngine(actors=n) for n in (1, 2)}}
-    for _ in range(rounds):
-        for count in counts:
-            photos, masks = folder / f"cluster-{count}", folder / "cluster-masks"
-            generate(photos, count, case.photo, case.ending)
-            for name, engine in engines.items():
-                shutil.rmtree(masks, ignore_errors=True)
-                before = processors.total()
-                clock, _ = timed(partial(
-                    segment_images, photos, model, masks, cam=CAM(model, layers), classes=[0],
-                    gate=0.0, batch_size=BATCH, workers=1, engine=engine,
-                ))  # fmt: skip
-                cpu = processors.total() - before
-                rows.append(Cluster(name, case.network, case.side, count, clock, cpu))
-                print(json.dumps(asdict(rows[-1])), flush=True)
-    ray.shutdown()
-    return [
-        Cluster(*key, round(statistics.median(clocks), 1), round(statistics.median(cpus), 1))
-        for key, clocks, cpus in _turns(rows)
-    ]
-
-
-def _turns(
-    rows: list[Cluster],
-) -> Iterator[tuple[tuple[str, str, int, int], list[float], list[float]]]:
-    """The rounds of each engine and number of images."""
-
-    def kind(row: Cluster) -> tuple[str, str, int, int]:
-        return row.engine, row.network, row.input, row.images
-
-    for key, group in groupby(sorted(rows, key=kind), kind):
-        same = list(group)
-        yield key, [row.seconds for row in same], [row.cpu_seconds for row in same]
-
-
-class ProcessorSeconds(Thread):
-    """Processor time of this process and all below it, as long as each of them lives; Linux.
-
-    It looks twice a second, so that it misses up to half a second of each process that ends.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.used: dict[str, float] = {}
-        self.start()
-
-    def run(self) -> None:
-        """Look for ever."""
-        while True:
-            self.total()
-            time.sleep(0.5)
-
-    def total(self) -> float:
-        """All so far."""
-        parents, found = {}, {}
-        for file in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = file.read_text().rpartition(")")[2].split()
-            except OSError:  # it has ended meanwhile
-                continue
-            number = int(file.parent.name)
-            parents[number] = int(fields[1])
-            ticks = int(fields[11]) + int(fields[12])
-            found[number] = f"{number} {fields[19]}", ticks / os.sysconf("SC_CLK_TCK")
-        ours = {os.getpid()}
-        while more := {child for child, parent in parents.items() if parent in ours} - ours:
-            ours |= more
-        self.used.update(found[number] for number in ours)
-        return sum(self.used.values())
 
 
 def fitted(rows: list[dict[str, Any]]) -> list[list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from colour import colour_maps
-from parasite_fields import Field
+from parasite_fields import FOLDS, Field, fold_of
 from ssgcam import CAM, LoadedModel, load_model
 from ssgcam.bound_recipe import refined
 from ssgcam.core import maps as pipeline
@@ -47,6 +49,26 @@ class Part:
     def models(self) -> list[LoadedModel]:
         """The networks."""
         return [load_model(str(file)) for file in self.files]
+
+
+def parts_of(options: argparse.Namespace, fields: Sequence[str]) -> list[Part]:
+    """What there is to do, for each network and variant."""
+    found = []
+    for network, variant in product(options.networks.split(","), options.variants.split(",")):
+        title = f"{network}, {variant}"
+        starts = (options.starts if variant == "zero-shot" else options.adapted).split(",")
+        if variant == "zero-shot":
+            files = tuple(
+                options.weights / f"malaria_{network}_fold{start}.pth" for start in starts
+            )
+            found.append(Part(title, f"{network}_zero-shot", files, tuple(fields)))
+            continue
+        for fold in range(FOLDS):
+            name = f"{network}_fold{fold}"
+            tested = tuple(field for field in fields if fold_of(field) == fold)
+            files = tuple(options.work / f"{name}_start{start}.pth" for start in starts)
+            found.append(Part(title, name, files, tested))
+    return found
 
 
 def recipe_file(work: Path, part: Part, field: str, title: str) -> Path:

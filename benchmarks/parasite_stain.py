@@ -18,7 +18,7 @@ import torch
 from colour import calibrated_cut, mask_counts
 from malaria_parasites import examples, window_colours
 from parasite_fields import read_fields
-from parasite_report import METRICS, Level, in_words
+from parasite_levels import METRICS, Level, in_words
 from ssgcam import load_model
 from ssgcam.core.blocks import block_layers
 from ssgcam.search.baselines import rival_sweeps

@@ -20,7 +20,7 @@ from parasite_contenders import (
     rivals_of,
 )
 from parasite_fields import Field
-from parasite_report import FINAL
+from parasite_levels import FINAL
 from ssgcam import LoadedModel, Recipe
 from ssgcam.core import maps as pipeline
 from ssgcam.core.blocks import block_layers
