@@ -135,7 +135,7 @@ def _by_rows(signal: Tensor, matrix: Tensor) -> Tensor:
     if not both or signal.device.type != "cpu" or signal.dtype != torch.float32:
         return signal @ matrix.T
     *outer, rows, cells = signal.shape
-    pixels = signal.reshape(-1, 1, rows, cells).permute(0, 3, 1, 2)
+    pixels = signal.reshape(math.prod(outer), 1, rows, cells).permute(0, 3, 1, 2)
     product = F.conv2d(pixels, matrix[:, :, None, None])
     return product.permute(0, 2, 3, 1).reshape(*outer, rows, len(matrix))
 
