@@ -111,6 +111,13 @@ def test_float32_and_other_leading_axes() -> None:
     np.testing.assert_allclose(found.numpy(), oracle(signal, 0.2), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(4, 5), (9, 6)])
+def test_one_map_and_none(size: tuple[int, int]) -> None:
+    signal = torch.randn(size)
+    np.testing.assert_allclose(smooth(signal, 0.2).numpy(), oracle(signal, 0.2), atol=1e-6)
+    assert smooth(torch.randn(0, 3, *size), 0.2).shape == (0, 3, *size)
+
+
 def test_sigma_zero_changes_nothing() -> None:
     signal = torch.randn(1, 2, 5, 5)
     assert smooth(signal, 0) is signal

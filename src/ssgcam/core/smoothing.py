@@ -125,7 +125,7 @@ def smooth(signal: Tensor, sigma: float) -> Tensor:
 
 
 def _by_rows(signal: Tensor, matrix: Tensor) -> Tensor:
-    """``signal @ matrix.T`` for ``[..., rows, cells]`` and ``[n, cells]``.
+    """``signal @ matrix.T`` for ``[..., cells]`` and ``[n, cells]``.
 
     In float32 on an x86 processor as a 1x1 convolution with the cells as its channels: oneDNN uses
     vectors of 512 bits on every make, MKL on Intel's alone (it took twice as long on an AMD EPYC).
@@ -134,10 +134,11 @@ def _by_rows(signal: Tensor, matrix: Tensor) -> Tensor:
     both = all(library.is_available() for library in libraries)
     if not both or signal.device.type != "cpu" or signal.dtype != torch.float32:
         return signal @ matrix.T
-    *outer, rows, cells = signal.shape
-    pixels = signal.reshape(math.prod(outer), 1, rows, cells).permute(0, 3, 1, 2)
+    *outer, cells = signal.shape
+    images, rows = math.prod(outer[:-1]), math.prod(outer[-1:])
+    pixels = signal.reshape(images, 1, rows, cells).permute(0, 3, 1, 2)
     product = F.conv2d(pixels, matrix[:, :, None, None])
-    return product.permute(0, 2, 3, 1).reshape(*outer, rows, len(matrix))
+    return product.permute(0, 2, 3, 1).reshape(*outer, len(matrix))
 
 
 def _normal(weights: Tensor, products: int, dtype: torch.dtype) -> Tensor:
