@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0, choices=range(FOLDS))
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--windows", type=int, default=960, help="an epoch, half with a parasite")
+    parser.add_argument("--whole", action="store_true", help="VGG16: not its last stage alone")
     parser.add_argument("--out", type=Path, default=Path("runs/parasites"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a minute, for a smoke test")
@@ -53,7 +54,7 @@ def main() -> None:
         epochs=1 if options.quick else options.epochs,
         samples_per_epoch=128 if options.quick else options.windows,
         learning_rate=LEARNING_RATES[options.network],
-        train_from=TRAIN_FROM[options.network],
+        train_from=None if options.whole else TRAIN_FROM[options.network],
         held_out=0.0,
         patience=options.epochs,
     )
