@@ -40,7 +40,7 @@ from parasite_contenders import (
 )
 from parasite_fields import Field, read_fields
 from parasite_levels import FINAL
-from parasite_report import write_report
+from parasite_report import STUDY, write_report
 from parasite_whole import run_fields
 from ssgcam import LoadedModel
 from ssgcam.augment import Augmentation
@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small search without input scales")
     parser.add_argument("--work", type=Path, default=Path("runs/parasites"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--page", default=STUDY, help="name of what is written there")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     fields = read_fields(options.data / "malaria_masks", options.balance == "white")
@@ -287,7 +288,7 @@ def main() -> None:
             kept["fields"] |= _kept(done, whole)["fields"]
     if not options.only:
         about = (__doc__ or "").split("\n\n")[1]
-        write_report(results, list(fields), options.work, options.out, about)
+        write_report(results, list(fields), options.work, options.out, about, options.page)
 
 
 def _kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -214,6 +214,7 @@ def write_report(
     work: Path,
     out: Path,
     about: str,
+    name: str = STUDY,
 ) -> None:
     """Write the page, the rows and the picture.
 
@@ -223,6 +224,7 @@ def write_report(
         work: Where the adapted networks' reports are.
         out: Where to write.
         about: What was done.
+        name: Of the page and its files.
     """
     results = {
         variant: {what: {f: each[f] for f in fields if f in each} for what, each in found.items()}
@@ -231,7 +233,7 @@ def write_report(
     levels = {variant: window_level(found["windows"]) for variant, found in results.items()}
     rows: list[Row] = []
     text = ["# Malaria, parasites", f"`{command()}`", about, *bars_section(levels), verdict(levels)]
-    text += ["![Intervals](malaria_parasites.png)", field_table(levels)]
+    text += [f"![Intervals]({name}.png)", field_table(levels)]
     for variant, found in results.items():
         text.append(f"## {variant}")
         network, _, kind = variant.partition(", ")
@@ -263,7 +265,7 @@ def write_report(
             shift_table(found["windows"]),
         ]
         text += [f"Recipes. {'. '.join(used)}.", f"Colours chosen. {'. '.join(notes)}."]
-    write_study(STUDY, rows, "\n\n".join(text), out)
+    write_study(name, rows, "\n\n".join(text), out)
     picture = draw(levels)
-    write_with(out / f"{STUDY}.png", lambda path: picture.savefig(path, dpi=130, format="png"))
+    write_with(out / f"{name}.png", lambda path: picture.savefig(path, dpi=130, format="png"))
     print("\n\n".join(text))
