@@ -1,0 +1,124 @@
+"""The pages that benchmarks write, from made-up results: a study of hours must not end in a slip."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import ablation_search_report
+import parasite_report
+import wbc_report
+from malaria_windows import WINDOW
+from parasite_fields import CELL
+from parasite_levels import FINAL
+
+
+def confusion(hit: int, missed: int, wrong: int) -> torch.Tensor:
+    """Of one image of 100 pixels, rows the truth."""
+    return torch.tensor([[[100 - hit - missed - wrong, wrong], [missed, hit]]], dtype=torch.float64)
+
+
+def square(left: int, top: int) -> torch.Tensor:
+    """A mask of 30x30 with a square of 10."""
+    mask = torch.zeros(1, 30, 30, dtype=torch.bool)
+    mask[:, top : top + 10, left : left + 10] = True
+    return mask
+
+
+def test_masks_moved_to_where_they_fit():
+    found = {
+        "far": {"masks": square(7, 12), "truth": square(10, 10).long()},
+        "right": {"masks": square(10, 10), "truth": square(10, 10).long()},
+    }
+    lines = parasite_report.shift_table(found).splitlines()
+    share = [100 * step / 30 * WINDOW / CELL for step in (3, -2)]
+    assert lines[2] == f"| far | 0.39 | 1.00 | {share[0]:+.0f} % | {share[1]:+.0f} % |"  # 56 of 144
+    assert lines[3] == "| right | 1.00 | 1.00 | +0 % | +0 % |"
+    assert lines[4].startswith(f"| all, pooled | {156 / 244:.3f} | 1.000 |")
+
+
+def test_page_of_parasites(tmp_path):
+    kinds = {"LayerCAM, layer1": "single", "SSG-CAM, layer1": "ssg", "Otsu on colour": "no network"}
+    kinds |= {"LayerCAM, mean of all layers": "mean", FINAL: "recipe"}
+    windows = {
+        field: {
+            "parts": {name: confusion(10 + place, 10, place) for place, name in enumerate(kinds)},
+            "kinds": kinds, "notes": {"Otsu on colour": "upper"}, "layers": ["layer1"],
+            "chosen": "Recipe, as it is", "masks": square(7, 12), "truth": square(10, 10).long(),
+        }
+        for field in ("mpidb_00", "radboud_00")
+    }  # fmt: skip
+    cuts = {FINAL: (0.5, 0.1, 0.0), "Colour: red": (0.2, 0.1, 0.0), "Colour: blue": (0.4, 0.1, 0.0)}
+    cuts |= {"Colour in windows called infected: red": (0.1, 0.1, 0.5)}
+    cuts |= {"LayerCAM, layer1": (0.3, 0.1, 0.0), "SSG-CAM, layer1": (0.3, 0.1, 0.0)}
+    fields = {
+        field: {
+            "parts": {name: confusion(20 + k, 5, 5) for k, name in enumerate(cuts)},
+            "cuts": cuts,
+        }
+        for field in windows
+    }
+    trained = {"fields": ["mpidb_00"], "start": 0, "test": {"n": 9, "recalls": [0.875, 0.5]}}
+    (tmp_path / "net_fold0_start0.json").write_text(json.dumps(trained))
+    results = {"net, adapted": {"windows": windows, "fields": fields}}
+    parasite_report.write_report(
+        results, list(windows), tmp_path, tmp_path, "What was done.", "page"
+    )
+    text = (tmp_path / "page.md").read_text()
+    line = "| net, adapted | foreground IoU | 0.500 [0.500, 0.500] | 0.6238 | missed |"
+    assert line in text  # 14 of 28
+    assert "| mpidb_00 | 0 | 9 | 0.50 | 0.88 |" in text
+    assert (
+        "| Colour threshold from the other fields | no network | 0.688 " in text
+    )  # blue: 22 of 32
+    rows = json.loads((tmp_path / "page.json").read_text())
+    assert {row["layers"] for row in rows} == {"windows with a parasite", "whole fields"}
+    assert (tmp_path / "page.png").stat().st_size > 0
+
+
+def test_page_of_white_cells():
+    kinds = {FINAL: "recipe", wbc_report.PLAIN: "recipe", "LayerCAM, a": "single", "Mean": "mean"}
+    kinds |= {wbc_report.BEST_LAYER: "ssg", "Centred disc": "no network"}
+    one = {
+        "parts": {name: confusion(20 - place, 5, 5) for place, name in enumerate(kinds)},
+        "kinds": kinds, "notes": {"Centred disc": "radius 3"}, "layers": ["a"], "views": 4,
+        "refined": True,
+    }  # fmt: skip
+    mask = torch.zeros(1, 8, 8, dtype=torch.long)
+    mask[:, 2:6, 2:6] = 1
+    fold = {
+        "crops": ["crop"], "regions": {FINAL: torch.eye(3)[None]}, "truth": mask,
+        "masks": dict.fromkeys(wbc_report.TARGETS, mask.bool()),
+        **dict.fromkeys(wbc_report.TARGETS, one),
+    }  # fmt: skip
+    rows, text = wbc_report.regions_section([fold], 0)
+    assert f"| {FINAL} | 1.000 [1.000, 1.000] | 1.000 | 1.000 | 1.000 |" in text[1]
+    for target in wbc_report.TARGETS:
+        more, section = wbc_report.target_section([fold], target, 0)
+        rows += more
+        assert f"| {FINAL} | recipe | 0.667 [0.667, 0.667] |" in section[1]  # 20 of 30
+    assert "leads LayerCAM, a (+0.0" in wbc_report.verdict(rows)
+    assert wbc_report.draw([fold], rows).axes
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_page_of_the_search_s_ablation(seeds):
+    sizes = [
+        {"images": n, "recipe": 0.7 + k / 10, "ssg": 0.6, "layer_cam": 0.5, "seconds": 2.0}
+        for n in (5, 10) for k in range(seeds)
+    ]  # fmt: skip
+    optimisers = [
+        {"optimiser": name, "calibration": 0.8, "held_out": 0.7, "evaluations": 9, "seconds": 1.0,
+         "curve": [0.5, 0.8]}
+        for name in ("ours", "random") for _ in range(seeds)
+    ]  # fmt: skip
+    rows, text = ablation_search_report.report(sizes, optimisers, "net", 7, "About.")
+    assert ("| 5 | 1 | 0.700 |" if seeds == 1 else "| 5 | 2 | 0.750 (0.700 to 0.800) |") in text
+    assert {row.n for row in rows} == {7}
+    assert len(ablation_search_report.drawn(sizes, optimisers, 4).axes) == 2
