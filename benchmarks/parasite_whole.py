@@ -46,11 +46,11 @@ def field_sweeps(
     colours = field_colours(field)
     averages: dict[tuple[str, float], Any] = {}
     names = {f"{GATED}: {name}" for name in colours}
+    names |= {name for maker in makers for name in maker(inputs[:1])}  # where no window passes, too
     passed = [number for number, probability in enumerate(sure) if probability >= GATES[0]]
     for start in range(0, len(passed), 8):
         numbers = passed[start : start + 8]
         maps = {n: each for maker in makers for n, each in maker(inputs[numbers]).items()}
-        names |= set(maps)
         for row, number in enumerate(numbers):
             left, top, right, bottom = box = field.grid[number]
             size = (bottom - top, right - left)
