@@ -4,7 +4,8 @@ Each of the eight fields is tested with a recipe that was searched on windows of
 windows around each outlined parasite, moved at random. Zero-shot: the networks of study 1 as they are
 (one of each of its folds), so that outlines of the other fields calibrate the recipe and nothing else.
 Adapted: the networks also saw windows of six other fields with the label "shows a parasite"
-(``train_parasites.py``; four folds that leave out one field of each laboratory). A variant's networks
+(``train_parasites.py``; four folds that leave out one field of each laboratory; of VGG16 its last stage
+alone, or all of it with ``--whole``, which is the page ``malaria_parasites_vgg16``). A variant's networks
 work as one (``ensemble.py``): every contender's maps are averaged over them. Thresholds of all contenders
 are chosen on the other seven fields. The recipe is searched on maps averaged over a flip and three input
 scales (over the four flips with ``--quick``); flips alone and PAMR are tried on what it found and kept if
