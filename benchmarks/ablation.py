@@ -34,7 +34,18 @@ from ssgcam.metrics import (
     score_histograms,
 )
 from ssgcam.metrics.preparation import fill_boxes
-from study import DOCS, Row, batches, boxed_samples, command, row, table, write_study
+from study import (
+    DOCS,
+    Row,
+    batches,
+    boxed_samples,
+    command,
+    row,
+    signed,
+    table,
+    with_interval,
+    write_study,
+)
 
 FORMS = ("taylor", "gradient")
 SIGMAS = {"taylor": (0.0, 0.04, 0.06, 0.08, 0.1, 0.15), "gradient": (0.0, 0.06, 0.1, 0.15)}
@@ -173,7 +184,7 @@ def report(studies: dict[str, Collected], seed: int) -> tuple[list[Row], str]:
             for title, study in studies.items():
                 parts, groups = held_out(study, kind, name)
                 found = bootstrap_interval(parts, statistic, seed=seed, groups=groups)
-                cells.append(f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
+                cells.append(with_interval(found))
                 layers = ",".join(study.layers)
                 metric = "PxAP mean over layers" if kind == "single" else "PxAP fused"
                 rows.append(row("ablation", title, name, layers, metric, found, seed))
@@ -185,7 +196,7 @@ def report(studies: dict[str, Collected], seed: int) -> tuple[list[Row], str]:
                 rivals, key=lambda n: float(statistic(others[n].double().mean(0)[None])[0])
             )
             gap = paired_difference(parts, others[leader], statistic, seed=seed, groups=groups)
-            gaps.append([title, leader, f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"])
+            gaps.append([title, leader, signed(gap)])
         text += [
             f"## {what}",
             table(["setting", "choosing half", *studies], lines),

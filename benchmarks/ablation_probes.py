@@ -16,7 +16,7 @@ from ssgcam import CAM, load_model
 from ssgcam.core.methods import ssg_cam
 from ssgcam.core.settings import ScoreSettings
 from ssgcam.metrics import bootstrap_interval, pixel_average_precision, score_histograms
-from study import DOCS, Row, command, row, table, write_study
+from study import DOCS, Row, command, row, table, with_interval, write_study
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
         rows.append(
             row("ablation", options.network, f"SSG-CAM, {kind}", options.layer, "PxAP", found)
         )
-        told = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        told = with_interval(found)
         lines.append([kind, told, negative])
         print(lines[-1], flush=True)
     header = ["second order", "PxAP", "share of it that is negative"]

@@ -33,7 +33,7 @@ from ssgcam.metrics import (
     pixel_average_precision,
     score_histograms,
 )
-from study import DOCS, Row, command, row, table, write_study
+from study import DOCS, Row, command, row, signed, table, with_interval, write_study
 
 DEFAULT = "exp, squared"
 PIECEWISE_LINEAR = {
@@ -112,12 +112,12 @@ def section(title: str, found: Scored, seed: int) -> tuple[list[Row], str]:
         value = bootstrap_interval(own, statistic, seed=seed, groups=found.groups)
         rows.append(row("ablation", title, name, layers, metric, value, seed))
         if name == DEFAULT:
-            return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+            return with_interval(value)
         gap = paired_difference(own, default, statistic, seed=seed, groups=found.groups)
         rows.append(
             row("ablation", title, f"{name} - {DEFAULT}", layers, f"{metric} difference", gap, seed)
         )
-        return f"{value.value:.3f}; {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+        return f"{value.value:.3f}; {signed(gap)}"
 
     lines = [
         [

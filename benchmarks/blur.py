@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from evaluations import finished, rows_of, section
-from imagenet import GRADIENT, entrants, in_words, key_of
+from imagenet import GRADIENT, entrants, key_of
 from networks import imagenet_networks
 from ssgcam.core.settings import SSGSettings
 from ssgcam.data import SampleSet
@@ -27,7 +27,7 @@ from ssgcam.evaluation import (
 )
 from ssgcam.evaluation.perturbation import Measure
 from ssgcam.evaluation.result import MEAN, markdown_table
-from study import DOCS, Row, command, labelled_samples, write_study
+from study import DOCS, Row, command, labelled_samples, signed, write_study
 
 RIVAL = Contender("grad_cam_elementwise")
 PARTS = {
@@ -79,7 +79,7 @@ def main() -> None:
             title = f"{network.title}, {name.replace('_', ' ')}"
             text.append(section(title, "imagenet_samples", found))
             summary += [
-                [network.title, d.method, d.rival, in_words(d), str(d.n)]
+                [network.title, d.method, d.rival, signed(d), str(d.n)]
                 for d in found.differences
                 if d.metric == "accuracy drop" and d.layers == MEAN
             ]  # fmt: skip

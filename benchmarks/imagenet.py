@@ -23,7 +23,6 @@ from networks import Network, imagenet_networks
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.evaluation import (
     Contender,
-    Difference,
     Entrants,
     Evaluation,
     EvaluationSettings,
@@ -35,7 +34,7 @@ from ssgcam.evaluation.figures import Chart
 from ssgcam.evaluation.plots import draw_chart
 from ssgcam.evaluation.result import MEAN, markdown_table
 from ssgcam.files import write_png
-from study import DOCS, command, labelled_samples, write_study
+from study import DOCS, command, labelled_samples, signed, write_study
 
 GRADIENT = (
     "ssg_cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam",
@@ -111,11 +110,6 @@ def key_of(ours: Contender, images: int, seed: int) -> str:
     )
 
 
-def in_words(found: Difference) -> str:
-    """A difference with its interval."""
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
 def told(job: Job, found: Evaluation) -> str:
     """One evaluation in the report."""
     return section(f"{job.network.title}, {job.title}", job.data, found)
@@ -144,7 +138,7 @@ def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
         for d in found.differences:
             wanted = d.metric.startswith("PxAP") or d.metric == "accuracy drop"
             if wanted and d.layers == MEAN:
-                gap = in_words(d)
+                gap = signed(d)
                 bars.append(
                     [job.network.title, job.data, d.metric, d.rival, gap, d.verdict, str(d.n)]
                 )
@@ -155,7 +149,7 @@ def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
             if d.shown:
                 counts[d.verdict] += 1
                 if d.verdict == "loses":
-                    gap = in_words(d)
+                    gap = signed(d)
                     lost.append([job.network.title, job.data, d.layers, d.metric, d.rival, gap])
     header = ["network", "data", "metric", "best rival", "SSG-CAM less the rival", "", "n"]
     parts = [

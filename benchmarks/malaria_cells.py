@@ -32,10 +32,9 @@ from ssgcam.search.evidence import BEST_LAYER
 from ssgcam.search.scoring import statistic
 from ssgcam.search.steps import variant_name
 from ssgcam.search.validation import Contender, compare
-from study import DOCS, Row, command, row, table, write_study
+from study import DOCS, FINAL, Row, command, row, signed, table, with_interval, write_study
 
 WINDOWS = 40
-FINAL = "Recipe (searched, final)"
 VIEWS = "same views"
 
 
@@ -177,10 +176,7 @@ def study(
         n: bootstrap_interval(pooled(folds, n), number, seed=seed, groups=fields) for n in names
     }
     order = sorted(names, key=lambda n: -found[n].value)
-    lines = [
-        [n, kinds[n], f"{found[n].value:.3f} [{found[n].low:.3f}, {found[n].high:.3f}]"]
-        for n in order
-    ]
+    lines = [[n, kinds[n], with_interval(found[n])] for n in order]
     rows = [row("malaria_cells", network, n, "", f"IoU, {truth}", found[n], seed) for n in order]
     singles = [n for n in order if kinds[n] == "single"]
     rivals = {
@@ -196,7 +192,7 @@ def study(
         gap = paired_difference(
             pooled(folds, FINAL), pooled(folds, name), number, seed=seed, groups=fields
         )
-        gaps.append([f"{what} ({name})", f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"])
+        gaps.append([f"{what} ({name})", signed(gap)])
         metric = f"IoU difference, {truth}"
         rows.append(row("malaria_cells", network, f"{FINAL} - {name}", "", metric, gap, seed))
     n, groups = found[FINAL].n, found[FINAL].groups

@@ -40,7 +40,6 @@ from parasite_contenders import (
     rivals_of,
 )
 from parasite_fields import Field, read_fields
-from parasite_levels import FINAL
 from parasite_report import STUDY, write_report
 from parasite_whole import run_fields
 from ssgcam import LoadedModel
@@ -54,7 +53,7 @@ from ssgcam.search import Calibration, Examples, MapGrid, SearchSettings, build_
 from ssgcam.search.baselines import Rival
 from ssgcam.search.scoring import Sweep, choose_cut, sweep
 from ssgcam.search.steps import draft, variant_name
-from study import DOCS
+from study import DOCS, FINAL
 
 #: Windows around each parasite.
 COPIES = 2

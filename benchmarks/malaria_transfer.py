@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from malaria_cells import FINAL, examples, windows_of
+from malaria_cells import examples, windows_of
 from malaria_windows import WindowSet
 from ssgcam import CAM, LoadedModel, Recipe, load_model
 from ssgcam.core.blocks import block_layers
@@ -34,7 +34,7 @@ from ssgcam.recipe import RecipeLayer
 from ssgcam.search.baselines import Mapped
 from ssgcam.search.calibration import Examples, make_examples
 from ssgcam.search.scoring import choose_cut, statistic
-from study import DOCS, Row, command, row, table, write_study
+from study import DOCS, FINAL, Row, command, row, signed, table, with_interval, write_study
 
 Shape = tuple[int, int, int]
 
@@ -201,8 +201,8 @@ def main() -> None:
                 [
                     title,
                     str(len(rows_)),
-                    f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]",
-                    f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]",
+                    with_interval(value),
+                    signed(gap),
                 ]
             )
         text += [

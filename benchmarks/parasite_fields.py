@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 
 from malaria_windows import JITTER, WINDOW
+from ssgcam import load_model
 from ssgcam.errors import SsgcamError
 from ssgcam.images import read_image
 from ssgcam.scale.windows import Windows
@@ -277,8 +279,19 @@ def main() -> None:
     """Print what there is: fields, parasites, windows, and of how many parasites they show little."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", help="what this network thinks of the windows around parasites")
     options = parser.parse_args()
-    for name, field in read_fields(options.data / "malaria_masks").items():
+    fields = read_fields(options.data / "malaria_masks")
+    if options.model:
+        model = load_model(options.model)
+        shown = [field.photo(box) for field in fields.values() for box in field.around(2)]
+        with torch.inference_mode():
+            logits = model.network(model.preprocessing(shown))
+        infected = model.probabilities(logits)[:, 1]
+        print(
+            f"{len(shown)} windows around parasites: infected with probability {infected.mean():.2f}"
+        )
+    for name, field in fields.items():
         shares = [field.share_shown(box) for box in field.grid if field.shows_parasite(box)]
         less = sum(share < 0.5 for share in shares)
         print(

@@ -18,8 +18,8 @@ from ssgcam.metrics import (
     paired_difference,
     ratio,
 )
+from study import FINAL
 
-FINAL = "Recipe (searched, final)"
 METRICS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "foreground IoU": (torch.Tensor.double, foreground_iou),
     "mean with background": (torch.Tensor.double, mean_iou),
@@ -107,8 +107,3 @@ def _kind(name: str) -> str:
     if name.endswith("mean of all layers"):
         return "mean"
     return "ssg" if name.startswith("SSG-CAM") else "single"
-
-
-def in_words(found: Interval) -> str:
-    """Value and interval."""
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

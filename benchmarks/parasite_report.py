@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from colour import mask_counts
 from malaria_windows import WINDOW
 from parasite_fields import CELL
-from parasite_levels import FINAL, METRICS, Level, field_level, in_words, window_level
+from parasite_levels import METRICS, Level, field_level, window_level
 from ssgcam.files import write_with
 from ssgcam.metrics import (
     foreground_iou,
     mean_iou,
 )
-from study import Row, command, row, table, write_study
+from study import FINAL, Row, command, row, signed, table, with_interval, write_study
 
 STUDY = "malaria_parasites"
 #: The paper's 62.38 %, of a kind that its abstract doesn't state, and the bar set for the mean.
@@ -50,7 +50,7 @@ def level_section(level: Level, title: str, what: str) -> tuple[list[Row], list[
             shown.append(found_best)
     shown.sort(key=lambda name: -level.value(name))
     lines = [
-        [name, level.kinds[name], *(in_words(level.found(name, metric)) for metric in METRICS)]
+        [name, level.kinds[name], *(with_interval(level.found(name, metric)) for metric in METRICS)]
         for name in shown
     ]
     leads = []
@@ -62,7 +62,7 @@ def level_section(level: Level, title: str, what: str) -> tuple[list[Row], list[
                 [
                     KINDS.get(kind, kind),
                     rival,
-                    f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]",
+                    signed(gap),
                 ]
             )
             name = f"{FINAL} - {rival} ({variant})"
@@ -84,7 +84,7 @@ def bars_section(levels: dict[str, Level]) -> tuple[str, str]:
         for metric, bar in BARS.items():
             found = level.found(FINAL, metric)
             verdict = "reached" if found.value >= bar else "missed"
-            lines.append([variant, metric, in_words(found), f"{bar:.4f}", verdict])
+            lines.append([variant, metric, with_interval(found), f"{bar:.4f}", verdict])
     return "## The bars, on windows", table(
         ["variant", "metric", "recipe [95 %]", "bar", ""], lines
     )
@@ -106,7 +106,7 @@ def verdict(levels: dict[str, Level]) -> str:
                 if gap.high < 0
                 else "neither leads nor loses to"
             )
-            words.append(f"{how} {rival} ({gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}])")
+            words.append(f"{how} {rival} ({signed(gap)})")
         lines.append(f"- {variant}, windows: the recipe {'; '.join(words)}.")
     first = next(iter(levels.values()))
     sizes = {field: first.groups.count(field) for field in first.groups}

@@ -18,12 +18,12 @@ import torch
 from colour import calibrated_cut, mask_counts
 from malaria_parasites import examples, window_colours
 from parasite_fields import read_fields
-from parasite_levels import METRICS, Level, in_words
+from parasite_levels import METRICS, Level
 from ssgcam import load_model
 from ssgcam.core.blocks import block_layers
 from ssgcam.search.baselines import rival_sweeps
 from ssgcam.search.scoring import choose_cut
-from study import DOCS, command, row, table, write_study
+from study import DOCS, command, row, table, with_interval, write_study
 
 COLOUR = "Colour threshold from the other fields"
 
@@ -82,7 +82,7 @@ def main() -> None:
                 )
         order = sorted(each.parts, key=lambda name: -each.value(name))
         shown = [n for n in order if n in order[:8] or each.kinds[n] in ("mean", "no network")]
-        lines = [[n, *(in_words(each.found(n, metric)) for metric in METRICS)] for n in shown]
+        lines = [[n, *(with_interval(each.found(n, metric)) for metric in METRICS)] for n in shown]
         names = list(dict.fromkeys(each.groups))
         by_field = [[n, *(f"{each.value(n, field):.2f}" for field in names)] for n in shown[:4]]
         text += [

@@ -20,11 +20,11 @@ from parasite_contenders import (
     rivals_of,
 )
 from parasite_fields import Field
-from parasite_levels import FINAL
 from ssgcam import LoadedModel, Recipe
 from ssgcam.core import maps as pipeline
 from ssgcam.core.blocks import block_layers
 from ssgcam.search.scoring import Sweep, choose_cut, sweep
+from study import FINAL
 
 #: Lowest class probabilities of a window that are tried.
 GATES = (0.1, 0.5, 0.9)

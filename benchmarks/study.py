@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from ssgcam.images import read_image
 from ssgcam.metrics import Interval
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+#: The contender that a study is about: what the search ends with.
+FINAL = "Recipe (searched, final)"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,16 @@ def row(
         study, network, method, layers, metric,
         round(found.value, 4), round(found.low, 4), round(found.high, 4), found.n, seed, command(),
     )  # fmt: skip
+
+
+def with_interval(found: Any) -> str:
+    """Of a number with its ``low`` and ``high``: all three."""
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def signed(found: Any) -> str:
+    """The same of a difference."""
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def write_study(name: str, rows: Sequence[Row], markdown: str, folder: Path = DOCS) -> None:

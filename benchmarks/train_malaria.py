@@ -34,7 +34,6 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=1920, help="training windows an epoch")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=None)
-    parser.add_argument("--colour", type=float, default=0.2, help="how far colours are changed")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a minute, for a smoke test")
@@ -45,7 +44,6 @@ def main() -> None:
         epochs=1 if arguments.quick else arguments.epochs,
         samples_per_epoch=256 if arguments.quick else arguments.windows,
         batch_size=arguments.batch_size,
-        colour=arguments.colour,
         learning_rate=arguments.learning_rate or LEARNING_RATES.get(arguments.network, 1e-3),
         patience=arguments.epochs,
         seed=arguments.fold,

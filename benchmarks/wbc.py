@@ -29,17 +29,15 @@ from ssgcam.metrics import confusion_matrix
 from ssgcam.search import Calibration, Examples, MapGrid, make_examples, search_recipe
 from ssgcam.search.baselines import AVERAGED, SINGLE, Rival
 from ssgcam.search.validation import Table
-from study import DOCS, command, write_study
+from study import DOCS, FINAL, command, write_study
 from wbc_report import (
-    FINAL,
-    TARGETS,
     draw,
     recalls,
     regions_section,
     target_section,
     verdict,
 )
-from wbc_samples import REGIONS, Cells
+from wbc_samples import REGIONS, TARGETS, Cells
 
 WINDOWS = 40
 #: Crops have no up: maps are averaged over the four flips from the start.

@@ -13,11 +13,9 @@ from matplotlib.figure import Figure
 from ssgcam.metrics import bootstrap_interval, mean_iou, paired_difference
 from ssgcam.search.evidence import BEST_LAYER
 from ssgcam.search.scoring import statistic
-from study import Row, row, table
-from wbc_samples import REGIONS
+from study import FINAL, Row, row, signed, table, with_interval
+from wbc_samples import REGIONS, TARGETS
 
-TARGETS = {"whole cell": (1, 2), "nucleus": (2,)}
-FINAL = "Recipe (searched, final)"
 PLAIN = "Recipe, flips both"
 
 
@@ -34,12 +32,12 @@ def target_section(
     found = {n: bootstrap_interval(parts[n], number, seed=seed, groups=crops) for n in names}
     order = sorted(names, key=lambda n: -found[n].value)
     rows = [row("wbc", "resnet34", n, target, "foreground IoU", found[n], seed) for n in order]
-    lines = [[n, kinds[n], _with_interval(found[n])] for n in order]
+    lines = [[n, kinds[n], with_interval(found[n])] for n in order]
     gaps = []
     for kind in ("single", "ssg", "mean", "no network"):
         rival = next(n for n in order if kinds[n] == kind)
         gap = paired_difference(parts[FINAL], parts[rival], number, seed=seed, groups=crops)
-        gaps.append([f"best {kind}: {rival}", _signed(gap)])
+        gaps.append([f"best {kind}: {rival}", signed(gap)])
         metric = "foreground IoU difference"
         rows.append(row("wbc", "resnet34", f"{FINAL} - {rival}", target, metric, gap, seed))
     used = "; ".join(
@@ -83,7 +81,7 @@ def regions_section(folds: Sequence[dict[str, Any]], seed: int) -> tuple[list[Ro
         hit = total.diagonal()
         single = hit / (total.sum(0) + total.sum(1) - hit)
         lines.append(
-            [name, _with_interval(found[name]), *(f"{value:.3f}" for value in single.tolist())]
+            [name, with_interval(found[name]), *(f"{value:.3f}" for value in single.tolist())]
         )
     return rows, [
         "## Both masks stacked: mIoU of background, cytoplasm, nucleus",
@@ -136,7 +134,7 @@ def verdict(rows: Sequence[Row]) -> str:
         plain, layer, disc = (
             f"{found[name].value:.3f}" for name in (PLAIN, BEST_LAYER, "Centred disc")
         )
-        score = f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
+        score = with_interval(own)
         lines.append(
             f"- {target.capitalize()}: the recipe reaches {score} and {'; '.join(words)}. Without "
             f"PAMR it reaches {plain}, the best SSG-CAM layer with the same flips {layer}, a disc in the "
@@ -161,11 +159,3 @@ def recalls(weights: Path, folds: Sequence[int]) -> str:
         lines.append([str(fold), str(test["n"]), *(f"{value:.2f}" for value in test["recalls"])])
     names = test["class_names"]
     return table(["fold", "crops", *(f"recall {name}" for name in names)], lines)
-
-
-def _with_interval(found: Any) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _signed(found: Any) -> str:
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"

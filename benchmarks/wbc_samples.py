@@ -25,6 +25,8 @@ from ssgcam.training import ImageFiles, Subset
 TYPES = ("neutrophil", "lymphocyte", "monocyte", "eosinophil")
 #: Values of the expert masks.
 REGIONS = ("background", "cytoplasm", "nucleus")
+#: The values of a mask that are a target.
+TARGETS = {"whole cell": (1, 2), "nucleus": (2,)}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 
 from data_trees import refusal
 from evaluation_cases import LAYERS, blobs, boxed_tree, masked_tree, noise, stacked
-from ssgcam import CAM
+from ssgcam import CAM, ScoreSettings
 from ssgcam.cam import DEFAULT_GAMMA
 from ssgcam.core import maps as pipeline
 from ssgcam.data import Sample, SampleSet, read_samples
@@ -151,6 +151,15 @@ def test_one_class_for_all_objects(samples):
     accuracy = BoxAccuracy()
     accuracy.update(maps, [torch.tensor(s.boxes) for s in samples], sizes)
     assert found.score("LayerCAM", "act1", "MaxBoxAcc").value == accuracy.compute().max_box_acc
+
+
+def test_the_facts_say_which_score_each_method_had(samples):
+    for score, told in ((None, True), (ScoreSettings("odds"), False)):
+        who = Entrants((Contender("layer_cam"), Contender("shapley_cam")), ["act1"], score=score)
+        facts = evaluate_localization(noise(), samples, who, settings=SETTINGS).facts
+        assert ("score logit" in facts["ShapleyCAM"]) == told
+        assert "score" not in facts["LayerCAM"]
+        assert facts["score"].startswith("exp" if told else "odds")
 
 
 def test_masks_give_pxap_and_images_without_object_are_left_out(tmp_path):

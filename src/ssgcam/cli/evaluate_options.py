@@ -127,7 +127,7 @@ def prepare(context: typer.Context) -> Task:
         layers=_layers(given["layers"]),
         each=given["each"],
         fused=given["fused"],
-        score=ScoreSettings(score=given["score"]) if given["score"] else None,
+        score=ScoreSettings(score=given["score"]) if given["score"] is not None else None,
         recipe=Recipe.load(recipe) if recipe else None,
     )
     options: dict[str, Any] = {

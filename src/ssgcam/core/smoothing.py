@@ -128,7 +128,7 @@ def _by_rows(signal: Tensor, matrix: Tensor) -> Tensor:
     """``signal @ matrix.T`` for ``[..., cells]`` and ``[n, cells]``.
 
     In float32 on an x86 processor as a 1x1 convolution with the cells as its channels: oneDNN uses
-    vectors of 512 bits on every make, MKL on Intel's alone (it took twice as long on an AMD EPYC).
+    vectors of 512 bits on every make, MKL on Intel's alone.
     """
     libraries = torch.backends.mkl, torch.backends.mkldnn
     both = all(library.is_available() for library in libraries)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ssgcam import __version__
+from ssgcam.core.methods import METHODS
 from ssgcam.core.network import explaining
 from ssgcam.data import SampleSet
 from ssgcam.devices import choose_device
@@ -189,6 +190,9 @@ class Run:
                     f"{ssg.form} form, sigma {ssg.sigma:g}, exponents {ssg.first_exponent:g} and "
                     f"{ssg.second_exponent:g}, {settled}"
                 )
+            own = METHODS[contender.method].score
+            if self.who.score is None and own != competition.score.score:
+                settled += f", score {own}"
             facts[contender.title] = settled
         score = competition.score
         facts["score"] = f"{score.score}, second order {score.second}, sign {score.sign}"
