@@ -41,11 +41,16 @@ class Row:
 
 
 def command() -> str:
-    """The command that is running, without the folders of this machine."""
-    words = [
-        "DATA" if option == "--data" else Path(word).name if "/" in word else word
-        for option, word in zip(["", *sys.argv], sys.argv, strict=False)
-    ]
+    """The command that is running, as someone else would type it.
+
+    Folders of this machine are told by their last part, ``--data`` by DATA; ``--out`` is left out.
+    """
+    words = []
+    for option, word in zip(["", *sys.argv], sys.argv, strict=False):
+        path = Path(word)
+        elsewhere = path.is_absolute() or ".." in path.parts or option == ""
+        if "--out" not in (option, word):
+            words.append("DATA" if option == "--data" else path.name if elsewhere else word)
     return "python benchmarks/" + shlex.join(words).replace("'", "")
 
 

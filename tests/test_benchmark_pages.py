@@ -16,7 +16,7 @@ import parasite_report
 import wbc_report
 from malaria_windows import WINDOW
 from parasite_fields import CELL
-from study import FINAL
+from study import FINAL, command
 
 
 def confusion(hit: int, missed: int, wrong: int) -> torch.Tensor:
@@ -29,6 +29,12 @@ def square(left: int, top: int) -> torch.Tensor:
     mask = torch.zeros(1, 30, 30, dtype=torch.bool)
     mask[:, top : top + 10, left : left + 10] = True
     return mask
+
+
+def test_command_of_a_page_names_no_folder_of_this_machine(monkeypatch):
+    typed = "/here/benchmarks/x.py --data /data --weights runs --net ../w/a.pth --work runs/b --out /tmp"
+    monkeypatch.setattr(sys, "argv", typed.split())
+    assert command() == "python benchmarks/x.py --data DATA --weights runs --net a.pth --work runs/b"
 
 
 def test_masks_moved_to_where_they_fit():
