@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ import ablation_search_report
 import parasite_report
 import wbc_report
 from malaria_windows import WINDOW
-from parasite_fields import CELL
+from parasite_fields import CELL, Field
+from parasite_offset import MOVED, best_move, moved, peers_of, stain_move
 from study import FINAL, command
 
 
@@ -40,25 +42,53 @@ def test_command_of_a_page_names_no_folder_of_this_machine(monkeypatch):
 
 
 def test_masks_moved_to_where_they_fit():
+    truth = square(10, 10).long()
     found = {
-        "far": {"masks": square(7, 12), "truth": square(10, 10).long()},
-        "right": {"masks": square(10, 10), "truth": square(10, 10).long()},
+        "far": {"masks": square(7, 12), "truth": truth, "moves": {MOVED: (3, 0)}},
+        "right": {"masks": square(10, 10), "truth": truth, "moves": {MOVED: (0, 0)}},
     }
     lines = parasite_report.shift_table(found).splitlines()
-    share = [100 * step / 30 * WINDOW / CELL for step in (3, -2)]
-    assert lines[2] == f"| far | 0.39 | 1.00 | {share[0]:+.0f} % | {share[1]:+.0f} % |"  # 56 of 144
-    assert lines[3] == "| right | 1.00 | 1.00 | +0 % | +0 % |"
-    assert lines[4].startswith(f"| all, pooled | {156 / 244:.3f} | 1.000 |")
+    far = [f"{100 * step / 30 * WINDOW / CELL:+.0f} %" for step in (3, -2)]
+    assert lines[2] == (  # 56 of 144, 80 of 120
+        f"| far | 0.39 | 0.67 | 1.00 | {far[0]} right, +0 % down | {far[0]} right, {far[1]} down |"
+    )
+    assert lines[3].startswith("| right | 1.00 | 1.00 | 1.00 | +0 % right, +0 % down |")
+    assert lines[4].startswith(f"| all, pooled | {156 / 244:.3f} | {180 / 220:.3f} | 1.000 |")
+
+
+def test_moved_masks_bring_nothing_in_from_the_other_edge():
+    assert moved(square(20, 20), (5, 0)).nonzero().amin(0).tolist() == [0, 20, 25]
+    assert moved(square(20, 20), (5, 0)).sum() == 50
+    assert not moved(square(20, 20), (0, 10)).any()
+    assert best_move(square(7, 12), square(10, 10).long()) == (3, -2)
+
+
+def test_moves_are_learned_from_other_fields_of_the_same_laboratory():
+    groups = ["mpidb_00", "mpidb_01", "radboud_00", "mpidb_01", "mpidb_00"]
+    assert peers_of("mpidb_00", groups).tolist() == [1, 3]
+    assert peers_of("radboud_00", groups).tolist() == []
+
+
+def test_stain_beside_its_outline():
+    pixels = np.full((90, 90, 3), 200, dtype=np.uint8)
+    pixels[40:50, 43:53, 0] = 50
+    mask = np.zeros((90, 90), dtype=np.uint8)
+    mask[41:51, 40:50] = 1
+    move, before, after = stain_move(Field("radboud_00", pixels, mask))
+    assert move == (3, -1)
+    assert before < 0.7 < 0.999 < after
 
 
 def test_page_of_parasites(tmp_path):
     kinds = {"LayerCAM, layer1": "single", "SSG-CAM, layer1": "ssg", "Otsu on colour": "no network"}
+    kinds |= {MOVED: "moved", "LayerCAM, moved": "moved"}
     kinds |= {"LayerCAM, mean of all layers": "mean", FINAL: "recipe"}
     windows = {
         field: {
-            "parts": {name: confusion(10 + place, 10, place) for place, name in enumerate(kinds)},
+            "parts": {name: confusion(10 + place, 10, 0) for place, name in enumerate(kinds)},
             "kinds": kinds, "notes": {"Otsu on colour": "upper"}, "layers": ["layer1"],
             "chosen": "Recipe, as it is", "masks": square(7, 12), "truth": square(10, 10).long(),
+            "moves": {MOVED: (3, -2)},
         }
         for field in ("mpidb_00", "radboud_00")
     }  # fmt: skip
@@ -79,8 +109,12 @@ def test_page_of_parasites(tmp_path):
         results, list(windows), tmp_path, tmp_path, "What was done.", "page"
     )
     text = (tmp_path / "page.md").read_text()
-    line = "| net, adapted | foreground IoU | 0.500 [0.500, 0.500] | 0.6238 | missed |"
-    assert line in text  # 14 of 28
+    recipe, shifted = ("0.615 [0.615, 0.615]", "0.565 [0.565, 0.565]")  # 16 of 26, 13 of 23
+    line = f"| net, adapted | foreground IoU | 0.6238 | {recipe} | missed | {shifted} | missed |"
+    assert line in text
+    assert (
+        f"| {MOVED} | moved as well | LayerCAM, moved | -0.018 [-0.018, -0.018] |" in text
+    )  # 14 of 24
     assert "| mpidb_00 | 0 | 9 | 0.50 | 0.88 |" in text
     line = "| Colour threshold from the other fields | no network | 0.688 "
     assert line in text  # blue: 22 of 32
