@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,20 +153,23 @@ def test_the_network_stays_as_it_came_and_a_seed_decides(found: Found) -> None:
     assert again.recipe == found.recipe
 
 
+class Bright(nn.Module):
+    """Knows the object: class 1 wherever something is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.act = nn.ReLU()
+        with torch.no_grad():
+            self.conv.weight.fill_(1.0)
+            self.conv.bias.copy_(torch.tensor([-2.0, -2.4]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.conv(images)).mean((2, 3))
+        return torch.stack([0.3 - x[:, 0], 20 * x[:, 1]], 1)
+
+
 def test_the_gate_is_calibrated_by_images_without_the_object() -> None:
-    class Bright(nn.Module):  # knows the object: class 1 wherever something is bright
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 2, 1)
-            self.act = nn.ReLU()
-            with torch.no_grad():
-                self.conv.weight.fill_(1.0)
-                self.conv.bias.copy_(torch.tensor([-2.0, -2.4]))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            x = self.act(self.conv(images)).mean((2, 3))
-            return torch.stack([0.3 - x[:, 0], 20 * x[:, 1]], 1)
-
     found = search_recipe(
         Bright(), squares(10, 4), ["act"], settings=SETTINGS, folds=0, refinement=None,
         augmentations=(), views=(Augmentation(),),
@@ -175,6 +179,20 @@ def test_the_gate_is_calibrated_by_images_without_the_object() -> None:
     assert not masks[6:].any()
     assert found.recipe.gate > 0
     assert any("no score here is honest" in warning for warning in found.report.warnings)
+
+
+def test_outlines_beside_their_objects_are_noticed() -> None:
+    held_out = squares(8, seed=1)
+    held_out = replace(held_out, masks=torch.as_tensor(held_out.masks).roll(2, -1))
+    changes = {"folds": 0, "refinement": None, "augmentations": (), "views": (Augmentation(),)}
+    found = search_recipe(
+        Bright(), squares(10), ["act"], held_out=held_out, settings=SETTINGS, **changes
+    )
+    assert (found.report.offset.right, found.report.offset.down) == (2, 0)
+    assert found.report.offset.iou > found.report.offset.in_place + 0.2
+    warnings = [each for each in found.report.warnings if "beside the outlines" in each]
+    assert len(warnings) == 1
+    assert found.report.to_json()["offset"]["right"] == 2
 
 
 def test_folds_keep_groups_together_and_hold_every_row() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from search_sets import examples_of
 from ssgcam.augment import Augmentation
 from ssgcam.core.settings import SSGSettings
-from ssgcam.metrics import paired_difference
+from ssgcam.metrics import MaskOffset, paired_difference
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer
 from ssgcam.search.objective import Objective
 from ssgcam.search.scoring import Counts, Sweep, choose_cut, fitness, statistic, sweep
@@ -24,6 +24,7 @@ from test_search_run import SETTINGS, quick_search
 
 COUNT = 12
 GROUPS = [f"field {n // 2}" for n in range(COUNT)]
+IN_PLACE = MaskOffset(0, 0, 0.8, 0.8)
 FOLDS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
@@ -126,12 +127,12 @@ def test_leads_are_paired_and_over_the_best_of_each_kind() -> None:
     )
     assert held_out[0].difference == expected
     assert expected.low > 0
-    assert doubts(table, [frozenset("ab"), frozenset("ab")]) == []
+    assert doubts(table, [frozenset("ab"), frozenset("ab")], IN_PLACE) == []
 
 
 def test_a_lead_within_the_noise_is_said() -> None:
     table = contest(swept(0.3, 1), layer=swept(0.3, 0))
-    found = doubts(table, [])
+    found = doubts(table, [], IN_PLACE)
     assert len(found) == 2
     assert "over the best single layer of any other method (LayerCAM, a)" in found[0]
     assert "on the held-out images is within the noise" in found[0]
@@ -139,10 +140,18 @@ def test_a_lead_within_the_noise_is_said() -> None:
 
 def test_folds_that_choose_different_layers_are_said() -> None:
     table = contest(swept(0.0), layer=swept(0.7))
-    found = doubts(table, [frozenset("ab"), frozenset("cd"), frozenset("ad")])
+    found = doubts(table, [frozenset("ab"), frozenset("cd"), frozenset("ad")], IN_PLACE)
     assert len(found) == 1
     assert "different layers (mean overlap 0.22; of 3 folds: " in found[0]
     assert "a in 2" in found[0]
+
+
+def test_masks_beside_their_outlines_are_said() -> None:
+    table = contest(swept(0.0), layer=swept(0.7))
+    found = doubts(table, [], MaskOffset(-3, 1, 0.68, 0.65))
+    assert len(found) == 1
+    assert "moved by -3 px to the right and +1 px down" in found[0]
+    assert "a foreground IoU of 0.680, not 0.650" in found[0]
 
 
 def variant(name: str, score: float) -> Variant:

@@ -52,6 +52,7 @@ from ssgcam.metrics.masks import (
     mean_iou,
     pseudo_masks,
 )
+from ssgcam.metrics.offset import MaskOffset, mask_offset
 from ssgcam.metrics.parts import mean_of_ratios, ratio
 from ssgcam.metrics.perturbation import BlurDrop, BlurDropResult, blur_drops, blur_sweep
 from ssgcam.metrics.perturber import Perturber, images_at_once
@@ -100,6 +101,7 @@ __all__ = [
     "Interval",
     "LocalisationAccuracy",
     "LocalisationResult",
+    "MaskOffset",
     "Perturber",
     "PixelPrecision",
     "PixelPrecisionResult",
@@ -135,6 +137,7 @@ __all__ = [
     "judge",
     "localisation_hits",
     "mask_boundary",
+    "mask_offset",
     "masked_drops",
     "max_box_acc",
     "max_box_acc_v2",

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ssgcam.augment import Augmentation
 from ssgcam.core.maps import resize, threshold
+from ssgcam.metrics import MaskOffset, mask_offset
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
 from ssgcam.search.baselines import Mapped, rival_sweeps
@@ -17,6 +18,8 @@ from ssgcam.search.steps import Draft, Variant
 from ssgcam.search.validation import Contender, Kind, Table, compare
 
 Model = nn.Module | LoadedModel
+#: How far masks are moved at most to see whether they lie beside their outlines, of the shorter side.
+REACH = 0.125
 BEST_LAYER = "SSG-CAM, best layer and settings"
 
 
@@ -31,7 +34,7 @@ def validated(
     folds: list[list[int]],
     tried: list[Variant],
     chosen: Variant,
-) -> tuple[Table, tuple[Shown, ...]]:
+) -> tuple[Table, tuple[Shown, ...], MaskOffset]:
     """Score the recipe, its variants and its rivals.
 
     Args:
@@ -47,7 +50,8 @@ def validated(
         chosen: One of these.
 
     Returns:
-        The table, and images for the report: held-out ones if there are any.
+        The table, images for the report (held-out ones if there are any), and where the masks of all
+        of these would fit best.
     """
     kind, batch = settings.fitness, settings.batch_size
 
@@ -116,14 +120,16 @@ def validated(
     if other is None:
         finals[chosen.name] = Mapped.of(chosen.recipe.bind(model), examples, batch)
     data = examples if other is None else other
-    return table, _shown(model, data, finals[chosen.name], chosen.recipe)
-
-
-def _shown(model: Model, data: Examples, mapped: Mapped, recipe: Recipe) -> tuple[Shown, ...]:
-    """The two worst, two median and two best images that show an object."""
     size = (int(data.masks.shape[-2]), int(data.masks.shape[-1]))
-    masks = threshold(resize(mapped.maps, size), recipe.threshold)
-    masks &= (mapped.probabilities >= recipe.gate)[:, None, None]
+    maps = resize(finals[chosen.name].maps, size)
+    masks = threshold(maps, chosen.recipe.threshold)
+    masks &= (finals[chosen.name].probabilities >= chosen.recipe.gate)[:, None, None]
+    offset = mask_offset(masks, data.masks, int(REACH * min(size)))
+    return table, _shown(model, data, maps, masks), offset
+
+
+def _shown(model: Model, data: Examples, maps: Tensor, masks: Tensor) -> tuple[Shown, ...]:
+    """The two worst, two median and two best images that show an object."""
     valid, truth = data.masks != 255, data.masks == 1
     shared = (masks & truth).flatten(1).sum(1)
     union = ((masks | truth) & valid).flatten(1).sum(1)
@@ -136,8 +142,7 @@ def _shown(model: Model, data: Examples, mapped: Mapped, recipe: Recipe) -> tupl
     for place, chosen in places.items():
         for row in chosen:
             seen.setdefault(row, place)
-    pixels = _resized(_pixels(data.images, model), size)
-    maps = resize(mapped.maps, size)
+    pixels = _resized(_pixels(data.images, model), (int(maps.shape[-2]), int(maps.shape[-1])))
     return tuple(
         Shown(
             data.names[row],

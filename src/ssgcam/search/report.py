@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssgcam.files import write_json, write_png, write_text, write_with
-from ssgcam.metrics import Interval
+from ssgcam.metrics import Interval, MaskOffset
 from ssgcam.recipe import Recipe
 from ssgcam.render.heatmap import overlay
 from ssgcam.render.panel import Cell, panel
@@ -68,6 +68,8 @@ class Report:
         fold_layers: Layers that each fold chose.
         counts: Images, negatives and groups of the calibration and the held-out set.
         interrupted: Whether the search was stopped early.
+        offset: Where the recipe's masks would fit best, all moved alike: of the held-out images, or else
+            of the calibration images.
         shown: Images for the panel, worst to best.
     """
 
@@ -82,6 +84,7 @@ class Report:
     fold_layers: tuple[tuple[str, ...], ...]
     counts: dict[str, dict[str, int]]
     interrupted: bool
+    offset: MaskOffset
     shown: tuple[Shown, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
@@ -111,6 +114,7 @@ class Report:
             "fold_layers": [list(layers) for layers in self.fold_layers],
             "evaluations": self.evaluations,
             "interrupted": self.interrupted,
+            "offset": asdict(self.offset),
             "history": list(self.history),
             "recipe": asdict(self.recipe),
         }

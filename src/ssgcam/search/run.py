@@ -114,11 +114,11 @@ def search_recipe(
     if len(drafts) < len(folds):
         folds, drafts = [], []
     with _said(progress, "comparison"):
-        table, shown = validated(
+        table, shown, offset = validated(
             model, examples, other, names, settings, main, drafts, folds, tried, chosen
         )
     fold_layers = [frozenset(layer.name for layer in each.recipe.layers) for each in drafts]
-    doubtful = [*warnings_for(examples), *doubts(table, fold_layers)]
+    doubtful = [*warnings_for(examples), *doubts(table, fold_layers, offset)]
     if search.interrupted:
         doubtful.insert(0, "The search was interrupted: this is the best candidate so far.")
     if not folds and other is None:
@@ -138,6 +138,7 @@ def search_recipe(
         fold_layers=tuple(tuple(sorted(layers)) for layers in fold_layers),
         counts=counts,
         interrupted=search.interrupted,
+        offset=offset,
         shown=shown,
     )
     return Found(report.recipe, report)

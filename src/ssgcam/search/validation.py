@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
+from ssgcam.metrics import Interval, MaskOffset, bootstrap_interval, paired_difference
 from ssgcam.search.calibration import Examples
 from ssgcam.search.scoring import Counts, Fitness, Sweep, choose_cut, statistic
 
@@ -25,6 +25,8 @@ Where = Literal["folds", "held_out"]
 PLAIN = "Recipe, plain"
 #: Mean Jaccard overlap of the folds' layers below which they are said to differ.
 SAME_LAYERS = 0.5
+#: Gain in foreground IoU from which masks are said to lie beside their outlines.
+BESIDE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +219,7 @@ def _best_rivals(rows: Sequence[Row], where: Where) -> list[tuple[Row, str]]:
     return found
 
 
-def doubts(table: Table, fold_layers: Sequence[frozenset[str]]) -> list[str]:
+def doubts(table: Table, fold_layers: Sequence[frozenset[str]], offset: MaskOffset) -> list[str]:
     """What speaks against trusting the recipe, a sentence each."""
     found = []
     where: Where = "held_out" if any(row.held_out for row in table.rows) else "folds"
@@ -237,6 +239,13 @@ def doubts(table: Table, fold_layers: Sequence[frozenset[str]]) -> list[str]:
         found.append(
             f"The folds choose different layers (mean overlap {overlap:.2f}; of {len(fold_layers)} "
             f"folds: {counts}): which layers are in the recipe means little."
+        )
+    if offset.iou - offset.in_place >= BESIDE:
+        found.append(
+            f"The masks lie beside the outlines: moved by {offset.right:+d} px to the right and "
+            f"{offset.down:+d} px down, all alike, they would have a foreground IoU of {offset.iou:.3f}, "
+            f"not {offset.in_place:.3f}. Look at the examples: outlines can be displaced, and so can "
+            "the maps of a network with strides (which flips average out)."
         )
     return found
 
