@@ -20,7 +20,7 @@ def moved(mask: torch.Tensor, right: int, down: int) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(20))
 def test_equals_a_loop_over_all_moves(seed):
     generator = torch.Generator().manual_seed(seed)
-    count, height, width = 3, 9, 12
+    count, height, width = (40 if seed == 3 else 3), 9, 12
     masks = torch.rand(count, height, width, generator=generator) < 0.4
     labels = torch.tensor([0, 1, 1, 255], dtype=torch.uint8)
     truth = labels[torch.randint(4, masks.shape, generator=generator)]

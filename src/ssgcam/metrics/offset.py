@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ssgcam.errors import SsgcamError
 
+#: Images whose Fourier transforms are held at a time.
+PART = 32
+
 
 @dataclass(frozen=True)
 class MaskOffset:
@@ -65,22 +68,19 @@ def mask_offset(masks: Tensor, truth: Tensor, reach: int) -> MaskOffset:
         raise SsgcamError(
             f"reach is {reach} for masks of {height}x{width}; pass 0 to {min(height, width) - 1}"
         )
-    masks, truth = masks.cpu(), truth.cpu()  # not every device has float64
     padded = height + reach, width + reach
-    drawn, valid, inside = (
-        torch.fft.rfft2(part.double(), padded) for part in (masks, truth != 255, truth == 1)
-    )
+    shared, covered = torch.zeros(2, padded[0], padded[1] // 2 + 1, dtype=torch.complex128)
+    for some, theirs in zip(torch.split(masks, PART), torch.split(truth, PART), strict=True):
+        theirs = theirs.cpu()  # not every device has float64
+        drawn = torch.fft.rfft2(some.cpu().double(), padded).conj()
+        shared += (drawn * torch.fft.rfft2((theirs == 1).double(), padded)).sum(0)
+        covered += (drawn * torch.fft.rfft2((theirs != 255).double(), padded)).sum(0)
     steps = torch.arange(-reach, reach + 1)
-
-    def counts(target: Tensor) -> Tensor:
-        """Pixels of the moved masks that lie on the target, by move down and right."""
-        sums = torch.fft.irfft2((drawn.conj() * target).sum(0), padded)
-        taken: Tensor = sums[steps % padded[0]][:, steps % padded[1]]
-        return taken.round()
-
-    shared = counts(inside)
-    union = counts(valid) + (truth == 1).sum() - shared
-    scores = shared / union
+    hit, predicted = (
+        torch.fft.irfft2(sums, padded)[steps % padded[0]][:, steps % padded[1]].round()
+        for sums in (shared, covered)
+    )
+    scores = hit / (predicted + (truth == 1).sum().cpu() - hit)
     length = steps[:, None] ** 2 + steps**2
     best = length.masked_fill(scores < scores.nan_to_num().max(), int(2 * reach**2 + 1)).argmin()
     row, column = divmod(int(best), len(steps))
