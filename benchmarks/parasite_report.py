@@ -177,7 +177,7 @@ def draw(levels: dict[str, Level]) -> Figure:
     figure = Figure(figsize=(9, 4.2 * lines), layout="constrained")
     axes = figure.subplots(lines, min(2, len(levels)), sharex=True, squeeze=False).flat
     for axis, (variant, level) in zip(axes, levels.items(), strict=False):
-        names = [FINAL]
+        names = [FINAL, MOVED]
         for kind in ("ssg", "single", "layer_cam", "mean", "no network"):
             name = level.best(kind)
             if name is not None and name not in names:
