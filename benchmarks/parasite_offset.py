@@ -40,9 +40,8 @@ MOVED = moved_title(FINAL)
 def peers_of(field: str, groups: Sequence[str]) -> Tensor:
     """Which windows are of other fields of the same laboratory, the beginning of a field's name."""
     laboratory = field.split("_")[0]
-    return torch.tensor(
-        [i for i, g in enumerate(groups) if g.split("_")[0] == laboratory and g != field]
-    )
+    alike = [i for i, g in enumerate(groups) if g.split("_")[0] == laboratory and g != field]
+    return torch.tensor(alike, dtype=torch.long)
 
 
 def moved(masks: Tensor, move: Move) -> Tensor:
