@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="a minute, for a smoke test")
+    parser.add_argument("--quick", action="store_true", help="a minute, into OUT/quick")
     arguments = parser.parse_args()
     settings = TrainingSettings(
         model=arguments.network,
@@ -49,9 +49,8 @@ def main() -> None:
         seed=arguments.fold,
     )
     name = f"malaria_{arguments.network}_fold{arguments.fold}"
-    if arguments.quick:
-        name += "_quick"
-    checkpoint = arguments.out / f"{name}.checkpoint.pth"
+    out: Path = arguments.out / "quick" if arguments.quick else arguments.out
+    checkpoint = out / f"{name}.checkpoint.pth"
     windows = WindowSet.read(arguments.data / "malaria_iml")
     started = time.perf_counter()
     result = train_classifier(
@@ -61,12 +60,12 @@ def main() -> None:
         checkpoint=checkpoint,
         resume=arguments.resume,
     )
-    save_model(result.model, arguments.out / f"{name}.pth")
+    save_model(result.model, out / f"{name}.pth")
     test = FixedWindows(windows, windows.fixed(arguments.fold, "test", healthy=600))
     scores = evaluate(predict(result.model, test), test)
     print(scores)
     write_json(
-        arguments.out / f"{name}.json",
+        out / f"{name}.json",
         {
             "study": "malaria_cells",
             "network": arguments.network,

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="VGG16: not its last stage alone")
     parser.add_argument("--out", type=Path, default=Path("runs/parasites"))
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="a minute, for a smoke test")
+    parser.add_argument("--quick", action="store_true", help="a minute, into OUT/quick")
     options = parser.parse_args()
     fields = read_fields(options.data / "malaria_masks")
     settings = TrainingSettings(
@@ -58,8 +58,9 @@ def main() -> None:
         held_out=0.0,
         patience=options.epochs,
     )
-    name = f"{options.network}_fold{options.fold}_start{options.start}" + "_quick" * options.quick
-    checkpoint = options.out / f"{name}.checkpoint.pth"
+    name = f"{options.network}_fold{options.fold}_start{options.start}"
+    out: Path = options.out / "quick" if options.quick else options.out
+    checkpoint = out / f"{name}.checkpoint.pth"
     started = time.perf_counter()
     seen = tuple(field for field in fields.values() if fold_of(field.name) != options.fold)
     unseen = tuple(field for field in fields.values() if fold_of(field.name) == options.fold)
@@ -71,7 +72,7 @@ def main() -> None:
     tested = GridWindows(unseen)
     scores = evaluate(predict(result.model, tested), tested)
     print(scores)
-    save_model(result.model, options.out / f"{name}.pth")
+    save_model(result.model, out / f"{name}.pth")
     content = {
         "study": "malaria_parasites",
         "network": options.network,
@@ -83,7 +84,7 @@ def main() -> None:
         "test": scores.to_json(),
         "training": result.to_json(),
     }
-    write_json(options.out / f"{name}.json", content)
+    write_json(out / f"{name}.json", content)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=320, help="an epoch, each type equally often")
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="a minute, for a smoke test")
+    parser.add_argument("--quick", action="store_true", help="a minute, into OUT/quick")
     options = parser.parse_args()
     settings = TrainingSettings(
         model=options.network,
@@ -43,8 +43,9 @@ def main() -> None:
         patience=options.epochs,
     )
     cells = Cells.read(options.data / "wbc")
-    name = f"wbc_{options.network}_fold{options.fold}" + "_quick" * options.quick
-    checkpoint = options.out / f"{name}.checkpoint.pth"
+    name = f"wbc_{options.network}_fold{options.fold}"
+    out: Path = options.out / "quick" if options.quick else options.out
+    checkpoint = out / f"{name}.checkpoint.pth"
     started = time.perf_counter()
     result = train_classifier(
         cells.part(options.fold, tested=False),
@@ -55,7 +56,7 @@ def main() -> None:
     tested = cells.part(options.fold, tested=True)
     scores = evaluate(predict(result.model, tested), tested)
     print(scores)
-    save_model(result.model, options.out / f"{name}.pth")
+    save_model(result.model, out / f"{name}.pth")
     content = {
         "study": "wbc",
         "network": options.network,
@@ -65,7 +66,7 @@ def main() -> None:
         "test": scores.to_json(),
         "training": result.to_json(),
     }
-    write_json(options.out / f"{name}.json", content)
+    write_json(out / f"{name}.json", content)
     checkpoint.unlink(missing_ok=True)
 
 
