@@ -58,9 +58,9 @@ def confusion_of(masks: Tensor, truth: Tensor, move: Move) -> Tensor:
     return mask_counts(moved(masks, move), truth).confusions.sum(0).double()
 
 
-def best_move(masks: Tensor, truth: Tensor, reach: int = REACH) -> Move:
+def best_move(masks: Tensor, truth: Tensor) -> Move:
     """Where masks fit their outlines best, by the pooled foreground IoU."""
-    found = mask_offset(masks, truth, reach)
+    found = mask_offset(masks, truth, REACH)
     return found.right, found.down
 
 

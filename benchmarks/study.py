@@ -45,8 +45,11 @@ def command() -> str:
 
     Folders of this machine are told by their last part, ``--data`` by DATA; ``--out`` is left out.
     """
+    typed = []
+    for word in sys.argv:
+        typed += word.split("=", 1) if word.startswith("--") else [word]
     words = []
-    for option, word in zip(["", *sys.argv], sys.argv, strict=False):
+    for option, word in zip(["", *typed], typed, strict=False):
         path = Path(word)
         elsewhere = path.is_absolute() or ".." in path.parts or option == ""
         if "--out" not in (option, word):
