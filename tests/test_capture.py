@@ -20,6 +20,7 @@ from ssgcam import CAM, SSGCAM, ScoreSettings
 from ssgcam.core.capture import Captured, Target, capture
 from ssgcam.core.layers import auto_layers
 from ssgcam.core.methods import METHODS
+from ssgcam.core.network import explaining
 from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
 
@@ -575,6 +576,20 @@ def test_a_call_that_returns_leaves_the_network_as_it_was(method: str, layers: A
     before = state_of(network)
     CAM(network, layers, method)(images)
     assert state_of(network) == before
+
+
+def test_a_network_is_lent_until_the_outer_block_ends() -> None:
+    network = Small().train()
+    network.conv1.weight.requires_grad_(False)
+    before = state_of(network)
+    with explaining(network):
+        with explaining(network):
+            pass
+        assert not any(module.training for module in network.modules())
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert state_of(network) == before
+    with explaining(network):  # and again
+        assert not network.training
 
 
 class OwnTrain(Small):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -140,6 +141,12 @@ class CAM:
                 finite, or a layer that can't be explained.
         """
         _check_images(images)
+        with (
+            nullcontext() if self._fast is not None else explaining(self.network)
+        ):  # once for both passes
+            return self._result(images, classes)
+
+    def _result(self, images: Tensor, classes: Tensor | Sequence[int] | int | None) -> Result:
         captured = self._capture(images)
         logits, classes = logits_and_classes(captured.output, classes, images, self.score_function)
         size = self.size or (int(images.shape[-2]), int(images.shape[-1]))
@@ -210,16 +217,12 @@ class CAM:
     ) -> tuple[dict[str, Tensor], list[str]]:
         """For one class of each image: the raw map of each layer, and why one has no evidence."""
         signals = self._signals(captured, images, classes, retain_graph)
-        names = list(signals)
-        layer_maps: dict[str, Tensor] = {}
-        notes = []
-        for name, ssg in zip(names, _for_each(self.ssg, len(names)), strict=True):
-            signal = signals.pop(name)
-            layer_maps[name] = self._layer_map(signal, ssg, images, classes)
-            notes.append(missing_evidence(name, layer_maps[name], signal))
-        return layer_maps, [
-            "; ".join(filter(None, of_image)) for of_image in zip(*notes, strict=True)
-        ]
+        settings = _for_each(self.ssg, len(signals))
+        layer_maps = {
+            name: self._layer_map(signal, ssg, images, classes)
+            for (name, signal), ssg in zip(signals.items(), settings, strict=True)
+        }
+        return layer_maps, missing_evidence(layer_maps, signals)
 
     def _layer_map(
         self, signal: Signal, ssg: SSGSettings, images: Tensor, classes: Tensor

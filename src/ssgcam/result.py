@@ -41,33 +41,36 @@ def in_shape_of(classes: Tensor, parts: list[Tensor]) -> Tensor:
     return joined.view(*classes.shape, *parts[0].shape[1:])
 
 
-def missing_evidence(name: str, layer_map: Tensor, signal: Signal) -> list[str]:
-    """For each image why a layer gave nothing; empty where it gave something.
+def missing_evidence(layer_maps: dict[str, Tensor], signals: dict[str, Signal]) -> list[str]:
+    """For each image why a layer gave nothing; empty where all gave something.
 
     Args:
-        name: The layer.
-        layer_map: Its map ``[N, h, w]``, not negative.
-        signal: What it was made of.
+        layer_maps: Layer -> its map ``[N, h, w]``, not negative.
+        signals: Layer -> what that was made of.
 
     Returns:
         ``N`` texts.
 
     Raises:
-        SsgcamError: If the map is not finite.
+        SsgcamError: If a map is not finite.
     """
-    peaks = layer_map.flatten(1).amax(1)
-    if not bool(peaks.isfinite().all()):
+    names = list(layer_maps)
+    peaks = torch.stack([layer_map.flatten(1).amax(1) for layer_map in layer_maps.values()])
+    finite = peaks.isfinite()
+    if not bool(finite.all()):
+        name = names[int((~finite).any(1).nonzero()[0, 0])]
         raise SsgcamError(
             f"layer '{name}' gave values that are not finite (an overflow of its number format, or a "
             "broken network); use float32 or another layer"
         )
-    notes = [""] * len(peaks)
-    for index in (peaks <= 0).nonzero()[:, 0].tolist():
+    notes: list[list[str]] = [[] for _ in range(peaks.shape[1])]
+    for layer, index in (peaks <= 0).nonzero().tolist():
+        signal = signals[names[layer]]
         if signal.first is not None and not signal.first[index].any():
             why = "the class score does not change with it"
         elif signal.second is not None and not (signal.second[index] > 0).any():
             why = "every second derivative is negative (sign='absolute' takes their magnitude)"
         else:
             why = "nothing in it speaks for the class"
-        notes[index] = f"no evidence in layer '{name}': {why}"
-    return notes
+        notes[index].append(f"no evidence in layer '{names[layer]}': {why}")
+    return ["; ".join(of_image) for of_image in notes]

@@ -22,12 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ssgcam.core.network import (
-    check_differentiable,
-    explaining,
-    outside_inference_mode,
-    unwrap,
-)
+from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.errors import SsgcamError
 
 
@@ -136,7 +131,6 @@ def capture(
     """
     network = unwrap(network)
     parsed = [Target.parse(spelling) for spelling in targets]
-    check_differentiable(network)
     with ExitStack() as stack:
         stack.enter_context(explaining(network))
         stack.enter_context(torch.enable_grad())
@@ -176,18 +170,19 @@ class _Recorder:
         self.kept: dict[str, tuple[Tensor, int]] = {}
 
     def run(self, network: nn.Module, images: Tensor) -> Any:
-        modules = dict(network.named_modules())
         places: dict[tuple[str, bool], list[Target]] = {}
         for target in self.targets:
-            if target.module not in modules:
-                raise SsgcamError(f"the network has no layer '{target.module}'")
             places.setdefault((target.module, target.is_input), []).append(target)
         with ExitStack() as stack:
             for (name, is_input), wanted in places.items():
+                try:
+                    module = network.get_submodule(name)
+                except AttributeError as error:
+                    raise SsgcamError(f"the network has no layer '{name}'") from error
                 handle = (
-                    modules[name].register_forward_pre_hook(self._on_input(name, wanted))
+                    module.register_forward_pre_hook(self._on_input(name, wanted))
                     if is_input
-                    else modules[name].register_forward_hook(self._on_output(name, wanted))
+                    else module.register_forward_hook(self._on_output(name, wanted))
                 )
                 stack.callback(handle.remove)
             output = network(images)

@@ -95,16 +95,11 @@ def inner_and_bend(
     else:
         z = class_and_rivals(output, classes, settings.top_classes)
         inner = z[:, 0] - z[:, 1:].logsumexp(1)
-    p = wide(inner).sigmoid()
-    bends = {
-        "exp": torch.ones_like(p),
-        "odds": torch.ones_like(p),
-        "logit": torch.zeros_like(p),
-        "sigmoid": 1 - 2 * p,
-        "probability": 1 - 2 * p,
-        "log_probability": -p,
-    }
-    return inner, bends[settings.score]
+    constant = wide(inner)
+    if settings.score in ("exp", "odds", "logit"):
+        return inner, torch.full_like(constant, float(settings.score != "logit"))
+    p = constant.sigmoid()
+    return inner, -p if settings.score == "log_probability" else 1 - 2 * p
 
 
 def score_value(
