@@ -67,9 +67,27 @@ def test_from_folders_to_recipe_and_report(tmp_path: Path) -> None:
     assert journals == {"search.jsonl", "search-flips-horizontal.jsonl"}
 
 
+def test_what_stored_values_mean(tmp_path: Path) -> None:
+    data = folder(tmp_path / "calibration", 0)
+    for path in (data / "masks").iterdir():
+        values = np.array(Image.open(path))
+        values = np.where(values > 0, 7, 0).astype(np.uint8)  # the object
+        values[:, -4:] = 9  # a frame that nobody drew
+        Image.fromarray(values).save(path)
+    fitness = {}
+    for title, told in {"told": "7:1,9:255", "misread": "7:255,9:1"}.items():
+        recipe = tmp_path / f"{title}.json"
+        arguments = ("--model", "search_sets:tiny", "--class", "RING", "--layers", "act1,act2")
+        done = ssgcam(data, *arguments, "--recipe", recipe, "--mask-values", told)
+        assert done.exit_code == 0, done.output
+        fitness[title] = Recipe.load(recipe).origin.scores["calibration"]
+    assert fitness["told"] > 0.7 > 0.3 > fitness["misread"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--recipe", "r.json", "--mask-values", "7"], "'7' in --mask-values is no pair"),
         (["--recipe", "r.txt"], "'r.txt' does not end in .json"),
         (["--recipe", "r.json", "--boxes", "round"], "--boxes round is unknown"),
         (["--recipe", "r.json", "--class", "dog"], "class 'dog' is not a class of"),

@@ -14,14 +14,10 @@ from ssgcam.cli.evaluate_options import (
     Data,
     Device,
     Each,
-    Edges,
     Examples,
-    FirstLabel,
     Fused,
-    Kind,
     LayerNames,
     Limit,
-    MaskValues,
     Methods,
     Model,
     Out,
@@ -30,14 +26,13 @@ from ssgcam.cli.evaluate_options import (
     Resume,
     Score,
     Seed,
-    Split,
     Weights,
     Workers,
     command_line,
     number,
     prepare,
-    read_data,
 )
+from ssgcam.cli.reading import Edges, FirstLabel, Kind, MaskValues, Split, read_data
 
 app = typer.Typer(
     name="evaluate",
@@ -142,7 +137,7 @@ def segmentation(
         evaluate_segmentation,
         command_line(context),
         background=background,
-        calibration=None if calibration is None else read_data(context, calibration),
+        calibration=None if calibration is None else read_data(context.params, calibration),
     )
 
 

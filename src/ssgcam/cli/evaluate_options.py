@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ssgcam.cli.reading import read_data
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text
 
@@ -46,21 +47,6 @@ Score = Annotated[
         help="What is differentiated: exp, odds, probability, ...",
         show_default="exp; ShapleyCAM's is the logit",
     ),
-]
-Kind = Annotated[
-    str, typer.Option(help="auto, boxes, voc, coco, cub, ilsvrc, wsol, pairs, classes or images.")
-]
-Edges = Annotated[
-    str | None,
-    typer.Option(help="Right and bottom edges of boxes in a table: inclusive or exclusive."),
-]
-Split = Annotated[str | None, typer.Option(help="The list of a published data set, such as val.")]
-FirstLabel = Annotated[
-    int | None, typer.Option(help="The number of the first class in a table, where it isn't 0.")
-]
-MaskValues = Annotated[
-    str | None,
-    typer.Option(help="What stored mask values mean, such as 255:1,127:255 (255: ignored)."),
 ]
 ClassName = Annotated[
     str | None,
@@ -119,7 +105,7 @@ def prepare(context: typer.Context) -> Task:
     given = context.params
     model = load_model(given["model"], given["weights"])
     model.network.to(memory_format=torch.channels_last)  # faster
-    samples = limited(read_data(context, given["data"]), given["limit"])
+    samples = limited(read_data(given, given["data"]), given["limit"])
     class_name = given["class_name"]
     recipe = given.get("recipe")
     who = Entrants(
@@ -136,14 +122,6 @@ def prepare(context: typer.Context) -> Task:
         "settings": _settings(given),
     }
     return Task(model, samples, given["out"], options)
-
-
-def read_data(context: typer.Context, folder: Path) -> SampleSet:
-    """Read a data set with the reader's options that were given."""
-    from ssgcam.data import read_samples
-
-    given = context.params
-    return read_samples(folder, given["kind"], **_reader_options(given))
 
 
 def _settings(given: dict[str, Any]) -> EvaluationSettings:
@@ -173,20 +151,6 @@ def _contenders(methods: str) -> tuple[Contender, ...]:
 
 def _layers(text: str) -> str | list[str]:
     return "auto" if text == "auto" else [name.strip() for name in text.split(",")]
-
-
-def _reader_options(given: dict[str, Any]) -> dict[str, Any]:
-    options = {name: given[name] for name in ("edges", "split", "first_label")}
-    if given["mask_values"] is not None:
-        options["values"] = dict(_pair(text) for text in given["mask_values"].split(","))
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _pair(text: str) -> tuple[int, int]:
-    stored, _, value = text.partition(":")
-    if not (stored.strip().isdecimal() and value.strip().isdecimal()):
-        raise SsgcamError(f"'{text}' in --mask-values is no pair; give STORED:VALUE, such as 255:1")
-    return int(stored), int(value)
 
 
 def number(text: str, option: str) -> float:

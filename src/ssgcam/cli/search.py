@@ -8,10 +8,12 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from ssgcam.cli.reading import Edges, FirstLabel, Kind, MaskValues, Split, read_data
 from ssgcam.errors import SsgcamError
 
 
 def search(
+    context: typer.Context,
     calibration: Annotated[
         Path, typer.Argument(help="A data set with masks or boxes, such as images/ beside masks/.")
     ],
@@ -28,9 +30,14 @@ def search(
             show_default="told by the data, else each image's most probable one",
         ),
     ] = None,
-    kind: Annotated[str, typer.Option(help="Layout of the data set.")] = "auto",
+    kind: Kind = "auto",
+    edges: Edges = None,
+    split: Split = None,
+    first_label: FirstLabel = None,
+    mask_values: MaskValues = None,
     void: Annotated[
-        int | None, typer.Option(help="For images/ beside masks/: the mask value to ignore.")
+        int | None,
+        typer.Option(help="For images/ beside masks/: the stored value to ignore."),
     ] = None,
     boxes: Annotated[
         str, typer.Option(help="Masks made of boxes: filled, or the ellipse in each.")
@@ -90,7 +97,6 @@ def search(
     it was not searched on. Ctrl-C keeps the best so far.
     """
     from ssgcam.core.refine import Refinement
-    from ssgcam.data import read_samples
     from ssgcam.devices import choose_device
     from ssgcam.models import load_model
     from ssgcam.search import SearchSettings, search_recipe
@@ -101,7 +107,7 @@ def search(
         raise SsgcamError(f"--boxes {boxes} is unknown; use filled or ellipse")
     loaded = load_model(model, weights)
     loaded.network.to(choose_device(device))
-    options: dict[str, Any] = {} if void is None else {"void": void}
+    given = context.params
     settings = SearchSettings(
         generations=generations,
         population=population,
@@ -122,9 +128,9 @@ def search(
         warnings.simplefilter("always", UserWarning)
         found = search_recipe(
             loaded,
-            read_samples(calibration, kind, **options),
+            read_data(given, calibration),
             layers if layers in ("auto", "all") else layers.split(","),
-            held_out=None if held_out is None else read_samples(held_out, kind, **options),
+            held_out=None if held_out is None else read_data(given, held_out),
             target=None if target is None else loaded.class_index(target),
             boxes=cast(Any, boxes),
             settings=settings,
