@@ -250,8 +250,9 @@ def main() -> None:
     parser.add_argument("--networks", default="resnet34,vgg16_bn")
     parser.add_argument("--starts", default="0,1,2", help="folds of study 1 whose networks serve")
     parser.add_argument("--adapted", default="0,1", help="the same, of the adapted networks")
+    parser.add_argument("--seeds", default="0", help="of the adapted networks from each start")
     parser.add_argument("--variants", default="zero-shot,adapted")
-    parser.add_argument("--only", default="", help="run this part, such as fold0; write no page")
+    parser.add_argument("--only", default="", help="run this part, such as fold0_; write no page")
     parser.add_argument("--stage", default="all", choices=["windows", "all"])
     parser.add_argument("--generations", type=int, default=60)
     parser.add_argument("--size", type=int, default=56, help="working side of the search")
@@ -278,7 +279,7 @@ def main() -> None:
     )
     results: dict[str, dict[str, dict[str, Any]]] = {}
     for part in parts_of(options, list(fields)):
-        if not part.name.endswith(options.only):
+        if options.only not in part.name:
             continue
         missing = [file for file in part.files if not file.exists()]
         if missing:

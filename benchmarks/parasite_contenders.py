@@ -35,7 +35,7 @@ class Part:
 
     Attributes:
         variant: The network and ``"zero-shot"`` or ``"adapted"``.
-        name: Of its checkpoints.
+        name: Of its checkpoints; says how many networks they are.
         files: The networks.
         fields: Names.
     """
@@ -56,18 +56,21 @@ def parts_of(options: argparse.Namespace, fields: Sequence[str]) -> list[Part]:
     found = []
     for network, variant in product(options.networks.split(","), options.variants.split(",")):
         title = f"{network}, {variant}"
-        starts = (options.starts if variant == "zero-shot" else options.adapted).split(",")
         if variant == "zero-shot":
             files = tuple(
-                options.weights / f"malaria_{network}_fold{start}.pth" for start in starts
+                options.weights / f"malaria_{network}_fold{start}.pth"
+                for start in options.starts.split(",")
             )
-            found.append(Part(title, f"{network}_zero-shot", files, tuple(fields)))
+            name = f"{network}_zero-shot_of{len(files)}"
+            found.append(Part(title, name, files, tuple(fields)))
             continue
         for fold in range(FOLDS):
-            name = f"{network}_fold{fold}"
             tested = tuple(field for field in fields if fold_of(field) == fold)
-            files = tuple(options.work / f"{name}_start{start}.pth" for start in starts)
-            found.append(Part(title, name, files, tested))
+            files = tuple(
+                options.work / f"{network}_fold{fold}_start{start}_seed{seed}.pth"
+                for seed, start in product(options.seeds.split(","), options.adapted.split(","))
+            )
+            found.append(Part(title, f"{network}_fold{fold}_of{len(files)}", files, tested))
     return found
 
 

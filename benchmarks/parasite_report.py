@@ -153,15 +153,17 @@ def shift_table(found: dict[str, dict[str, Any]]) -> str:
 def trained_table(work: Path, network: str) -> str:
     """How well the adapted networks tell windows of fields they did not see."""
     lines = []
-    for file in sorted(work.glob(f"{network}_fold?_start?.json")):
+    for file in sorted(work.glob(f"{network}_fold?_start?_seed?.json")):
         content = json.loads(file.read_text("utf-8"))
         healthy, infected = content["test"]["recalls"]
         fields = ", ".join(content["fields"])
-        start, count = str(content["start"]), str(content["test"]["n"])
-        lines.append([fields, start, count, f"{infected:.2f}", f"{healthy:.2f}"])
+        drawn = [str(content[key]) for key in ("start", "seed")]
+        count = str(content["test"]["n"])
+        lines.append([fields, *drawn, count, f"{infected:.2f}", f"{healthy:.2f}"])
     header = [
         "fields left out",
         "fold of study 1 it started from",
+        "seed",
         "windows",
         "recall",
         "specificity",

@@ -5,8 +5,8 @@
 A fold leaves out one field of each laboratory. A window's label says whether it shows any parasite
 pixel; outlines are not seen. As many windows of ``malaria_iml``, shrunk to the other laboratories' few
 pixels, keep the network from learning thirty parasites by heart. Writes
-``runs/parasites/<network>_fold<k>_start<s>.pth`` and a ``.json`` beside it with the recalls on the
-windows that cover the fields left out. The weights of the last epoch are kept: nothing is chosen.
+``runs/parasites/<network>_fold<k>_start<s>_seed<r>.pth`` and a ``.json`` beside it with the recalls on
+the windows that cover the fields left out. The weights of the last epoch are kept: nothing is chosen.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of train_malaria.py")
     parser.add_argument("--network", default="resnet34", choices=sorted(SIZES))
     parser.add_argument("--start", type=int, default=0, help="fold of study 1 to start from")
+    parser.add_argument("--seed", type=int, default=0, help="of windows and augmentation")
     parser.add_argument("--fold", type=int, default=0, choices=range(FOLDS))
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--windows", type=int, default=960, help="an epoch, half with a parasite")
@@ -57,8 +58,9 @@ def main() -> None:
         train_from=None if options.whole else TRAIN_FROM[options.network],
         held_out=0.0,
         patience=options.epochs,
+        seed=options.seed,
     )
-    name = f"{options.network}_fold{options.fold}_start{options.start}"
+    name = f"{options.network}_fold{options.fold}_start{options.start}_seed{options.seed}"
     out: Path = options.out / "quick" if options.quick else options.out
     checkpoint = out / f"{name}.checkpoint.pth"
     started = time.perf_counter()
@@ -78,6 +80,7 @@ def main() -> None:
         "network": options.network,
         "fold": options.fold,
         "start": options.start,
+        "seed": options.seed,
         "fields": [field.name for field in unseen],
         "seconds": round(time.perf_counter() - started),
         "torch": torch.__version__,

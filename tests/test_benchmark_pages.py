@@ -102,8 +102,8 @@ def test_page_of_parasites(tmp_path):
         }
         for field in windows
     }
-    trained = {"fields": ["mpidb_00"], "start": 0, "test": {"n": 9, "recalls": [0.875, 0.5]}}
-    (tmp_path / "net_fold0_start0.json").write_text(json.dumps(trained))
+    trained = {"fields": ["mpidb_00"], "start": 0, "seed": 2, "test": {"n": 9, "recalls": [0.875, 0.5]}}
+    (tmp_path / "net_fold0_start0_seed0.json").write_text(json.dumps(trained))
     results = {"net, adapted": {"windows": windows, "fields": fields}}
     parasite_report.write_report(
         results, list(windows), tmp_path, tmp_path, "What was done.", "page"
@@ -115,7 +115,7 @@ def test_page_of_parasites(tmp_path):
     assert (
         f"| {MOVED} | moved as well | LayerCAM, moved | -0.018 [-0.018, -0.018] |" in text
     )  # 14 of 24
-    assert "| mpidb_00 | 0 | 9 | 0.50 | 0.88 |" in text
+    assert "| mpidb_00 | 0 | 2 | 9 | 0.50 | 0.88 |" in text
     line = "| Colour threshold from the other fields | no network | 0.688 "
     assert line in text  # blue: 22 of 32
     rows = json.loads((tmp_path / "page.json").read_text())
