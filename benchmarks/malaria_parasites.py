@@ -278,6 +278,7 @@ def main() -> None:
         + "_quick" * options.quick
     )
     results: dict[str, dict[str, dict[str, Any]]] = {}
+    networks: dict[str, list[Path]] = {}
     for part in parts_of(options, list(fields)):
         if options.only not in part.name:
             continue
@@ -286,6 +287,7 @@ def main() -> None:
             print(f"no '{missing[0]}', so {', '.join(part.fields)} are left out")
             continue
         kept = results.setdefault(part.variant, {"windows": {}, "fields": {}})
+        networks.setdefault(part.variant, []).extend(part.files)
         folder = options.work / tag
 
         def windows(part: Part = part, folder: Path = folder) -> dict[str, Any]:
@@ -300,7 +302,7 @@ def main() -> None:
             kept["fields"] |= _kept(done, whole)["fields"]
     if not options.only:
         about = (__doc__ or "").split("\n\n")[1]
-        write_report(results, list(fields), options.work, options.out, about, options.page)
+        write_report(results, list(fields), networks, options.out, about, options.page)
 
 
 def _kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

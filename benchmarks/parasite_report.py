@@ -150,11 +150,11 @@ def shift_table(found: dict[str, dict[str, Any]]) -> str:
     return table(header, lines)
 
 
-def trained_table(work: Path, network: str) -> str:
+def trained_table(networks: Sequence[Path]) -> str:
     """How well the adapted networks tell windows of fields they did not see."""
     lines = []
-    for file in sorted(work.glob(f"{network}_fold?_start?_seed?.json")):
-        content = json.loads(file.read_text("utf-8"))
+    for network in networks:
+        content = json.loads(network.with_suffix(".json").read_text("utf-8"))
         healthy, infected = content["test"]["recalls"]
         fields = ", ".join(content["fields"])
         drawn = [str(content[key]) for key in ("start", "seed")]
@@ -202,7 +202,7 @@ def draw(levels: dict[str, Level]) -> Figure:
 def write_report(
     results: dict[str, dict[str, dict[str, Any]]],
     fields: Sequence[str],
-    work: Path,
+    networks: dict[str, Sequence[Path]],
     out: Path,
     about: str,
     name: str = STUDY,
@@ -212,7 +212,7 @@ def write_report(
     Args:
         results: By network and variant (``"resnet34, adapted"``), level and field.
         fields: In the order of the tables.
-        work: Where the adapted networks' reports are.
+        networks: Files of each of them; an adapted one has its report beside it.
         out: Where to write.
         about: What was done.
         name: Of the page and its files.
@@ -227,11 +227,10 @@ def write_report(
     text += [f"![Intervals]({name}.png)", field_table(levels)]
     for variant, found in results.items():
         text.append(f"## {variant}")
-        network, _, kind = variant.partition(", ")
-        if kind == "adapted":
+        if variant.endswith("adapted"):
             text += [
                 "The adapted networks on the windows that cover the fields left out:",
-                trained_table(work, network),
+                trained_table(networks[variant]),
             ]
         what = "windows with a parasite"
         made, section = level_section(levels[variant], variant, what)

@@ -102,11 +102,17 @@ def test_page_of_parasites(tmp_path):
         }
         for field in windows
     }
-    trained = {"fields": ["mpidb_00"], "start": 0, "seed": 2, "test": {"n": 9, "recalls": [0.875, 0.5]}}
+    trained = {
+        "fields": ["mpidb_00"],
+        "start": 0,
+        "seed": 2,
+        "test": {"n": 9, "recalls": [0.875, 0.5]},
+    }
     (tmp_path / "net_fold0_start0_seed0.json").write_text(json.dumps(trained))
     results = {"net, adapted": {"windows": windows, "fields": fields}}
+    networks = {"net, adapted": [tmp_path / "net_fold0_start0_seed0.pth"]}
     parasite_report.write_report(
-        results, list(windows), tmp_path, tmp_path, "What was done.", "page"
+        results, list(windows), networks, tmp_path, "What was done.", "page"
     )
     text = (tmp_path / "page.md").read_text()
     recipe, shifted = ("0.615 [0.615, 0.615]", "0.565 [0.565, 0.565]")  # 16 of 26, 13 of 23
