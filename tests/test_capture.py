@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -590,6 +591,23 @@ def test_a_network_is_lent_until_the_outer_block_ends() -> None:
     assert state_of(network) == before
     with explaining(network):  # and again
         assert not network.training
+
+
+def test_threads_that_share_a_network_wait_for_one_another() -> None:
+    network, images = Small().train(), torch.rand(6, 3, 32, 32)
+    cams = [
+        CAM(network, ["act1", "act2"]),
+        CAM(network, ["act2"], "layer_cam"),
+        CAM(network, ["act1"], precision="fast"),
+    ]
+    alone = [cam(images[k : k + 1]).maps for k in range(6) for cam in cams]
+    before = state_of(network)
+    with ThreadPoolExecutor(8) as pool:
+        tasks = [(cam, images[k : k + 1]) for k in range(6) for cam in cams] * 10
+        found = list(pool.map(lambda task: task[0](task[1]).maps, tasks))
+    assert state_of(network) == before
+    for one, other in zip(alone * 10, found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 class OwnTrain(Small):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -141,9 +140,7 @@ class CAM:
                 finite, or a layer that can't be explained.
         """
         _check_images(images)
-        with (
-            nullcontext() if self._fast is not None else explaining(self.network)
-        ):  # once for both passes
+        with explaining(self.network):  # once for both passes
             return self._result(images, classes)
 
     def _result(self, images: Tensor, classes: Tensor | Sequence[int] | int | None) -> Result:
@@ -179,8 +176,9 @@ class CAM:
 
     def signals(self, images: Tensor, classes: Tensor) -> tuple[dict[str, Signal], Any]:
         """The signals ``[N, C, h, w]`` of every target layer for ``[N]`` classes, and the output."""
-        captured = self._capture(images)
-        return self._signals(captured, images, classes), captured.output
+        with explaining(self.network):
+            captured = self._capture(images)
+            return self._signals(captured, images, classes), captured.output
 
     @property
     def _needs(self) -> Needs:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,49 +31,61 @@ def outside_inference_mode(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
+class _Loan:
+    """Who explains a network now: one thread, which may do so in a block inside another."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.depth = 0
+
+
+_LOANS: WeakKeyDictionary[nn.Module, _Loan] = WeakKeyDictionary()
+_LOANS_LOCK = threading.Lock()
+
+
 @contextmanager
 def explaining(network: nn.Module) -> Iterator[None]:
     """Eval mode and frozen parameters for the block; every flag as it was afterwards.
 
     Inside, inference mode is off and compiled modules run as plain Python. The flags are set one by
-    one: ``network.eval()`` may run a user's own ``train`` method. A block inside another of the same
-    thread and network finds them set: a walk through a large network takes as long as a small map.
+    one: ``network.eval()`` may run a user's own ``train`` method. A block inside another finds them set:
+    a walk through a large network takes as long as a small map. Another thread waits for the network.
 
     Raises:
         SsgcamError: If the network takes no hooks or has no gradients: it is TorchScript, was built in
             inference mode or is quantised.
     """
+    with _LOANS_LOCK:
+        loan = _LOANS.setdefault(network, _Loan())
     with ExitStack() as stack:
+        stack.enter_context(loan.lock)
         stack.enter_context(torch.inference_mode(False))
         if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if network not in _LENT.networks:
-            modules = _modules(network)
-            each = [parameter for module in modules for parameter in module._parameters.values()]
-            parameters = [parameter for parameter in each if parameter is not None]
-            _check_differentiable(network, modules, parameters)
-            _LENT.networks.add(network)
-            stack.callback(_LENT.networks.discard, network)
-            modes = [(module, module.training) for module in modules]
-            flags = [(parameter, parameter.requires_grad) for parameter in parameters]
-            stack.callback(_restore, modes, flags)
-            for module, training in modes:
-                if training:
-                    module.training = False
-            for parameter, requires_grad in flags:
-                if requires_grad:
-                    parameter.requires_grad_(False)
-        yield
+        if not loan.depth:
+            _freeze(network, stack)
+        loan.depth += 1
+        try:
+            yield
+        finally:
+            loan.depth -= 1
 
 
-class _Lent(threading.local):
-    """The networks that this thread is explaining."""
-
-    def __init__(self) -> None:
-        self.networks: set[nn.Module] = set()
-
-
-_LENT = _Lent()
+def _freeze(network: nn.Module, stack: ExitStack) -> None:
+    """Eval mode and frozen parameters until the stack is left."""
+    modules = _modules(network)
+    each = [parameter for module in modules for parameter in module._parameters.values()]
+    parameters = [parameter for parameter in each if parameter is not None]
+    _check_differentiable(network, modules, parameters)
+    modes = [(module, module.training) for module in modules]
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
+    stack.callback(_restore, modes, flags)
+    for module, training in modes:
+        if training:
+            module.training = False
+    for parameter, requires_grad in flags:
+        if requires_grad:
+            parameter.requires_grad_(False)
 
 
 def _modules(network: nn.Module) -> list[nn.Module]:
