@@ -76,7 +76,7 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
             if form == "gradient":
                 weight.mul_(unit(activation))
             zeros = weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny  # if all channels are zero
-            yield F.threshold(weight.sum(1), zeros, 0, inplace=True)
+            yield F.threshold(_sum(weight), zeros, 0, inplace=True)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -276,6 +276,11 @@ def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor
     numbers = torch.finfo(total.dtype)
     largest = total.amax((1, 2, 3), keepdim=True).clamp_min_(numbers.min)
     return total.sub_(largest).clamp_min_(math.log2(2 * numbers.tiny)).exp2_()
+
+
+def _sum(weight: Tensor) -> Tensor:
+    """Over channels, along the rows or the columns of the maps, as they lie in memory."""
+    return weight.mT.sum(1).mT if weight.stride(-1) > weight.stride(-2) else weight.sum(1)
 
 
 def _weighted(weights: Tensor, signal: Signal) -> Tensor:
