@@ -9,9 +9,9 @@ The same command goes on where it was stopped: what is in the folder ``--work`` 
 
 The floor is one forward pass and one ``autograd.grad`` to the outputs of the target layers: parameters
 frozen, nothing kept below the first target, same network, batch and threads. All contenders
-(``speed_contenders.py``) take turns in every round; a ratio is the median over rounds of a contender's
-time by the floor's of the same round, so that what else the machine does slows both. Networks have random
-weights, on which speed does not depend.
+(``speed_contenders.py``) take turns in every round, in a random order; a ratio is the median over rounds of
+a contender's time by the floor's of the same round, so that what else the machine does slows both. Networks
+have random weights, on which speed does not depend.
 
 Peak memory is what the allocator held at most above the level before the call, by PyTorch's profiler.
 
@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import tempfile
@@ -76,11 +77,12 @@ def measure(name: str, batch: int, which: str, side: int, seconds: float, least:
             call()  # whatever is made only once
         memory[title] = peak_memory(call)
     times: dict[str, list[float]] = {title: [] for title in calls}
+    order = random.Random(0)
     start = time.perf_counter()
     while (rounds := len(times["floor"])) < least or (
         time.perf_counter() - start < seconds * (rounds / (rounds + 1)) and rounds < 50
     ):
-        for title, call in calls.items():
+        for title, call in order.sample([*calls.items()], len(calls)):
             begin = time.perf_counter()
             call()
             times[title].append(time.perf_counter() - begin)
