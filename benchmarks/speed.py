@@ -9,9 +9,9 @@ The same command goes on where it was stopped: what is in the folder ``--work`` 
 
 The floor is one forward pass and one ``autograd.grad`` to the outputs of the target layers: parameters
 frozen, nothing kept below the first target, same network, batch and threads. All contenders
-(``speed_contenders.py``) take turns in every round, in a random order; a ratio is the median over rounds of
-a contender's time by the floor's of the same round, so that what else the machine does slows both. Networks
-have random weights, on which speed does not depend.
+(``speed_contenders.py``) take turns in every round, in a random order; a ratio is the median over
+rounds of a contender's time by the floor's of the same round, so that what else the machine does slows
+both. Networks have random weights, on which speed does not depend.
 
 Peak memory is what the allocator held at most above the level before the call, by PyTorch's profiler.
 
