@@ -47,10 +47,10 @@ def markdown(content: dict[str, Any], chart: str | None = None) -> str:
         f"A machine of {content['processors']} processors, PyTorch "
         f"{content['versions']['torch']}, 224 px, random weights. The floor is one forward pass and one "
         "`autograd.grad` to the same layers, parameters frozen. All contenders took turns, in a "
-        "random order in each round; a ratio is the median over rounds of time by the floor's time in the same round (range in brackets); "
-        "below 1 is faster than the floor. Maps are at input size, layers fused. Peak memory is above "
-        "the level before the call; in brackets how many copies of the largest activation it is above "
-        "the floor's and the maps.", "",
+        "random order in each round; a ratio is the median over rounds of time by the floor's time in "
+        "the same round (range in brackets); below 1 is faster than the floor. Maps are at input size, "
+        "layers fused. Peak memory is above the level before the call; in brackets how many copies of "
+        "the largest activation it is above the floor's and the maps.", "",
     ]  # fmt: skip
     barred = [
         [row.network, row.layers, f"{row.ratio:.3f} ({row.lowest:.2f} to {row.highest:.2f})",
