@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -608,6 +609,17 @@ def test_threads_that_share_a_network_wait_for_one_another() -> None:
     assert state_of(network) == before
     for one, other in zip(alone * 10, found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_threads_with_their_own_networks_leave_compiled_code_compiled() -> None:
+    seen = torch._dynamo.testing.CompileCounter()
+    cams = [CAM(Small(), ["act1"]) for _ in range(4)]
+    images = torch.rand(1, 3, 16, 16)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: cams[k % 4](images), range(200)))
+    compiled = torch.compile(lambda x: x + 1, backend=seen)
+    compiled(images)
+    assert seen.frame_count == 1
 
 
 class OwnTrain(Small):

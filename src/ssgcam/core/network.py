@@ -39,6 +39,28 @@ class _Loan:
         self.depth = 0
 
 
+class _Eager:
+    """Compiled modules run as plain Python, in the whole process while any thread is in the block."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.stance = ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.depth:
+                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
+            self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.depth -= 1
+            if not self.depth:
+                self.stance.close()
+
+
+_EAGER = _Eager()
 _LOANS: WeakKeyDictionary[nn.Module, _Loan] = WeakKeyDictionary()
 _LOANS_LOCK = threading.Lock()
 
@@ -61,7 +83,7 @@ def explaining(network: nn.Module) -> Iterator[None]:
         stack.enter_context(loan.lock)
         stack.enter_context(torch.inference_mode(False))
         if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(_EAGER)
         if not loan.depth:
             _freeze(network, stack)
         loan.depth += 1
