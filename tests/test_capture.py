@@ -620,6 +620,7 @@ def test_threads_with_their_own_networks_leave_compiled_code_compiled() -> None:
     compiled = torch.compile(lambda x: x + 1, backend=seen)
     compiled(images)
     assert seen.frame_count == 1
+    torch._dynamo.reset()
 
 
 class OwnTrain(Small):

@@ -107,7 +107,6 @@ def search(
         raise SsgcamError(f"--boxes {boxes} is unknown; use filled or ellipse")
     loaded = load_model(model, weights)
     loaded.network.to(choose_device(device))
-    given = context.params
     settings = SearchSettings(
         generations=generations,
         population=population,
@@ -128,9 +127,9 @@ def search(
         warnings.simplefilter("always", UserWarning)
         found = search_recipe(
             loaded,
-            read_data(given, calibration),
+            read_data(context.params, calibration),
             layers if layers in ("auto", "all") else layers.split(","),
-            held_out=None if held_out is None else read_data(given, held_out),
+            held_out=None if held_out is None else read_data(context.params, held_out),
             target=None if target is None else loaded.class_index(target),
             boxes=cast(Any, boxes),
             settings=settings,

@@ -76,7 +76,7 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
             if form == "gradient":
                 weight.mul_(unit(activation))
             zeros = weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny  # if all channels are zero
-            yield F.threshold(_sum(weight), zeros, 0, inplace=True)
+            yield F.threshold(_channel_sum(weight), zeros, 0, inplace=True)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -278,8 +278,8 @@ def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor
     return total.sub_(largest).clamp_min_(math.log2(2 * numbers.tiny)).exp2_()
 
 
-def _sum(weight: Tensor) -> Tensor:
-    """Over channels, along the rows or the columns of the maps, as they lie in memory."""
+def _channel_sum(weight: Tensor) -> Tensor:
+    """``weight.sum(1)``, much faster where columns are the faster axis in memory, from ``smooth``."""
     return weight.mT.sum(1).mT if weight.stride(-1) > weight.stride(-2) else weight.sum(1)
 
 

@@ -95,10 +95,10 @@ def inner_and_bend(
     else:
         z = class_and_rivals(output, classes, settings.top_classes)
         inner = z[:, 0] - z[:, 1:].logsumexp(1)
-    constant = wide(inner)
+    number = wide(inner)
     if settings.score in ("exp", "odds", "logit"):
-        return inner, torch.full_like(constant, float(settings.score != "logit"))
-    p = constant.sigmoid()
+        return inner, torch.full_like(number, float(settings.score != "logit"))
+    p = number.sigmoid()
     return inner, -p if settings.score == "log_probability" else 1 - 2 * p
 
 
