@@ -7,7 +7,7 @@ Adding one is one function and one line in ``METHODS``. Signals are ``[N, C, h, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgcam.core.scaling import unit, unit_, wide
-from ssgcam.core.settings import Score, SSGSettings
+from ssgcam.core.settings import Form, Score, SSGSettings
 from ssgcam.core.signals import Needs, Signal
 from ssgcam.core.smoothing import full_precision, smooth
 from ssgcam.errors import SsgcamError
@@ -66,17 +66,20 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
         if form == "taylor" and two is not None:
             two = two * unit(activation) ** 2
         if any(each.second_exponent for each in group):
-            two = smooth(one * one if two is None else two, sigma).clamp_min_(0)  # for the product
+            two = smooth(one * one, sigma) if two is None else smooth(two, sigma).clamp_min_(0)
         if any(each.first_exponent for each in group):
             one = smooth(one, sigma)
-        logarithms = _logarithms(one, two, group)
-        for place, each in enumerate(group, 1):
+        shared = None if two is None or len(group) > 1 else _shared_power(one, two, group[0])
+        if shared is not None:
+            yield _map(shared, form, activation)
+            continue
+        ones = _logarithm(one) if any(each.first_exponent for each in group) else None
+        twos = (
+            _logarithm(two) if two is not None and any(e.second_exponent for e in group) else None
+        )
+        for each in group:
             powers = each.first_exponent, each.second_exponent
-            weight = _weight(zip(logarithms, powers, strict=True), spent=place == len(group))
-            if form == "gradient":
-                weight.mul_(unit(activation))
-            zeros = weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny  # if all channels are zero
-            yield F.threshold(_channel_sum(weight), zeros, 0, inplace=True)
+            yield _map(_weight(zip((ones, twos), powers, strict=True)), form, activation)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -228,25 +231,24 @@ def _unit_product(one: Tensor, other: Tensor) -> Tensor:
     return unit_(unit(one) * unit(other))
 
 
-def _logarithms(
-    one: Tensor, two: Tensor | None, group: Sequence[SSGSettings]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Logarithms of both smoothed orders, ``None`` for one that no setting uses.
+def _shared_power(one: Tensor, two: Tensor, settings: SSGSettings) -> Tensor | None:
+    """``(one two)^exponent`` by its largest value per image, where both orders have one exponent.
 
-    For one setting with equal exponents the logarithm of their product, and ``None``: a logarithm is
-    the slowest step but for the smoothing. ``two`` is not negative, so that the product is positive
-    where both are.
+    A logarithm is the slowest step but for the smoothing, and this takes one in place of two. ``two``
+    must not be negative, so that the product is positive where both are. ``None`` for other exponents,
+    and where what counts has left the number format.
     """
-    first = [each.first_exponent for each in group]
-    second = [each.second_exponent for each in group]
-    if two is not None and len(group) == 1 and first == second:
-        product = one * two
-        if product.amax((1, 2, 3)).amin() > torch.finfo(product.dtype).tiny ** 0.5:
-            return _logarithm(product), None  # nothing that counts has left the number format
-    return (
-        _logarithm(one) if any(first) else None,
-        _logarithm(two) if any(second) and two is not None else None,
-    )
+    exponent = settings.first_exponent
+    if exponent != settings.second_exponent:
+        return None
+    product = one * two
+    largest = product.amax((1, 2, 3), keepdim=True)
+    numbers = torch.finfo(product.dtype)
+    if not largest.amin() > numbers.tiny**0.5:
+        return None
+    logarithm = product.div_(largest).clamp_min_(numbers.tiny).log2_().mul_(exponent)
+    lowest = math.log2(2 * numbers.tiny)
+    return F.threshold(logarithm, min(exponent, 1) * lowest, lowest, inplace=True).exp2_()
 
 
 def _logarithm(numbers: Tensor) -> Tensor:
@@ -256,7 +258,7 @@ def _logarithm(numbers: Tensor) -> Tensor:
     return F.threshold(logarithm, math.log2(2 * tiny), -math.inf, inplace=True)
 
 
-def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor:
+def _weight(terms: Iterable[tuple[Tensor | None, float]]) -> Tensor:
     """The product of ``2^logarithm^exponent``, by its largest value per image.
 
     So nothing is lost but what is nothing beside the largest, and ``exp2`` costs a tenth of a power.
@@ -264,18 +266,26 @@ def _weight(terms: Iterable[tuple[Tensor | None, float]], spent: bool) -> Tensor
 
     Args:
         terms: Logarithms and their exponents, not all zero; a term with exponent 0 is left out.
-        spent: Nobody needs the logarithms after this.
 
     Returns:
         Of the logarithms' shape.
     """
     (first, power), *rest = [(each, power) for each, power in terms if each is not None and power]
-    total = first.mul_(power) if spent else first * power
+    total = first * power
     for each, power in rest:
         total.add_(each, alpha=power)
     numbers = torch.finfo(total.dtype)
     largest = total.amax((1, 2, 3), keepdim=True).clamp_min_(numbers.min)
     return total.sub_(largest).clamp_min_(math.log2(2 * numbers.tiny)).exp2_()
+
+
+def _map(weight: Tensor, form: Form, activation: Tensor) -> Tensor:
+    """The sum over channels, zero where all are as small as they can be."""
+    if form == "gradient":
+        weight.mul_(unit(activation))
+    return F.threshold(
+        _channel_sum(weight), weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny, 0, inplace=True
+    )
 
 
 def _channel_sum(weight: Tensor) -> Tensor:

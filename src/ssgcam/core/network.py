@@ -94,61 +94,60 @@ def explaining(network: nn.Module) -> Iterator[None]:
 
 
 def _freeze(network: nn.Module, stack: ExitStack) -> None:
-    """Eval mode and frozen parameters until the stack is left."""
-    modules = _modules(network)
-    each = [parameter for module in modules for parameter in module._parameters.values()]
-    parameters = [parameter for parameter in each if parameter is not None]
-    _check_differentiable(network, modules, parameters)
-    modes = [(module, module.training) for module in modules]
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
-    stack.callback(_restore, modes, flags)
-    for module, training in modes:
-        if training:
-            module.training = False
-    for parameter, requires_grad in flags:
-        if requires_grad:
-            parameter.requires_grad_(False)
+    """Eval mode and frozen parameters until the stack is left, in one walk.
 
-
-def _modules(network: nn.Module) -> list[nn.Module]:
-    """What ``network.modules()`` gives, in another order and a third of the time."""
-    found: dict[nn.Module, None] = {}
-    left: list[nn.Module | None] = [network]
-    while left:
-        module = left.pop()
-        if module is not None and module not in found:
-            found[module] = None
-            left.extend(module._modules.values())
-    return list(found)
-
-
-def _check_differentiable(
-    network: nn.Module, modules: Sequence[nn.Module], parameters: Sequence[nn.Parameter]
-) -> None:
+    After a pass nothing of the network's Python objects is in the processor's cache, so that each is
+    looked at once, and only what changes is set.
+    """
     if isinstance(network, torch.jit.ScriptModule):
         raise SsgcamError(
             "a TorchScript network takes no hooks; explain the Python network it was made from"
         )
-    buffers = [buffer for module in modules for buffer in module._buffers.values()]
-    if any(tensor is not None and tensor.is_inference() for tensor in [*parameters, *buffers]):
-        raise SsgcamError(
-            "the network was built inside torch.inference_mode(), so nothing can be differentiated "
-            "through it; build or load it outside"
-        )
-    if any(not tensor.is_floating_point() for tensor in parameters):
+    in_training: list[nn.Module] = []
+    trained: list[nn.Parameter] = []
+    stack.callback(_restore, in_training, trained)
+    seen: set[nn.Module] = set()
+    left: list[nn.Module | None] = [network]
+    while left:
+        module = left.pop()
+        if module is None or module in seen:
+            continue
+        seen.add(module)
+        left.extend(module._modules.values())
+        if module.training:
+            in_training.append(module)
+            module.training = False
+        for parameter in module._parameters.values():
+            if parameter is None:
+                continue
+            _check_differentiable(parameter)
+            if parameter.requires_grad:
+                trained.append(parameter)
+                parameter.requires_grad = False
+        for buffer in module._buffers.values():
+            if buffer is not None and buffer.is_inference():
+                raise _inference()
+
+
+def _check_differentiable(parameter: nn.Parameter) -> None:
+    if parameter.is_inference():
+        raise _inference()
+    if not parameter.is_floating_point():
         raise SsgcamError(
             "the network has integer (quantised) parameters, so it has no gradients; explain the "
             "floating-point network it was made from"
         )
 
 
-def _restore(
-    modes: Sequence[tuple[nn.Module, bool]], flags: Sequence[tuple[nn.Parameter, bool]]
-) -> None:
-    """Set ``training`` and ``requires_grad``; looking first is faster than setting."""
-    for module, training in modes:
-        if module.training != training:
-            module.training = training
-    for parameter, requires_grad in flags:
-        if parameter.requires_grad != requires_grad:
-            parameter.requires_grad_(requires_grad)
+def _inference() -> SsgcamError:
+    return SsgcamError(
+        "the network was built inside torch.inference_mode(), so nothing can be differentiated "
+        "through it; build or load it outside"
+    )
+
+
+def _restore(in_training: Sequence[nn.Module], trained: Sequence[nn.Parameter]) -> None:
+    for module in in_training:
+        module.training = True
+    for parameter in trained:
+        parameter.requires_grad = True
