@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablation_search_report
+import parasite_both
 import parasite_report
 import wbc_report
 from malaria_windows import WINDOW
@@ -63,6 +64,25 @@ def test_moved_masks_bring_nothing_in_from_the_other_edge():
     assert moved(square(20, 20), (5, 0)).sum() == 50
     assert not moved(square(20, 20), (0, 10)).any()
     assert best_move(square(7, 12), square(10, 10).long()) == (3, -2)
+
+
+def test_two_recipes_together_are_cut_by_the_other_fields():
+    masks = torch.cat([square(10, 10)] * 4).long()
+    groups = ["x_0", "x_1", "y_0", "y_1"]
+    clear = masks * 0.5 + 0.4
+    dim = clear.clone()
+    dim[0] = masks[0] * 0.2 + 0.1  # no cut that the others choose finds anything here
+    one, other = (
+        dict.fromkeys(groups, clear) | {"x_0": dim},
+        dict.fromkeys(groups, clear.roll(3, 2)),
+    )
+    level = parasite_both.level_of({"one": one, "other": other}, masks, groups, torch.ones(4))
+    assert [level.value("one", field) for field in groups] == [0, 1, 1, 1]
+    assert level.value("other") == pytest.approx(70 / 130)
+    assert level.value("other, moved") == 1
+    mean = parasite_both.together(dim, 4 * clear)
+    assert mean[0, 15, 15] == 1
+    assert mean[0, 0, 0] == pytest.approx((1 / 3 + 4 / 9) / 2)
 
 
 def test_moves_are_learned_from_other_fields_of_the_same_laboratory():

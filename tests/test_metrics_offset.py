@@ -64,6 +64,8 @@ def test_wrong_shapes_and_reach():
     masks = torch.zeros(2, 6, 8, dtype=torch.bool)
     with pytest.raises(SsgcamError, match=r"masks \[2, 6, 8\] and truth \[2, 8, 6\] don't fit"):
         mask_offset(masks, torch.zeros(2, 8, 6), 2)
+    with pytest.raises(SsgcamError, match="masks is an empty batch"):
+        mask_offset(masks[:0], torch.zeros(0, 6, 8), 2)
     for reach in (-1, 6):
         with pytest.raises(SsgcamError, match=f"reach is {reach} for masks of 6x8; pass 0 to 5"):
             mask_offset(masks, torch.zeros(2, 6, 8), reach)

@@ -51,7 +51,7 @@ def mask_offset(masks: Tensor, truth: Tensor, reach: int) -> MaskOffset:
         the foreground IoU with and without it; NaN where neither masks nor truth hold an object.
 
     Raises:
-        SsgcamError: If the shapes differ or the reach does not fit the image.
+        SsgcamError: If there is no image, the shapes differ or the reach does not fit the image.
 
     Example:
         >>> truth = torch.zeros(1, 8, 8, dtype=torch.uint8)
@@ -63,6 +63,8 @@ def mask_offset(masks: Tensor, truth: Tensor, reach: int) -> MaskOffset:
         raise SsgcamError(
             f"masks {list(masks.shape)} and truth {list(truth.shape)} don't fit; pass [N, H, W] of both"
         )
+    if not len(masks):
+        raise SsgcamError("masks is an empty batch; pass at least one image")
     height, width = masks.shape[1:]
     if not 0 <= reach < min(height, width):
         raise SsgcamError(
