@@ -55,7 +55,7 @@ def _interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def scale(maps: Tensor) -> Tensor:
     """Divide each map of ``[N, h, w]`` by its own maximum; a map without evidence stays zero."""
     largest = maps.amax((-2, -1), keepdim=True)
-    return maps / torch.where(largest > 0, largest, 1)
+    return maps / F.threshold(largest, 0, 1)
 
 
 def prepare(layer_map: Tensor, size: tuple[int, int], gamma: float) -> Tensor:
