@@ -122,6 +122,14 @@ def test_fuse_against_a_loop(gammas: list[float], fusion: Any) -> None:
     torch.testing.assert_close(found.amax((1, 2)), torch.ones(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("sides", [(6,), (3,), (6, 3), (3, 6, 40)])
+def test_the_layers_own_maps_are_not_written_to(sides: tuple[int, ...]) -> None:
+    layer_maps = [3 * torch.rand(2, side, side, dtype=torch.float64) for side in sides]
+    before = [each.clone() for each in layer_maps]
+    fuse(layer_maps, (6, 6), gammas=[1.0] * len(sides))
+    assert all(torch.equal(a, b) for a, b in zip(layer_maps, before, strict=True))
+
+
 def test_gamma_comes_before_the_fusion() -> None:
     """After it, it would only rename the threshold: the order of the pixels would stay."""
     maps = [torch.tensor([[[1.0, 0.5, 0.0]]]), torch.tensor([[[0.0, 0.4, 1.0]]])]

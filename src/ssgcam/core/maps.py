@@ -54,13 +54,22 @@ def _interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def scale(maps: Tensor) -> Tensor:
     """Divide each map of ``[N, h, w]`` by its own maximum; a map without evidence stays zero."""
-    largest = maps.amax((-2, -1), keepdim=True)
-    return maps / F.threshold(largest, 0, 1)
+    return maps / _largest(maps)
 
 
 def prepare(layer_map: Tensor, size: tuple[int, int], gamma: float) -> Tensor:
     """One layer's part of the pipeline, up to the fusion: ``[N, h, w]`` to ``[N, *size]`` in [0, 1]."""
-    return power(scale(resize(layer_map, size)), gamma)
+    resized = resize(layer_map, size)
+    return power(scale(resized) if resized is layer_map else _scale_(resized), gamma)
+
+
+def _scale_(maps: Tensor) -> Tensor:
+    """:func:`scale` in place: a large new tensor takes as long as all else that is done to it."""
+    return maps.div_(_largest(maps))
+
+
+def _largest(maps: Tensor) -> Tensor:
+    return F.threshold(maps.amax((-2, -1), keepdim=True), 0, 1)
 
 
 def power(scaled: Tensor, gamma: float) -> Tensor:
@@ -107,9 +116,8 @@ def combine(
             part = torch.tanh(2 * part) if index + 1 < len(layer_maps) else part
             fused = part if fused is None else torch.maximum(fused, part)
         else:
-            fused = (
-                part * (weight / total) if fused is None else fused.add_(part, alpha=weight / total)
-            )
+            share = weight / total
+            fused = part.mul_(share) if fused is None else fused.add_(part, alpha=share)
     assert fused is not None
     return fused
 
@@ -138,7 +146,7 @@ def fuse(
     Raises:
         SsgcamError: If nothing is given or the weights can't be divided by their sum.
     """
-    return scale(combine(layer_maps, size, gammas=gammas, weights=weights, fusion=fusion))
+    return _scale_(combine(layer_maps, size, gammas=gammas, weights=weights, fusion=fusion))
 
 
 def threshold(maps: Tensor, value: float) -> Tensor:
