@@ -1,7 +1,7 @@
 """How close do the methods come to what PyTorch itself needs, and how far behind are other libraries?
 
     python benchmarks/speed.py --quick                        # ResNet34 alone, under a minute
-    python benchmarks/speed.py --work DIR                     # everything, half an hour on two cores
+    python benchmarks/speed.py --work DIR                     # everything, an hour on two cores
     python benchmarks/speed.py --work DIR --data DATA --weights WEIGHTS    # agreement of maps as well
     python benchmarks/speed.py --work DIR --only vgg16:8      # one part again; the others in DIR are kept
 
@@ -48,8 +48,6 @@ from ssgcam.files import write_json, write_text, write_with
 from ssgcam.segment import versions
 from study import DOCS, batches, boxed_samples, command
 
-#: What a default run leaves out: minutes for each round, and nothing that batch 8 does not show.
-TOO_SLOW = {("vgg16", 32), ("vit_b_16", 32), ("resnet50", 32)}
 FULL_COMMAND = "python benchmarks/speed.py --work DIR --data DATA --weights WEIGHTS"
 
 
@@ -151,8 +149,8 @@ def parts(only: list[str] | None) -> list[tuple[str, int, str]]:
         (name, batch, which)
         for batch in (8, 1, 32)
         for name in AUTO
-        for which in (("last", "auto", "all") if batch == 8 else ("last", "auto"))
-        if (name, batch) not in TOO_SLOW and (name != "vit_b_16" or which == "auto")  # its last
+        for which in ("last", "auto", "all")
+        if (name, which) != ("vit_b_16", "last")  # that is its auto
     ]
     return [p for p in every if only is None or {f"{p[0]}:{p[1]}", ":".join(map(str, p))} & {*only}]
 
@@ -206,7 +204,7 @@ def main() -> None:
         "machine": platform.machine(),
         "rows": [row for part in parts(None) for row in known(part)],
         "agreement": known("agreement"),
-        "missing": missing + sorted(f"{name}, batch {batch}" for name, batch in TOO_SLOW),
+        "missing": missing,
     }
     if quick or options.side != 224:
         print(markdown(content))

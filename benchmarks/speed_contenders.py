@@ -93,8 +93,9 @@ def others(network: nn.Module, name: str, layers: list[str], images: Tensor) -> 
         side = int((activation.shape[1] - 1) ** 0.5)
         return activation[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
+    reshape = tokens if name.startswith("vit") else None
+
     def by_grad_cam(kind: Any) -> Callable[[], object]:
-        reshape = tokens if name.startswith("vit") else None
         cam = kind(network, modules, reshape_transform=reshape)
         cam.activations_and_grads.release()
 
@@ -107,7 +108,7 @@ def others(network: nn.Module, name: str, layers: list[str], images: Tensor) -> 
 
     def by_torchcam(kind: Any) -> Callable[[], object]:
         def step() -> object:
-            with kind(network, target_layer=list(layers)) as cam:
+            with kind(network, target_layer=list(layers), reshape_transform=reshape) as cam:
                 maps = cam(classes, network(images))
                 fused = cam.fuse_cams(maps) if len(maps) > 1 else maps[0]
             return F.interpolate(fused[:, None], size, mode="bilinear", align_corners=False)
@@ -121,9 +122,8 @@ def others(network: nn.Module, name: str, layers: list[str], images: Tensor) -> 
 
     for method, kind in (("LayerCAM", "LayerCAM"), ("Grad-CAM", "GradCAM")):
         found[f"grad-cam {method}"] = by_grad_cam(getattr(grad_cam, kind))
-        if not name.startswith("vit"):  # torchcam and captum read no tokens
-            found[f"torchcam {method}"] = by_torchcam(getattr(torchcam, kind))
-    if len(layers) == 1 and not name.startswith("vit"):  # captum takes one layer
+        found[f"torchcam {method}"] = by_torchcam(getattr(torchcam, kind))
+    if len(layers) == 1 and not name.startswith("vit"):  # captum takes one layer and no tokens
         found["captum Grad-CAM"] = by_captum
     return found
 
@@ -144,6 +144,4 @@ def contenders(network: nn.Module, name: str, batch: int, which: str, images: Te
     peers = others(network, name, layers, images)
     if which == "all" or batch == 32 or (name == "vgg16" and which == "auto"):
         peers = {title: step for title, step in peers.items() if "LayerCAM" in title}
-    if which == "all" and name == "vgg16":
-        peers = {}
     return found | peers

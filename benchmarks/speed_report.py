@@ -105,9 +105,8 @@ def markdown(content: dict[str, Any], chart: str | None = None) -> str:
     lines += [
         "Where a table says one thread, other programs kept the processors busy: ratios hold there, but "
         "not times. The range shows how rounds differed; ratios a few hundredths apart are the same.", "",
-        f"Not measured: {'; '.join(content['missing'])}; other libraries on all layers of VGG16; all "
-        "blocks of ViT-B/16; Score-CAM (a pass for each channel) and ShapleyCAM (a second backward pass "
-        "for each layer). torchcam and captum read no tokens, captum takes one layer.", "",
+        f"Not measured: {'; '.join([*content['missing'], 'Score-CAM'])} (a pass for each channel) and "
+        "ShapleyCAM (a second backward pass for each layer). captum takes one layer and no tokens.", "",
         f"    {content['command']}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
