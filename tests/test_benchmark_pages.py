@@ -13,8 +13,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablation_search_report
-import parasite_both
 import parasite_report
+import parasite_together
 import wbc_report
 from malaria_windows import WINDOW
 from parasite_fields import CELL, Field
@@ -76,11 +76,11 @@ def test_two_recipes_together_are_cut_by_the_other_fields():
         dict.fromkeys(groups, clear) | {"x_0": dim},
         dict.fromkeys(groups, clear.roll(3, 2)),
     )
-    level = parasite_both.level_of({"one": one, "other": other}, masks, groups, torch.ones(4))
+    level = parasite_together.level_of({"one": one, "other": other}, masks, groups, torch.ones(4))
     assert [level.value("one", field) for field in groups] == [0, 1, 1, 1]
     assert level.value("other") == pytest.approx(70 / 130)
     assert level.value("other, moved") == 1
-    mean = parasite_both.together(dim, 4 * clear)
+    mean = parasite_together.together([dim, 4 * clear])
     assert mean[0, 15, 15] == 1
     assert mean[0, 0, 0] == pytest.approx((1 / 3 + 4 / 9) / 2)
 

@@ -1,12 +1,13 @@
-"""Parasites, adapted: ResNet34's recipe and VGG16's together, their maps averaged.
+"""Parasites: the recipes of the study together, their maps averaged.
 
-Networks of one architecture err alike (nine ResNet34 are no better than three), those of two less. The
-recipes are those that ``malaria_parasites.py`` found for each field and each architecture, three adapted
-networks each; nothing is searched here. Of every window the map of both is the mean of theirs, each by
-its largest value, at ResNet34's input size. Thresholds come from the other seven fields, "moved" as
-there; intervals resample fields.
+Networks of one architecture and training err alike (nine adapted ResNet34 are no better than three),
+others less. The recipes are those that ``malaria_parasites.py`` found for each field, of three networks
+each, all that reach the bar for the foreground: ResNet34 zero-shot and adapted, VGG16 adapted. Nothing is
+searched here. Of every window the map of several is the mean of theirs, each by its largest value, at
+ResNet34's input size. Thresholds come from the other seven fields, "moved" as there; intervals resample
+fields. The adapted ones were averaged first; that the zero-shot one joins them is of after their score.
 
-    python benchmarks/parasite_both.py --data DATA
+    python benchmarks/parasite_together.py --data DATA
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from colour import mask_counts
 from ensemble import ensemble
 from malaria_parasites import examples
-from parasite_contenders import Part, parts_of, recipe_file, recipe_maps
+from parasite_contenders import parts_of, recipe_file, recipe_maps
 from parasite_fields import Field, read_fields
 from parasite_levels import METRICS, Level
 from parasite_offset import best_move, moved, moved_title, peers_of
@@ -32,45 +33,42 @@ from ssgcam.search import Examples
 from ssgcam.search.scoring import choose_cut, sweep
 from study import DOCS, FINAL, command, row, signed, table, with_interval, write_study
 
-STUDY = "parasite_both"
-BOTH = "Both"
-#: Folder of each architecture's adapted networks, inside ``--runs``.
-FOLDERS = {"resnet34": "parasites", "vgg16_bn": "parasites_whole"}
+STUDY = "parasite_together"
+#: Network and variant of each recipe, and the folder of its networks and recipes inside ``--runs``.
+RECIPES = {
+    "ResNet34, adapted": ("resnet34", "adapted", "parasites"),
+    "VGG16, adapted": ("vgg16_bn", "adapted", "parasites_whole"),
+    "ResNet34, zero-shot": ("resnet34", "zero-shot", "parasites"),
+}
+BOTH, ALL = "Both adapted", "All three"
 #: Of ``malaria_parasites.py``'s recipes, as it ran for its page.
 TAG = "white_size56_seed0_60"
 
 
-def parts(network: str, fields: dict[str, Field], runs: Path) -> list[Part]:
-    """Three adapted networks for each fold."""
-    options = argparse.Namespace(
-        networks=network,
-        variants="adapted",
-        work=runs / FOLDERS[network],
-        seeds="0",
-        adapted="0,1,2",
-    )
-    return parts_of(options, list(fields))
-
-
-def maps_of(
-    network: str, fields: dict[str, Field], runs: Path
-) -> tuple[dict[str, Tensor], Examples]:
+def maps_of(title: str, fields: dict[str, Field], runs: Path) -> tuple[dict[str, Tensor], Examples]:
     """By field the maps of its recipe on all windows, ``[N, *input]``, and the windows."""
+    network, variant, folder = RECIPES[title]
+    options = argparse.Namespace(
+        networks=network, variants=variant, weights=runs, work=runs / folder,
+        starts="0,1,2", adapted="0,1,2", seeds="0",
+    )  # fmt: skip
     found: dict[str, Tensor] = {}
-    for part in parts(network, fields, runs):
+    for part in parts_of(options, list(fields)):
         model = ensemble(part.models)
         known = examples(list(fields.values()), model)
-        folder = runs / FOLDERS[network] / TAG
-        recipes = {n: Recipe.load(recipe_file(folder, part, n, FINAL)) for n in part.fields}
+        recipes = {
+            name: Recipe.load(recipe_file(runs / folder / TAG, part, name, FINAL))
+            for name in part.fields
+        }
         maker = recipe_maps(model, recipes)
         made = [maker(images) for images in known.images.split(8)]
         found |= {name: torch.cat([each[name] for each in made]) for name in recipes}
     return found, known
 
 
-def together(one: Tensor, other: Tensor) -> Tensor:
-    """The mean of two recipes' maps of the same windows."""
-    return pipeline.scale(pipeline.scale(one) + pipeline.scale(other))
+def together(several: Sequence[Tensor]) -> Tensor:
+    """The mean of several recipes' maps of the same windows."""
+    return pipeline.scale(torch.stack([pipeline.scale(maps) for maps in several]).mean(0))
 
 
 def level_of(
@@ -112,11 +110,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     fields = read_fields(options.data / "malaria_masks")
-    resnet, known = maps_of("resnet34", fields, options.runs)
-    vgg, _ = maps_of("vgg16_bn", fields, options.runs)
-    vgg = {field: pipeline.resize(each, known.size) for field, each in vgg.items()}
-    both = {field: together(each, vgg[field]) for field, each in resnet.items()}
-    contenders = {"resnet34": resnet, "vgg16_bn": vgg, BOTH: both}
+    found = {title: maps_of(title, fields, options.runs) for title in RECIPES}
+    _, known = found["ResNet34, adapted"]
+    contenders = {
+        title: {field: pipeline.resize(each, known.size) for field, each in maps.items()}
+        for title, (maps, _) in found.items()
+    }
+    for title, members in ((BOTH, list(RECIPES)[:2]), (ALL, list(RECIPES))):
+        contenders[title] = {f: together([contenders[m][f] for m in members]) for f in fields}
     level = level_of(contenders, known.masks, known.groups, known.probabilities)
     names = list(fields)
     rows = [
@@ -129,14 +130,14 @@ def main() -> None:
     ]
     by_field = [[n, *(f"{level.value(n, field):.2f}" for field in names)] for n in level.parts]
     leads = []
-    for network in FOLDERS:
+    for rival in (*RECIPES, BOTH):
         for metric in BARS:
-            gap = level.lead(BOTH, network, metric)
-            title = f"{BOTH} - {network}"
+            gap = level.lead(ALL, rival, metric)
+            title = f"{ALL} - {rival}"
             leads.append([title, metric, signed(gap)])
             rows.append(row(STUDY, "resnet34 and vgg16_bn", title, "", f"{metric} difference", gap))
     text = [
-        "# Malaria, parasites: two architectures together",
+        "# Malaria, parasites: recipes together",
         f"`{command()}`",
         (__doc__ or "").split("\n\n")[1],
         f"{len(level.groups)} windows with a parasite of {len(names)} fields. The bars: "
