@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
@@ -667,6 +668,63 @@ def test_flops_of_resnet50(layers: list[str], most: float) -> None:
         cam(images)
     assert calls == [1]
     assert 1 < counter.get_total_flops() / forward <= most
+
+
+class Attending(nn.Module):
+    """Two blocks of attention over tokens; the mean of the tokens are the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
+        self.attentions = nn.ModuleList(
+            nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = images.flatten(2).transpose(1, 2)
+        for norm, attention in zip(self.norms, self.attentions, strict=True):
+            normed = norm(tokens)
+            tokens = tokens + attention(normed, normed, normed, need_weights=False)[0]
+        return tokens.mean(1)
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names[func.__name__.split(".")[0]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_attention_multiplies_all_images_at_once() -> None:
+    network, images = Attending().eval(), torch.rand(3, 8, 4, 4)
+    before = state_of(network)
+    with Calls() as calls:
+        captured = capture(network, images, ["norms.0", "norms.1"])
+        found = captured.gradients(captured.output[:, 2].sum())
+    assert calls.names["bmm"] == 0
+    assert calls.names["mm"] > 0
+    assert state_of(network) == before
+    kept: list[Tensor] = []
+    for norm in network.norms:
+        norm.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    expected = torch.autograd.grad(network(images)[:, 2].sum(), kept)
+    for name, gradient in zip(("norms.0", "norms.1"), expected, strict=True):
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_no_hook_keeps_a_transformer_layer_from_its_fast_path() -> None:
+    network = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    with explaining(network):
+        assert not network.self_attn._forward_pre_hooks
+    attention = Attending().attentions[0]
+    with explaining(attention):
+        assert attention._forward_pre_hooks
+    assert not attention._forward_pre_hooks
 
 
 def test_auto_layers_are_traced_once() -> None:
