@@ -105,8 +105,9 @@ def markdown(content: dict[str, Any], chart: str | None = None) -> str:
     lines += [
         "Where a table says one thread, other programs kept the processors busy: ratios hold there, but "
         "not times. The range shows how rounds differed; ratios a few hundredths apart are the same. In "
-        "ViT-B/16 PyTorch multiplies by the floor's frozen weights image by image (`nn.MultiheadAttention` "
-        "turns its tokens); ssgcam lays the tokens out for it, torchcam freezes nothing: both are faster.",
+        "ViT-B/16 PyTorch multiplies by the floor's frozen weights image by image, as "
+        "`nn.MultiheadAttention` turns its tokens; ssgcam lays the tokens out for it, torchcam freezes "
+        "nothing: both are faster.",
         "",
         f"Not measured: {'; '.join([*content['missing'], 'Score-CAM'])} (a pass for each channel) and "
         "ShapleyCAM (a second backward pass for each layer). captum takes one layer and no tokens.", "",
