@@ -116,7 +116,8 @@ def main() -> None:
         title: {field: pipeline.resize(each, known.size) for field, each in maps.items()}
         for title, (maps, _) in found.items()
     }
-    for title, members in ((BOTH, list(RECIPES)[:2]), (ALL, list(RECIPES))):
+    adapted = [title for title, (_, variant, _) in RECIPES.items() if variant == "adapted"]
+    for title, members in ((BOTH, adapted), (ALL, list(RECIPES))):
         contenders[title] = {f: together([contenders[m][f] for m in members]) for f in fields}
     level = level_of(contenders, known.masks, known.groups, known.probabilities)
     names = list(fields)

@@ -51,9 +51,8 @@ def test_masks_moved_to_where_they_fit():
     lines = parasite_report.shift_table(found).splitlines()
     far = [f"{100 * step / 30 * WINDOW / CELL:+.0f} %" for step in (3, -2)]
     moves = f"{far[0]} right, +0 % down | {far[0]} right, {far[1]} down"
-    assert (
-        lines[2] == f"| far | 0.39 | 0.67 | 1.00 | 0.54 | {moves} |"
-    )  # 56 of 144, 80 of 120, 70 of 130
+    # 56 of 144, 80 of 120, 70 of 130
+    assert lines[2] == f"| far | 0.39 | 0.67 | 1.00 | 0.54 | {moves} |"
     assert lines[3].startswith("| right | 1.00 | 1.00 | 1.00 | 1.00 | +0 % right, +0 % down |")
     scores = f"{156 / 244:.3f} | {180 / 220:.3f} | 1.000 | {170 / 230:.3f}"
     assert lines[4].startswith(f"| all, pooled | {scores} |")

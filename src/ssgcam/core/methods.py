@@ -67,6 +67,8 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
             two = two * unit(activation) ** 2
         if any(each.second_exponent for each in group):
             two = smooth(one * one, sigma) if two is None else smooth(two, sigma).clamp_min_(0)
+        else:
+            two = None
         if any(each.first_exponent for each in group):
             one = smooth(one, sigma)
         shared = None if two is None or len(group) > 1 else _shared_power(one, two, group[0])
@@ -74,9 +76,7 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
             yield _map(shared, form, activation)
             continue
         ones = _logarithm(one) if any(each.first_exponent for each in group) else None
-        twos = (
-            _logarithm(two) if two is not None and any(e.second_exponent for e in group) else None
-        )
+        twos = None if two is None else _logarithm(two)
         for each in group:
             powers = each.first_exponent, each.second_exponent
             yield _map(_weight(zip((ones, twos), powers, strict=True)), form, activation)
@@ -280,12 +280,11 @@ def _weight(terms: Iterable[tuple[Tensor | None, float]]) -> Tensor:
 
 
 def _map(weight: Tensor, form: Form, activation: Tensor) -> Tensor:
-    """The sum over channels, zero where all are as small as they can be."""
+    """The sum over channels of the weights, or of the weighted activations."""
     if form == "gradient":
         weight.mul_(unit(activation))
-    return F.threshold(
-        _channel_sum(weight), weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny, 0, inplace=True
-    )
+    zeros = weight.shape[1] * 3 * torch.finfo(weight.dtype).tiny  # if all channels are zero
+    return F.threshold(_channel_sum(weight), zeros, 0, inplace=True)
 
 
 def _channel_sum(weight: Tensor) -> Tensor:

@@ -94,10 +94,10 @@ def explaining(network: nn.Module) -> Iterator[None]:
 
 
 def _freeze(network: nn.Module, stack: ExitStack) -> None:
-    """Eval mode and frozen parameters until the stack is left, in one walk.
+    """Eval mode, frozen parameters and attention that is fast with them until the stack is left.
 
-    After a pass nothing of the network's Python objects is in the processor's cache, so that each is
-    looked at once, and only what changes is set.
+    In one walk: after a pass nothing of the network's Python objects is in the processor's cache, so
+    that each is looked at once, and only what changes is set.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise SsgcamError(
@@ -107,7 +107,7 @@ def _freeze(network: nn.Module, stack: ExitStack) -> None:
     trained: list[nn.Parameter] = []
     stack.callback(_restore, in_training, trained)
     seen: set[nn.Module] = set()
-    of_layers: set[nn.Module] = set()
+    has_fast_path: set[nn.Module | None] = set()
     left: list[nn.Module | None] = [network]
     while left:
         module = left.pop()
@@ -119,8 +119,8 @@ def _freeze(network: nn.Module, stack: ExitStack) -> None:
             in_training.append(module)
             module.training = False
         if isinstance(module, nn.TransformerEncoderLayer):
-            of_layers.add(module.self_attn)  # a hook there would keep the layer from its fast path
-        elif isinstance(module, nn.MultiheadAttention) and module not in of_layers:
+            has_fast_path.add(module._modules.get("self_attn"))  # which a hook would switch off
+        elif isinstance(module, nn.MultiheadAttention) and module not in has_fast_path:
             stack.callback(module.register_forward_pre_hook(_laid_out_by_token).remove)
         for parameter in module._parameters.values():
             if parameter is None:
@@ -138,13 +138,13 @@ def _laid_out_by_token(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[T
     """The same tokens, in memory as the attention takes them: token by token, not image by image.
 
     It turns them, and PyTorch multiplies a turned tensor by a frozen weight image by image, which takes
-    longer than this copy and, with the backward pass, a tenth of a vision transformer's time.
+    longer than this copy: see ViT-B/16 in docs/benchmarks/speed.md. The numbers are the same.
     """
     tokens = inputs[0] if inputs else None
-    alike = len(inputs) >= 3 and inputs[1] is tokens and inputs[2] is tokens
-    if not (alike and tokens is not None and tokens.ndim == 3 and tokens.requires_grad):
+    attends_to_itself = len(inputs) >= 3 and inputs[1] is tokens and inputs[2] is tokens
+    if not (module.batch_first and attends_to_itself and isinstance(tokens, Tensor)):
         return None
-    if not module.batch_first:
+    if tokens.ndim != 3 or not tokens.requires_grad:
         return None
     laid_out = tokens.transpose(0, 1).contiguous().transpose(0, 1)
     return (laid_out, laid_out, laid_out, *inputs[3:])
