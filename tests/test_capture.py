@@ -717,27 +717,6 @@ def test_attention_multiplies_all_images_at_once() -> None:
         torch.testing.assert_close(found[name], gradient)
 
 
-def test_attention_to_others_is_as_it_was() -> None:
-    attention = Attending().attentions[0].eval()
-    query, others = torch.rand(3, 5, 8, requires_grad=True), torch.rand(3, 7, 8)
-    turned = query.transpose(0, 1).detach().requires_grad_()
-    expected = attention(query, others, others)[0].detach()
-    with explaining(attention):
-        torch.testing.assert_close(attention(query, others, others)[0], expected)
-        torch.testing.assert_close(attention(query, key=others, value=others)[0], expected)
-        assert attention(turned[0], turned[0], turned[0])[0].shape == (3, 8)  # a single image
-
-
-def test_no_hook_keeps_a_transformer_layer_from_its_fast_path() -> None:
-    network = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-    with explaining(network):
-        assert not network.self_attn._forward_pre_hooks
-    attention = Attending().attentions[0]
-    with explaining(attention):
-        assert attention._forward_pre_hooks
-    assert not attention._forward_pre_hooks
-
-
 def test_auto_layers_are_traced_once() -> None:
     network, images = Small(), torch.rand(2, 3, 32, 32)
     cam = SSGCAM(network)

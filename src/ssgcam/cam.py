@@ -15,7 +15,7 @@ from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.methods import METHODS, in_parts, ssg_cam
-from ssgcam.core.network import explaining, outside_inference_mode, unwrap
+from ssgcam.core.network import explaining, forward_pass, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
 from ssgcam.core.scores import ScoreFunction, class_score, settings_and_function
 from ssgcam.core.settings import (
@@ -235,7 +235,7 @@ class CAM:
 
     def _scores(self, images: Tensor, classes: Tensor) -> Tensor:
         with explaining(self.network), torch.no_grad():
-            output = self.network(outside_inference_mode(images))
+            output = forward_pass(self.network, outside_inference_mode(images))
             return class_score(output, classes, self.score, self.score_function)
 
     def _probabilities(self, logits: Tensor) -> Tensor:

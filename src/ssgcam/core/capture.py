@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ssgcam.core.network import explaining, outside_inference_mode, unwrap
+from ssgcam.core.network import explaining, forward_pass, outside_inference_mode, unwrap
 from ssgcam.errors import SsgcamError
 
 
@@ -186,7 +186,7 @@ class _Recorder:
                     else module.register_forward_hook(self._on_output(name, wanted))
                 )
                 stack.callback(handle.remove)
-            output = network(images)
+            output = forward_pass(network, images)
         self._check_calls()
         return output
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
 
 from ssgcam.core.capture import Captured, Target, capture
 from ssgcam.core.network import explaining, outside_inference_mode
+from ssgcam.core.products import TokenProducts, is_frozen
 from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 
@@ -126,8 +126,8 @@ def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Mod
         return twin.to(memory_format=torch.channels_last)
 
 
-class RoundedBackward(TorchFunctionMode):
-    """Convolutions and linear layers called inside have a backward pass in bfloat16.
+class RoundedBackward(TokenProducts):
+    """Convolutions, linear layers and attention called inside have a backward pass in bfloat16.
 
     Only calls with frozen weights, on something that is differentiated; all others are as they were.
     The weights' bfloat16 copies are kept between passes.
@@ -139,45 +139,56 @@ class RoundedBackward(TorchFunctionMode):
 
     @contextmanager
     def starting_at(self, network: nn.Module, targets: Sequence[str]) -> Iterator[None]:
-        """Active from the first call of a target layer on, until the end of the block.
+        """In the block, active in a pass of the network from the first call of a target layer on.
 
-        Before it nothing is differentiated, and attention has a faster way that a mode would bar.
+        Before it nothing is differentiated.
         """
-        with ExitStack() as stack:
-            begun: list[RoundedBackward] = []
+        active: list[RoundedBackward] = []
 
-            def begin(module: nn.Module, inputs: Any) -> None:
-                if not begun:
-                    begun.append(stack.enter_context(self))
+        def begin(module: nn.Module, inputs: Any) -> None:
+            if not active:
+                active.append(self.__enter__())
 
+        def end(module: nn.Module, inputs: Any, output: Any) -> None:
+            while active:
+                active.pop().__exit__(None, None, None)
+
+        with ExitStack() as hooks:
             for name in {Target.parse(spelling).module for spelling in targets}:
                 handle = network.get_submodule(name).register_forward_pre_hook(begin)
-                stack.callback(handle.remove)
+                hooks.callback(handle.remove)
+            hooks.callback(network.register_forward_hook(end, always_call=True).remove)
             yield
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Replace these two functions, pass on all others."""
-        kwargs = kwargs or {}
-        if func is torch.conv2d or func is F.linear:
-            given = dict(zip(_NAMES, args, strict=False)) | kwargs
+        """Replace convolutions as well."""
+        if func is torch.conv2d:
+            given = dict(zip(_NAMES, args, strict=False)) | (kwargs or {})
             x, weight, bias = given["input"], given["weight"], given.get("bias")
-            frozen = not (weight.requires_grad or (bias is not None and bias.requires_grad))
             depthwise = weight.shape[1] == 1  # so few products that rounding takes longer
-            if x.requires_grad and frozen and not depthwise and x.dtype == torch.float32:
-                if func is torch.conv2d and not isinstance(given.get("padding"), str):
-                    how = [given.get(name, default) for name, default in _DEFAULTS.items()]
-                    return _Convolution.apply(x, weight, bias, self._rounded(weight), how)
-                if func is F.linear:
-                    return _Linear.apply(x, weight, bias, self._rounded(weight))
-        return func(*args, **kwargs)
+            padded = isinstance(given.get("padding"), str)
+            if _rounds(x, weight, bias) and not (depthwise or padded):
+                how = [given.get(name, default) for name, default in _DEFAULTS.items()]
+                return _Convolution.apply(x, weight, bias, self._rounded(weight), how)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """As ``torch.nn.functional.linear``, with that backward pass."""
+        if _rounds(input, weight, bias):
+            return _Linear.apply(input, weight, bias, self._rounded(weight))  # type: ignore[no-any-return]
+        return F.linear(input, weight, bias)
 
     def _rounded(self, weight: Tensor) -> Tensor:
         known = self._weights.get(id(weight))
         if known is None:
             known = self._weights[id(weight)] = (weight, weight.detach().bfloat16())
         return known[1]
+
+
+def _rounds(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return x.requires_grad and x.dtype == torch.float32 and is_frozen(weight, bias)
 
 
 _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}

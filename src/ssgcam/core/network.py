@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from ssgcam.core.products import TokenProducts
 from ssgcam.errors import SsgcamError
 
 
@@ -32,11 +34,15 @@ def outside_inference_mode(tensor: Tensor) -> Tensor:
 
 
 class _Loan:
-    """Who explains a network now: one thread, which may do so in a block inside another."""
+    """Who explains a network now: one thread, which may do so in a block inside another.
+
+    ``has_tokens``: whether it has layers that work on tokens, as far as is known.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.depth = 0
+        self.lent = False
+        self.has_tokens = False
 
 
 class _Eager:
@@ -77,37 +83,50 @@ def explaining(network: nn.Module) -> Iterator[None]:
         SsgcamError: If the network takes no hooks or has no gradients: it is TorchScript, was built in
             inference mode or is quantised.
     """
-    with _LOANS_LOCK:
-        loan = _LOANS.setdefault(network, _Loan())
-    with ExitStack() as stack:
-        stack.enter_context(loan.lock)
-        stack.enter_context(torch.inference_mode(False))
-        if "torch._dynamo" in sys.modules:  # only then can anything in the network be compiled
-            stack.enter_context(_EAGER)
-        if not loan.depth:
-            _freeze(network, stack)
-        loan.depth += 1
-        try:
-            yield
-        finally:
-            loan.depth -= 1
-
-
-def _freeze(network: nn.Module, stack: ExitStack) -> None:
-    """Eval mode, frozen parameters and attention that is fast with them until the stack is left.
-
-    In one walk: after a pass nothing of the network's Python objects is in the processor's cache, so
-    that each is looked at once, and only what changes is set.
-    """
     if isinstance(network, torch.jit.ScriptModule):
         raise SsgcamError(
             "a TorchScript network takes no hooks; explain the Python network it was made from"
         )
-    in_training: list[nn.Module] = []
-    trained: list[nn.Parameter] = []
-    stack.callback(_restore, in_training, trained)
+    with _LOANS_LOCK:
+        loan = _LOANS.setdefault(network, _Loan())
+    # only with torch._dynamo loaded can anything in the network be compiled
+    eager = _EAGER if "torch._dynamo" in sys.modules else nullcontext()
+    with loan.lock, torch.inference_mode(False), eager:
+        if loan.lent:
+            yield
+            return
+        in_training: list[nn.Module] = []
+        trained: list[nn.Parameter] = []
+        loan.lent = True
+        try:
+            loan.has_tokens = _freeze(network, in_training, trained)
+            yield
+        finally:
+            for module in in_training:
+                module.training = True
+            for parameter in trained:
+                parameter.requires_grad = True
+            loan.lent = False
+
+
+def forward_pass(network: nn.Module, images: Tensor) -> Any:
+    """The output of a network that is lent; on a processor as ``core.products`` multiplies tokens."""
+    loan = _LOANS.get(network)
+    of_tokens = loan is not None and loan.has_tokens and images.device.type == "cpu"
+    with TokenProducts() if of_tokens else nullcontext():
+        return network(images)
+
+
+def _freeze(
+    network: nn.Module, in_training: list[nn.Module], trained: list[nn.Parameter]
+) -> bool:
+    """Set eval mode and freeze parameters; whether any module works on tokens.
+
+    In one walk: after a pass nothing of the network's Python objects is in the processor's cache, so
+    that each is looked at once, and only what changes is set and noted in the two lists.
+    """
     seen: set[nn.Module] = set()
-    has_fast_path: set[nn.Module | None] = set()
+    has_tokens = False
     left: list[nn.Module | None] = [network]
     while left:
         module = left.pop()
@@ -118,46 +137,27 @@ def _freeze(network: nn.Module, stack: ExitStack) -> None:
         if module.training:
             in_training.append(module)
             module.training = False
-        if isinstance(module, nn.TransformerEncoderLayer):
-            has_fast_path.add(module._modules.get("self_attn"))  # which a hook would switch off
-        elif isinstance(module, nn.MultiheadAttention) and module not in has_fast_path:
-            stack.callback(module.register_forward_pre_hook(_laid_out_by_token).remove)
+        has_tokens = has_tokens or isinstance(module, _OF_TOKENS)
         for parameter in module._parameters.values():
             if parameter is None:
                 continue
-            _check_differentiable(parameter)
+            if parameter.is_inference():
+                raise _inference()
             if parameter.requires_grad:
                 trained.append(parameter)
                 parameter.requires_grad = False
+            elif not (parameter.is_floating_point() or parameter.is_complex()):
+                raise SsgcamError(
+                    "the network has integer (quantised) parameters, so it has no gradients; explain "
+                    "the floating-point network it was made from"
+                )
         for buffer in module._buffers.values():
             if buffer is not None and buffer.is_inference():
                 raise _inference()
+    return has_tokens
 
 
-def _laid_out_by_token(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """The same tokens, in memory as the attention takes them: token by token, not image by image.
-
-    It turns them, and PyTorch multiplies a turned tensor by a frozen weight image by image, which takes
-    longer than this copy: see ViT-B/16 in docs/benchmarks/speed.md. The numbers are the same.
-    """
-    tokens = inputs[0] if inputs else None
-    attends_to_itself = len(inputs) >= 3 and inputs[1] is tokens and inputs[2] is tokens
-    if not (module.batch_first and attends_to_itself and isinstance(tokens, Tensor)):
-        return None
-    if tokens.ndim != 3 or not tokens.requires_grad:
-        return None
-    laid_out = tokens.transpose(0, 1).contiguous().transpose(0, 1)
-    return (laid_out, laid_out, laid_out, *inputs[3:])
-
-
-def _check_differentiable(parameter: nn.Parameter) -> None:
-    if parameter.is_inference():
-        raise _inference()
-    if not parameter.is_floating_point():
-        raise SsgcamError(
-            "the network has integer (quantised) parameters, so it has no gradients; explain the "
-            "floating-point network it was made from"
-        )
+_OF_TOKENS = (nn.MultiheadAttention, nn.LayerNorm)
 
 
 def _inference() -> SsgcamError:
@@ -165,10 +165,3 @@ def _inference() -> SsgcamError:
         "the network was built inside torch.inference_mode(), so nothing can be differentiated "
         "through it; build or load it outside"
     )
-
-
-def _restore(in_training: Sequence[nn.Module], trained: Sequence[nn.Parameter]) -> None:
-    for module in in_training:
-        module.training = True
-    for parameter in trained:
-        parameter.requires_grad = True
