@@ -37,6 +37,7 @@ from typing import Any
 
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torchvision import models
 
@@ -67,6 +68,11 @@ def measure(name: str, batch: int, which: str, side: int, seconds: float, least:
     """Let all contenders of a setting take turns for some time."""
     torch.manual_seed(0)
     network = models.get_model(name, weights=None).eval()
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(
+                module.weight, std=0.02
+            )  # zeros, as of ViT, would let no gradient through
     images = torch.randn(batch, 3, side, side)
     calls = contenders(network, name, batch, which, images)
     memory = {}

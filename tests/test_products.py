@@ -17,9 +17,7 @@ from ssgcam.core.capture import capture
 from ssgcam.core.network import explaining, forward_pass
 from ssgcam.core.products import FrozenLinear, TokenProducts
 
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
-    torch.ops.mkldnn, "_linear_pointwise"
-)
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch without oneDNN")
 KINDS = [pytest.param(True, marks=needs_onednn), False]
 
@@ -42,10 +40,6 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Counter[str]]
     return choose
 
 
-def frozen(*shape: int) -> Tensor:
-    return torch.randn(*shape)
-
-
 @needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(70, 6), (2, 40, 6), (2, 5, 8, 6)])
@@ -53,7 +47,7 @@ def test_linear_and_its_derivatives(
     by_onednn: Callable[[bool], Counter[str]], shape: tuple[int, ...], bias: bool
 ) -> None:
     torch.manual_seed(0)
-    x, weight, shift = torch.randn(*shape), frozen(9, 6), frozen(9) if bias else None
+    x, weight, shift = torch.randn(*shape), torch.randn(9, 6), torch.randn(9) if bias else None
 
     def derivatives(dtype: torch.dtype, mode: bool) -> list[Tensor]:
         turned = x.to(dtype).transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
@@ -78,18 +72,22 @@ def test_linear_and_its_derivatives(
 @needs_onednn
 def test_linear_keeps_nothing_of_its_input(by_onednn: Callable[[bool], Counter[str]]) -> None:
     by_onednn(True)
-    x, weight = torch.randn(80, 6, requires_grad=True), frozen(9, 6)
+    x, weight = torch.randn(80, 6, requires_grad=True), torch.randn(9, 6)
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        with TokenProducts():
-            F.linear(x, weight)
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), TokenProducts():
+        F.linear(x, weight)
     assert [t.shape for t in kept] == [weight.shape]
 
 
 @needs_onednn
 def test_an_in_place_function_may_follow(by_onednn: Callable[[bool], Counter[str]]) -> None:
     by_onednn(True)
-    x, weight = torch.randn(80, 6, requires_grad=True), frozen(9, 6)
+    x, weight = torch.randn(80, 6, requires_grad=True), torch.randn(9, 6)
     with TokenProducts():
         found = F.hardswish(F.linear(x, weight), inplace=True)
     expected = F.hardswish(F.linear(x, weight))
@@ -100,7 +98,7 @@ def test_an_in_place_function_may_follow(by_onednn: Callable[[bool], Counter[str
 
 def test_who_is_left_to_pytorch(by_onednn: Callable[[bool], Counter[str]]) -> None:
     calls = by_onednn(True)
-    many, few, weight = torch.randn(80, 6), torch.randn(3, 6), frozen(9, 6)
+    many, few, weight = torch.randn(80, 6), torch.randn(3, 6), torch.randn(9, 6)
     with TokenProducts():
         assert torch.equal(F.linear(few, weight), few @ weight.T)
         F.linear(many.double(), weight.double())
@@ -108,6 +106,13 @@ def test_who_is_left_to_pytorch(by_onednn: Callable[[bool], Counter[str]]) -> No
         F.linear(many[:0], weight)
         trained = weight.clone().requires_grad_()
         F.linear(many, trained).sum().backward()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert F.linear(many, weight).dtype == torch.bfloat16
+        with pytest.MonkeyPatch.context() as without:
+            without.setattr(torch.backends.mkldnn, "enabled", False)
+            F.linear(many, weight)
+        with pytest.raises(RuntimeError, match="dtype"):
+            F.linear(many, weight.bfloat16())
     assert trained.grad is not None
     assert not calls
     by_onednn(False)
@@ -136,7 +141,7 @@ class Attending(nn.Module):
 
 
 @pytest.mark.parametrize("fast", KINDS)
-@pytest.mark.parametrize("width, heads", [(8, 2), (12, 4)])
+@pytest.mark.parametrize(("width", "heads"), [(8, 2), (12, 4)])
 def test_attention_to_itself(
     by_onednn: Callable[[bool], Counter[str]], width: int, heads: int, fast: bool
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,23 +55,24 @@ def missing_evidence(layer_maps: dict[str, Tensor], signals: dict[str, Signal]) 
     Raises:
         SsgcamError: If a map is not finite.
     """
-    names = list(layer_maps)
-    peaks = torch.stack([layer_map.flatten(1).amax(1) for layer_map in layer_maps.values()])
-    finite = peaks.isfinite()
-    if not bool(finite.all()):
-        name = names[int((~finite).any(1).nonzero()[0, 0])]
-        raise SsgcamError(
-            f"layer '{name}' gave values that are not finite (an overflow of its number format, or a "
-            "broken network); use float32 or another layer"
-        )
-    notes: list[list[str]] = [[] for _ in range(peaks.shape[1])]
-    for layer, index in (peaks <= 0).nonzero().tolist():
-        signal = signals[names[layer]]
-        if signal.first is not None and not signal.first[index].any():
-            why = "the class score does not change with it"
-        elif signal.second is not None and not (signal.second[index] > 0).any():
-            why = "every second derivative is negative (sign='absolute' takes their magnitude)"
-        else:
-            why = "nothing in it speaks for the class"
-        notes[index].append(f"no evidence in layer '{names[layer]}': {why}")
+    peaks = [layer_map.amax((1, 2)) for layer_map in layer_maps.values()]
+    values = torch.stack(peaks).tolist()  # at once: a device is waited for
+    notes: list[list[str]] = [[] for _ in values[0]]
+    for (name, signal), of_layer in zip(signals.items(), values, strict=True):
+        if not all(map(math.isfinite, of_layer)):
+            raise SsgcamError(
+                f"layer '{name}' gave values that are not finite (an overflow of its number format, or "
+                "a broken network); use float32 or another layer"
+            )
+        for index, value in enumerate(of_layer):
+            if value <= 0:
+                notes[index].append(f"no evidence in layer '{name}': {_why(signal, index)}")
     return ["; ".join(of_image) for of_image in notes]
+
+
+def _why(signal: Signal, index: int) -> str:
+    if signal.first is not None and not signal.first[index].any():
+        return "the class score does not change with it"
+    if signal.second is not None and not (signal.second[index] > 0).any():
+        return "every second derivative is negative (sign='absolute' takes their magnitude)"
+    return "nothing in it speaks for the class"

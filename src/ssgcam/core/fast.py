@@ -143,15 +143,19 @@ class RoundedBackward(TokenProducts):
 
         Before it nothing is differentiated.
         """
-        active: list[RoundedBackward] = []
+        active = ExitStack()
+        begun = False
 
         def begin(module: nn.Module, inputs: Any) -> None:
-            if not active:
-                active.append(self.__enter__())
+            nonlocal begun
+            if not begun:
+                begun = True
+                active.enter_context(self)
 
         def end(module: nn.Module, inputs: Any, output: Any) -> None:
-            while active:
-                active.pop().__exit__(None, None, None)
+            nonlocal begun
+            begun = False
+            active.close()
 
         with ExitStack() as hooks:
             for name in {Target.parse(spelling).module for spelling in targets}:

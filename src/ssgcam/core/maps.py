@@ -107,18 +107,19 @@ def combine(
             "them out or choose fusion='mean'"
         )
     total = sum(weights)
-    fused: Tensor | None = None
+    fused = layer_maps[0].new_zeros(len(layer_maps[0]), *size)
     for index, (layer_map, gamma, weight) in enumerate(
-        zip(layer_maps, gammas, weights, strict=True)
+        zip(layer_maps, gammas, weights, strict=True), 1
     ):
-        part = prepare(layer_map, size, gamma)
         if fusion == "layer_cam":
-            part = torch.tanh(2 * part) if index + 1 < len(layer_maps) else part
-            fused = part if fused is None else torch.maximum(fused, part)
+            part = prepare(layer_map, size, gamma)
+            part = torch.tanh(2 * part) if index < len(layer_maps) else part
+            fused = torch.maximum(fused, part)
+        elif gamma == 1:
+            resized = resize(layer_map, size)
+            fused.addcdiv_(resized, _largest(resized), value=weight / total)  # scaled and added
         else:
-            share = weight / total
-            fused = part.mul_(share) if fused is None else fused.add_(part, alpha=share)
-    assert fused is not None
+            fused.add_(prepare(layer_map, size, gamma), alpha=weight / total)
     return fused
 
 

@@ -117,9 +117,7 @@ def forward_pass(network: nn.Module, images: Tensor) -> Any:
         return network(images)
 
 
-def _freeze(
-    network: nn.Module, in_training: list[nn.Module], trained: list[nn.Parameter]
-) -> bool:
+def _freeze(network: nn.Module, in_training: list[nn.Module], trained: list[nn.Parameter]) -> bool:
     """Set eval mode and freeze parameters; whether any module works on tokens.
 
     In one walk: after a pass nothing of the network's Python objects is in the processor's cache, so

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -26,7 +26,9 @@ def mkl_is_slower() -> bool:
     """Whether this is AMD's processor, with vectors of 512 bits and oneDNN."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     try:
         maker = Path("/proc/cpuinfo").read_text(errors="replace")
@@ -73,9 +75,9 @@ class TokenProducts(TorchFunctionMode):
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """As ``torch.nn.functional.linear``."""
-        if mkl_is_slower() and is_frozen(weight, bias) and input.dtype == torch.float32:
-            if input.device.type == "cpu" and input.numel() >= ROWS * weight.shape[-1] > 0:
-                return FrozenLinear.apply(input, weight, bias)  # type: ignore[no-any-return]
+        many = input.numel() >= ROWS * weight.shape[-1] > 0
+        if many and _in_reach(input, weight) and is_frozen(weight, bias) and mkl_is_slower():
+            return FrozenLinear.apply(input, weight, bias)  # type: ignore[no-any-return]
         return F.linear(input, weight, bias)
 
     def _attention(self, given: dict[str, Any]) -> Tensor:
@@ -83,9 +85,23 @@ class TokenProducts(TorchFunctionMode):
         images, length, width = tokens.shape
         joined = self.linear(tokens, given["in_proj_weight"], given["in_proj_bias"])
         heads = joined.view(images, length, 3, given["num_heads"], -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*heads.unbind())
+        query, key, value = heads.unbind()
+        mixed = F.scaled_dot_product_attention(query, key, value)
         mixed = mixed.transpose(1, 2).reshape(images, length, width)
         return self.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1)
+
+
+def _in_reach(input: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN takes these as they are."""
+    return (
+        input.device.type == weight.device.type == "cpu"
+        and input.dtype == weight.dtype == torch.float32
+        and type(input) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and weight.layout == torch.strided
+        and bool(torch.backends.mkldnn.enabled)
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 _NAMES = (
