@@ -104,10 +104,10 @@ def markdown(content: dict[str, Any], chart: str | None = None) -> str:
         ))  # fmt: skip
     lines += [
         "Where a table says one thread, other programs kept the processors busy: ratios hold there, but "
-        "not times. The range shows how rounds differed; ratios a few hundredths apart are the same. In "
-        "ViT-B/16 PyTorch multiplies by the floor's frozen weights image by image, as "
-        "`nn.MultiheadAttention` turns its tokens; ssgcam lays the tokens out for it, torchcam freezes "
-        "nothing: both are faster.",
+        "not times. The range shows how rounds differed; ratios a few hundredths apart are the same. On "
+        "AMD's processors with vectors of 512 bits ssgcam has the linear layers of a network of tokens "
+        "(ViT-B/16) multiplied by oneDNN, which uses them, where PyTorch, the floor and all others have "
+        "MKL, which does not; memory and, but for rounding, numbers are the same.",
         "",
         f"Not measured: {'; '.join([*content['missing'], 'Score-CAM'])} (a pass for each channel) and "
         "ShapleyCAM (a second backward pass for each layer). captum takes one layer and no tokens.", "",

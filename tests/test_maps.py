@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgcam.core.maps import SMALL_SIDE, fuse, prepare, resize, scale, threshold
+from ssgcam.core.maps import SMALL_SIDE, extreme_rows, fuse, prepare, resize, scale, threshold
 from ssgcam.errors import SsgcamError
 
 
@@ -122,7 +122,35 @@ def test_fuse_against_a_loop(gammas: list[float], fusion: Any) -> None:
     torch.testing.assert_close(found.amax((1, 2)), torch.ones(3, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("sides", [(6,), (3,), (6, 3), (3, 6, 40)])
+@pytest.mark.parametrize("size", [(12, 15), (4, 6), (5, 4), (2, 3), (3, 9), (64, 64)])
+@pytest.mark.parametrize("weights", [None, [0.5, 3.0, 0.0, 1.0, 0.2]])
+def test_layers_of_one_resolution_against_a_loop(
+    size: tuple[int, int], weights: list[float] | None
+) -> None:
+    torch.manual_seed(0)
+    maps = [torch.rand(3, *sides, dtype=torch.float64) ** 4 for sides in ((4, 5), (2, 3)) * 2]
+    maps.append(torch.rand(3, 4, 5, dtype=torch.float64) * 1e-300)
+    maps[0][2] = 0
+    maps[2][1] = 0
+    found = fuse(maps, size, gammas=[1.0] * 5, weights=weights)
+    expected = piped(maps, size, [1.0] * 5, weights or [1.0] * 5, "mean")
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 7, 14, 31])
+@pytest.mark.parametrize("size", [1, 3, 7, 13, 28, 31, 64, 225])
+def test_the_largest_value_of_a_resized_map(cells: int, size: int) -> None:
+    maps = torch.rand(50, cells, 5, dtype=torch.float64)
+    rows, columns = (extreme_rows(*axis, torch.float64) for axis in ((cells, size), (5, 40)))
+    if size >= cells:
+        assert len(rows) <= min(size, 2 * cells)
+        largest = (rows @ maps @ columns.T).amax((1, 2))
+        torch.testing.assert_close(largest, resize(maps, (size, 40)).amax((1, 2)))
+    else:
+        assert len(rows) == size
+
+
+@pytest.mark.parametrize("sides", [(6,), (3,), (6, 3), (3, 6, 40), (3, 3, 6, 6)])
 def test_the_layers_own_maps_are_not_written_to(sides: tuple[int, ...]) -> None:
     layer_maps = [3 * torch.rand(2, side, side, dtype=torch.float64) for side in sides]
     before = [each.clone() for each in layer_maps]

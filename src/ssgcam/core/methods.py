@@ -118,7 +118,8 @@ def hires_cam(signal: Signal) -> Tensor:
 
 def layer_cam(signal: Signal) -> Tensor:
     """LayerCAM (Jiang et al. 2021): ``relu(sum_c relu(g) A)``."""
-    return (wide(_first(signal)).clamp_min(0) * wide(signal.activation)).sum(1).clamp_min(0)
+    positive = wide(_first(signal)).clamp_min(0)
+    return positive.mul_(wide(signal.activation)).sum(1).clamp_min_(0)
 
 
 def grad_cam_elementwise(signal: Signal) -> Tensor:

@@ -57,7 +57,8 @@ class TokenProducts(TorchFunctionMode):
     """Linear layers of many tokens and attention to themselves, as fast as the processor can.
 
     PyTorch's attention turns its tokens, and multiplies turned tokens by frozen weights image by image;
-    here they are multiplied as they lie. Calls of any other kind are left alone.
+    here they are multiplied as they lie. Calls of any other kind are left alone, and all where somebody
+    looks at what is kept for the backward pass: gradient checkpointing compares it with a second pass.
     """
 
     def __torch_function__(
@@ -65,12 +66,13 @@ class TokenProducts(TorchFunctionMode):
     ) -> Any:
         """Replace these two functions, pass on all others."""
         kwargs = kwargs or {}
+        if func not in (F.linear, F.multi_head_attention_forward) or _is_watched():
+            return func(*args, **kwargs)
         if func is F.linear:
             return self.linear(*args, **kwargs)
-        if func is F.multi_head_attention_forward and args[0].ndim == 3:
-            given = dict(zip(_NAMES, args, strict=False)) | kwargs
-            if _attends_to_itself(given):
-                return self._attention(given), None
+        given = dict(zip(_NAMES, args, strict=False)) | kwargs
+        if _attends_to_itself(given):
+            return self._attention(given), None
         return func(*args, **kwargs)
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -89,6 +91,12 @@ class TokenProducts(TorchFunctionMode):
         mixed = F.scaled_dot_product_attention(query, key, value)
         mixed = mixed.transpose(1, 2).reshape(images, length, width)
         return self.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1)
+
+
+def _is_watched() -> bool:
+    """Whether hooks on saved tensors are active, by which gradient checkpointing works."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and top(True) is not None
 
 
 def _in_reach(input: Tensor, weight: Tensor) -> bool:
@@ -120,7 +128,8 @@ def _attends_to_itself(given: dict[str, Any]) -> bool:
     flags = ("training", "need_weights", "add_zero_attn", "use_separate_proj_weight", "is_causal")
     defaults = {"training": True, "need_weights": True}
     flagged = any(given.get(name, defaults.get(name, False)) for name in flags)
-    return given["query"] is given["key"] is given["value"] and not special and not flagged
+    alike = given["query"] is given["key"] is given["value"] and given["query"].ndim == 3
+    return alike and not special and not flagged
 
 
 def is_frozen(weight: Tensor, bias: Tensor | None) -> bool:

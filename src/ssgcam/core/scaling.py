@@ -19,7 +19,8 @@ def unit_(tensor: Tensor) -> Tensor:
 
 def wide(tensor: Tensor) -> Tensor:
     """Without a graph, in float32, or float64 where the network is."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    tensor = tensor.detach() if tensor.requires_grad else tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
