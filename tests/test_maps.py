@@ -122,7 +122,7 @@ def test_fuse_against_a_loop(gammas: list[float], fusion: Any) -> None:
     torch.testing.assert_close(found.amax((1, 2)), torch.ones(3, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("size", [(12, 15), (4, 6), (5, 4), (2, 3), (3, 9), (64, 64)])
+@pytest.mark.parametrize("size", [(12, 15), (9, 11), (4, 6), (5, 4), (2, 3), (3, 9), (64, 64)])
 @pytest.mark.parametrize("weights", [None, [0.5, 3.0, 0.0, 1.0, 0.2]])
 def test_layers_of_one_resolution_against_a_loop(
     size: tuple[int, int], weights: list[float] | None
@@ -138,16 +138,13 @@ def test_layers_of_one_resolution_against_a_loop(
 
 
 @pytest.mark.parametrize("cells", [1, 2, 3, 7, 14, 31])
-@pytest.mark.parametrize("size", [1, 3, 7, 13, 28, 31, 64, 225])
-def test_the_largest_value_of_a_resized_map(cells: int, size: int) -> None:
-    maps = torch.rand(50, cells, 5, dtype=torch.float64)
-    rows, columns = (extreme_rows(*axis, torch.float64) for axis in ((cells, size), (5, 40)))
-    if size >= cells:
-        assert len(rows) <= min(size, 2 * cells)
-        largest = (rows @ maps @ columns.T).amax((1, 2))
-        torch.testing.assert_close(largest, resize(maps, (size, 40)).amax((1, 2)))
-    else:
-        assert len(rows) == size
+@pytest.mark.parametrize("larger", [0, 1, 2, 6, 14, 33, 194])
+def test_the_largest_value_of_an_enlarged_map(cells: int, larger: int) -> None:
+    maps, size = torch.rand(50, cells, 5, dtype=torch.float64), (cells + larger, 40)
+    rows, columns = (extreme_rows(*axis, torch.float64) for axis in ((cells, size[0]), (5, 40)))
+    assert len(rows) <= 2 * cells
+    largest = (rows @ maps @ columns.T).amax((1, 2))
+    torch.testing.assert_close(largest, resize(maps, size).amax((1, 2)))
 
 
 @pytest.mark.parametrize("sides", [(6,), (3,), (6, 3), (3, 6, 40), (3, 3, 6, 6)])

@@ -114,51 +114,49 @@ def combine(
             part = torch.tanh(2 * part) if index < len(layer_maps) else part
             fused = torch.maximum(fused, part)
         return fused
-    plain: dict[tuple[int, ...], list[tuple[Tensor, float]]] = {}
+    alike: dict[tuple[int, ...], list[tuple[Tensor, float]]] = {}
     for layer_map, gamma, share in zip(layer_maps, gammas, shares, strict=True):
         if gamma == 1:
-            plain.setdefault(tuple(layer_map.shape[-2:]), []).append((layer_map, share))
+            alike.setdefault(tuple(layer_map.shape[-2:]), []).append((layer_map, share))
         else:
             fused.add_(prepare(layer_map, size, gamma), alpha=share)
-    for alike in plain.values():
-        if len(alike) > 1 and layer_maps[0].device.type == "cpu":
-            fused.add_(resize(_merged(alike, size), size))
+    for (height, width), layers in alike.items():
+        much_enlarged = 2 * height < size[0] and 2 * width < size[1]
+        if len(layers) > 1 and much_enlarged and fused.device.type == "cpu":
+            fused.add_(resize(_merged(layers, size), size))
             continue
-        for layer_map, share in alike:
+        for layer_map, share in layers:
             resized = resize(layer_map, size)
             fused.addcdiv_(resized, _largest(resized), value=share)  # scaled and added
     return fused
 
 
-def _merged(alike: Sequence[tuple[Tensor, float]], size: tuple[int, int]) -> Tensor:
+def _merged(layers: Sequence[tuple[Tensor, float]], size: tuple[int, int]) -> Tensor:
     """The weighted sum of maps of one resolution, each scaled as if it had been resized before.
 
     Resizing is linear, so that one is enough for all of them; see :func:`extreme_rows`.
     """
-    layers, shares = zip(*alike, strict=True)
-    maps = torch.stack(layers, 1)
+    maps = torch.stack([layer_map for layer_map, _ in layers], 1)
+    shares = maps.new_tensor([share for _, share in layers])[:, None, None]
     height, width = maps.shape[-2:]
     with full_precision(maps):
         columns = maps @ extreme_rows(width, size[1], maps.dtype).T
         largest = _largest(extreme_rows(height, size[0], maps.dtype) @ columns)
-    return maps.div_(largest).mul_(maps.new_tensor(shares)[:, None, None]).sum(1)
+    return maps.div_(largest).mul_(shares).sum(1)
 
 
 @lru_cache(maxsize=256)
 def extreme_rows(cells: int, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The rows of :func:`resizing_matrix` in which a resized map can be largest.
+    """The rows of :func:`resizing_matrix` in which an enlarged map can be largest.
 
-    Between the centres of two cells an enlarged map is linear along an axis, so its largest value there
-    is in the first or the last of the rows. For a smaller map these are all rows.
+    Between the centres of two cells it is linear along an axis, so its largest value there is in the
+    first or the last of the rows: at most two rows for each cell, however large the map.
     """
-    matrix = resizing_matrix(cells, size, dtype)
-    if size < cells:
-        return matrix
     with torch.inference_mode(False):
         places = (torch.arange(size, dtype=torch.float64, device="cpu") + 0.5) * cells / size - 0.5
         below = places.clamp(0, cells - 1).floor()
         first = torch.cat([below.new_ones(1), below.diff()]) != 0
-        return matrix[first | first.roll(-1)]
+        return resizing_matrix(cells, size, dtype)[first | first.roll(-1)]
 
 
 def fuse(
