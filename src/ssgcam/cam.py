@@ -216,22 +216,22 @@ class CAM:
         """For one class of each image: the raw map of each layer, and why one has no evidence."""
         signals = self._signals(captured, images, classes, retain_graph)
         settings = _for_each(self.ssg, len(signals))
-        layer_maps = {
-            name: self._layer_map(signal, ssg, images, classes)
-            for (name, signal), ssg in zip(signals.items(), settings, strict=True)
-        }
+        with torch.no_grad():
+            layer_maps = {
+                name: self._layer_map(signal, ssg, images, classes)
+                for (name, signal), ssg in zip(signals.items(), settings, strict=True)
+            }
         return layer_maps, missing_evidence(layer_maps, signals)
 
     def _layer_map(
         self, signal: Signal, ssg: SSGSettings, images: Tensor, classes: Tensor
     ) -> Tensor:
-        with torch.no_grad():
-            if self.method.needs == "forward":
-                return score_cam(signal.activation, images, classes, self._scores, self.batch_size)
-            if self.method_name == "ssg_cam":
-                return in_parts(partial(ssg_cam, settings=ssg), signal)
-            assert self.method.function is not None
-            return in_parts(self.method.function, signal)
+        if self.method.needs == "forward":
+            return score_cam(signal.activation, images, classes, self._scores, self.batch_size)
+        if self.method_name == "ssg_cam":
+            return in_parts(partial(ssg_cam, settings=ssg), signal)
+        assert self.method.function is not None
+        return in_parts(self.method.function, signal)
 
     def _scores(self, images: Tensor, classes: Tensor) -> Tensor:
         with explaining(self.network), torch.no_grad():

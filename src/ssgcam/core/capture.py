@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -37,6 +38,7 @@ class Target:
     is_input: bool
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def parse(cls, spelling: str) -> Target:
         """Parse ``name``, ``name:in``, ``name@k`` or ``name@k:in``."""
         match = re.fullmatch(r"(?P<name>.*?)(@(?P<call>[1-9]\d*))?(?P<input>:in)?", spelling)
@@ -233,7 +235,9 @@ class _Recorder:
         kept = value if value.requires_grad else value.detach().requires_grad_()
         for target in fitting:
             self.kept[target.spelling] = (kept, kept._version)
-        return kept.clone() if copied else kept.view_as(kept)
+        if copied:
+            return kept.clone()
+        return kept.view_as(kept) if kept.is_leaf else kept  # PyTorch's hooks can't watch a leaf
 
     def _check_calls(self) -> None:
         for target in self.targets:

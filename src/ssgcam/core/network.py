@@ -40,8 +40,8 @@ class _Loan:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.lent = False
+        self.lock = threading.Lock()
+        self.borrower: int | None = None
         self.has_tokens = False
 
 
@@ -89,15 +89,16 @@ def explaining(network: nn.Module) -> Iterator[None]:
         )
     with _LOANS_LOCK:
         loan = _LOANS.setdefault(network, _Loan())
+    if loan.borrower == threading.get_ident():
+        with torch.inference_mode(False):
+            yield
+        return
     # only with torch._dynamo loaded can anything in the network be compiled
     eager = _EAGER if "torch._dynamo" in sys.modules else nullcontext()
     with loan.lock, torch.inference_mode(False), eager:
-        if loan.lent:
-            yield
-            return
         in_training: list[nn.Module] = []
         trained: list[nn.Parameter] = []
-        loan.lent = True
+        loan.borrower = threading.get_ident()
         try:
             loan.has_tokens = _freeze(network, in_training, trained)
             yield
@@ -106,7 +107,7 @@ def explaining(network: nn.Module) -> Iterator[None]:
                 module.training = True
             for parameter in trained:
                 parameter.requires_grad = True
-            loan.lent = False
+            loan.borrower = None
 
 
 def forward_pass(network: nn.Module, images: Tensor) -> Any:
