@@ -456,7 +456,7 @@ def test_nothing_is_kept_between_calls(network: Small, images: Tensor) -> None:
     finally:
         gc.enable()
     gc.collect()
-    assert live_tensors() == before
+    assert live_tensors() <= before
 
 
 def test_a_result_holds_no_graph(network: Small, images: Tensor) -> None:

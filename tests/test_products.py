@@ -274,6 +274,34 @@ def test_a_checkpointed_part_after_the_target(
     torch.testing.assert_close(found.maps.double(), expected.maps, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_what_cannot_be_replaced_stays(
+    by_onednn: Callable[[bool], Counter[str]], precision: Any
+) -> None:
+    class Mapped(Checkpointed):
+        """An image at a time, by ``torch.func.vmap``, and a convolution in a checkpointed part."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(8, 8, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.norms[0](images.flatten(2).transpose(1, 2))
+            images = tokens.transpose(1, 2).unflatten(2, (12, 12))
+            images = checkpoint(self.convolution, images, use_reentrant=False)
+            head = torch.func.vmap(self.head)(images.flatten(2).transpose(1, 2))
+            logits: Tensor = head.tanh().mean(1)
+            return logits
+
+    by_onednn(HAS_ONEDNN)
+    torch.manual_seed(2)
+    network, images = Mapped().eval(), torch.rand(4, 8, 12, 12)
+    found = CAM(network, ["norms.0"], "layer_cam", precision=precision)(images, 1)
+    network.double()
+    expected = CAM(network, ["norms.0"], "layer_cam")(images.double(), 1)
+    torch.testing.assert_close(found.maps.double(), expected.maps, rtol=1e-3, atol=1e-3)
+
+
 def test_the_mode_is_left_when_the_network_fails() -> None:
     class Failing(Attending):
         def forward(self, images: Tensor) -> Tensor:

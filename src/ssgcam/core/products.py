@@ -57,8 +57,8 @@ class TokenProducts(TorchFunctionMode):
     """Linear layers of many tokens and attention to themselves, as fast as the processor can.
 
     PyTorch's attention turns its tokens, and multiplies turned tokens by frozen weights image by image;
-    here they are multiplied as they lie. Calls of any other kind are left alone, and all where somebody
-    looks at what is kept for the backward pass: gradient checkpointing compares it with a second pass.
+    here they are multiplied as they lie. Calls of any other kind are left alone, and all inside
+    ``torch.func`` and gradient checkpointing, which compares what is kept with a second pass.
     """
 
     def __torch_function__(
@@ -66,7 +66,7 @@ class TokenProducts(TorchFunctionMode):
     ) -> Any:
         """Replace these two functions, pass on all others."""
         kwargs = kwargs or {}
-        if func not in (F.linear, F.multi_head_attention_forward) or _is_watched():
+        if func not in (F.linear, F.multi_head_attention_forward) or is_watched():
             return func(*args, **kwargs)
         if func is F.linear:
             return self.linear(*args, **kwargs)
@@ -93,10 +93,11 @@ class TokenProducts(TorchFunctionMode):
         return self.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]).transpose(0, 1)
 
 
-def _is_watched() -> bool:
-    """Whether hooks on saved tensors are active, by which gradient checkpointing works."""
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is not None and top(True) is not None
+def is_watched() -> bool:
+    """Whether hooks on saved tensors, as of gradient checkpointing, or ``torch.func`` are at work."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+    transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+    return hooks(True) is not None or transformed()
 
 
 def _in_reach(input: Tensor, weight: Tensor) -> bool:
