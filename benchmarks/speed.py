@@ -70,9 +70,7 @@ def measure(name: str, batch: int, which: str, side: int, seconds: float, least:
     network = models.get_model(name, weights=None).eval()
     for module in network.modules():
         if isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(
-                module.weight, std=0.02
-            )  # zeros, as of ViT, would let no gradient through
+            nn.init.normal_(module.weight, std=0.02)  # ViT's head: zeros pass no gradient on
     images = torch.randn(batch, 3, side, side)
     calls = contenders(network, name, batch, which, images)
     memory = {}

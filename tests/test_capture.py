@@ -688,6 +688,31 @@ class Attending(nn.Module):
         return tokens.mean(1)
 
 
+class Filtering(nn.Module):
+    """A filter with complex numbers, in the frequencies of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.filter = nn.Parameter(torch.randn(4, 6, 6, dtype=torch.complex64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.fft.ifft2(torch.fft.fft2(self.stem(images)) * self.filter).real.mean((2, 3))
+
+
+def test_complex_parameters_are_frozen_and_given_back() -> None:
+    network, images = Filtering(), torch.rand(2, 3, 6, 6)
+    before = state_of(network)
+    found = CAM(network, ["stem"], "hires_cam")(images, 1)
+    assert state_of(network) == before
+    assert network.filter.requires_grad
+    kept: list[Tensor] = []
+    network.stem.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    (gradient,) = torch.autograd.grad(network(images)[:, 1].sum(), kept)
+    expected = (gradient * kept[0]).sum(1).clamp_min(0)
+    torch.testing.assert_close(found.layer_maps["stem"], expected.detach())
+
+
 class Calls(TorchDispatchMode):
     """Counts the operators that are called."""
 

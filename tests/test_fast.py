@@ -13,7 +13,8 @@ from torchvision import models as tv
 
 from networks import state_of
 from ssgcam import CAM, SSGCAM
-from ssgcam.core.fast import FastCopy, RoundedBackward, folded
+from ssgcam.core.fast import FastCopy, folded
+from ssgcam.core.rounding import RoundedBackward
 from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 

@@ -117,6 +117,30 @@ def test_who_is_left_to_pytorch(by_onednn: Callable[[bool], Counter[str]]) -> No
     assert not calls
 
 
+@needs_onednn
+@pytest.mark.parametrize(
+    ("vectors", "maker", "slower"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),
+        ("AVX2", "AuthenticAMD", False),
+    ],
+)
+@pytest.mark.parametrize("has_file", [True, False])
+def test_which_processors(
+    monkeypatch: pytest.MonkeyPatch, vectors: str, maker: str, slower: bool, has_file: bool
+) -> None:
+    def read(*_: Any, **__: Any) -> str:
+        if not has_file:
+            raise FileNotFoundError
+        return f"vendor_id : {maker}"
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    monkeypatch.setattr(products.Path, "read_text", read)
+    monkeypatch.setattr(products.platform, "processor", lambda: f"AMD64 Family 25, {maker}")
+    assert products.mkl_is_slower.__wrapped__() == slower
+
+
 class Attending(nn.Module):
     """Two blocks of attention over tokens, then a linear layer."""
 

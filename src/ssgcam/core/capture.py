@@ -1,10 +1,9 @@
 """One forward pass that keeps the activations of any number of target layers, differentiably.
 
-This is the only owner of hooks that change what a network computes (others look on, or lay the same
-numbers out anew in memory). Parameters are frozen for the pass, so the graph starts at the first target
-layer: a backward pass then costs no parameter gradients and nothing below that layer is kept in memory.
-The network is as it was before the function returns or raises (see ``core.network``), and no ``.grad``
-field is written.
+This is the only owner of hooks that change what a network computes (others only look on). Parameters
+are frozen for the pass, so the graph starts at the first target layer: a backward pass then costs no
+parameter gradients and nothing below that layer is kept in memory. The network is as it was before
+the function returns or raises (see ``core.network``), and no ``.grad`` field is written.
 
 A target is spelled ``name`` (a module's output), ``name:in`` (its first input) or ``name@k`` (its
 k-th call, from 1, of a module that is called several times); ``name@k:in`` combines both.

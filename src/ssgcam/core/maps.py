@@ -106,7 +106,8 @@ def combine(
             "fusion='layer_cam' takes the largest of the layers, so weights have no place in it; leave "
             "them out or choose fusion='mean'"
         )
-    shares = [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
     fused = layer_maps[0].new_zeros(len(layer_maps[0]), *size)
     if fusion == "layer_cam":
         for index, (layer_map, gamma) in enumerate(zip(layer_maps, gammas, strict=True), 1):
