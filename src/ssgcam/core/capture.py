@@ -23,7 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ssgcam.core.network import explaining, forward_pass, outside_inference_mode, unwrap
+from ssgcam.core.network import (
+    explaining,
+    forward_pass,
+    made_in_inference_mode,
+    outside_inference_mode,
+    unwrap,
+)
 from ssgcam.errors import SsgcamError
 
 
@@ -145,6 +151,8 @@ def capture(
             try:
                 output = recorder.run(network, images)
             except RuntimeError as error:
+                if "Inference tensors cannot be saved" in str(error):
+                    raise made_in_inference_mode() from error
                 if "leaf Variable that requires grad" not in str(error):
                     raise
                 edited = recorder.leaves() - copies

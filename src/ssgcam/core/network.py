@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from ssgcam.core.pooling import pools_of, quick_pooling
 from ssgcam.core.products import TokenProducts
 from ssgcam.errors import SsgcamError
 
@@ -36,13 +37,18 @@ def outside_inference_mode(tensor: Tensor) -> Tensor:
 class _Loan:
     """Who explains a network now: one thread, which may do so in a block inside another.
 
-    ``has_tokens``: whether it has layers that work on tokens, as far as is known.
+    ``has_tokens``: whether it has layers that work on tokens; ``pools``: those that ``core.pooling`` can
+    quicken. Both as they were when the network was explained for the first time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.lock = threading.Lock()
         self.borrower: int | None = None
-        self.has_tokens = False
+        self.has_tokens = any(isinstance(module, _OF_TOKENS) for module in network.modules())
+        self.pools = pools_of(network)
+
+
+_OF_TOKENS = (nn.MultiheadAttention, nn.LayerNorm)
 
 
 class _Eager:
@@ -51,19 +57,19 @@ class _Eager:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.depth = 0
-        self.stance = ExitStack()
+        self.stance: AbstractContextManager[None] = nullcontext()
 
     def __enter__(self) -> None:
         with self.lock:
             if not self.depth:
-                self.stance.enter_context(torch.compiler.set_stance("force_eager"))
+                self.stance = torch.compiler.set_stance("force_eager")  # from now on
             self.depth += 1
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
             self.depth -= 1
             if not self.depth:
-                self.stance.close()
+                self.stance.__exit__(None, None, None)
 
 
 _EAGER = _Eager()
@@ -88,9 +94,11 @@ def explaining(network: nn.Module) -> Iterator[None]:
             "a TorchScript network takes no hooks; explain the Python network it was made from"
         )
     with _LOANS_LOCK:
-        loan = _LOANS.setdefault(network, _Loan())
+        loan = _LOANS.get(network)
+        if loan is None:
+            loan = _LOANS[network] = _Loan(network)
     if loan.borrower == threading.get_ident():
-        with torch.inference_mode(False):
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
             yield
         return
     # only with torch._dynamo loaded can anything in the network be compiled
@@ -100,7 +108,7 @@ def explaining(network: nn.Module) -> Iterator[None]:
         trained: list[nn.Parameter] = []
         loan.borrower = threading.get_ident()
         try:
-            loan.has_tokens = _freeze(network, in_training, trained)
+            _freeze(network, in_training, trained)
             yield
         finally:
             for module in in_training:
@@ -111,21 +119,26 @@ def explaining(network: nn.Module) -> Iterator[None]:
 
 
 def forward_pass(network: nn.Module, images: Tensor) -> Any:
-    """The output of a network that is lent; on a processor as ``core.products`` multiplies tokens."""
+    """The output of a network that is lent; on a processor with what is faster there.
+
+    That is ``core.products`` for tokens and ``core.pooling``.
+    """
     loan = _LOANS.get(network)
-    of_tokens = loan is not None and loan.has_tokens and images.device.type == "cpu"
-    with TokenProducts() if of_tokens else nullcontext():
+    if loan is None or images.device.type != "cpu":
+        return network(images)
+    with TokenProducts() if loan.has_tokens else nullcontext(), quick_pooling(loan.pools):
         return network(images)
 
 
-def _freeze(network: nn.Module, in_training: list[nn.Module], trained: list[nn.Parameter]) -> bool:
-    """Set eval mode and freeze parameters; whether any module works on tokens.
+def _freeze(
+    network: nn.Module, in_training: list[nn.Module], trained: list[nn.Parameter]
+) -> None:
+    """Set eval mode and freeze parameters.
 
     In one walk: after a pass nothing of the network's Python objects is in the processor's cache, so
     that each is looked at once, and only what changes is set and noted in the two lists.
     """
     seen: set[nn.Module] = set()
-    has_tokens = False
     left: list[nn.Module | None] = [network]
     while left:
         module = left.pop()
@@ -136,13 +149,12 @@ def _freeze(network: nn.Module, in_training: list[nn.Module], trained: list[nn.P
         if module.training:
             in_training.append(module)
             module.training = False
-        has_tokens = has_tokens or isinstance(module, _OF_TOKENS)
         for parameter in module._parameters.values():
             if parameter is None:
                 continue
-            if parameter.is_inference():
-                raise _inference()
             if parameter.requires_grad:
+                if parameter.is_inference():  # it could not be given back
+                    raise made_in_inference_mode()
                 trained.append(parameter)
                 parameter.requires_grad = False
             elif not (parameter.is_floating_point() or parameter.is_complex()):
@@ -150,16 +162,10 @@ def _freeze(network: nn.Module, in_training: list[nn.Module], trained: list[nn.P
                     "the network has integer (quantised) parameters, so it has no gradients; explain "
                     "the floating-point network it was made from"
                 )
-        for buffer in module._buffers.values():
-            if buffer is not None and buffer.is_inference():
-                raise _inference()
-    return has_tokens
 
 
-_OF_TOKENS = (nn.MultiheadAttention, nn.LayerNorm)
-
-
-def _inference() -> SsgcamError:
+def made_in_inference_mode() -> SsgcamError:
+    """The sentence on a network that can't be differentiated for this reason."""
     return SsgcamError(
         "the network was built inside torch.inference_mode(), so nothing can be differentiated "
         "through it; build or load it outside"
