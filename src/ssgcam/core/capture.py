@@ -12,7 +12,7 @@ k-th call, from 1, of a module that is called several times); ``name@k:in`` comb
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.hooks import RemovableHandle
 
 from ssgcam.core.network import (
     explaining,
@@ -183,19 +184,14 @@ class _Recorder:
         places: dict[tuple[str, bool], list[Target]] = {}
         for target in self.targets:
             places.setdefault((target.module, target.is_input), []).append(target)
-        with ExitStack() as stack:
-            for (name, is_input), wanted in places.items():
-                try:
-                    module = network.get_submodule(name)
-                except AttributeError as error:
-                    raise SsgcamError(f"the network has no layer '{name}'") from error
-                handle = (
-                    module.register_forward_pre_hook(self._on_input(name, wanted))
-                    if is_input
-                    else module.register_forward_hook(self._on_output(name, wanted))
-                )
-                stack.callback(handle.remove)
+        handles: list[RemovableHandle] = []
+        try:
+            for place, wanted in places.items():
+                handles.append(self._watch(network, place, wanted))
             output = forward_pass(network, images)
+        finally:
+            for handle in handles:
+                handle.remove()
         self._check_calls()
         return output
 
@@ -208,40 +204,47 @@ class _Recorder:
     def leaves(self) -> set[str]:
         return {name for name, (tensor, _) in self.kept.items() if tensor.is_leaf}
 
-    def _on_output(self, name: str, wanted: list[Target]) -> Callable[..., Any]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-            return self._keep(name, False, wanted, output)
+    def _watch(
+        self, network: nn.Module, place: tuple[str, bool], wanted: list[Target]
+    ) -> RemovableHandle:
+        name, is_input = place
+        try:
+            module = network.get_submodule(name)
+        except AttributeError as error:
+            raise SsgcamError(f"the network has no layer '{name}'") from error
 
-        return hook
+        def on_output(module: nn.Module, inputs: Any, output: Any) -> Any:
+            return self._keep(place, wanted, output)
 
-    def _on_input(self, name: str, wanted: list[Target]) -> Callable[..., Any]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        def on_input(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
             if not inputs:
                 raise SsgcamError(
                     f"layer '{name}' gets its input by keyword, so '{name}:in' can't be taken; "
                     "target the layer before it"
                 )
-            return (self._keep(name, True, wanted, inputs[0]), *inputs[1:])
+            return (self._keep(place, wanted, inputs[0]), *inputs[1:])
 
-        return hook
+        if is_input:
+            return module.register_forward_pre_hook(on_input)
+        return module.register_forward_hook(on_output)
 
-    def _keep(self, name: str, is_input: bool, wanted: list[Target], value: Any) -> Any:
-        call = self.calls[name, is_input] = self.calls.get((name, is_input), 0) + 1
-        fitting = [target for target in wanted if target.call in (None, call)]
+    def _keep(self, place: tuple[str, bool], wanted: list[Target], value: Any) -> Any:
+        call = self.calls[place] = self.calls.get(place, 0) + 1
+        fitting = [target.spelling for target in wanted if target.call in (None, call)]
         if not fitting:
             return value
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
             raise SsgcamError(
-                f"layer '{fitting[0].spelling}' gives a {kind}, not one floating-point tensor; "
+                f"layer '{fitting[0]}' gives a {kind}, not one floating-point tensor; "
                 "choose a layer inside or after it"
             )
-        copied = any(target.spelling in self.copies for target in fitting)
+        copied = not self.copies.isdisjoint(fitting)
         if copied:
             value = value.clone()
         kept = value if value.requires_grad else value.detach().requires_grad_()
-        for target in fitting:
-            self.kept[target.spelling] = (kept, kept._version)
+        for spelling in fitting:
+            self.kept[spelling] = (kept, kept._version)
         if copied:
             return kept.clone()
         return kept.view_as(kept) if kept.is_leaf else kept  # PyTorch's hooks can't watch a leaf

@@ -41,12 +41,12 @@ def logits_and_classes(
             )
         return None, torch.zeros(len(images), dtype=torch.long, device=images.device)
     logits = logits_of(output).detach()
-    if not math.isfinite(logits.abs().amax()):  # one number to wait for
-        bad = int((~logits.isfinite().all(1)).nonzero()[0, 0])
-        raise SsgcamError(
-            f"the network returned NaN or infinity for image {bad} of the batch; check its "
-            "weights and the preprocessing, or use a wider number format"
-        )
+    if not math.isfinite(logits.sum()):  # one number to wait for; finite ones may sum to infinity
+        for image in (~logits.isfinite().all(1)).nonzero().flatten().tolist():
+            raise SsgcamError(
+                f"the network returned NaN or infinity for image {image} of the batch; check its "
+                "weights and the preprocessing, or use a wider number format"
+            )
     return logits, chosen_classes(logits, wanted)
 
 
