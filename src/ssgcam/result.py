@@ -38,8 +38,7 @@ class Result:
 
 def in_shape_of(classes: Tensor, parts: list[Tensor]) -> Tensor:
     """Join ``[N, ...]`` of each of K classes to ``[N, ...]`` or ``[N, K, ...]``, as the classes are."""
-    joined = parts[0] if len(parts) == 1 else torch.stack(parts, 1)
-    return joined.view(*classes.shape, *parts[0].shape[1:])
+    return torch.stack(parts, 1) if classes.ndim == 2 else parts[0]
 
 
 def missing_evidence(layer_maps: dict[str, Tensor], signals: dict[str, Signal]) -> list[str]:

@@ -108,42 +108,65 @@ def combine(
         )
     total = sum(weights)
     shares = [weight / total for weight in weights]
-    fused = layer_maps[0].new_zeros(len(layer_maps[0]), *size)
     if fusion == "layer_cam":
+        fused = layer_maps[0].new_zeros(len(layer_maps[0]), *size)
         for index, (layer_map, gamma) in enumerate(zip(layer_maps, gammas, strict=True), 1):
             part = prepare(layer_map, size, gamma)
             part = torch.tanh(2 * part) if index < len(layer_maps) else part
             fused = torch.maximum(fused, part)
         return fused
     alike: dict[tuple[int, ...], list[tuple[Tensor, float]]] = {}
+    others = []
     for layer_map, gamma, share in zip(layer_maps, gammas, shares, strict=True):
-        if gamma == 1:
-            alike.setdefault(tuple(layer_map.shape[-2:]), []).append((layer_map, share))
-        else:
-            fused.add_(prepare(layer_map, size, gamma), alpha=share)
-    for (height, width), layers in alike.items():
+        height, width = layer_map.shape[-2:]
         much_enlarged = 2 * height < size[0] and 2 * width < size[1]
-        if len(layers) > 1 and much_enlarged and fused.device.type == "cpu":
-            fused.add_(resize(_merged(layers, size), size))
-            continue
-        for layer_map, share in layers:
+        if gamma == 1 and much_enlarged and layer_map.device.type == "cpu":
+            alike.setdefault((height, width), []).append((layer_map, share))
+        else:
+            others.append((layer_map, gamma, share))
+    fused = (
+        _enlarged_sum([*alike.values()], size)
+        if alike
+        else layer_maps[0].new_zeros(len(layer_maps[0]), *size)
+    )
+    for layer_map, gamma, share in others:
+        if gamma == 1:
             resized = resize(layer_map, size)
             fused.addcdiv_(resized, _largest(resized), value=share)  # scaled and added
+        else:
+            fused.add_(prepare(layer_map, size, gamma), alpha=share)
     return fused
 
 
-def _merged(layers: Sequence[tuple[Tensor, float]], size: tuple[int, int]) -> Tensor:
-    """The weighted sum of maps of one resolution, each scaled as if it had been resized before.
+def _enlarged_sum(groups: Sequence[list[tuple[Tensor, float]]], size: tuple[int, int]) -> Tensor:
+    """The weighted sum of maps, each scaled as if it had been resized before.
 
-    Resizing is linear, so that one is enough for all of them; see :func:`extreme_rows`.
+    Each group is of one resolution. Resizing is linear, so that one is enough for all maps; the largest
+    value of each is found in a few rows, see :func:`extreme_rows`.
     """
-    maps = torch.stack([layer_map for layer_map, _ in layers], 1)
-    shares = maps.new_tensor([share for _, share in layers])[:, None, None]
-    height, width = maps.shape[-2:]
-    with full_precision(maps):
-        columns = maps @ extreme_rows(width, size[1], maps.dtype).T
-        largest = _largest(extreme_rows(height, size[0], maps.dtype) @ columns)
-    return maps.div_(largest).mul_(shares).sum(1)
+    heights, columns = [], []
+    with full_precision(groups[0][0][0]):
+        for layers in groups:
+            maps = torch.stack([layer_map for layer_map, _ in layers], 1)
+            height, width = maps.shape[-2:]
+            widened = maps @ resizing_matrix(width, size[1], maps.dtype).T
+            largest = _largest(extreme_rows(height, size[0], maps.dtype) @ widened)
+            shares = [share for _, share in layers]
+            if len(set(shares)) == 1:
+                columns.append(widened.div_(largest).sum(1).mul_(shares[0]))
+            else:
+                weights = maps.new_tensor(shares)[:, None, None]
+                columns.append(widened.div_(largest).mul_(weights).sum(1))
+            heights.append(height)
+        rows = _resizing_matrices(tuple(heights), size[0], columns[0].dtype)
+        return rows @ torch.cat(columns, 1)
+
+
+@lru_cache(maxsize=256)
+def _resizing_matrices(cells: tuple[int, ...], size: int, dtype: torch.dtype) -> Tensor:
+    """:func:`resizing_matrix` for each number of cells, side by side."""
+    with torch.inference_mode(False):
+        return torch.cat([resizing_matrix(height, size, dtype) for height in cells], 1)
 
 
 @lru_cache(maxsize=256)

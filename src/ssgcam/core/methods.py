@@ -171,8 +171,8 @@ def in_parts(function: Callable[[Signal], Tensor], signal: Signal) -> Tensor:
     Returns:
         ``[N, h, w]``, as of all images at once.
     """
-    images, *shape = signal.activation.shape
-    step = max(1, PART * torch.get_num_threads() // math.prod(shape))
+    images = len(signal.activation)
+    step = max(1, images * PART * torch.get_num_threads() // signal.activation.numel())
     if step >= images:
         return function(signal)
     tensors = (signal.activation, signal.first, signal.second, signal.curvature)

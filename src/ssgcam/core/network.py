@@ -130,25 +130,21 @@ def forward_pass(network: nn.Module, images: Tensor) -> Any:
         return network(images)
 
 
-def _freeze(
-    network: nn.Module, in_training: list[nn.Module], trained: list[nn.Parameter]
-) -> None:
+def _freeze(network: nn.Module, in_training: list[nn.Module], trained: list[nn.Parameter]) -> None:
     """Set eval mode and freeze parameters.
 
     In one walk: after a pass nothing of the network's Python objects is in the processor's cache, so
     that each is looked at once, and only what changes is set and noted in the two lists.
     """
-    seen: set[nn.Module] = set()
-    left: list[nn.Module | None] = [network]
-    while left:
-        module = left.pop()
-        if module is None or module in seen:
-            continue
-        seen.add(module)
-        left.extend(module._modules.values())
+    found, seen = [network], {network}
+    for module in found:
         if module.training:
             in_training.append(module)
             module.training = False
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                found.append(child)
         for parameter in module._parameters.values():
             if parameter is None:
                 continue

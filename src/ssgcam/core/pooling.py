@@ -96,7 +96,9 @@ def _largest(maps: Tensor, axis: int, windows: int, stride: int, offsets: Sequen
         if first < end:
             inside = maps.narrow(axis, offset + first * stride, (end - first - 1) * stride + 1)
             parts.append((first, end, _every(inside, axis, stride)))
-    parts.sort(key=lambda part: part[0] - part[1])  # those that lie inside in all windows come first
+    parts.sort(
+        key=lambda part: part[0] - part[1]
+    )  # those that lie inside in all windows come first
     whole = [part for first, end, part in parts if end - first == windows]
     if len(whole) > 1:
         found = torch.maximum(whole[0], whole[1])

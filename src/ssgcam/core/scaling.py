@@ -20,7 +20,7 @@ def unit_(tensor: Tensor) -> Tensor:
 def wide(tensor: Tensor) -> Tensor:
     """Without a graph, in float32, or float64 where the network is."""
     tensor = tensor.detach() if tensor.requires_grad else tensor
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
