@@ -38,6 +38,10 @@ OWN = {
     "activation_sum": "sum of activations",
 }  # fmt: skip
 
+#: What torchcam does when it is told so: enlarge every layer's map, then fuse, as this library does.
+#: Otherwise it fuses at the resolution of the largest layer, and the result is enlarged.
+AT_INPUT_SIZE = "at input size"
+
 Contenders = dict[str, Callable[[], object]]
 
 
@@ -106,11 +110,13 @@ def others(network: nn.Module, name: str, layers: list[str], images: Tensor) -> 
 
         return step
 
-    def by_torchcam(kind: Any) -> Callable[[], object]:
+    def by_torchcam(kind: Any, fused_at: tuple[int, int] | None = None) -> Callable[[], object]:
         def step() -> object:
             with kind(network, target_layer=list(layers), reshape_transform=reshape) as cam:
                 maps = cam(classes, network(images))
-                fused = cam.fuse_cams(maps) if len(maps) > 1 else maps[0]
+                fused = cam.fuse_cams(maps, fused_at) if len(maps) > 1 else maps[0]
+            if fused_at is not None:
+                return fused
             return F.interpolate(fused[:, None], size, mode="bilinear", align_corners=False)
 
         return step
@@ -123,6 +129,9 @@ def others(network: nn.Module, name: str, layers: list[str], images: Tensor) -> 
     for method, kind in (("LayerCAM", "LayerCAM"), ("Grad-CAM", "GradCAM")):
         found[f"grad-cam {method}"] = by_grad_cam(getattr(grad_cam, kind))
         found[f"torchcam {method}"] = by_torchcam(getattr(torchcam, kind))
+        if len(layers) > 1:
+            title = f"torchcam {AT_INPUT_SIZE} {method}"
+            found[title] = by_torchcam(getattr(torchcam, kind), size)
     if len(layers) == 1 and not name.startswith("vit"):  # captum takes one layer and no tokens
         found["captum Grad-CAM"] = by_captum
     return found

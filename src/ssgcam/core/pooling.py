@@ -98,15 +98,13 @@ def _largest(maps: Tensor, axis: int, windows: int, stride: int, offsets: Sequen
             parts.append((first, end, _every(inside, axis, stride)))
     parts.sort(
         key=lambda part: part[0] - part[1]
-    )  # those that lie inside in all windows come first
+    )  # those inside the map in every window come first
     whole = [part for first, end, part in parts if end - first == windows]
     if len(whole) > 1:
-        found = torch.maximum(whole[0], whole[1])
+        found, parts = torch.maximum(whole[0], whole[1]), parts[2:]
     else:
-        shape = list(maps.shape)
-        shape[axis] = windows
-        found = whole[0].clone() if whole else maps.new_full(shape, -torch.inf)
-    for first, end, part in parts[min(len(whole), 2) :]:
+        found = maps.new_full([*maps.shape[:axis], windows, *maps.shape[axis:][1:]], -torch.inf)
+    for first, end, part in parts:
         seen = found.narrow(axis, first, end - first)
         torch.maximum(seen, part, out=seen)
     return found

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.core.fast import FastCopy
-from ssgcam.core.network import unwrap
+from ssgcam.core.network import forward_pass, unwrap
 from ssgcam.core.scores import logits_of
 from ssgcam.core.settings import Precision
 from ssgcam.models import LoadedModel
@@ -37,7 +37,7 @@ class Answers:
                 probe = inputs[:1].to(next(network.parameters()).dtype)
                 network = self._fast(probe, ())
                 inputs = self.ready(inputs).contiguous(memory_format=torch.channels_last)
-            return self.model.probabilities(logits_of(network(inputs)).float())
+            return self.model.probabilities(logits_of(forward_pass(network, inputs)).float())
 
     def ready(self, inputs: Tensor) -> Tensor:
         """Inputs in the number format of the passes, so that it is done once."""
