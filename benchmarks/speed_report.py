@@ -76,9 +76,9 @@ def markdown(content: dict[str, Any], chart: str | None = None) -> str:
         lines += [
             "## The same maps by other libraries", "",
             "How many times longer each takes than this library's method of the same name. torchcam "
-            "fuses several layers at the resolution of the largest, after which the map is enlarged; told the "
-            "input's size, it enlarges every layer's map and then fuses, which is what this library and "
-            "grad-cam do, and the same output.", "",
+            "fuses several layers at the resolution of the largest, after which the map is enlarged; "
+            "told the input's size, it enlarges every layer's map and then fuses, which is what this "
+            "library and grad-cam do, and the same output.", "",
             table(["network", "batch", "layers", "method", *PEERS], peers),
         ]  # fmt: skip
     if content.get("agreement"):
@@ -111,9 +111,9 @@ def markdown(content: dict[str, Any], chart: str | None = None) -> str:
         "not times. The range shows how rounds differed; ratios a few hundredths apart are the same. "
         "ssgcam takes the maxima of pools below the first target layer by whole rows and columns, to the "
         "same bit; PyTorch's function, which the floor and all others use, takes 3 to 16 times as long. "
-        "On AMD's processors with vectors of 512 bits ssgcam has the linear layers of a network of tokens "
-        "(ViT-B/16) multiplied by oneDNN, which uses them, where PyTorch, the floor and all others have "
-        "MKL, which does not; memory and, but for rounding, numbers are the same.",
+        "On AMD's processors with vectors of 512 bits ssgcam has the linear layers of a network of "
+        "tokens (ViT-B/16) multiplied by oneDNN, which uses them, where PyTorch, the floor and all "
+        "others have MKL, which does not; memory and, but for rounding, numbers are the same.",
         "",
         f"Not measured: {'; '.join([*content['missing'], 'Score-CAM'])} (a pass for each channel) and "
         "ShapleyCAM (a second backward pass for each layer). captum takes one layer and no tokens.", "",
