@@ -148,7 +148,7 @@ class CAM:
         logits, classes = logits_and_classes(captured.output, classes, images, self.score_function)
         size = self.size or (int(images.shape[-2]), int(images.shape[-1]))
         raw, notes = [], []
-        columns = classes.view(len(images), -1).unbind(1)
+        columns = [classes] if classes.ndim == 1 else classes.unbind(1)
         for k, column in enumerate(columns, 1):
             layer_maps, why = self._explained(captured, images, column, k < len(columns))
             raw.append(layer_maps)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -89,7 +89,7 @@ class Captured:
         if not score.requires_grad:
             raise _unused(names[0])
         try:
-            with explaining(self.network), torch.enable_grad():
+            with explaining(self.network):
                 found = torch.autograd.grad(
                     score,
                     [self.activations[name] for name in names],
@@ -140,11 +140,8 @@ def capture(
     """
     network = unwrap(network)
     parsed = [Target.parse(spelling) for spelling in targets]
-    with ExitStack() as stack:
-        stack.enter_context(explaining(network))
-        stack.enter_context(torch.enable_grad())
-        if double_backward:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    attention = sdpa_kernel(SDPBackend.MATH) if double_backward else nullcontext()
+    with explaining(network), torch.enable_grad(), attention:
         images = outside_inference_mode(images)
         copies = _COPIES.setdefault(network, set())
         while True:

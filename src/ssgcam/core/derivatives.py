@@ -32,7 +32,13 @@ from torch import Tensor, nn
 from ssgcam.core.capture import Captured
 from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.scaling import peak, per_image, unit, wide
-from ssgcam.core.scores import ScoreFunction, class_and_rivals, inner_and_bend, score_value
+from ssgcam.core.scores import (
+    ScoreFunction,
+    bend_of,
+    class_and_rivals,
+    class_score,
+    score_value,
+)
 from ssgcam.core.settings import ScoreSettings
 from ssgcam.errors import SsgcamError
 
@@ -70,7 +76,7 @@ def derivatives(
         SsgcamError: If the second derivative is asked for and identically zero.
     """
     named = function is None
-    with torch.inference_mode(False), torch.enable_grad():
+    with explaining(captured.network), torch.enable_grad():
         classes = outside_inference_mode(classes)
         if need_second and settings.second == "hutchinson":
             return _hutchinson(captured, classes, settings, function)
@@ -78,9 +84,10 @@ def derivatives(
             raise SsgcamError(_NO_CURVATURE)
         if need_second and named and settings.score in ("probability", "log_probability", "odds"):
             return _softmax_family(captured, classes, settings, retain_graph)
-        inner, bend = inner_and_bend(captured.output, classes, settings, function)
-        first = captured.gradients(inner.sum(), retain_graph=retain_graph)
+        number = class_score(captured.output, classes, settings, function)
+        first = captured.gradients(number.sum(), retain_graph=retain_graph)
     if need_second and named and settings.score == "sigmoid":
+        bend = bend_of(number, settings)
         return {name: (g, per_image(bend, g) * unit(g) ** 2) for name, g in first.items()}
     return {name: (g, None) for name, g in first.items()}
 
@@ -89,7 +96,7 @@ def hessian_activation_product(
     captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """First derivative and Hessian-vector product ``H A`` for every layer on its own (ShapleyCAM)."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with explaining(captured.network), torch.enable_grad():
         classes = outside_inference_mode(classes)
         value = score_value(captured.output, classes, settings, function).sum()
         first = captured.gradients(value, create_graph=True)
@@ -105,7 +112,7 @@ def _softmax_family(
     captured: Captured, classes: Tensor, settings: ScoreSettings, retain_graph: bool
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """``k u^2 - Var_q`` with ``u = g_c - g_q``: one backward pass for each class that is looked at."""
-    _, bend = inner_and_bend(captured.output, classes, settings, None)
+    bend = bend_of(class_score(captured.output, classes, settings), settings)
     z = class_and_rivals(captured.output, classes, settings.top_classes)
     weights = wide(z[:, 1:]).softmax(1)
     own = captured.gradients(z[:, 0].sum(), retain_graph=True)
@@ -146,8 +153,9 @@ def _hutchinson(
     Its estimate is the mean of ``v * (H v)`` over Rademacher probes ``v`` (Hutchinson 1989). Every
     image gets the same probes, so that its map doesn't depend on the batch it came in.
     """
-    inner, bend = inner_and_bend(captured.output, classes, settings, function)
-    first = captured.gradients(inner.sum(), create_graph=True)
+    number = class_score(captured.output, classes, settings, function)
+    bend = bend_of(number, settings, function)
+    first = captured.gradients(number.sum(), create_graph=True)
     signals: dict[str, tuple[Tensor, Tensor | None]] = {}
     for name, g in first.items():
         activation = captured.activations[name]
@@ -171,7 +179,7 @@ def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: T
     """``H v`` of one layer; zero where the gradient does not depend on the activation."""
     if not gradient.requires_grad:
         return torch.zeros_like(activation)
-    with explaining(network), torch.enable_grad():
+    with explaining(network):
         (found,) = torch.autograd.grad(
             gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
         )

@@ -70,10 +70,10 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
-def inner_and_bend(
-    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
-) -> tuple[Tensor, Tensor]:
-    """The number ``f``, with a graph, and the bend ``k`` of the table above.
+def class_score(
+    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
+) -> Tensor:
+    """The number ``f`` of each image, with a graph: a logit, log odds or the function's value.
 
     Args:
         output: The network's output: logits ``[N, K]``, or anything if ``function`` is given.
@@ -82,24 +82,28 @@ def inner_and_bend(
         function: A user's own score, from the output to ``[N]``.
 
     Returns:
-        Both ``[N]``.
+        ``[N]``.
 
     Raises:
         SsgcamError: If the output is not what the score takes.
     """
     if function is not None:
-        inner = _checked(function(output), len(classes))
-        return inner, torch.full_like(wide(inner), float(settings.score != "logit"))
+        return _checked(function(output), len(classes))
     if settings.score in ("exp", "logit", "sigmoid"):
-        inner = logits_of(output).gather(1, classes[:, None])[:, 0]
-    else:
-        z = class_and_rivals(output, classes, settings.top_classes)
-        inner = z[:, 0] - z[:, 1:].logsumexp(1)
-    number = wide(inner)
-    if settings.score in ("exp", "odds", "logit"):
-        return inner, torch.full_like(number, float(settings.score != "logit"))
+        return logits_of(output).gather(1, classes[:, None])[:, 0]
+    z = class_and_rivals(output, classes, settings.top_classes)
+    return z[:, 0] - z[:, 1:].logsumexp(1)
+
+
+def bend_of(
+    number: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
+) -> Tensor:
+    """The bend ``k`` of the table above, ``[N]``, where ``f`` is this number."""
+    number = wide(number)
+    if function is not None or settings.score in ("exp", "odds", "logit"):
+        return torch.full_like(number, float(settings.score != "logit"))
     p = number.sigmoid()
-    return inner, -p if settings.score == "log_probability" else 1 - 2 * p
+    return -p if settings.score == "log_probability" else 1 - 2 * p
 
 
 def score_value(
@@ -108,7 +112,7 @@ def score_value(
     """A differentiable function of the output whose derivatives are those of the score ``Y``.
 
     Args:
-        output: As for :func:`inner_and_bend`.
+        output: As for :func:`class_score`.
         classes: As well.
         settings: As well.
         function: As well.
@@ -117,16 +121,9 @@ def score_value(
         ``[N]``. Its first and second derivatives are those of the score, up to a positive factor
         for each image; its value means nothing.
     """
-    inner, bend = inner_and_bend(output, classes, settings, function)
-    shift = inner - inner.detach()
-    return shift + 0.5 * bend * shift**2
-
-
-def class_score(
-    output: Any, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None = None
-) -> Tensor:
-    """The number ``f`` of each image, ``[N]``: a logit, log odds or the function's value."""
-    return inner_and_bend(output, classes, settings, function)[0]
+    number = class_score(output, classes, settings, function)
+    shift = number - number.detach()
+    return shift + 0.5 * bend_of(number, settings, function) * shift**2
 
 
 def class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
