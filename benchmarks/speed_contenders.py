@@ -35,7 +35,7 @@ OWN = {
     "ssg_cam": "SSG-CAM", "layer_cam": "LayerCAM", "grad_cam": "Grad-CAM",
     "grad_cam_plus_plus": "Grad-CAM++", "xgrad_cam": "XGrad-CAM", "hires_cam": "HiResCAM",
     "grad_cam_elementwise": "element-wise Grad-CAM", "eigen_cam": "Eigen-CAM",
-    "activation_sum": "sum of activations",
+    "activation_sum": "sum of activations", "shapley_cam": "ShapleyCAM", "score_cam": "Score-CAM",
 }  # fmt: skip
 
 #: What torchcam does when it is told so: enlarge every layer's map, then fuse, as this library does.
