@@ -17,6 +17,8 @@ from ssgcam.core import products
 from ssgcam.core.capture import capture
 from ssgcam.core.network import explaining, forward_pass
 from ssgcam.core.products import FrozenLinear, TokenProducts
+from ssgcam.evaluation.answers import Answers
+from ssgcam.models import LoadedModel
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch without oneDNN")
@@ -198,6 +200,20 @@ def test_maps_are_those_of_the_plain_network_in_float64(
     network.double()
     expected = CAM(network, ["norms.0", "norms.1"], method)(images.double(), 1)
     torch.testing.assert_close(found.maps.double(), expected.maps, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("fast", KINDS)
+def test_perturbed_images_are_asked_about_in_the_same_way(
+    by_onednn: Callable[[bool], Counter[str]], fast: bool
+) -> None:
+    torch.manual_seed(0)
+    network, images = Attending().eval(), torch.rand(4, 8, 5, 5)
+    expected = network(images).softmax(1)
+    calls = by_onednn(fast)
+    with explaining(network):
+        found = Answers(LoadedModel(network, "attending"))(images)
+    assert bool(calls["linear"]) == fast
+    torch.testing.assert_close(found, expected.detach())
 
 
 @pytest.mark.parametrize("fast", KINDS)
