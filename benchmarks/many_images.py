@@ -103,12 +103,12 @@ def floor(model: LoadedModel, layers: list[str], batch: Tensor) -> Callable[[], 
 def throughput(case: Case, images: int, rounds: int, folder: Path) -> Throughput:
     """Let the floor and ``segment`` take turns."""
     model = load(case)
-    photos = folder / f"{case.network}-photos"
+    photos = folder / f"{case.network}-{case.side}-photos"
     generate(photos, images, case.photo, case.ending)
     batch = torch.randn(BATCH, 3, case.side, case.side)
     layers = CAM(model).layers(batch)
     step = floor(model, layers, batch)
-    masks = folder / f"{case.network}-masks"
+    masks = folder / f"{case.network}-{case.side}-masks"
 
     def segment() -> None:
         shutil.rmtree(masks, ignore_errors=True)
