@@ -300,11 +300,31 @@ def test_images_that_require_a_gradient_get_none() -> None:
     assert images.grad is None
 
 
-def test_a_network_built_in_inference_mode_is_refused() -> None:
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_network_built_in_inference_mode_is_refused(frozen: bool) -> None:
     with torch.inference_mode():
-        network = Small()
+        network = Small().requires_grad_(not frozen)
     with pytest.raises(SsgcamError, match=r"built inside torch\.inference_mode"):
         capture(network, torch.rand(1, 3, 12, 12), ["act1"])
+    assert all(parameter.requires_grad != frozen for parameter in network.parameters())
+
+
+def test_buffers_made_in_inference_mode_are_refused_where_they_are_differentiated_through() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    with torch.inference_mode():
+        network[2].running_mean = torch.zeros(4)
+    images = torch.rand(1, 3, 12, 12)
+    with pytest.raises(SsgcamError, match=r"built inside torch\.inference_mode"):
+        capture(network, images, ["1"])
+    assert capture(network, images, ["3"]).activations  # nothing is differentiated through them
+    assert network.training
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -87,6 +87,14 @@ def test_any_pool_of_any_map(dtype: torch.dtype) -> None:
     assert min(seen.values()) > 50
 
 
+def test_settings_that_stand_for_both_axes() -> None:
+    maps = torch.rand(2, 3, 9, 8)
+    pool = nn.MaxPool2d((3,), [2], (1,))  # type: ignore[arg-type]
+    assert torch.equal(max_pool(maps, pool), pool(maps))  # type: ignore[arg-type]
+    pool.stride = None  # type: ignore[assignment]
+    assert torch.equal(max_pool(maps, pool), pool(maps))  # type: ignore[arg-type]
+
+
 def test_padding_that_pytorch_refuses_is_left_to_it() -> None:
     assert max_pool(torch.rand(1, 1, 8, 8), nn.MaxPool2d(2, padding=2)) is None
 

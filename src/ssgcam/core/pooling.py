@@ -64,9 +64,9 @@ def max_pool(maps: Tensor, pool: nn.MaxPool2d) -> Tensor | None:
     if maps.ndim not in (3, 4):
         return None
     for axis in (-2, -1):
+        steps = pool.kernel_size if pool.stride is None else pool.stride
         kernel, stride, padding, dilation = (
-            int(value) if isinstance(value, int) else int(value[axis])
-            for value in (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+            _along(axis, value) for value in (pool.kernel_size, steps, pool.padding, pool.dilation)
         )
         windows = _windows(maps.shape[axis], kernel, stride, padding, dilation, pool.ceil_mode)
         if windows < 1 or kernel < 1 or not 0 <= 2 * padding <= kernel:
@@ -74,6 +74,12 @@ def max_pool(maps: Tensor, pool: nn.MaxPool2d) -> Tensor | None:
         offsets = [offset * dilation - padding for offset in range(kernel)]
         maps = _largest(maps, axis, windows, stride, offsets)
     return maps
+
+
+def _along(axis: int, setting: int | Sequence[int]) -> int:
+    """One number may stand for both axes, by itself or in a sequence."""
+    values = (setting,) if isinstance(setting, int) else setting
+    return values[axis] if len(values) > 1 else values[0]
 
 
 def _windows(
@@ -96,9 +102,7 @@ def _largest(maps: Tensor, axis: int, windows: int, stride: int, offsets: Sequen
         if first < end:
             inside = maps.narrow(axis, offset + first * stride, (end - first - 1) * stride + 1)
             parts.append((first, end, _every(inside, axis, stride)))
-    parts.sort(
-        key=lambda part: part[0] - part[1]
-    )  # those inside the map in every window come first
+    parts.sort(key=lambda part: part[0] - part[1])  # those that lie inside in every window: first
     whole = [part for first, end, part in parts if end - first == windows]
     if len(whole) > 1:
         found, parts = torch.maximum(whole[0], whole[1]), parts[2:]
