@@ -110,7 +110,7 @@ def markdown(content: dict[str, Any], chart: str | None = None) -> str:
         "Where a table says one thread, other programs kept the processors busy: ratios hold there, but "
         "not times. The range shows how rounds differed; ratios a few hundredths apart are the same. "
         "ssgcam takes the maxima of pools below the first target layer by whole rows and columns, to the "
-        "same bit; PyTorch's function, which the floor and all others use, takes 3 to 16 times as long. "
+        "same bit; PyTorch's function, which the floor and all others use, takes several times as long. "
         "On AMD's processors with vectors of 512 bits ssgcam has the linear layers of a network of "
         "tokens (ViT-B/16) multiplied by oneDNN, which uses them, where PyTorch, the floor and all "
         "others have MKL, which does not; memory and, but for rounding, numbers are the same.",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from networks import Small
 from ssgcam import CAM, SSGCAM, LoadedModel, ScoreSettings, SSGSettings
+from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.maps import fuse
 from ssgcam.core.methods import METHODS, layer_cam, ssg_cam
 from ssgcam.errors import SsgcamError
@@ -514,3 +515,19 @@ def test_the_examples_of_the_documentation() -> None:
     # a method is a pure function of a signal
     signals, _ = cam.signals(images, torch.tensor([0, 1]))
     assert layer_cam(signals["act2"]).shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("numbers", [(3e38, 3e38), (-3e38, -3e38), (3e38, 3e38, -1.0)])
+def test_finite_logits_may_have_a_sum_that_is_not(numbers: tuple[float, ...]) -> None:
+    output = torch.tensor([numbers, [0.0] * len(numbers)])
+    logits, classes = logits_and_classes(output, None, torch.zeros(2, 3, 4, 4), None)
+    assert logits is not None
+    assert torch.equal(logits, output)
+    assert torch.equal(classes, output.argmax(1))
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_logits_that_cancel_are_refused_as_well(bad: float) -> None:
+    output = torch.tensor([[0.0, 1.0], [bad, -bad]])
+    with pytest.raises(SsgcamError, match="NaN or infinity for image 1"):
+        logits_and_classes(output, None, torch.zeros(2, 3, 4, 4), None)

@@ -131,9 +131,12 @@ def test_the_network_is_as_it_was(quick: Counter[str]) -> None:
     network = Pooled()
     fields = [set(vars(module)) for module in network.modules()]
     CAM(network, ["act"])(torch.rand(1, 3, 32, 32))
+    assert quick["quick"] == 1
     assert [set(vars(module)) for module in network.modules()] == fields
+    network.head = nn.Linear(7, 5)  # fails after the pools
     with pytest.raises(RuntimeError):
-        capture(network, torch.rand(1, 4, 32, 32), ["act"])
+        capture(network, torch.rand(1, 3, 32, 32), ["act"])
+    assert quick["quick"] == 2
     assert [set(vars(module)) for module in network.modules()] == fields
 
 

@@ -147,8 +147,7 @@ def _enlarged_sum(groups: Sequence[list[tuple[Tensor, float]]], size: tuple[int,
     heights, columns = [], []
     with full_precision(groups[0][0][0]):
         for layers in groups:
-            one = len(layers) == 1
-            maps = layers[0][0][:, None] if one else torch.stack([each for each, _ in layers], 1)
+            maps = torch.stack([layer_map for layer_map, _ in layers], 1)
             height, width = maps.shape[-2:]
             widened = maps @ resizing_matrix(width, size[1], maps.dtype).T
             largest = _largest(extreme_rows(height, size[0], maps.dtype) @ widened)

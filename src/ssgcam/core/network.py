@@ -62,7 +62,7 @@ class _Eager:
     def __enter__(self) -> None:
         with self.lock:
             if not self.depth:
-                self.stance = torch.compiler.set_stance("force_eager")  # from now on
+                self.stance = torch.compiler.set_stance("force_eager")  # acts when made
             self.depth += 1
 
     def __exit__(self, *_: object) -> None:
