@@ -31,7 +31,7 @@ class Photo:
         path: Its file.
         size: Width and height of the photo, in pixels, upright.
         box: Left, top, right and bottom of the part that the network sees; None for all of it.
-        pixels: The network's input, ``[3, H, W]``, normalised.
+        pixels: RGB with 8 bits at the network's input size, ``[3, H, W]`` uint8.
     """
 
     path: Path
@@ -138,16 +138,17 @@ class ExplainTask:
             self.cam.network.to(device)
 
     def read(self, job: Job) -> Photo:
-        """A photo as the network's input."""
+        """A photo at the network's input size."""
         image = read_image(job.path)
         preprocessing = self.model.preprocessing
         box = preprocessing.crop_box(*image.size) if self.crop else None
-        return Photo(job.path, image.size, box, preprocessing([image], self.crop)[0])
+        return Photo(job.path, image.size, box, preprocessing.pixels(image, self.crop))
 
     def compute(self, photos: Sequence[Photo]) -> list[Explanation]:
         """The maps of each photo."""
         device = next(iter(self.cam.network.parameters()), torch.empty(0)).device
-        images = torch.stack([photo.pixels for photo in photos]).to(device)
+        pixels = torch.stack([photo.pixels for photo in photos]).to(device)
+        images = self.model.preprocessing.normalise(pixels)
         return list(_explanations(self.model, self.cam, photos, images, self.classes, self.top))
 
     def write(self, job: Job, made: Explanation) -> tuple[list[str], dict[str, Any]]:

@@ -53,18 +53,18 @@ class Preprocessing:
         return self.normalise(torch.stack([self.pixels(image, crop) for image in images]))
 
     def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
-        """One photo at the network's input size, RGB in [0, 1], before normalisation: [3, H, W]."""
+        """One photo at the network's input size, RGB with 8 bits: ``[3, H, W]`` uint8.
+
+        Whole batches become floating point, in :meth:`normalise` or :func:`unit_range`: threads that
+        read photos would each start threads for that, which slow the network's down.
+        """
         mode = F.InterpolationMode(self.interpolation)
         tensor = F.pil_to_tensor(image.convert("RGB"))
         if crop:
             left, top, right, bottom = self.crop_box(image.width, image.height)
-            tensor = F.resized_crop(
-                tensor, top, left, bottom - top, right - left, list(self.size), mode, antialias=True
-            )
-        else:
-            tensor = F.resize(tensor, list(self.size), mode, antialias=True)
-        scaled: Tensor = F.to_dtype(tensor, torch.float32, scale=True)
-        return scaled
+            tensor = F.crop(tensor, top, left, bottom - top, right - left)
+        resized: Tensor = F.resize(tensor, list(self.size), mode, antialias=True)
+        return resized
 
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """The part of a photo that the weights' centre crop keeps: left, top, right, bottom."""
@@ -77,12 +77,21 @@ class Preprocessing:
         return left, top, max(left + 1, round(left + crop_w)), max(top + 1, round(top + crop_h))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """RGB pixels in [0, 1], ``[N, 3, H, W]``, to the network's input of the same shape."""
+        """RGB of 8 bits or in [0, 1], ``[N, 3, H, W]``, to the network's input of the same shape."""
+        pixels = unit_range(pixels)
         if self.channel_order == "bgr":
             pixels = pixels.flip(-3)
         mean = pixels.new_tensor(self.mean).view(3, 1, 1)
         std = pixels.new_tensor(self.std).view(3, 1, 1)
         return (pixels - mean) / std
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """8 bits as float32 in [0, 1]; what is floating point already stays as it is."""
+    if pixels.is_floating_point():
+        return pixels
+    scaled: Tensor = F.to_dtype(pixels, torch.float32, scale=True)
+    return scaled
 
 
 def from_preset(preset: Any) -> Preprocessing:

@@ -118,7 +118,7 @@ class Segmenter:
         """Explain the present classes of a batch.
 
         Args:
-            pixels: RGB in [0, 1], ``[N, 3, H, W]``, of the network's input size.
+            pixels: RGB with 8 bits or in [0, 1], ``[N, 3, H, W]``, of the network's input size.
 
         Returns:
             For each image by value what was seen: the present classes or, if there is none, the most
@@ -128,7 +128,7 @@ class Segmenter:
             SsgcamError: If an image can't be explained.
         """
         device = next(iter(self.cam.network.parameters()), pixels).device
-        images = self.preprocessing.normalise(pixels).to(device)
+        images = self.preprocessing.normalise(pixels.to(device))
         return self._one(images) if len(self.rule.classes) < 2 else self._several(images)
 
     def see_in_windows(self, photo: Image.Image) -> dict[int, Seen]:

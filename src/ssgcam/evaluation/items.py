@@ -17,6 +17,7 @@ from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
+from ssgcam.preprocessing import unit_range
 from ssgcam.streaming import ahead
 
 Extra = TypeVar("Extra")
@@ -175,10 +176,9 @@ def batches(
     bar = tqdm(total=len(items), initial=first, desc=title, unit="image", disable=shown)
     with bar:
         while chunk := list(islice(stream, settings.batch_size)):
-            found, pixels, sizes, extras = zip(*chunk, strict=True)
-            yield Batch(
-                first, list(found), torch.stack(pixels).to(device), list(sizes), list(extras)
-            )
+            found, images, sizes, extras = zip(*chunk, strict=True)
+            pixels = unit_range(torch.stack(images).to(device))
+            yield Batch(first, list(found), pixels, list(sizes), list(extras))
             first += len(chunk)
             bar.update(len(chunk))
 
