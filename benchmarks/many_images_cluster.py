@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -51,10 +51,10 @@ def cluster(case: Case, counts: list[int], rounds: int, folder: Path) -> list[Cl
     engines = {"local": None, **{f"ray, {n}": RayEngine(actors=n) for n in (1, 2)}}
     for _ in range(rounds):
         for count in counts:
-            photos, masks = folder / f"cluster-{count}", folder / "cluster-masks"
+            photos = folder / f"cluster-{count}"
             generate(photos, count, case.photo, case.ending)
             for name, engine in engines.items():
-                shutil.rmtree(masks, ignore_errors=True)
+                masks = tempfile.mkdtemp(dir=folder)
                 before = processors.total()
                 clock, _ = timed(partial(
                     segment_images, photos, model, masks, cam=CAM(model, layers), classes=[0],

@@ -37,7 +37,8 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     temporary = (scratch or path.parent) / f".{uuid4().hex}{path.suffix}"
     try:
         for folder in (path.parent, temporary.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SsgcamError(
             f"can't write '{path}' ({error.strerror}); choose another output folder"

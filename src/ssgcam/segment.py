@@ -28,8 +28,8 @@ from ssgcam.files import write_json
 from ssgcam.mask_files import voc_colours, write_coco
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe, parameter_hash
-from ssgcam.scale.jobs import Job, Jobs
-from ssgcam.scale.manifest import Done, Manifest
+from ssgcam.scale.jobs import Jobs
+from ssgcam.scale.manifest import Manifest
 from ssgcam.scale.naming import name_jobs
 from ssgcam.scale.stream import Engine, run, work_off
 from ssgcam.scale.windows import Windows
@@ -139,10 +139,6 @@ def segment_images(
     names = tuple(_name(loaded, index) for index in rule.classes) or ("most probable class",)
     manifest = Manifest(out / MANIFEST, settings)
 
-    def report(job: Job, done: Done) -> None:
-        if failed is not None and done.error:
-            failed(Failure(job.path, done.error))
-
     for failure in left_out:
         if failed is not None:
             failed(failure)
@@ -152,7 +148,7 @@ def segment_images(
             task,
             manifest,
             engine=engine or partial(work_off, workers=workers),
-            each=report,
+            failed=failed,
             progress=progress,
         )
     finally:  # not before: another run may be writing there

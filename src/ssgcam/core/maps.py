@@ -212,4 +212,4 @@ def fuse(
 
 def threshold(maps: Tensor, value: float) -> Tensor:
     """Masks ``[N, h, w]``: where a map in [0, 1] reaches ``value`` and there is any evidence."""
-    return (maps >= value) & (maps > 0)
+    return maps >= value if value > 0 else maps > 0

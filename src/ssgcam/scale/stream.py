@@ -106,6 +106,7 @@ def run(
     *,
     engine: Engine | None = None,
     each: Callable[[Job, Done], object] | None = None,
+    failed: Callable[[Failure], object] | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Work off jobs, except those that the manifest says are finished.
@@ -116,6 +117,7 @@ def run(
         manifest: Gets a line for each, in its folder the outputs are.
         engine: Who works; :func:`work_off`, this process, by default.
         each: Called with each image when it is done, or has failed.
+        failed: Called with each image that has failed.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -135,10 +137,14 @@ def run(
             for done in (engine or work_off)(groups, task):
                 manifest.add(done)
                 bar.update()
+                if each is None and not done.error:
+                    continue
                 job = jobs.get(done.name)
                 assert job is not None
                 if done.error:
                     failures.append(Failure(job.path, done.error))
+                    if failed is not None:
+                        failed(failures[-1])
                 if each is not None:
                     each(job, done)
     return Outcome(len(jobs), len(jobs) - count, tuple(failures))
