@@ -32,10 +32,10 @@ class Case:
 
 CASES = (
     Case("resnet18", 112, (160, 160), "png", 640),
-    Case("resnet34", 224, (500, 375), "jpg", 96),
+    Case("resnet34", 224, (500, 375), "jpg", 192),
     Case("tiny", 32, (32, 32), "png", 4096),
     Case("resnet34", 112, (160, 160), "png", 640),
-    Case("vgg16", 224, (500, 375), "jpg", 32),
+    Case("vgg16", 224, (500, 375), "jpg", 96),
 )
 
 
