@@ -19,7 +19,6 @@ from ssgcam.core.settings import SSGSettings
 from ssgcam.images import read_image
 from ssgcam.models import load_model
 from ssgcam.scale.naming import name_flat
-from ssgcam.streaming import ahead
 from ssgcam.training import TrainingSettings
 
 
@@ -253,27 +252,6 @@ def test_every_public_name_is_there():
         assert getattr(ssgcam, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         ssgcam.nonsense  # noqa: B018
-
-
-def test_stream_keeps_order_and_is_bounded():
-    taken = []
-
-    def numbers():
-        for i in range(50):
-            taken.append(i)
-            yield i
-
-    stream = ahead(lambda i: i * i, numbers(), window=4, workers=3)
-    assert next(stream) == 0
-    assert len(taken) <= 6
-    assert list(stream) == [i * i for i in range(1, 50)]
-
-
-def test_stream_raises_what_a_call_raises():
-    stream = ahead(lambda i: 1 // i, [2, 1, 0, 3], window=2)
-    assert [next(stream), next(stream)] == [0, 1]
-    with pytest.raises(ZeroDivisionError):
-        next(stream)
 
 
 def test_a_second_run_goes_on_where_the_first_was_cut_off(tmp_path):

@@ -2,6 +2,10 @@
 
 Decoding and resizing release Python's lock, so that threads suffice. Memory is bounded: at most a
 window of results waits at a time. ``scale.stream`` builds the engine for whole folders on it.
+
+Each of these threads does its arithmetic by itself. If PyTorch's operations in them started threads of
+their own, OpenMP would count more threads than processors and put those of the network to sleep at
+every operation, instead of letting them wait awake for the next.
 """
 
 from __future__ import annotations
@@ -11,8 +15,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
+
+import torch
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -54,7 +62,7 @@ def ahead(
         [1, 2, 3]
     """
     waiting: deque[Future[Made]] = deque()
-    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), initializer=_alone)
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -64,3 +72,14 @@ def ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _alone() -> None:
+    """Let the calling thread, and no other, do PyTorch's operations without further threads."""
+    torch.get_num_threads()  # PyTorch sets the number when a thread first uses it
+    _libraries().limit(limits=1, user_api="openmp")
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
