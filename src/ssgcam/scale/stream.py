@@ -7,10 +7,9 @@ number of images: memory is bounded, and a slow disk slows the network instead o
 
 The readers are threads, not processes of a ``DataLoader``: Pillow and torch release Python's lock
 while they decode, resize and compress. Measured on two busy cores, with a tiny network on 4,000 PNG
-files of 32 pixels, where Python's share is largest: 202 images a second by two threads for 2.6 s of
-processor time, 191 and 177 by one and two worker processes for 2.8 s and 3.5 s. With ResNet18 on
-photos of 500x375 they were equal within the noise. And threads need no shared memory, no pickling
-and no fork.
+files of 32 pixels, where Python's share is largest: one and two worker processes made 5 % and 12 %
+fewer images a second than two threads, for 8 % and 35 % more processor time. With ResNet18 on photos
+of 500x375 they were equal within the noise. And threads need no shared memory, no pickling and no fork.
 """
 
 from __future__ import annotations
