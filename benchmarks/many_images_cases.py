@@ -31,7 +31,7 @@ class Case:
 
 
 CASES = (
-    Case("resnet18", 112, (160, 160), "png", 640),
+    Case("resnet18", 112, (160, 160), "png", 1280),
     Case("resnet34", 224, (500, 375), "jpg", 192),
     Case("tiny", 32, (32, 32), "png", 4096),
     Case("resnet34", 112, (160, 160), "png", 640),

@@ -1,5 +1,6 @@
 """Reading ahead by threads: order, bounds, errors, and threads that leave the processors alone."""
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +48,13 @@ def test_arithmetic_in_the_threads_is_done_by_each_alone(three_threads):
     assert torch.get_num_threads() == 3
     with ThreadPoolExecutor(1) as pool:  # somebody else's thread
         assert pool.submit(torch.get_num_threads).result() == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such kind of work")
+def test_the_threads_are_batch_work_to_the_scheduler():
+    kinds = list(ahead(lambda _: os.sched_getscheduler(0), range(4), window=2, workers=2))
+    assert kinds == [os.SCHED_BATCH] * 4
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")

@@ -5,15 +5,18 @@ window of results waits at a time. ``scale.stream`` builds the engine for whole 
 
 Each of these threads does its arithmetic by itself. If PyTorch's operations in them started threads of
 their own, OpenMP would count more threads than processors and put those of the network to sleep at
-every operation, instead of letting them wait awake for the next.
+every operation, instead of letting them wait awake for the next. And on Linux they are batch work to
+the scheduler: a thread that was waiting for a file does not interrupt the network's.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,7 +65,7 @@ def ahead(
         [1, 2, 3]
     """
     waiting: deque[Future[Made]] = deque()
-    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), initializer=_alone)
+    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), initializer=_stand_back)
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -74,10 +77,13 @@ def ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _alone() -> None:
-    """Let the calling thread, and no other, do PyTorch's operations without further threads."""
+def _stand_back() -> None:
+    """Let the calling thread, and no other, leave the processors to the network; see the top."""
     torch.get_num_threads()  # PyTorch sets the number when a thread first uses it
     _libraries().limit(limits=1, user_api="openmp")
+    if sys.platform == "linux":
+        with suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 @cache
