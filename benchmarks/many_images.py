@@ -254,7 +254,10 @@ def main() -> None:
         for case in CASES[:1] if quick else CASES:
             for threads in options.threads if "throughput" in found else ():
                 torch.set_num_threads(threads)
-                add("throughput", throughput(case, BATCH if quick else case.images, rounds, folder))
+                add(
+                    "throughput",
+                    throughput(case, 20 * BATCH if quick else case.images, rounds, folder),
+                )
         for count in ([200, 2_000] if quick else options.counts) if "memory" in found else ():
             add("memory", memory(count, folder))
         if "cluster" in found:
