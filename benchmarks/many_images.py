@@ -10,7 +10,7 @@ Throughput: photos from disk to masks on disk, against the floor: one forward pa
 memory. The two take turns, so that whatever else the machine does slows both alike; beside the
 rates by the clock there is the ratio of processor times, which other processes hardly change. Each
 round writes to a new folder and nothing is deleted before the end: for some minutes after many files
-were deleted ext4 takes ten times as long to make one. So wait five minutes between two runs.
+were deleted ext4 takes much longer to make one. So wait five minutes between two runs.
 
 Memory: peak resident size of a process that segments 1,000, 10,000 and 100,000 generated images.
 

@@ -52,7 +52,7 @@ def ahead(
     """``map(function, items)`` by threads, in order, at most ``window`` results ahead of the reader.
 
     Args:
-        function: Called in a thread. What it raises is raised here.
+        function: Called in a thread that stands back for others. What it raises is raised here.
         items: Taken one at a time, in the reader's thread.
         window: How many calls may wait to be taken.
         workers: Threads; one for each processor, at most 8, if None.
