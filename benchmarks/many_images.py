@@ -5,12 +5,10 @@
                                                           # (needs the extra ``ray``)
     python benchmarks/many_images.py --quick --out DIR    # a minute: fewer images, one network
 
-Throughput: photos from disk to masks on disk, against the floor: one forward pass and one
-``autograd.grad`` to the same layers, same network, batch and threads, on a batch that is already in
-memory. The two take turns, so that whatever else the machine does slows both alike; beside the
-rates by the clock there is the ratio of processor times, which other processes hardly change. Each
-round writes to a new folder and nothing is deleted before the end: for some minutes after many files
-were deleted ext4 takes much longer to make one. So wait five minutes between two runs.
+Throughput: photos from disk to masks on disk, against the bare network on a batch in memory
+(``many_images_throughput.py``). Each round writes to a new folder and nothing is deleted before the
+end: for some minutes after many files were deleted ext4 takes much longer to make one. So wait five
+minutes between two runs.
 
 Memory: peak resident size of a process that segments 1,000, 10,000 and 100,000 generated images.
 
@@ -24,48 +22,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from many_images_cases import BATCH, CASES, Case, generate, load, timed, tiny
+from many_images_cases import BATCH, CASES, generate, timed, tiny
 from many_images_cluster import cluster
-from ssgcam import CAM, LoadedModel
+from many_images_throughput import throughput
+from ssgcam import CAM
+from ssgcam.allocator import keep_freed_memory
 from ssgcam.files import write_json, write_text
 from ssgcam.segment import segment_images, versions
 from study import DOCS, command, table
 
 PARTS = ("throughput", "memory", "cluster")
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Medians over rounds; ratios above 1 mean that ``segment`` is the faster."""
-
-    network: str
-    input: int
-    photo: str
-    images: int
-    batch: int
-    threads: int
-    rounds: int
-    floor_per_second: float
-    segment_per_second: float
-    ratio: float
-    ratio_lowest: float
-    ratio_highest: float
-    floor_cpu_ms: float
-    segment_cpu_ms: float
-    cpu_ratio: float
 
 
 @dataclass(frozen=True)
@@ -77,71 +52,6 @@ class Memory:
     seconds: float
     images_per_second: float
     cpu_ms: float
-
-
-def floor(model: LoadedModel, layers: list[str], batch: Tensor) -> Callable[[], object]:
-    """One forward pass and one gradient with respect to the layers' outputs, parameters frozen."""
-    modules = dict(model.network.named_modules())
-    for parameter in model.network.parameters():
-        parameter.requires_grad_(False)
-
-    def step() -> object:
-        kept: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            kept.append(output if output.requires_grad else output.detach().requires_grad_())
-            return kept[-1].clone()
-
-        handles = [modules[name].register_forward_hook(keep) for name in layers]
-        logits = model.network(batch)
-        for handle in handles:
-            handle.remove()
-        return torch.autograd.grad(logits[:, 0].sum(), kept)
-
-    return step
-
-
-def throughput(case: Case, images: int, rounds: int, folder: Path) -> Throughput:
-    """Let the floor and ``segment`` take turns."""
-    model = load(case)
-    photos = folder / f"{case.network}-{case.side}-photos"
-    generate(photos, images, case.photo, case.ending)
-    batch = torch.randn(BATCH, 3, case.side, case.side)
-    layers = CAM(model).layers(batch)
-    step = floor(model, layers, batch)
-
-    def segment() -> None:
-        masks = tempfile.mkdtemp(dir=folder)
-        segment_images(photos, model, masks, cam=CAM(model, layers), classes=[0], gate=0.0,
-                       batch_size=BATCH)  # fmt: skip
-
-    def bare() -> None:
-        for _ in range(images // BATCH):
-            step()
-
-    step()
-    segment()  # both once before the clock starts
-    pairs = [(timed(bare), timed(segment)) for _ in range(rounds)]
-    ratios = [bare_[0] / segment_[0] for bare_, segment_ in pairs]
-    cpu_ratios = [bare_[1] / segment_[1] for bare_, segment_ in pairs]
-    median = statistics.median
-    return Throughput(
-        network=case.network,
-        input=case.side,
-        photo=f"{case.photo[0]}x{case.photo[1]} {case.ending}",
-        images=images,
-        batch=BATCH,
-        threads=torch.get_num_threads(),
-        rounds=rounds,
-        floor_per_second=round(median(images / bare_[0] for bare_, _ in pairs), 1),
-        segment_per_second=round(median(images / segment_[0] for _, segment_ in pairs), 1),
-        ratio=round(median(ratios), 3),
-        ratio_lowest=round(min(ratios), 3),
-        ratio_highest=round(max(ratios), 3),
-        floor_cpu_ms=round(median(1000 * bare_[1] / images for bare_, _ in pairs), 3),
-        segment_cpu_ms=round(median(1000 * segment_[1] / images for _, segment_ in pairs), 3),
-        cpu_ratio=round(median(cpu_ratios), 3),
-    )
 
 
 def memory(count: int, folder: Path) -> Memory:
@@ -164,6 +74,7 @@ def memory(count: int, folder: Path) -> Memory:
 
 def child(photos: Path, masks: Path) -> None:
     """What the process does whose memory is measured."""
+    keep_freed_memory()  # as the command does
     model = tiny()
     clock, cpu = timed(
         lambda: segment_images(photos, model, masks, cam=CAM(model, ["3"]), classes=[0], gate=0.0,
@@ -189,13 +100,15 @@ def fitted(rows: list[dict[str, Any]]) -> list[list[str]]:
 def markdown(content: dict[str, Any]) -> str:
     """A table for each part."""
     first = table(
-        ["network, input, threads", "photos", "floor, images/s", "segment, images/s",
-         "ratio (range)", "processor time, ms: floor, segment", "ratio"],
+        ["network, input, threads", "photos", "images/s: bare, bare with memory kept, `segment`",
+         "`segment` to bare (range)", "to bare with memory kept (range)",
+         "processor time, ms: bare, with memory kept, `segment`"],
         [
             [f"{row['network']}, {row['input']} px, {row['threads']}", row["photo"],
-             f"{row['floor_per_second']:g}", f"{row['segment_per_second']:g}",
-             f"{row['ratio']:.2f} ({row['ratio_lowest']:.2f} to {row['ratio_highest']:.2f})",
-             f"{row['floor_cpu_ms']:.2f}, {row['segment_cpu_ms']:.2f}", f"{row['cpu_ratio']:.2f}"]
+             ", ".join(f"{count:g}" for count in row["per_second"].values()),
+             *(f"{middle:.2f} ({low:.2f} to {high:.2f})" for low, middle, high in
+               (row["ratio"], row["ratio_kept"])),
+             ", ".join(f"{time:.2f}" for time in row["cpu_ms"].values())]
             for row in content.get("throughput", [])
         ],
     )  # fmt: skip
@@ -251,13 +164,10 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        for case in CASES[:1] if quick else CASES:
+        for index, case in enumerate(CASES[:1] if quick else CASES):
             for threads in options.threads if "throughput" in found else ():
-                torch.set_num_threads(threads)
-                add(
-                    "throughput",
-                    throughput(case, 20 * BATCH if quick else case.images, rounds, folder),
-                )
+                images = 20 * BATCH if quick else case.images
+                add("throughput", throughput(index, images, threads, rounds, folder))
         for count in ([200, 2_000] if quick else options.counts) if "memory" in found else ():
             add("memory", memory(count, folder))
         if "cluster" in found:

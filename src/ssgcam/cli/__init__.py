@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ssgcam import __version__
+from ssgcam.allocator import keep_freed_memory
 from ssgcam.errors import SsgcamError
 
 #: Subcommand -> what the overview says about it.
@@ -101,6 +102,7 @@ def _options(
 
 def main() -> None:
     """Run the command."""
+    keep_freed_memory()
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  # for --model module:factory
     app(prog_name="ssgcam")
 

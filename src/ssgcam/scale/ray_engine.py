@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from ssgcam.allocator import keep_freed_memory
 from ssgcam.errors import SsgcamError, require
 from ssgcam.scale.jobs import Job
 from ssgcam.scale.manifest import Done
@@ -142,6 +143,7 @@ class _Actor:
     def __init__(self, task: Any, gpu: bool, workers: int | None) -> None:
         import ray
 
+        keep_freed_memory()
         self.task: Task[Any, Any] = ray.get(task)
         self.workers = workers
         self.task.start(torch.device("cuda") if gpu else None)
