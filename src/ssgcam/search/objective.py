@@ -6,9 +6,9 @@ then the mask threshold and the class gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from torch.nn import functional as F
 from ssgcam.search.cache import MapCache
 from ssgcam.search.calibration import Examples
 from ssgcam.search.scoring import Counts, Fitness, box_counts, boxes_of, fitness
-from ssgcam.streaming import ahead
-
-Found = TypeVar("Found")
 
 #: Genes of a layer: gate, weight, grid index.
 GENES = 3
@@ -29,19 +26,16 @@ MIN_WEIGHT = 0.05
 THRESHOLD_RANGE = (0.01, 0.95)
 
 
-def _of_each(function: Callable[[int], Found], images: int) -> Iterator[Found]:
-    """``map(function, range(images))``, images shared out over PyTorch's threads.
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Each operation here takes a tenth of a millisecond, less than several threads take to meet.
 
-    Within an image each operation takes a tenth of a millisecond, less than several threads take to
-    meet. The order, and so every bit, is the same for any number of threads.
+    Sharing the images out over two threads gained nothing either (``docs/search.md``).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if threads == 1:
-            yield from map(function, range(images))
-        else:
-            yield from ahead(function, range(images), window=2 * threads, workers=threads)
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -151,6 +145,7 @@ class Objective:
         probabilities = self.examples.probabilities[list(self.rows)].double()
         return fitness(counts.gated(probabilities >= candidates.gates[:, None]), self.kind)
 
+    @_one_thread()
     def counts(self, candidates: Candidates) -> Counts:
         """Counts ``[P, n]`` before the gate, from a few large operations for each image."""
         active = candidates.weights > 0
@@ -159,25 +154,25 @@ class Objective:
         starts = active.sum(1).cumsum(0) - active.sum(1)
         limits = candidates.thresholds.to(self.dtype)
         count = len(candidates.thresholds)
-        rows = self.rows
-        assert rows is not None
-
-        def found(n: int) -> Tensor:
-            fused = self.cache.sums(rows[n], wanted, starts, weights)
+        assert self.rows is not None
+        found = torch.empty(len(self.rows), 2, count, dtype=self.dtype)
+        boxes = torch.empty(count, len(self.rows), 4, dtype=torch.float64)
+        for n, row in enumerate(self.rows):
+            fused = self.cache.sums(row, wanted, starts, weights)
             peaks = fused.amax(1)
             cut = torch.where(peaks > 0, peaks * limits, torch.inf)
             fused.ge_(cut[:, None])
             if self.kind == "box":
-                return boxes_of(fused.view(count, *self.cache.size) > 0)
-            return self._shares[n] @ fused.T
-
-        each = torch.stack([*_of_each(found, len(rows))], -2)
+                boxes[:, n] = boxes_of(fused.view(count, *self.cache.size) > 0)
+            else:
+                torch.mm(self._shares[n], fused.T, out=found[n])
         if self.kind == "box":
-            return box_counts(each, self._boxes, self._valid)
-        hit, predicted = each.permute(0, 2, 1).double()
+            return box_counts(boxes, self._boxes, self._valid)
+        hit, predicted = found.permute(1, 2, 0).double()
         return Counts(hit, predicted, self._true, self._valid)
 
 
+@_one_thread()
 def ranked_entries(objective: Objective, thresholds: int = 24) -> tuple[Tensor, Tensor]:
     """Every layer's grid entries, best first by their own pooled IoU: an index gene gets an order.
 
@@ -192,26 +187,22 @@ def ranked_entries(objective: Objective, thresholds: int = 24) -> tuple[Tensor, 
         Entries ``[L, entries]``, best first, and the best threshold of each, in the same order.
     """
     cache = objective.cache
-    images = objective.rows
-    assert images is not None
+    assert objective.rows is not None
     limits = torch.from_numpy(np.geomspace(*THRESHOLD_RANGE, thresholds))
-    entries = cache.values.shape[1]
+    rows = cache.values.shape[1]
+    hit, predicted = torch.zeros(2, thresholds, rows, dtype=torch.float64)
     picked = torch.arange(cache.size[0] * cache.size[1]).view(cache.size)[::2, ::2].flatten()
     scale = 255 if cache.values.dtype == torch.uint8 else 1
-
-    def counts(n: int) -> Tensor:
-        """Object and valid pixels inside the mask of each threshold and entry ``[2, T, R]``."""
-        maps = cache.values[images[n]].index_select(1, picked).to(objective.dtype)
-        inside = torch.empty_like(maps)
+    inside = torch.empty(rows, len(picked), dtype=objective.dtype)
+    for n, row in enumerate(objective.rows):
+        maps = cache.values[row].index_select(1, picked).to(objective.dtype)
         shares = objective._shares[n][:, picked]
-        found = [shares @ torch.ge(maps, cut, out=inside).T for cut in (limits * scale).tolist()]
-        return torch.stack(found, 1)
-
-    hit, predicted = torch.zeros(2, thresholds, entries, dtype=torch.float64)
-    for one in _of_each(counts, len(images)):
-        hit += one[0]
-        predicted += one[1]
-    truth = sum(float(objective._shares[n][0, picked].sum()) for n in range(len(images)))
+        for t, limit in enumerate(limits.tolist()):
+            torch.ge(maps, limit * scale, out=inside)
+            counts = shares @ inside.T
+            hit[t] += counts[0]
+            predicted[t] += counts[1]
+    truth = sum(float(objective._shares[n][0, picked].sum()) for n in range(len(objective.rows)))
     scores = hit / (predicted + truth - hit).clamp_min(1e-12)
     best, at = scores.max(0)
     order = best.view(objective.layers, -1).argsort(dim=1, descending=True, stable=True)
