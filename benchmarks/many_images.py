@@ -105,7 +105,7 @@ def markdown(content: dict[str, Any]) -> str:
          "processor time, ms: bare, with memory kept, `segment`"],
         [
             [f"{row['network']}, {row['input']} px, {row['threads']}", row["photo"],
-             ", ".join(f"{count:g}" for count in row["per_second"].values()),
+             ", ".join(f"{count:.1f}" for count in row["per_second"].values()),
              *(f"{middle:.2f} ({low:.2f} to {high:.2f})" for low, middle, high in
                (row["ratio"], row["ratio_kept"])),
              ", ".join(f"{time:.2f}" for time in row["cpu_ms"].values())]
