@@ -131,6 +131,7 @@ class Objective:
         weights = layers[..., 1] * (layers[..., 0] >= 0.5)
         return Candidates(weights, index, genes[:, -2], gates)
 
+    @_one_thread()
     def __call__(self, genomes: NDArray[np.float64]) -> NDArray[np.float64]:
         """What SciPy minimises: 1 minus the penalised fitness of each column, ``[P]``."""
         candidates = self.decode(genomes)
