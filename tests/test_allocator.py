@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from ssgcam import cli
+
 FREE_AND_ASK = """
 import resource, torch
 from ssgcam.allocator import keep_freed_memory
@@ -53,3 +55,12 @@ def test_memory_that_was_freed_is_not_cleared_again():
 )
 def test_what_the_environment_says_is_left(environment):
     assert faults(keep=True, **environment)[0] == "False"
+
+
+def test_the_command_keeps_memory_before_anything_else(monkeypatch):
+    order = []
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: order.append("keep"))
+    monkeypatch.setattr(cli, "app", lambda **_: order.append("command"))
+    cli.main()
+    assert order == ["keep", "command"]
