@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from malaria_windows import WindowSet
 from ssgcam import CAM, LoadedModel, SSGSettings, load_model
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.signals import Signal
 from ssgcam.metrics import (

@@ -14,7 +14,7 @@ from pathlib import Path
 from ablation import cell_batches
 from ssgcam import CAM, load_model
 from ssgcam.core.methods import ssg_cam
-from ssgcam.core.settings import ScoreSettings
+from ssgcam.core.settings import TargetSettings
 from ssgcam.metrics import bootstrap_interval, pixel_average_precision, score_histograms
 from study import DOCS, Row, command, row, table, with_interval, write_study
 
@@ -35,8 +35,8 @@ def main() -> None:
     tested = (batch for batch in cell_batches(options.data, model, 0) if not batch[3][0])
     images, labels, masks, _, groups = next(tested)
     images, labels, masks = images[:count], labels[:count], masks[:count]
-    kinds = {"square of the first order": ScoreSettings()} | {
-        f"Hessian's diagonal, {probes} probes": ScoreSettings(second="hutchinson", probes=probes)
+    kinds = {"square of the first order": TargetSettings()} | {
+        f"Hessian's diagonal, {probes} probes": TargetSettings(second="hutchinson", probes=probes)
         for probes in options.probes
     }
     rows: list[Row] = []

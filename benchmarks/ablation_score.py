@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from ablation import WORKING, cell_batches, mean_over_layers, photo_batches
 from ssgcam import CAM, LoadedModel, load_model
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
-from ssgcam.core.settings import Fusion, ScoreSettings
+from ssgcam.core.settings import Fusion, TargetSettings
 from ssgcam.metrics import (
     bootstrap_interval,
     paired_difference,
@@ -37,21 +37,21 @@ from study import DOCS, Row, command, row, signed, table, with_interval, write_s
 
 DEFAULT = "exp, squared"
 PIECEWISE_LINEAR = {
-    DEFAULT: ScoreSettings(),
-    "odds": ScoreSettings("odds"),
-    "odds, magnitude": ScoreSettings("odds", sign="absolute"),
-    "probability": ScoreSettings("probability"),
-    "probability, magnitude": ScoreSettings("probability", sign="absolute"),
-    "log_probability, magnitude": ScoreSettings("log_probability", sign="absolute"),
-    "sigmoid": ScoreSettings("sigmoid"),
-    "sigmoid, magnitude": ScoreSettings("sigmoid", sign="absolute"),
+    DEFAULT: TargetSettings(),
+    "odds": TargetSettings("odds"),
+    "odds, magnitude": TargetSettings("odds", sign="absolute"),
+    "probability": TargetSettings("probability"),
+    "probability, magnitude": TargetSettings("probability", sign="absolute"),
+    "log_probability, magnitude": TargetSettings("log_probability", sign="absolute"),
+    "sigmoid": TargetSettings("sigmoid"),
+    "sigmoid, magnitude": TargetSettings("sigmoid", sign="absolute"),
 }
 SMOOTH = {
-    DEFAULT: ScoreSettings(),
-    "exp, hutchinson": ScoreSettings(second="hutchinson"),
-    "exp, hutchinson, magnitude": ScoreSettings(second="hutchinson", sign="absolute"),
-    "odds": ScoreSettings("odds"),
-    "odds, hutchinson": ScoreSettings("odds", second="hutchinson"),
+    DEFAULT: TargetSettings(),
+    "exp, hutchinson": TargetSettings(second="hutchinson"),
+    "exp, hutchinson, magnitude": TargetSettings(second="hutchinson", sign="absolute"),
+    "odds": TargetSettings("odds"),
+    "odds, hutchinson": TargetSettings("odds", second="hutchinson"),
 }
 FUSIONS: dict[str, tuple[Fusion, float]] = {
     "mean": ("mean", 1.0),
@@ -74,7 +74,7 @@ class Scored:
 
 
 def collected(
-    model: LoadedModel, batches: Batches, layers: str | list[str], scores: dict[str, ScoreSettings],
+    model: LoadedModel, batches: Batches, layers: str | list[str], scores: dict[str, TargetSettings],
     title: str,
 ) -> Scored:  # fmt: skip
     """Score every setting on every image."""
@@ -167,7 +167,7 @@ def main() -> None:
             if not batch[3][0]:  # a batch is of calibration or of test windows
                 yield batch
 
-    studies: dict[str, tuple[LoadedModel, Batches, str | list[str], dict[str, ScoreSettings]]] = {
+    studies: dict[str, tuple[LoadedModel, Batches, str | list[str], dict[str, TargetSettings]]] = {
         "EfficientNet-Lite0": (
             lite, photo_batches(options.data, lite, options.tiny), "auto", PIECEWISE_LINEAR),
         "SqueezeNet": (

@@ -1,11 +1,11 @@
-"""Ablation of the search: how many calibration images it needs, and whether its optimiser matters.
+"""Ablation of the search: how many calibration images it needs, and whether its optimizer matters.
 
 Infected red blood cells and a network of ``train_malaria.py``, plain maps without flips or refinement,
 at 56x56 cells: IoU against the ellipse of each cell on the windows of the fold's test fields.
 **Images**: several draws of each size (of 40 and 80 there is one set, and several seeds of the search).
 Each calibrates the search, the best single SSG-CAM layer (its settings searched alike) and the best
 single LayerCAM layer. Of the 80 windows, 40 are from fields whose image-level labels the network was
-trained on. **Optimisers**: equal evaluations on 40 windows, from the same planted candidates: our
+trained on. **Optimizers**: equal evaluations on 40 windows, from the same planted candidates: our
 differential evolution, the same with SciPy's default step sizes, CMA-ES with margin (Hamano et al. 2022)
 and random search.
 
@@ -145,15 +145,15 @@ def covariance(trace: Trace, population: Array, settings: SearchSettings) -> Non
     steps = np.where(trace.objective.integral, 1 / (high - low), 0.0)
     bounds = np.tile([0.0, 1.0], (len(low), 1))
     start = (trace.genes - low) / (high - low)
-    optimiser = CMAwM(start, 0.2, bounds, steps, seed=settings.seed)
-    while len(trace.curve) + optimiser.population_size <= budget:
-        asked = [optimiser.ask() for _ in range(optimiser.population_size)]
+    optimizer = CMAwM(start, 0.2, bounds, steps, seed=settings.seed)
+    while len(trace.curve) + optimizer.population_size <= budget:
+        asked = [optimizer.ask() for _ in range(optimizer.population_size)]
         costs = trace((low + np.stack([shown for shown, _ in asked]) * (high - low)).T)
-        optimiser.tell([(told, float(c)) for (_, told), c in zip(asked, costs, strict=True)])
-        if optimiser.should_stop():  # converged: again from the best so far
+        optimizer.tell([(told, float(c)) for (_, told), c in zip(asked, costs, strict=True)])
+        if optimizer.should_stop():  # converged: again from the best so far
             start = (trace.genes - low) / (high - low)
             seed = settings.seed + len(trace.curve)
-            optimiser = CMAwM(start, 0.2, bounds, steps, seed=seed)
+            optimizer = CMAwM(start, 0.2, bounds, steps, seed=seed)
 
 
 def random(trace: Trace, population: Array, settings: SearchSettings) -> None:
@@ -176,10 +176,10 @@ OPTIMISERS: dict[str, Callable[[Trace, Array, SearchSettings], None]] = {
 }
 
 
-def optimised(
+def optimized(
     objective: Objective, name: str, settings: SearchSettings
 ) -> tuple[Trace, Candidates, float]:
-    """One optimiser's run: its trace, its best candidate, its seconds."""
+    """One optimizer's run: its trace, its best candidate, its seconds."""
     order, thresholds = ranked_entries(replace(objective, order=None))
     population = first_generation(objective, order, thresholds, settings.population, settings.seed)
     trace = Trace(objective)
@@ -223,7 +223,7 @@ def sizes_study(cells: Cells, settings: SearchSettings, draws: int) -> list[dict
             rows = sorted(np.random.default_rng([draw, size]).permutation(pool)[:size].tolist())
             objective = cells.objective(rows, settings)
             run = replace(settings, seed=draw)
-            trace, best, seconds = optimised(objective, "differential evolution (ours)", run)
+            trace, best, seconds = optimized(objective, "differential evolution (ours)", run)
             top = sorted({int(entry) for entry in objective.order[:, :3].flatten()})  # type: ignore[index]
             found.append(
                 {
@@ -240,16 +240,16 @@ def sizes_study(cells: Cells, settings: SearchSettings, draws: int) -> list[dict
     return found
 
 
-def optimisers_study(cells: Cells, settings: SearchSettings, seeds: int) -> list[dict[str, Any]]:
-    """For each optimiser and seed: its best fitness, the IoU on the test windows, its course."""
+def optimizers_study(cells: Cells, settings: SearchSettings, seeds: int) -> list[dict[str, Any]]:
+    """For each optimizer and seed: its best fitness, the IoU on the test windows, its course."""
     objective = cells.objective(range(CALIBRATION), settings)
     found = []
     for name in OPTIMISERS:
         for seed in range(seeds):
-            trace, best, seconds = optimised(objective, name, replace(settings, seed=seed))
+            trace, best, seconds = optimized(objective, name, replace(settings, seed=seed))
             found.append(
                 {
-                    "optimiser": name,
+                    "optimizer": name,
                     "seed": seed,
                     "calibration": 1 - trace.best,
                     "held_out": float(cells.score(best)),
@@ -278,17 +278,17 @@ def main() -> None:
     file = options.weights / f"malaria_{options.network}_fold{options.fold}.pth"
     kept = options.work / f"{options.network}_fold{options.fold}_{settings.generations}.json"
     found = json.loads(kept.read_text()) if kept.is_file() else {}
-    if not {"sizes", "optimisers"} <= set(found):
+    if not {"sizes", "optimizers"} <= set(found):
         cells = prepared(options.data, file, options.fold, settings)
         found["windows"] = len(cells.far)
-        for name, study in (("sizes", sizes_study), ("optimisers", optimisers_study)):
+        for name, study in (("sizes", sizes_study), ("optimizers", optimizers_study)):
             if name not in found:
                 found[name] = study(cells, settings, repeats)
                 write_json(kept, found)
-    sizes, optimisers = found["sizes"], found["optimisers"]
+    sizes, optimizers = found["sizes"], found["optimizers"]
     about = (__doc__ or "").split("\n\n")[1]
-    rows, text = report(sizes, optimisers, options.network, found["windows"], about)
-    figure = drawn(sizes, optimisers, settings.population)
+    rows, text = report(sizes, optimizers, options.network, found["windows"], about)
+    figure = drawn(sizes, optimizers, settings.population)
     write_with(
         options.out / "ablation_search.png", lambda p: figure.savefig(p, format="png", dpi=130)
     )

@@ -12,7 +12,7 @@ from study import Row, command, table
 
 
 def drawn(
-    sizes: Sequence[dict[str, Any]], optimisers: Sequence[dict[str, Any]], step: int
+    sizes: Sequence[dict[str, Any]], optimizers: Sequence[dict[str, Any]], step: int
 ) -> Figure:
     """IoU against the number of images; best fitness against evaluations."""
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -29,8 +29,8 @@ def drawn(
     left.set(xscale="log", xlabel="calibration images", ylabel="IoU on the test windows")
     left.set_xticks(counts, [str(n) for n in counts])
     left.minorticks_off()
-    for name in dict.fromkeys(run["optimiser"] for run in optimisers):
-        curves = [run["curve"] for run in optimisers if run["optimiser"] == name]
+    for name in dict.fromkeys(run["optimizer"] for run in optimizers):
+        curves = [run["curve"] for run in optimizers if run["optimizer"] == name]
         shortest = min(map(len, curves))
         mean = np.mean([curve[:shortest] for curve in curves], axis=0)
         right.plot(np.arange(shortest) * step, mean, label=name)
@@ -43,7 +43,7 @@ def drawn(
 
 def report(
     sizes: Sequence[dict[str, Any]],
-    optimisers: Sequence[dict[str, Any]],
+    optimizers: Sequence[dict[str, Any]],
     network: str,
     n: int,
     about: str,
@@ -69,8 +69,8 @@ def report(
         cost = float(np.mean([run["seconds"] for run in runs]))
         first.append([str(count), str(len(runs)), *cells, f"{cost:.0f}"])
     second = []
-    for name in dict.fromkeys(run["optimiser"] for run in optimisers):
-        runs = [run for run in optimisers if run["optimiser"] == name]
+    for name in dict.fromkeys(run["optimizer"] for run in optimizers):
+        runs = [run for run in optimizers if run["optimizer"] == name]
         second.append(
             [
                 name,
@@ -81,7 +81,7 @@ def report(
             ]
         )
     text = [
-        "# Ablation of the search: calibration images and optimiser",
+        "# Ablation of the search: calibration images and optimizer",
         f"`{command()}`",
         about,
         f"{network}, {n} test windows. In brackets the range over draws or seeds.",
@@ -97,8 +97,8 @@ def report(
             ],
             first,
         ),
-        "## Which optimiser",
-        table(["optimiser", "fitness, calibration", "IoU, test", "evaluations", "seconds"], second),
+        "## Which optimizer",
+        table(["optimizer", "fitness, calibration", "IoU, test", "evaluations", "seconds"], second),
         "![Course](ablation_search.png)",
     ]
     return rows, "\n\n".join(text)

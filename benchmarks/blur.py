@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from evaluations import finished, rows_of, section
+from helpers.networks import imagenet_networks
 from imagenet import GRADIENT, entrants, key_of
-from networks import imagenet_networks
 from ssgcam.core.settings import SSGSettings
 from ssgcam.data import SampleSet
 from ssgcam.evaluation import (
@@ -27,7 +27,7 @@ from ssgcam.evaluation import (
 )
 from ssgcam.evaluation.perturbation import Measure
 from ssgcam.evaluation.result import MEAN, markdown_table
-from study import DOCS, Row, command, labelled_samples, signed, write_study
+from study import DOCS, Row, command, labeled_samples, signed, write_study
 
 RIVAL = Contender("grad_cam_elementwise")
 PARTS = {
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DOCS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    samples = labelled_samples(options.data / "imagenet_samples")
+    samples = labeled_samples(options.data / "imagenet_samples")
     many = limited(samples, 4 if options.quick else options.samples)
     few = limited(samples, 3 if options.quick else options.causes)
     settings = EvaluationSettings(seed=options.seed, examples=0, progress=True)

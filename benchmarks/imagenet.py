@@ -1,6 +1,6 @@
 """ImageNet networks: do SSG-CAM's maps find the object, and does the network rely on what they show?
 
-EfficientNet-Lite0 and SqueezeNet with their ImageNet weights. Localisation on ``imagenet_val`` and on
+EfficientNet-Lite0 and SqueezeNet with their ImageNet weights. Localization on ``imagenet_val`` and on
 photos of ``tiny_imagenet_val`` that the ablation didn't use; the blur test, Average Drop, insertion
 and deletion on ``imagenet_samples``. One forward and one backward pass for each batch serve all
 gradient methods and layers. Every finished evaluation is kept in ``--work``, so that a killed run
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluations import finished, rows_of, section
-from networks import Network, imagenet_networks
+from helpers.networks import Network, imagenet_networks
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.evaluation import (
     Contender,
@@ -34,7 +34,7 @@ from ssgcam.evaluation.figures import Chart
 from ssgcam.evaluation.plots import draw_chart
 from ssgcam.evaluation.result import MEAN, markdown_table
 from ssgcam.files import write_png
-from study import DOCS, command, labelled_samples, signed, write_study
+from study import DOCS, command, labeled_samples, signed, write_study
 
 GRADIENT = (
     "ssg_cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam",
@@ -67,7 +67,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     tiny = read_samples(data / "tiny_imagenet_val", edges="exclusive")
     unseen = replace(tiny, samples=tiny.samples[ABLATION:])
     unseen = limited(unseen, 6 if quick else options.tiny)
-    samples = labelled_samples(data / "imagenet_samples")
+    samples = labeled_samples(data / "imagenet_samples")
     many = limited(samples, 4 if quick else options.samples)
     few = limited(samples, 3 if quick else options.curves)
     settings = EvaluationSettings(seed=options.seed, examples=0, progress=True)
@@ -155,7 +155,7 @@ def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
     parts = [
         "## The two claims",
         "Mean over the single layers, SSG-CAM less the best of the other gradient methods, paired. "
-        "The rival is the best on these very images, which favours it.",
+        "The rival is the best on these very images, which favors it.",
         markdown_table(header, bars),
         "## Where SSG-CAM loses",
         f"Of all comparisons with the best rival (each layer, fused, mean of layers; metrics of the "
@@ -204,7 +204,7 @@ def main() -> None:
     missing = [job.name.replace("_", " ") for job in known if job.name not in names]
     facts = done[0][1].facts
     text = [
-        "# ImageNet networks: localisation and blur test",
+        "# ImageNet networks: localization and blur test",
         f"`{command()}`",
         f"SSG-CAM: {facts['SSG-CAM']}. Intervals: {facts['intervals']}. The defaults of SSG-CAM were "
         "chosen by the ablation, on half of `imagenet_val` among others, so that set is no fresh "

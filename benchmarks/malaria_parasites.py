@@ -27,14 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colour import best_otsu, calibrated_cut, mask_counts
+from color import best_otsu, calibrated_cut, mask_counts
 from ensemble import averaged, ensemble, written_out
 from parasite_contenders import (
     BEST_LAYER,
     LAYER_CAM,
     SINGLES,
     Part,
-    field_colours,
+    field_colors,
     kind_of,
     parts_of,
     recipe_file,
@@ -46,9 +46,9 @@ from parasite_offset import MOVED, best_move, moved, moved_title, peers_of
 from parasite_report import STUDY, write_report
 from parasite_whole import run_fields
 from ssgcam import LoadedModel
-from ssgcam.augment import Augmentation
 from ssgcam.bound_recipe import refined
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
+from ssgcam.core.augment import Augmentation
 from ssgcam.core.blocks import block_layers
 from ssgcam.files import write_with
 from ssgcam.recipe import Recipe
@@ -81,11 +81,11 @@ def examples(fields: Sequence[Field], model: LoadedModel) -> Examples:
     )
 
 
-def window_colours(fields: Sequence[Field], size: tuple[int, int]) -> dict[str, Tensor]:
+def window_colors(fields: Sequence[Field], size: tuple[int, int]) -> dict[str, Tensor]:
     """The same in the windows of :func:`examples`, ``[N, *size]``."""
     found: dict[str, list[Tensor]] = {}
     for field in fields:
-        for name, maps in field_colours(field).items():
+        for name, maps in field_colors(field).items():
             for left, top, right, bottom in field.around(COPIES):
                 cut = pipeline.resize(maps[None, top:bottom, left:right], size)
                 found.setdefault(name, []).append(cut[0])
@@ -162,7 +162,7 @@ def run_windows(
         finer = zip(part.fields, polished.unbind(1), strict=True)
         batches.append(made | {f"{name}: PAMR": each for name, each in finer})
     maps = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    colours = window_colours(list(fields.values()), known.size)
+    colors = window_colors(list(fields.values()), known.size)
     result: dict[str, Any] = {"fields": {}}
     for name in part.fields:
         test, rest = rows[name], others[name]
@@ -195,15 +195,15 @@ def run_windows(
             parts[title] = mask_counts(fitted, known.masks[test]).confusions
         notes = {}
         for title, chosen in {
-            "Colour threshold from the other fields": calibrated_cut(
-                {key: values[rest] for key, values in colours.items()},
+            "Color threshold from the other fields": calibrated_cut(
+                {key: values[rest] for key, values in colors.items()},
                 known.masks[rest],
-                {key: values[test] for key, values in colours.items()},
+                {key: values[test] for key, values in colors.items()},
             ),
-            "Otsu on colour": best_otsu(
-                {key: values[rest] for key, values in colours.items()},
+            "Otsu on color": best_otsu(
+                {key: values[rest] for key, values in colors.items()},
                 known.masks[rest],
-                {key: values[test] for key, values in colours.items()},
+                {key: values[test] for key, values in colors.items()},
             ),
         }.items():
             notes[title] = chosen[0]

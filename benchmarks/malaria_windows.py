@@ -1,6 +1,6 @@
 """Windows around the red cells of ``malaria_iml``: for training, calibration and test, by field.
 
-A window is 160 px of a blood-smear field, about two cell diameters, around one cell. It is labelled
+A window is 160 px of a blood-smear field, about two cell diameters, around one cell. It is labeled
 infected or healthy, which is all that a network is trained on. The cells' boxes, and the ellipses
 in them, are for calibration and test.
 
@@ -208,7 +208,7 @@ class WindowSet:
 
         A cell that the window cuts gives the part of its whole ellipse that is inside.
         """
-        x, y = _pixel_centres(window, size)
+        x, y = _pixel_centers(window, size)
         mask = np.zeros((size, size), dtype=bool)
         for cell in self.cells[window.field]:
             if cell.infected:
@@ -271,18 +271,18 @@ class WindowSet:
 
 
 def _filled(boxes: Sequence[Box], window: Window, size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which pixels of a resized window have their centre in a box of its field."""
-    x, y = _pixel_centres(window, size)
+    """Which pixels of a resized window have their center in a box of its field."""
+    x, y = _pixel_centers(window, size)
     mask = np.zeros((size, size), dtype=bool)
     for x0, y0, x1, y1 in boxes:
         mask |= (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
     return mask
 
 
-def _pixel_centres(window: Window, size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _pixel_centers(window: Window, size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Where the pixels of a resized window lie in the field: x ``[1, size]``, y ``[size, 1]``."""
-    centres = (np.arange(size) + 0.5) * WINDOW / size
-    return window.box[0] + centres[None, :], window.box[1] + centres[:, None]
+    centers = (np.arange(size) + 0.5) * WINDOW / size
+    return window.box[0] + centers[None, :], window.box[1] + centers[:, None]
 
 
 def _clip(box: Sequence[float], scale: float = 1.0) -> Box:

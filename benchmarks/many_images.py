@@ -36,8 +36,8 @@ from many_images_cluster import cluster
 from many_images_throughput import throughput
 from ssgcam import CAM
 from ssgcam.allocator import keep_freed_memory
+from ssgcam.bulk.segment import segment_images, versions
 from ssgcam.files import write_json, write_text
-from ssgcam.segment import segment_images, versions
 from study import DOCS, command, table
 
 PARTS = ("throughput", "memory", "cluster")

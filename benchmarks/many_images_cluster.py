@@ -18,7 +18,7 @@ import torch
 
 from many_images_cases import BATCH, Case, generate, load, timed
 from ssgcam import CAM
-from ssgcam.segment import segment_images
+from ssgcam.bulk.segment import segment_images
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def cluster(case: Case, counts: list[int], rounds: int, folder: Path) -> list[Cl
     """Let the local engine and Ray with one and two actors take turns."""
     import ray
 
-    from ssgcam.scale.ray_engine import RayEngine
+    from ssgcam.bulk.ray_engine import RayEngine
 
     torch.set_num_threads(1)
     model = load(case)

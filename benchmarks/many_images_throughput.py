@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from many_images_cases import BATCH, CASES, generate, load, timed
 from ssgcam import CAM, LoadedModel
 from ssgcam.allocator import keep_freed_memory
-from ssgcam.segment import segment_images
+from ssgcam.bulk.segment import segment_images
 
 #: Who takes turns.
 WHO = ("bare", "kept", "segment")

@@ -1,4 +1,4 @@
-"""Who takes part in the benchmark of parasites: recipes, the layers of every method, colours."""
+"""Who takes part in the benchmark of parasites: recipes, the layers of every method, colors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from colour import colour_maps
+from color import color_maps
 from parasite_fields import FOLDS, Field, fold_of
 from ssgcam import CAM, LoadedModel, load_model
 from ssgcam.bound_recipe import refined
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import ssg_cam
 from ssgcam.recipe import Recipe
 from ssgcam.search.baselines import Rival, rival_maps
@@ -80,10 +80,10 @@ def recipe_file(work: Path, part: Part, field: str, title: str) -> Path:
     return work / f"{part.name}_{field}_{kind}.json"
 
 
-def field_colours(field: Field) -> dict[str, Tensor]:
-    """Colour quantities ``[H, W]`` of a field, as they are and relative to the field's median."""
+def field_colors(field: Field) -> dict[str, Tensor]:
+    """Color quantities ``[H, W]`` of a field, as they are and relative to the field's median."""
     pixels = torch.from_numpy(field.pixels.copy()).permute(2, 0, 1)[None].float() / 255
-    found = {name: maps[0] for name, maps in colour_maps(pixels).items()}
+    found = {name: maps[0] for name, maps in color_maps(pixels).items()}
     relative = {
         f"{name} above the field's median": ((maps - maps.median()) / 2 + 0.5).clamp(0, 1)
         for name, maps in found.items()

@@ -25,9 +25,9 @@ from scipy import ndimage
 
 from malaria_windows import JITTER, WINDOW
 from ssgcam import load_model
+from ssgcam.bulk.windows import Windows
 from ssgcam.errors import SsgcamError
 from ssgcam.images import read_image
-from ssgcam.scale.windows import Windows
 from ssgcam.training import Samples
 
 #: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
@@ -35,7 +35,7 @@ CELLS = {"mpidb": 20, "radboud": 35}
 CELL = 85
 PARASITE, IGNORE = 255, 127
 OVERLAP = 0.5
-#: Colour of the empty background in malaria_iml: 90th percentile of each channel, median of fields.
+#: Color of the empty background in malaria_iml: 90th percentile of each channel, median of fields.
 BACKGROUND = (189, 217, 190)
 #: Of the adapted networks: each leaves out one field of each laboratory. With two folds (four fields to
 #: learn from) recall on the windows of the others was .59 and .31: no adaptation worth the name.
@@ -81,27 +81,27 @@ class Field:
 
     @cached_property
     def parasites(self) -> tuple[tuple[float, float], ...]:
-        """The centre (x, y) of every outlined parasite."""
+        """The center (x, y) of every outlined parasite."""
         labels, count = ndimage.label(self.mask == 1)
-        centres = ndimage.center_of_mass(self.mask == 1, labels, range(1, count + 1))
-        return tuple((float(x) + 0.5, float(y) + 0.5) for y, x in centres)
+        centers = ndimage.center_of_mass(self.mask == 1, labels, range(1, count + 1))
+        return tuple((float(x) + 0.5, float(y) + 0.5) for y, x in centers)
 
-    def moved(self, centre: tuple[float, float], shift: Sequence[float]) -> Box:
+    def moved(self, center: tuple[float, float], shift: Sequence[float]) -> Box:
         """A window around a point, moved by a share of its side, inside the field."""
         side = self.windows.side
         left, top = (
             int(np.clip(round(at - side / 2 + move * side), 0, length - side))
-            for at, move, length in zip(centre, shift, self.size[::-1], strict=True)
+            for at, move, length in zip(center, shift, self.size[::-1], strict=True)
         )
         return left, top, left + side, top + side
 
     def around(self, copies: int, seed: int = 0) -> Iterator[Box]:
         """Windows around each parasite, moved at random as those of ``malaria_iml``; always the same."""
         reach = JITTER / WINDOW
-        for number, centre in enumerate(self.parasites):
+        for number, center in enumerate(self.parasites):
             generator = np.random.default_rng([seed, number, *self.name.encode()])
             for _ in range(copies):
-                yield self.moved(centre, generator.uniform(-reach, reach, 2))
+                yield self.moved(center, generator.uniform(-reach, reach, 2))
 
     def photo(self, box: Box) -> Image.Image:
         """What a window shows."""
@@ -127,7 +127,7 @@ class Field:
 
 
 def balanced(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """White balance, without any label: the empty background gets the colour it has in malaria_iml."""
+    """White balance, without any label: the empty background gets the color it has in malaria_iml."""
     here = np.percentile(pixels.reshape(-1, 3), 90, axis=0)
     factors = np.array(BACKGROUND) / here
     changed: np.ndarray[Any, np.dtype[np.uint8]] = (
@@ -171,8 +171,8 @@ class MovingWindows:
 
     @cached_property
     def items(self) -> list[tuple[Field, tuple[float, float], int]]:
-        """Field, centre and label."""
-        shown = [(field, centre, 1) for field in self.fields for centre in field.parasites]
+        """Field, center and label."""
+        shown = [(field, center, 1) for field in self.fields for center in field.parasites]
         free = [
             (field, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 0)
             for field in self.fields
@@ -193,11 +193,11 @@ class MovingWindows:
 
     def image(self, index: int, generator: np.random.Generator | None = None) -> Image.Image:
         """The window; moved with a generator."""
-        field, centre, label = self.items[index]
-        box = field.moved(centre, (0, 0))
+        field, center, label = self.items[index]
+        box = field.moved(center, (0, 0))
         if generator is not None:
             for _ in range(8):
-                tried = field.moved(centre, generator.uniform(-self.reach, self.reach, 2))
+                tried = field.moved(center, generator.uniform(-self.reach, self.reach, 2))
                 if field.shows_parasite(tried) == bool(label):
                     box = tried
                     break

@@ -27,8 +27,8 @@ METRICS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 }
 #: Families of which one is chosen on the other fields: a name's beginning and the title.
 FAMILIES = {
-    "Colour: ": "Colour threshold from the other fields",
-    "Colour in windows called infected: ": "Colour in windows called infected",
+    "Color: ": "Color threshold from the other fields",
+    "Color in windows called infected: ": "Color in windows called infected",
 }
 
 
@@ -100,9 +100,9 @@ def field_level(found: dict[str, dict[str, Any]]) -> Level:
 def _kind(name: str) -> str:
     if name == FINAL:
         return "recipe"
-    if name.startswith("Colour in"):
-        return "colour and network"
-    if name.startswith("Colour"):
+    if name.startswith("Color in"):
+        return "color and network"
+    if name.startswith("Color"):
         return "no network"
     if name.endswith("mean of all layers"):
         return "mean"

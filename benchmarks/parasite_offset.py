@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from colour import mask_counts
+from color import mask_counts
 from malaria_windows import WINDOW
 from parasite_fields import CELL, Field, read_fields
 from ssgcam.metrics import mask_offset

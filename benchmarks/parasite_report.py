@@ -28,7 +28,7 @@ RIVALS = {
     "single": "best other single layer",
     "layer_cam": "best LayerCAM layer",
     "mean": "best naive mean",
-    "colour and network": "colour and network",
+    "color and network": "color and network",
     "no network": "no network",
 }
 
@@ -42,7 +42,7 @@ def level_section(level: Level, title: str, what: str) -> tuple[list[Row], list[
             found = level.found(name, metric)
             rows.append(row(STUDY, network, f"{name} ({variant})", what, metric, found, found.seed))
     shown = [name for name in level.parts if level.kinds[name] in ("recipe", "no network", "mean")]
-    shown += [name for name in level.parts if level.kinds[name] in ("colour and network", "moved")]
+    shown += [name for name in level.parts if level.kinds[name] in ("color and network", "moved")]
     for kind in ("ssg", "single", "layer_cam"):
         found_best = level.best(kind)
         if found_best is not None and found_best not in shown:
@@ -65,7 +65,7 @@ def level_section(level: Level, title: str, what: str) -> tuple[list[Row], list[
     return rows, [
         f"### {what.capitalize()}: {count} of {len(set(level.groups))} fields",
         table(["contender", "kind", *METRICS], lines),
-        "The recipe less the best of each kind (the best on these very images, which favours it), "
+        "The recipe less the best of each kind (the best on these very images, which favors it), "
         "foreground IoU, paired, fields resampled:",
         table(["recipe", "kind", "rival", "difference"], leads),
     ]
@@ -197,7 +197,7 @@ def draw(levels: dict[str, Level]) -> Figure:
             axis.plot([found.low, found.high], [height] * 2, color="C0", lw=2)
             axis.plot([found.value], [height], "o", color="C0")
             each = [level.value(name, field) for field in dict.fromkeys(level.groups)]
-            axis.plot(each, [height - 0.2] * len(each), ".", color="grey", ms=4)
+            axis.plot(each, [height - 0.2] * len(each), ".", color="gray", ms=4)
         axis.axvline(BARS["foreground IoU"], color="C3", ls="--", lw=1)
         axis.set_yticks(
             range(len(names)), [name.replace(", ", ",\n", 1) for name in reversed(names)]
@@ -267,7 +267,7 @@ def write_report(
             "score if that is how far they lie apart. Moves are in hundredths of a cell's diameter.",
             shift_table(found["windows"]),
         ]
-        text += [f"Recipes. {'. '.join(used)}.", f"Colours chosen. {'. '.join(notes)}."]
+        text += [f"Recipes. {'. '.join(used)}.", f"Colors chosen. {'. '.join(notes)}."]
     write_study(name, rows, "\n\n".join(text), out)
     picture = draw(levels)
     write_with(out / f"{name}.png", lambda path: picture.savefig(path, dpi=130, format="png"))

@@ -1,7 +1,7 @@
 """Parasites, zero-shot: what white balance does to every method's single layers, without a search.
 
 The network of study 1 sees the windows of ``malaria_parasites.py`` as they are, and with each field's
-empty background brought to the colour it has in ``malaria_iml`` (no label is used for that). The
+empty background brought to the color it has in ``malaria_iml`` (no label is used for that). The
 threshold of each contender comes from the other seven fields; intervals resample the eight fields. No
 flips, no scales, no PAMR.
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from colour import calibrated_cut, mask_counts
-from malaria_parasites import examples, window_colours
+from color import calibrated_cut, mask_counts
+from malaria_parasites import examples, window_colors
 from parasite_fields import read_fields
 from parasite_levels import METRICS, Level
 from ssgcam import load_model
@@ -25,7 +25,7 @@ from ssgcam.search.baselines import rival_sweeps
 from ssgcam.search.scoring import choose_cut
 from study import DOCS, command, row, table, with_interval, write_study
 
-COLOUR = "Colour threshold from the other fields"
+COLOR = "Color threshold from the other fields"
 
 
 def level(data: Path, weights: Path, balance: bool) -> Level:
@@ -35,26 +35,26 @@ def level(data: Path, weights: Path, balance: bool) -> Level:
     known = examples(list(fields.values()), model)
     layers = block_layers(model.network, known.images[:1])
     swept = rival_sweeps(model, known, layers, "pooled", 8)
-    colours = window_colours(list(fields.values()), known.size)
+    colors = window_colors(list(fields.values()), known.size)
     rows = {n: torch.tensor([g == n for g in known.groups]) for n in fields}
     parts = {rival.name: torch.zeros(len(known), 2, 2, dtype=torch.float64) for rival in swept}
-    parts[COLOUR] = torch.zeros(len(known), 2, 2, dtype=torch.float64)
+    parts[COLOR] = torch.zeros(len(known), 2, 2, dtype=torch.float64)
     for own in rows.values():
         rest, test = (~own).nonzero()[:, 0], own.nonzero()[:, 0]
         for rival, counts in swept.items():
             threshold, _, _ = choose_cut(counts, "pooled", rest, 0.0)
             parts[rival.name][test] = counts.at(threshold, 0.0, test).confusions
         _, masks = calibrated_cut(
-            {key: values[rest] for key, values in colours.items()},
+            {key: values[rest] for key, values in colors.items()},
             known.masks[rest],
-            {key: values[test] for key, values in colours.items()},
+            {key: values[test] for key, values in colors.items()},
         )
-        parts[COLOUR][test] = mask_counts(masks, known.masks[test]).confusions
+        parts[COLOR][test] = mask_counts(masks, known.masks[test]).confusions
     kinds = {
         r.name: "mean" if r.layer is None else "ssg" if r.method == "ssg_cam" else "single"
         for r in swept
     }
-    return Level(parts, kinds | {COLOUR: "no network"}, list(known.groups))
+    return Level(parts, kinds | {COLOR: "no network"}, list(known.groups))
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
         ]
     text.append(
         "The best eight contenders, chosen on these very windows, the naive means and the threshold on "
-        "colour are shown; all are in [parasite_stain.json](parasite_stain.json)."
+        "color are shown; all are in [parasite_stain.json](parasite_stain.json)."
     )
     write_study("parasite_stain", rows, "\n\n".join(text), options.out)
     print("\n\n".join(text))

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from colour import mask_counts
+from color import mask_counts
 from ensemble import ensemble
 from malaria_parasites import examples
 from parasite_contenders import parts_of, recipe_file, recipe_maps
@@ -28,7 +28,7 @@ from parasite_levels import METRICS, Level
 from parasite_offset import best_move, moved, moved_title, peers_of
 from parasite_report import BARS
 from ssgcam import Recipe
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.search import Examples
 from ssgcam.search.scoring import choose_cut, sweep
 from study import DOCS, FINAL, command, row, signed, table, with_interval, write_study

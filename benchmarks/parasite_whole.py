@@ -14,21 +14,21 @@ from parasite_contenders import (
     SINGLES,
     Maps,
     Part,
-    field_colours,
+    field_colors,
     recipe_file,
     recipe_maps,
     rivals_of,
 )
 from parasite_fields import Field
 from ssgcam import LoadedModel, Recipe
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.core.blocks import block_layers
 from ssgcam.search.scoring import Sweep, choose_cut, sweep
 from study import FINAL
 
 #: Lowest class probabilities of a window that are tried.
 GATES = (0.1, 0.5, 0.9)
-GATED = "Colour in windows called infected"
+GATED = "Color in windows called infected"
 
 
 def field_sweeps(
@@ -37,15 +37,15 @@ def field_sweeps(
     """By contender and gate: counts of a whole field at every threshold.
 
     A pixel's score is the average over windows of the window's probability times its map, zero in a
-    window below the gate, as :mod:`ssgcam.segmenter` does it.
+    window below the gate, as :mod:`ssgcam.bulk.segmenter` does it.
     """
     inputs = model.preprocessing([field.photo(box) for box in field.grid])
     with torch.inference_mode():
         logits = torch.cat([model.network(part) for part in inputs.split(32)])
     sure = model.probabilities(logits)[:, 1].tolist()
-    colours = field_colours(field)
+    colors = field_colors(field)
     averages: dict[tuple[str, float], Any] = {}
-    names = {f"{GATED}: {name}" for name in colours}
+    names = {f"{GATED}: {name}" for name in colors}
     names |= {name for maker in makers for name in maker(inputs[:1])}  # where no window passes, too
     passed = [number for number, probability in enumerate(sure) if probability >= GATES[0]]
     for start in range(0, len(passed), 8):
@@ -55,7 +55,7 @@ def field_sweeps(
             left, top, right, bottom = box = field.grid[number]
             size = (bottom - top, right - left)
             cut = {name: pipeline.resize(each[row][None], size)[0] for name, each in maps.items()}
-            for name, each in colours.items():
+            for name, each in colors.items():
                 cut[f"{GATED}: {name}"] = each[top:bottom, left:right]
             for name, values in cut.items():
                 for gate in GATES:
@@ -70,8 +70,8 @@ def field_sweeps(
             made = averages.get((name, gate))
             scores = torch.zeros(1, *field.size) if made is None else made.finished()[None]
             found.setdefault(name, {})[gate] = sweep(scores, truth, always, "pooled")
-    for name, values in colours.items():
-        found[f"Colour: {name}"] = {0.0: sweep(values[None], truth, always, "pooled")}
+    for name, values in colors.items():
+        found[f"Color: {name}"] = {0.0: sweep(values[None], truth, always, "pooled")}
     return found
 
 

@@ -53,7 +53,7 @@ from ssgcam.metrics import (
     pixel_counts,
     pixel_ranks,
 )
-from study import DOCS, command, labelled_samples, table
+from study import DOCS, command, labeled_samples, table
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 STEPS = 28
@@ -228,7 +228,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 def numbers(options: argparse.Namespace) -> dict[str, Any]:
     """What the precision does to the numbers of a real network on photos."""
     model = load_model("efficientnet_lite0")
-    samples = limited(labelled_samples(options.data / "imagenet_samples"), options.samples)
+    samples = limited(labeled_samples(options.data / "imagenet_samples"), options.samples)
     who = Entrants(tuple(map(Contender, ("ssg_cam", "layer_cam", "grad_cam"))), each=False)
     settings = EvaluationSettings(examples=0, resamples=200, progress=True)
     found, spent = {}, {}

@@ -1,6 +1,6 @@
-"""Sanity: which maps depend on what the network learnt, and what the others follow instead.
+"""Sanity: which maps depend on what the network learned, and what the others follow instead.
 
-Cascading weight randomisation (Adebayo et al. 2018) of every method of the library, on
+Cascading weight randomization (Adebayo et al. 2018) of every method of the library, on
 EfficientNet-Lite0 and SqueezeNet with their ImageNet weights; Score-CAM, one forward pass for each
 channel, on fewer photos, stages and layers. Then the cause, with the weights intact: how much of a map
 is left when its gradient is replaced by noise or taken for another class, and how much of it is in the
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from evaluations import finished, rows_of
-from networks import Network, imagenet_networks
+from helpers.networks import Network, imagenet_networks
 from ssgcam.core.capture import capture
 from ssgcam.core.derivatives import derivatives
 from ssgcam.core.methods import METHODS
-from ssgcam.core.settings import ScoreSettings, SSGSettings
+from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.core.signals import Signal
 from ssgcam.data import SampleSet
 from ssgcam.evaluation import (
@@ -39,7 +39,7 @@ from ssgcam.evaluation.plots import draw_chart
 from ssgcam.evaluation.result import markdown_table
 from ssgcam.files import write_png
 from ssgcam.metrics import Interval, bootstrap_interval, identity, rank_correlation
-from study import DOCS, Row, batches, command, labelled_samples, row, write_study
+from study import DOCS, Row, batches, command, labeled_samples, row, write_study
 
 VARIANTS = (
     Contender("ssg_cam", SSGSettings(form="gradient")),
@@ -71,7 +71,7 @@ def signals(network: Network, inputs: Tensor, layers: list[str], rank: int) -> d
     """Activations and gradients of the class of this rank (0 is the top) at every layer."""
     captured = capture(network.model.network, inputs, layers)
     classes = captured.output.topk(rank + 1, dim=1).indices[:, -1]
-    found = derivatives(captured, classes, ScoreSettings(), need_second=True)
+    found = derivatives(captured, classes, TargetSettings(), need_second=True)
     return {
         name: Signal(captured.activations[name].detach(), first, second)
         for name, (first, second) in found.items()
@@ -207,7 +207,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.photos, options.score_photos, options.stages = 2, 1, 2
-    samples = labelled_samples(options.data / "imagenet_samples")
+    samples = labeled_samples(options.data / "imagenet_samples")
     rows: list[Row] = []
     sections = []
     for network in imagenet_networks(options.squeezenet):
@@ -230,7 +230,7 @@ def main() -> None:
         write_png(options.out / picture_name(network.title), draw_chart(chart))
     if not options.only:
         text = [
-            "# Sanity: which maps depend on what the network learnt",
+            "# Sanity: which maps depend on what the network learned",
             f"`{command()}`",
             (__doc__ or "").split("\n\n")[1],
             *sections,

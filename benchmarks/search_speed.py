@@ -31,7 +31,7 @@ from torchvision import models
 from ssgcam.allocator import keep_freed_memory
 from ssgcam.cam import CAM
 from ssgcam.core.blocks import block_layers
-from ssgcam.core.maps import threshold
+from ssgcam.core.fusion import threshold
 from ssgcam.files import write_json, write_text, write_with
 from ssgcam.search.cache import MapCache, MapGrid, packed
 from ssgcam.search.calibration import Examples

@@ -45,8 +45,8 @@ from malaria_windows import WindowSet
 from speed_contenders import AUTO, contenders, layers_of
 from speed_report import Row, markdown, plot
 from ssgcam import CAM, load_model
+from ssgcam.bulk.segment import versions
 from ssgcam.files import write_json, write_text, write_with
-from ssgcam.segment import versions
 from study import DOCS, batches, boxed_samples, command
 
 FULL_COMMAND = "python benchmarks/speed.py --work DIR --data DATA --weights WEIGHTS"

@@ -95,7 +95,7 @@ def boxed_samples(data: Path, name: str, limit: int | None = None) -> list[Sampl
     return list(read_samples(data / name, edges=edges))[:limit]
 
 
-def labelled_samples(folder: Path) -> SampleSet:
+def labeled_samples(folder: Path) -> SampleSet:
     """``imagenet_samples``: the class index is the beginning of the file name."""
     samples = read_samples(folder)
     every = tuple(replace(s, labels=(int(s.image.name[:3]),)) for s in samples)

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from colour import best_otsu, calibrated_cut, centred_disc, colour_maps, mask_counts
+from color import best_otsu, calibrated_cut, centered_disc, color_maps, mask_counts
 from ssgcam import CAM, LoadedModel, load_model
-from ssgcam.augment import Augmentation
-from ssgcam.core.maps import threshold
+from ssgcam.core.augment import Augmentation
+from ssgcam.core.fusion import threshold
 from ssgcam.files import write_with
 from ssgcam.metrics import confusion_matrix
 from ssgcam.search import Calibration, Examples, MapGrid, make_examples, search_recipe
@@ -155,19 +155,19 @@ def _rival_masks(rows: Table, model: LoadedModel, other: Examples) -> dict[str, 
 def _simple_masks(
     known: Examples, other: Examples, model: LoadedModel
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Without a network: colour cut where the 40 crops say, Otsu, a disc in the middle."""
+    """Without a network: color cut where the 40 crops say, Otsu, a disc in the middle."""
     shape = model.preprocessing
     pixels = []
     for part in (known, other):
         mean, std = (part.images.new_tensor(v).view(3, 1, 1) for v in (shape.mean, shape.std))
         pixels.append((part.images * std + mean).clamp(0, 1))
-    maps, others = (colour_maps(part) for part in pixels)
+    maps, others = (color_maps(part) for part in pixels)
     notes, masks = {}, {}
     for title, chosen in {
-        "Colour threshold from the calibration crops": calibrated_cut(maps, known.masks, others),
-        "Otsu on colour": best_otsu(maps, known.masks, others),
-        "Centred disc": calibrated_cut(
-            {"disc": centred_disc(known)}, known.masks, {"disc": centred_disc(other)}
+        "Color threshold from the calibration crops": calibrated_cut(maps, known.masks, others),
+        "Otsu on color": best_otsu(maps, known.masks, others),
+        "Centered disc": calibrated_cut(
+            {"disc": centered_disc(known)}, known.masks, {"disc": centered_disc(other)}
         ),
     }.items():
         notes[title], masks[title] = chosen

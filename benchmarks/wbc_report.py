@@ -56,7 +56,7 @@ def target_section(
         table(["contender", "kind", "IoU [95 %]"], shown),
         "The best eight single layers are shown; all are in [wbc.json](wbc.json).",
         "The recipe less the best rival of each kind, paired; the rivals are the best on these very "
-        "crops, which favours them:",
+        "crops, which favors them:",
         table(["rival", "difference"], gaps),
         f"Recipes: {used}.",
         f"Without a network, what each fold's calibration crops chose: {simple}.",
@@ -113,10 +113,10 @@ def draw(folds: Sequence[dict[str, Any]], rows: Sequence[Row]) -> Figure:
         fold, place = every[number * len(every) // 8]
         real = fold["truth"][place]
         axis.imshow(1 - 0.25 * real.float(), cmap="gray", vmin=0, vmax=1)
-        for target, colour in zip(TARGETS, ("C0", "C3"), strict=True):
-            axis.contour(fold["masks"][target][place].float(), [0.5], colors=colour, linewidths=1.2)
+        for target, color in zip(TARGETS, ("C0", "C3"), strict=True):
+            axis.contour(fold["masks"][target][place].float(), [0.5], colors=color, linewidths=1.2)
         axis.set_axis_off()
-    bottom.suptitle("Expert masks (grey) and the recipes' outlines, crops not seen", fontsize=9)
+    bottom.suptitle("Expert masks (gray) and the recipes' outlines, crops not seen", fontsize=9)
     return figure
 
 
@@ -132,7 +132,7 @@ def verdict(rows: Sequence[Row]) -> str:
             how = "leads" if gap.low > 0 else "loses to" if gap.high < 0 else "ties with"
             words.append(f"{how} {name.removeprefix(FINAL + ' - ')} ({gap.value:+.3f})")
         plain, layer, disc = (
-            f"{found[name].value:.3f}" for name in (PLAIN, BEST_LAYER, "Centred disc")
+            f"{found[name].value:.3f}" for name in (PLAIN, BEST_LAYER, "Centered disc")
         )
         score = with_interval(own)
         lines.append(
@@ -143,9 +143,9 @@ def verdict(rows: Sequence[Row]) -> str:
     lines += [
         "",
         "So the maps of a network that was told types alone do hold the cell and its nucleus. But most "
-        "of the recipe's lead over single layers is PAMR, which follows the photo's colours, "
+        "of the recipe's lead over single layers is PAMR, which follows the photo's colors, "
         "and which the single layers here do without; and these cells are stained to stand out: cuts "
-        "on colour, without a network, are the rival that counts here.",
+        "on color, without a network, are the rival that counts here.",
     ]
     return "\n".join(lines)
 

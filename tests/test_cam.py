@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import Small
-from ssgcam import CAM, SSGCAM, LoadedModel, ScoreSettings, SSGSettings
+from helpers.networks import Small
+from ssgcam import CAM, SSGCAM, LoadedModel, SSGSettings, TargetSettings
 from ssgcam.core.classes import logits_and_classes
-from ssgcam.core.maps import fuse
+from ssgcam.core.fusion import fuse
 from ssgcam.core.methods import METHODS, layer_cam, ssg_cam
 from ssgcam.errors import SsgcamError
 
@@ -89,7 +89,7 @@ def test_several_classes_equal_single_calls(method: str, network: Small, images:
 def test_several_classes_of_other_scores(
     score: Any, second: Any, network: Small, images: Tensor
 ) -> None:
-    cam = CAM(network, LAYERS, score=ScoreSettings(score, second, "absolute", probes=2))
+    cam = CAM(network, LAYERS, score=TargetSettings(score, second, "absolute", probes=2))
     result = cam(images, [[0, 2], [1, 0], [2, 1]])
     torch.testing.assert_close(result.maps[:, 1], cam(images, [2, 0, 1]).maps)
 
@@ -369,7 +369,7 @@ def test_sigmoid_outputs(network: Small, images: Tensor) -> None:
 
 
 def test_absolute_sign(network: Small, images: Tensor) -> None:
-    settings = ScoreSettings("log_probability", sign="absolute")
+    settings = TargetSettings("log_probability", sign="absolute")
     result = CAM(network, LAYERS, score=settings)(images, 1)
     assert result.evidence.all()
     other = CAM(network, LAYERS, score="probability")(images, 1)
@@ -471,7 +471,7 @@ def test_a_result_holds_no_graph(network: Small, images: Tensor) -> None:
 def test_no_device_is_named(network: Small, images: Tensor) -> None:
     """Under another default device, everything still happens where the network is."""
     wanted = SSGCAM(network, LAYERS)(images)
-    odds = CAM(network, LAYERS, score=ScoreSettings("odds", "hutchinson", probes=2))
+    odds = CAM(network, LAYERS, score=TargetSettings("odds", "hutchinson", probes=2))
     wanted_odds = odds(images, [[0, 1]] * 3)
     with torch.device("meta"):
         assert torch.equal(SSGCAM(network, LAYERS)(images).maps, wanted.maps)

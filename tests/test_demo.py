@@ -39,7 +39,7 @@ def test_precision_depends_on_the_order_alone():
 
 
 @demo_extra
-def test_outline_holds_the_pixels_whose_centres_it_holds():
+def test_outline_holds_the_pixels_whose_centers_it_holds():
     corners = ((1.4, 1.0), (5.6, 1.0), (5.6, 4.2), (1.4, 4.2))
     square = Outlined("x.png", 0, "a square", "", (corners,))
     vars(square)["image"] = Image.new("RGB", (8, 6))

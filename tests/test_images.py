@@ -49,11 +49,11 @@ def test_rgb_png_is_unchanged(tmp_path):
     assert np.array_equal(pixels(saved(tmp_path, "a.png", array)), array)
 
 
-def test_grey_and_black_and_white(tmp_path):
-    grey = noise(5, 7)
-    expected = np.stack([grey] * 3, axis=2)
-    assert np.array_equal(pixels(saved(tmp_path, "g.png", grey)), expected)
-    bits = Image.fromarray(grey).convert("1")
+def test_gray_and_black_and_white(tmp_path):
+    gray = noise(5, 7)
+    expected = np.stack([gray] * 3, axis=2)
+    assert np.array_equal(pixels(saved(tmp_path, "g.png", gray)), expected)
+    bits = Image.fromarray(gray).convert("1")
     expected = np.asarray(bits)[..., None].repeat(3, 2) * np.uint8(255)
     assert np.array_equal(pixels(saved(tmp_path, "b.png", bits)), expected)
 
@@ -92,7 +92,7 @@ def test_cmyk(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_grey_of_16_bits_is_scaled_by_the_range_of_16_bits(tmp_path, name, dtype):
+def test_gray_of_16_bits_is_scaled_by_the_range_of_16_bits(tmp_path, name, dtype):
     values = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
     if dtype == ">u2" and name == "a.tif":
         image = Image.frombytes("I;16B", (6, 1), values.astype(">u2").tobytes())
@@ -102,14 +102,14 @@ def test_grey_of_16_bits_is_scaled_by_the_range_of_16_bits(tmp_path, name, dtype
     assert found[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
-def test_colour_of_16_bits_agrees_with_grey_of_16_bits(tmp_path):
+def test_color_of_16_bits_agrees_with_gray_of_16_bits(tmp_path):
     values = np.arange(0, 65536, 97, dtype=np.uint16)
     row = b"\x00" + np.stack([values] * 3, 1).astype(">u2").tobytes()
     path = tmp_path / "c.png"
-    path.write_bytes(png_bytes(len(values), 1, zlib.compress(row), depth=16, colour=2))
-    colour = pixels(path)[0, :, 0].astype(int)
-    grey = pixels(saved(tmp_path, "g.png", values[None]))[0, :, 0].astype(int)
-    assert np.abs(colour - grey).max() <= 1
+    path.write_bytes(png_bytes(len(values), 1, zlib.compress(row), depth=16, color=2))
+    color = pixels(path)[0, :, 0].astype(int)
+    gray = pixels(saved(tmp_path, "g.png", values[None]))[0, :, 0].astype(int)
+    assert np.abs(color - gray).max() <= 1
 
 
 def test_wide_integers_within_16_bits_are_read_and_others_refused(tmp_path):
@@ -154,7 +154,7 @@ def test_one_pixel(tmp_path):
 
 
 def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     path = tmp_path / "a.gif"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert pixels(path)[0, 0].tolist() == [255, 0, 0]
@@ -193,13 +193,13 @@ def test_truncated(tmp_path, name):
     assert "cut short or damaged" in message or "is not an image" in message
 
 
-def png_bytes(width, height, data, depth=8, colour=0):
+def png_bytes(width, height, data, depth=8, color=0):
     def chunk(kind, body):
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     )

@@ -29,7 +29,7 @@ def test_a_batch_is_what_the_formula_says(order):
         assert np.allclose(found.numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_a_photo_has_8_bits_until_it_is_normalised():
+def test_a_photo_has_8_bits_until_it_is_normalized():
     preprocessing = Preprocessing((9, 12), MEAN, STD)
     pixels = preprocessing.pixels(photo())
     assert pixels.dtype == torch.uint8
@@ -40,13 +40,13 @@ def test_a_photo_has_8_bits_until_it_is_normalised():
     )
 
 
-def test_8_bits_and_unit_range_are_normalised_alike():
+def test_8_bits_and_unit_range_are_normalized_alike():
     preprocessing = Preprocessing((9, 12), MEAN, STD)
     pixels = preprocessing.pixels(photo())[None]
     scaled = unit_range(pixels)
     assert scaled.dtype == torch.float32
     assert torch.allclose(scaled.double(), pixels.double() / 255, rtol=0, atol=1e-7)
-    assert torch.equal(preprocessing.normalise(pixels), preprocessing.normalise(scaled))
+    assert torch.equal(preprocessing.normalize(pixels), preprocessing.normalize(scaled))
     wide = scaled.double()
     assert unit_range(wide) is wide
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import run
+from helpers.commands import run
 from ssgcam.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from networks import Small, state_of
-from ssgcam.augment import Augmentation
+from helpers.networks import Small, state_of
 from ssgcam.cam import CAM
-from ssgcam.core.maps import combine, resize, scale
+from ssgcam.core.augment import Augmentation
+from ssgcam.core.fusion import combine, resize, scale
 from ssgcam.core.refine import Refinement, pamr
-from ssgcam.core.settings import ScoreSettings, SSGSettings
+from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Fingerprint, Origin, Recipe, RecipeLayer, parameter_hash
@@ -45,7 +45,7 @@ def test_round_trip(network: nn.Module, tmp_path: Path) -> None:
     recipe = made_for(
         network,
         classes=(0, 2),
-        score=ScoreSettings("odds"),
+        score=TargetSettings("odds"),
         augmentation=Augmentation("both", (1.0, 1.5)),
         refinement=Refinement(iterations=3, dilations=(1, 2)),
         gate=0.25,

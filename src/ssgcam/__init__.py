@@ -4,15 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssgcam.bulk.segment import segment_images
     from ssgcam.cam import CAM, SSGCAM
-    from ssgcam.core.settings import ScoreSettings, SSGSettings
+    from ssgcam.core.settings import SSGSettings, TargetSettings
     from ssgcam.errors import SsgcamError
     from ssgcam.models import LoadedModel, load_model, save_model
     from ssgcam.preprocessing import Preprocessing
     from ssgcam.recipe import Recipe
     from ssgcam.result import Result
     from ssgcam.search import Calibration, search_recipe
-    from ssgcam.segment import segment_images
 
 __version__ = "0.1.0"
 
@@ -25,8 +25,8 @@ __all__ = [
     "Recipe",
     "Result",
     "SSGSettings",
-    "ScoreSettings",
     "SsgcamError",
+    "TargetSettings",
     "load_model",
     "save_model",
     "search_recipe",
@@ -43,12 +43,12 @@ _HOMES = {
     "Recipe": "recipe",
     "Result": "result",
     "SSGSettings": "core.settings",
-    "ScoreSettings": "core.settings",
+    "TargetSettings": "core.settings",
     "SsgcamError": "errors",
     "load_model": "models",
     "save_model": "models",
     "search_recipe": "search",
-    "segment_images": "segment",
+    "segment_images": "bulk.segment",
 }
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ssgcam.augment import View
 from ssgcam.cam import CAM
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
+from ssgcam.core.augment import View
 from ssgcam.core.capture import capture
 from ssgcam.core.network import unwrap
 from ssgcam.core.refine import Refinement, pamr
-from ssgcam.core.scores import logits_of
 from ssgcam.core.settings import Precision
+from ssgcam.core.target import logits_of
 from ssgcam.fingerprint import check_fits
 from ssgcam.models import LoadedModel
 from ssgcam.result import Result

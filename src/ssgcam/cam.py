@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.core.capture import Captured, capture
 from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
@@ -17,18 +17,18 @@ from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.methods import METHODS, in_parts, ssg_cam
 from ssgcam.core.network import explaining, forward_pass, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
-from ssgcam.core.scores import ScoreFunction, class_score, settings_and_function
 from ssgcam.core.settings import (
     Form,
     Fusion,
     Precision,
     Score,
-    ScoreSettings,
     SSGSettings,
+    TargetSettings,
     check_choice,
     check_range,
 )
 from ssgcam.core.signals import Needs, Signal, signals_of
+from ssgcam.core.target import TargetFunction, class_score, settings_and_function
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
 from ssgcam.result import Result, in_shape_of, missing_evidence
@@ -50,7 +50,7 @@ class CAM:
         gamma: Power of each layer's scaled map before the fusion: one number or one for each layer.
         weights: Weight of each layer in the fusion; equal by default.
         fusion: ``"mean"``, or LayerCAM's own rule ``"layer_cam"``.
-        score: A :class:`ScoreSettings`, the name of a score, or a function from the network's output
+        score: A :class:`TargetSettings`, the name of a score, or a function from the network's output
             to one number for each image (segmentation, detection, multi-label networks).
         output: ``"softmax"`` or ``"sigmoid"``; taken from a loaded model.
         size: Height and width of ``Result.maps``; the input's by default.
@@ -80,7 +80,7 @@ class CAM:
         gamma: float | Sequence[float] | None = None,
         weights: Sequence[float] | None = None,
         fusion: Fusion = "mean",
-        score: ScoreSettings | Score | ScoreFunction | None = None,
+        score: TargetSettings | Score | TargetFunction | None = None,
         output: Literal["softmax", "sigmoid"] | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = 32,
@@ -168,7 +168,7 @@ class CAM:
         )
 
     def fuse(self, layer_maps: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-        """Raw layer maps, each ``[N, h, w]``, through the pipeline of ``core.maps`` to ``[N, *size]``."""
+        """Layer maps, each ``[N, h, w]``, through the pipeline of ``core.fusion`` to ``[N, *size]``."""
         gammas = _for_each(self.gamma, len(layer_maps))
         return pipeline.fuse(
             list(layer_maps.values()), size, gammas=gammas, weights=self.weights, fusion=self.fusion

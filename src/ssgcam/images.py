@@ -29,13 +29,13 @@ def read_image(path: str | Path) -> Image.Image:
     """Read a picture file as RGB with 8 bits, the right way up.
 
     The format is told by the content, not by the name. Of an animation or a TIFF of several pages
-    the first is read; a colour profile is ignored. How pixels become RGB:
+    the first is read; a color profile is ignored. How pixels become RGB:
 
     - the EXIF orientation is applied;
-    - grey, black and white, palette, CMYK, YCbCr and HSV pixels are converted by Pillow;
+    - gray, black and white, palette, CMYK, YCbCr and HSV pixels are converted by Pillow;
     - transparent pixels (RGBA, LA, a transparent palette entry) are laid on white;
-    - grey of 16 bits is scaled by the full range of 16 bits, 0 to 65535, not by the values that
-      occur in the picture, so that pictures stay comparable (colour of 16 bits likewise);
+    - gray of 16 bits is scaled by the full range of 16 bits, 0 to 65535, not by the values that
+      occur in the picture, so that pictures stay comparable (color of 16 bits likewise);
     - floating-point pixels, and integers outside 0 to 65535, have no known range: refused.
 
     The size limit is Pillow's guard against decompression bombs: twice
@@ -273,7 +273,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _from_wide_grey(image, path)
+        return _from_wide_gray(image, path)
     if image.mode == "La":  # premultiplied; Pillow converts it to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -283,7 +283,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide_grey(image: Image.Image, path: Path) -> Image.Image:
+def _from_wide_gray(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image)
     if values.dtype.kind == "f":
         raise SsgcamError(
@@ -295,5 +295,5 @@ def _from_wide_grey(image: Image.Image, path: Path) -> Image.Image:
             f"'{path}' has values from {low} to {high}, outside the range of 16 bits (0 to 65535); "
             "save it with 8 or 16 bits"
         )
-    grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return Image.fromarray(gray).convert("RGB")

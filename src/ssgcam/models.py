@@ -30,7 +30,7 @@ from ssgcam.preprocessing import Preprocessing, from_preset
 
 FILE_FORMAT = "ssgcam-network"
 FILE_VERSION = 1
-#: Networks of torchvision with auxiliary heads and a slow initialisation, which are left out.
+#: Networks of torchvision with auxiliary heads and a slow initialization, which are left out.
 INCEPTIONS = ("googlenet", "inception_v3")
 Output = Literal["softmax", "sigmoid"]
 

@@ -22,7 +22,7 @@ class Preprocessing:
         std: Divides each channel after that.
         channel_order: ``"rgb"`` or ``"bgr"``: what the network expects.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; always antialiased.
-        resize_shorter: Shorter side, in pixels, before the weights' own centre crop (``crop=True``).
+        resize_shorter: Shorter side, in pixels, before the weights' own center crop (``crop=True``).
     """
 
     size: tuple[int, int] = (224, 224)
@@ -45,17 +45,17 @@ class Preprocessing:
 
         Args:
             images: RGB photos.
-            crop: Use the weights' centre crop instead of the whole photo squashed to ``size``.
+            crop: Use the weights' center crop instead of the whole photo squashed to ``size``.
 
         Returns:
-            ``[N, 3, H, W]`` float32, normalised.
+            ``[N, 3, H, W]`` float32, normalized.
         """
-        return self.normalise(torch.stack([self.pixels(image, crop) for image in images]))
+        return self.normalize(torch.stack([self.pixels(image, crop) for image in images]))
 
     def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
         """One photo at the network's input size, RGB with 8 bits: ``[3, H, W]`` uint8.
 
-        Whole batches become floating point, in :meth:`normalise` or :func:`unit_range`: threads that
+        Whole batches become floating point, in :meth:`normalize` or :func:`unit_range`: threads that
         read photos would each start threads for that, which slow the network's down.
         """
         mode = F.InterpolationMode(self.interpolation)
@@ -67,7 +67,7 @@ class Preprocessing:
         return resized
 
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The part of a photo that the weights' centre crop keeps: left, top, right, bottom."""
+        """The part of a photo that the weights' center crop keeps: left, top, right, bottom."""
         shorter = self.resize_shorter or min(self.size)
         scale = min(width, height) / shorter
         crop_h, crop_w = (
@@ -76,7 +76,7 @@ class Preprocessing:
         left, top = round((width - crop_w) / 2), round((height - crop_h) / 2)
         return left, top, max(left + 1, round(left + crop_w)), max(top + 1, round(top + crop_h))
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """RGB of 8 bits or in [0, 1], ``[N, 3, H, W]``, to the network's input of the same shape."""
         pixels = unit_range(pixels)
         if self.channel_order == "bgr":

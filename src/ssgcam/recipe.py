@@ -1,7 +1,7 @@
 """A recipe: which layers, with which settings, become which mask; JSON in and out.
 
 A recipe is what a search finds: everything that is needed to get the same masks from the same
-network without any labelled data. It holds numbers and names only; no code is run from it.
+network without any labeled data. It holds numbers and names only; no code is run from it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from ssgcam.augment import Augmentation
 from ssgcam.bound_recipe import BoundRecipe
+from ssgcam.core.augment import Augmentation
 from ssgcam.core.refine import Refinement
 from ssgcam.core.settings import (
     Fusion,
     Precision,
-    ScoreSettings,
     SSGSettings,
+    TargetSettings,
     check_choice,
     check_range,
 )
@@ -92,7 +92,7 @@ class Origin:
 class Recipe:
     """From images to masks, for one network; see the top of this module.
 
-    The maps of the layers go through the pipeline of ``core.maps`` at the working size ``size``; the
+    The maps of the layers go through the pipeline of ``core.fusion`` at the working size ``size``; the
     fused map is resized to the input's size (bilinear), refined if asked for and divided by its
     maximum again, and cut at ``threshold``. A mask is empty where the class's probability (its mean
     over the views of the augmentation) is below ``gate``.
@@ -105,7 +105,7 @@ class Recipe:
         size: Working height and width.
         classes: The classes it may explain where none is asked for: the most probable of these.
             Empty: any class of the network.
-        fusion: See ``core.maps.fuse``.
+        fusion: See ``core.fusion.fuse``.
         score: What is differentiated.
         augmentation: Views that are averaged.
         refinement: Refinement by the image, or null.
@@ -129,7 +129,7 @@ class Recipe:
     size: tuple[int, int]
     classes: tuple[int, ...] = ()
     fusion: Fusion = "mean"
-    score: ScoreSettings = field(default_factory=ScoreSettings)
+    score: TargetSettings = field(default_factory=TargetSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
     refinement: Refinement | None = None
     origin: Origin = field(default_factory=Origin)

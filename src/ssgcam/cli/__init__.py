@@ -24,7 +24,7 @@ COMMANDS = {
     "explain": "Heat maps of photos, for the class a network sees or any other.",
     "layers": "The layers of a network that one may target, and the default ones.",
     "train": "Train or fine-tune a classifier from image-level labels.",
-    "search": "Search the fusion of layers that fits a few labelled masks; writes a recipe.",
+    "search": "Search the fusion of layers that fits a few labeled masks; writes a recipe.",
     "segment": "Masks of many photos with a recipe.",
     "evaluate": "Measure maps and masks against boxes, masks, or by perturbation.",
     "demo": "Explain real photos with a real network; needs the extra 'demo'.",

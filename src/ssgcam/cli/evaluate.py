@@ -36,7 +36,7 @@ from ssgcam.cli.reading import Edges, FirstLabel, Kind, MaskValues, Split, read_
 
 app = typer.Typer(
     name="evaluate",
-    help="Measure maps against boxes or masks, by perturbation, and by randomised weights.",
+    help="Measure maps against boxes or masks, by perturbation, and by randomized weights.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -212,7 +212,7 @@ def perturbation(
     )
 
 
-@app.command(short_help="Do maps change when the network's weights are randomised?")
+@app.command(short_help="Do maps change when the network's weights are randomized?")
 def sanity(
     context: typer.Context,
     data: Data,
@@ -245,7 +245,7 @@ def sanity(
     device: Device = "auto",
     resume: Resume = True,
 ) -> None:
-    """Rank correlation of maps before and after the weights are randomised from the top down.
+    """Rank correlation of maps before and after the weights are randomized from the top down.
 
     DATA may be any images; a few are enough. Prints a verdict for each method and layer. OUT gets it as
     sanity.md, .csv and .json, and the course of the correlation. The same command run again goes on

@@ -97,7 +97,7 @@ def prepare(context: typer.Context) -> Task:
     """Read the data set and the network, from the options that all commands share."""
     import torch
 
-    from ssgcam.core.settings import ScoreSettings
+    from ssgcam.core.settings import TargetSettings
     from ssgcam.evaluation import Entrants, limited
     from ssgcam.models import load_model
     from ssgcam.recipe import Recipe
@@ -113,7 +113,7 @@ def prepare(context: typer.Context) -> Task:
         layers=_layers(given["layers"]),
         each=given["each"],
         fused=given["fused"],
-        score=ScoreSettings(score=given["score"]) if given["score"] is not None else None,
+        score=TargetSettings(score=given["score"]) if given["score"] is not None else None,
         recipe=Recipe.load(recipe) if recipe else None,
     )
     options: dict[str, Any] = {

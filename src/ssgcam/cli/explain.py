@@ -16,10 +16,10 @@ from ssgcam.core.settings import Precision, SSGSettings
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
+    from ssgcam.bulk.jobs import Job, Jobs
+    from ssgcam.bulk.manifest import Done, Manifest
     from ssgcam.cam import CAM
     from ssgcam.models import LoadedModel
-    from ssgcam.scale.jobs import Job, Jobs
-    from ssgcam.scale.manifest import Done, Manifest
 
 REPORT = "explain.json"
 MANIFEST = "manifest.jsonl"
@@ -69,7 +69,7 @@ def explain(
         typer.Option(help="Power of each layer's map.", show_default="the method's own"),
     ] = None,
     crop: Annotated[
-        bool, typer.Option("--crop", help="The weights' centre crop, not the whole photo.")
+        bool, typer.Option("--crop", help="The weights' center crop, not the whole photo.")
     ] = False,
     precision: Annotated[
         str, typer.Option(help="exact, fast (backward pass rounded) or bfloat16 (both passes).")
@@ -90,15 +90,15 @@ def explain(
     """
     from tqdm import tqdm
 
+    from ssgcam.bulk.explain import ExplainTask, check_network
+    from ssgcam.bulk.manifest import Manifest
+    from ssgcam.bulk.naming import name_flat
+    from ssgcam.bulk.stream import run, work_off
     from ssgcam.cam import CAM
-    from ssgcam.devices import choose_device
-    from ssgcam.explain import ExplainTask, check_network
+    from ssgcam.device import choose_device
     from ssgcam.files import write_png
     from ssgcam.models import load_model
-    from ssgcam.render.heatmap import legend
-    from ssgcam.scale.manifest import Manifest
-    from ssgcam.scale.naming import name_flat
-    from ssgcam.scale.stream import run, work_off
+    from ssgcam.report.heatmap import legend
 
     jobs = name_flat(photos, out)
     ssg = _ssg_settings(
@@ -192,8 +192,8 @@ def _settings(
 
 def _write_report(path: Path, settings: dict[str, Any], manifest: Manifest, jobs: Jobs) -> None:
     """The settings, and an entry for each photo, one to a line: as a stream, whole or not at all."""
+    from ssgcam.bulk.segment import versions
     from ssgcam.files import written_whole
-    from ssgcam.segment import versions
 
     start = json.dumps({"versions": versions(), **settings}, indent=2)
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""``ssgcam search``: a few labelled images in, a recipe and its report out."""
+"""``ssgcam search``: a few labeled images in, a recipe and its report out."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def search(
     population: Annotated[int, typer.Option(help="Candidates in each.", min=5)] = 160,
     seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
     fitness: Annotated[
-        str, typer.Option(help="IoU to maximise: pooled, per_image, with_background or box.")
+        str, typer.Option(help="IoU to maximize: pooled, per_image, with_background or box.")
     ] = "pooled",
     penalty: Annotated[float, typer.Option(help="Taken off for each layer in use.")] = 0.001,
     size: Annotated[int, typer.Option(help="Side of the working maps, in cells.", min=2)] = 56,
@@ -90,14 +90,14 @@ def search(
     batch_size: Annotated[int, typer.Option(help="Images for each pass.", min=1)] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Find the layers, settings and weights whose map fits a few labelled images best (DE-SSG-CAM).
+    """Find the layers, settings and weights whose map fits a few labeled images best (DE-SSG-CAM).
 
     Ten to two hundred images; some without the object calibrate the class gate. RECIPE goes to
     'ssgcam segment' and needs no labels there. The report says how the recipe does on images that
     it was not searched on. Ctrl-C keeps the best so far.
     """
     from ssgcam.core.refine import Refinement
-    from ssgcam.devices import choose_device
+    from ssgcam.device import choose_device
     from ssgcam.models import load_model
     from ssgcam.search import SearchSettings, search_recipe
 
@@ -151,7 +151,7 @@ def search(
 
 def _views(flips: str) -> Any:
     """The plain view, then flips (of two, one first)."""
-    from ssgcam.augment import Augmentation
+    from ssgcam.core.augment import Augmentation
 
     kinds = ["none", *(["horizontal"] if flips == "both" else []), flips]
     return tuple(dict.fromkeys(Augmentation(cast(Any, kind)) for kind in kinds))
@@ -159,7 +159,7 @@ def _views(flips: str) -> Any:
 
 def _augmentations(flips: str, scales: str) -> Any:
     """The same, and the last of them with the input scales."""
-    from ssgcam.augment import Augmentation
+    from ssgcam.core.augment import Augmentation
 
     try:
         factors = tuple(float(text) for text in scales.split(","))
@@ -169,7 +169,7 @@ def _augmentations(flips: str, scales: str) -> Any:
 
 
 def _score(name: str) -> Any:
-    from ssgcam.core.settings import ScoreSettings
+    from ssgcam.core.settings import TargetSettings
 
     sign = "absolute" if name == "log_probability" else "positive"
-    return ScoreSettings(score=cast(Any, name), sign=cast(Any, sign))
+    return TargetSettings(score=cast(Any, name), sign=cast(Any, sign))

@@ -12,11 +12,11 @@ from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
+    from ssgcam.bulk.stream import Engine
     from ssgcam.cam import CAM
     from ssgcam.models import LoadedModel
     from ssgcam.recipe import Recipe
-    from ssgcam.scale.stream import Engine
-    from ssgcam.streaming import Failure
+    from ssgcam.threads import Failure
 
 
 def segment(
@@ -93,15 +93,15 @@ def segment(
     """Mark the objects in photos, pixel by pixel, at the photos' own size.
 
     OUT gets a mask for each photo, NAME.png: an indexed picture with 0 for background and k for the
-    k-th class, in PASCAL VOC's colours; OUT/segment.json says which is which. The same command run
+    k-th class, in PASCAL VOC's colors; OUT/segment.json says which is which. The same command run
     again goes on where it was cut off. A photo that can't be read is reported and the others go on;
     the exit code is then 2.
     """
     from tqdm import tqdm
 
-    from ssgcam.devices import choose_device
+    from ssgcam.bulk.segment import segment_images
+    from ssgcam.device import choose_device
     from ssgcam.models import load_model
-    from ssgcam.segment import segment_images
 
     work = _engine(engine, workers, actors, gpus, cpus)
     loaded = load_model(model, weights)
@@ -162,6 +162,6 @@ def _engine(
         return None
     if name != "ray":
         raise SsgcamError(f"no engine named '{name}'; give local or ray")
-    from ssgcam.scale.ray_engine import RayEngine
+    from ssgcam.bulk.ray_engine import RayEngine
 
     return RayEngine(actors=actors, gpus=gpus, cpus=cpus, workers=workers)

@@ -35,7 +35,7 @@ def train(
         str, typer.Option(help="Rare classes: sampling (drawn more often), loss or none.")
     ] = "sampling",
     augment: Annotated[bool, typer.Option(help="Flip and turn photos at random.")] = True,
-    colour: Annotated[float, typer.Option(help="Largest relative change of the colours.")] = 0.2,
+    color: Annotated[float, typer.Option(help="Largest relative change of the colors.")] = 0.2,
     train_from: Annotated[
         str | None, typer.Option(help="Freeze all before this module, such as layer4 or fc.")
     ] = None,
@@ -63,7 +63,7 @@ def train(
     """
     from ssgcam.files import write_json
     from ssgcam.models import save_model
-    from ssgcam.training import TrainingSettings, read_labelled_images, train_classifier
+    from ssgcam.training import TrainingSettings, read_labeled_images, train_classifier
 
     if out.suffix != ".pth":
         raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
@@ -78,7 +78,7 @@ def train(
         weight_decay=weight_decay,
         balance=cast("Balance", balance),
         augmentation=augment,
-        colour=colour,
+        color=color,
         train_from=train_from,
         held_out=group_split,
         patience=patience,
@@ -88,7 +88,7 @@ def train(
         workers=workers,
     )
     checkpoint = out.with_suffix(".checkpoint.pth")
-    samples = read_labelled_images(data, group_pattern)
+    samples = read_labeled_images(data, group_pattern)
     result = train_classifier(samples, settings, checkpoint=checkpoint, resume=resume)
     save_model(result.model, out)
     write_json(out.with_suffix(".json"), result.to_json())

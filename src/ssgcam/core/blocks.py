@@ -22,7 +22,7 @@ def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) 
     1. at most half the input's resolution (a quarter where ``most`` is given),
     2. not inside a block of the next stage, nor inside another block of the same resolution (plain
        sequences aside), and
-    3. not one linear layer (a convolution or a normalisation), nor pooling.
+    3. not one linear layer (a convolution or a normalization), nor pooling.
 
     So ResNet gives each residual block, VGG each ReLU, EfficientNet each inverted bottleneck, a
     transformer each encoder block.
@@ -70,7 +70,7 @@ def _is_block(place: Place, places: list[Place], modules: dict[str, nn.Module]) 
     same = [other for other in places if other.layout.resolution == place.layout.resolution]
     if place.leaves > min(other.leaves for other in same):
         return False
-    if place.linear and not (place.activated or place.normalised):
+    if place.linear and not (place.activated or place.normalized):
         return False
     blocks = {_last_block(_module(other), modules) for other in same}
     return not any(_module(place).startswith(f"{block}.") for block in blocks)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssgcam.core.scores import ScoreFunction, logits_of
+from ssgcam.core.target import TargetFunction, logits_of
 from ssgcam.errors import SsgcamError
 
 
@@ -17,7 +17,7 @@ def logits_and_classes(
     output: Any,
     wanted: Tensor | Sequence[int] | int | None,
     images: Tensor,
-    function: ScoreFunction | None,
+    function: TargetFunction | None,
 ) -> tuple[Tensor | None, Tensor]:
     """What a network said of a batch, and what of it is explained.
 

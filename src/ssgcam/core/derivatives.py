@@ -20,7 +20,7 @@ piecewise linear between the layer and the logits:
 
 Both orders are returned up to a positive factor for each image and layer, which cancels when a map is
 scaled by its maximum, so that nothing over- or underflows, nor vanishes as p -> 1. They are ``df`` and
-``d2f + k df^2`` with the number ``f`` and the bend ``k`` of ``core.scores``; behind a piecewise-linear
+``d2f + k df^2`` with the number ``f`` and the bend ``k`` of ``core.target``; behind a piecewise-linear
 network ``d2z = 0``, ``d log odds = g_c - g_q``, ``d2 log odds = -Var_q``.
 """
 
@@ -32,14 +32,14 @@ from torch import Tensor, nn
 from ssgcam.core.capture import Captured
 from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.scaling import peak, per_image, unit, wide
-from ssgcam.core.scores import (
-    ScoreFunction,
+from ssgcam.core.settings import TargetSettings
+from ssgcam.core.target import (
+    TargetFunction,
     bend_of,
     class_and_rivals,
     class_score,
     score_value,
 )
-from ssgcam.core.settings import ScoreSettings
 from ssgcam.errors import SsgcamError
 
 _NO_CURVATURE = (
@@ -51,10 +51,10 @@ _NO_CURVATURE = (
 def derivatives(
     captured: Captured,
     classes: Tensor,
-    settings: ScoreSettings,
+    settings: TargetSettings,
     *,
     need_second: bool,
-    function: ScoreFunction | None = None,
+    function: TargetFunction | None = None,
     retain_graph: bool = False,
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """First- and second-order signals of every captured layer.
@@ -93,7 +93,7 @@ def derivatives(
 
 
 def hessian_activation_product(
-    captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
+    captured: Captured, classes: Tensor, settings: TargetSettings, function: TargetFunction | None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """First derivative and Hessian-vector product ``H A`` for every layer on its own (ShapleyCAM)."""
     with explaining(captured.network), torch.enable_grad():
@@ -109,7 +109,7 @@ def hessian_activation_product(
 
 
 def _softmax_family(
-    captured: Captured, classes: Tensor, settings: ScoreSettings, retain_graph: bool
+    captured: Captured, classes: Tensor, settings: TargetSettings, retain_graph: bool
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """``k u^2 - Var_q`` with ``u = g_c - g_q``: one backward pass for each class that is looked at."""
     bend = bend_of(class_score(captured.output, classes, settings), settings)
@@ -140,13 +140,13 @@ def _softmax_family(
                 per_image(weight, offset) * step_away * (offset / size[name] - mean[name])
             )
     return {
-        name: (-towards * size[name], per_image(bend, towards) * towards**2 - spread[name])
-        for name, towards in mean.items()
+        name: (-toward * size[name], per_image(bend, toward) * toward**2 - spread[name])
+        for name, toward in mean.items()
     }
 
 
 def _hutchinson(
-    captured: Captured, classes: Tensor, settings: ScoreSettings, function: ScoreFunction | None
+    captured: Captured, classes: Tensor, settings: TargetSettings, function: TargetFunction | None
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """The true diagonal ``d2f + k df^2``: the last term exactly, ``d2f`` estimated.
 

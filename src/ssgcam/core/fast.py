@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 class FastCopy:
     """A network's faster copy, made again whenever the network's own weights have changed.
 
-    Changes are noticed by the version counters of parameters and buffers (an optimiser's step, loading a
+    Changes are noticed by the version counters of parameters and buffers (an optimizer's step, loading a
     state, moving to another device); an edit through ``parameter.data`` is not seen by them.
 
     Args:

@@ -117,7 +117,7 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     chosen: dict[str, str] = {}
     for height, width in coarse or sorted(usable)[:1]:
         best = _last_of(usable[height, width])
-        why = "after a LayerNorm" if best.normalised else "signed values"
+        why = "after a LayerNorm" if best.normalized else "signed values"
         if best.activated:
             why = "after an activation function"
         chosen[best.name] = f"last of {height}x{width}, {why}"
@@ -136,7 +136,7 @@ def _last_of(places: Sequence[Place]) -> Place:
     candidates = [place for place in candidates if not place.resampling] or candidates
     last = candidates[-1]
     for place in reversed(candidates):
-        telling = place.activated or place.normalised or not place.linear
+        telling = place.activated or place.normalized or not place.linear
         if telling and place.depth <= last.depth:
             return place
     return last

@@ -49,7 +49,7 @@ def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
 
 
 def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor]:
-    """:func:`ssg_cam` for many settings; neighbours of the same form and sigma share the smoothing.
+    """:func:`ssg_cam` for many settings; neighbors of the same form and sigma share the smoothing.
 
     Args:
         signal: As there.
@@ -59,8 +59,8 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
         For each of them its map ``[N, h, w]``.
     """
     activation, first, second = signal.activation, _first(signal), signal.second
-    for (form, sigma), neighbours in groupby(settings, lambda each: (each.form, each.sigma)):
-        group = list(neighbours)
+    for (form, sigma), neighbors in groupby(settings, lambda each: (each.form, each.sigma)):
+        group = list(neighbors)
         one = _unit_product(first, activation) if form == "taylor" else unit(first)
         two = None if second is None else unit(second)
         if form == "taylor" and two is not None:
@@ -88,7 +88,7 @@ def grad_cam(signal: Signal) -> Tensor:
 
 
 def grad_cam_plus_plus(signal: Signal) -> Tensor:
-    """Grad-CAM++ (Chattopadhyay et al. 2018), with its authors' per-channel normalisation of alpha.
+    """Grad-CAM++ (Chattopadhyay et al. 2018), with its authors' per-channel normalization of alpha.
 
     ``alpha = g^2 / (2 g^2 + (sum A) g^3)``, zero where ``g`` is; alpha is divided by its sum over the
     positions with ``g > 0``; ``w = sum alpha relu(g)``; ``map = relu(sum_c w A)``. No epsilon: alpha
@@ -134,19 +134,19 @@ def shapley_cam(signal: Signal) -> Tensor:
     return _weighted((wide(_first(signal)) - 0.5 * wide(signal.curvature)).mean((2, 3)), signal)
 
 
-def eigen_cam(signal: Signal, centred: bool = False) -> Tensor:
+def eigen_cam(signal: Signal, centered: bool = False) -> Tensor:
     """Eigen-CAM (Muhammad and Yeasin 2020): the activations along their first principal direction.
 
     ``A`` as a matrix of positions by channels is projected on its first right singular vector. The
-    paper does not centre; ``centred=True`` subtracts each channel's mean first, as grad-cam does.
+    paper does not center; ``centered=True`` subtracts each channel's mean first, as grad-cam does.
     A singular vector has no sign of its own: it is turned so that the projection agrees with
-    the sum of the activations over channels (their inner product, centred alike, is not negative),
+    the sum of the activations over channels (their inner product, centered alike, is not negative),
     and the map is its positive part. The class plays no part.
     """
     activation = wide(signal.activation)
     count, channels, height, width = activation.shape
     matrix = activation.reshape(count, channels, height * width).transpose(1, 2)
-    if centred:
+    if centered:
         matrix = matrix - matrix.mean(1, keepdim=True)
     direction = torch.linalg.svd(matrix, full_matrices=False).Vh[:, 0]
     with full_precision(matrix):

@@ -87,7 +87,7 @@ def explaining(network: nn.Module) -> Iterator[None]:
 
     Raises:
         SsgcamError: If the network takes no hooks or has no gradients: it is TorchScript, was built in
-            inference mode or is quantised.
+            inference mode or is quantized.
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise SsgcamError(
@@ -155,7 +155,7 @@ def _freeze(network: nn.Module, in_training: list[nn.Module], trained: list[nn.P
                 parameter.requires_grad = False
             elif not (parameter.is_floating_point() or parameter.is_complex()):
                 raise SsgcamError(
-                    "the network has integer (quantised) parameters, so it has no gradients; explain "
+                    "the network has integer (quantized) parameters, so it has no gradients; explain "
                     "the floating-point network it was made from"
                 )
 

@@ -1,4 +1,4 @@
-"""Refinement guided by the image: maps flow between neighbouring pixels of similar colour.
+"""Refinement guided by the image: maps flow between neighboring pixels of similar color.
 
 Pixel-adaptive mask refinement, PAMR (Araslanov and Roth 2020, "Single-Stage Semantic Segmentation
 from Image Labels", CVPR, section 4.2): parameter-free iterations of a local affinity.
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ssgcam.core.settings import check_range
 from ssgcam.errors import SsgcamError
 
-#: Steps to the eight neighbours, in units of a dilation.
+#: Steps to the eight neighbors, in units of a dilation.
 _STEPS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 #: Bytes of affinities that are held at a time; more images are worked on one part after another.
 _BLOCK = 2**26
@@ -26,8 +26,8 @@ class Refinement:
     """Settings of :func:`pamr`.
 
     Attributes:
-        iterations: How often the map is averaged over its neighbours, 1 to 100.
-        dilations: Distances, in pixels, of the eight neighbours; each 1 or more.
+        iterations: How often the map is averaged over its neighbors, 1 to 100.
+        dilations: Distances, in pixels, of the eight neighbors; each 1 or more.
         temperature: Of the affinity, in local standard deviations, 0.01 to 10.
     """
 
@@ -46,8 +46,8 @@ class Refinement:
 def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Tensor:
     r"""Refine maps by the images they belong to.
 
-    The neighbourhood ``N(i)`` of a pixel are its eight neighbours at each dilation (pixels beyond the
-    edge repeat the edge). With ``I`` one colour channel, ``s_i`` the standard deviation (unbiased) of
+    The neighborhood ``N(i)`` of a pixel are its eight neighbors at each dilation (pixels beyond the
+    edge repeat the edge). With ``I`` one color channel, ``s_i`` the standard deviation (unbiased) of
     ``I`` over ``N(i)`` and ``i`` itself once for each dilation, and ``t`` the temperature:
 
         k_ij = - mean over channels of |I_i - I_j| / (t s_i)
@@ -56,7 +56,7 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
 
     The paper writes ``s_i^2`` for the denominator, which depends on the units of the image; ``t s_i``
     with ``t = 0.1``, as in the authors' own program, does not, so that it makes no difference whether
-    and how the image is normalised. A channel that is constant over the neighbourhood counts as
+    and how the image is normalized. A channel that is constant over the neighborhood counts as
     equal (``|I_i - I_j| / s_i = 0``).
 
     Args:
@@ -81,8 +81,8 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
     values = maps[:, None] if maps.ndim == 3 else maps
     if values.shape[-2:] != images.shape[-2:]:
         values = F.interpolate(values, (height, width), mode="bilinear", align_corners=False)
-    neighbours = len(settings.dilations) * len(_STEPS)
-    at_once = max(1, _BLOCK // (4 * neighbours * images.shape[1] * height * width))
+    neighbors = len(settings.dilations) * len(_STEPS)
+    at_once = max(1, _BLOCK // (4 * neighbors * images.shape[1] * height * width))
     refined = torch.cat(
         [
             _refined(image, value, settings)
@@ -97,13 +97,13 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
 def _refined(images: Tensor, maps: Tensor, settings: Refinement) -> Tensor:
     affinity = _affinity(images.to(maps.dtype), settings)
     for _ in range(settings.iterations):
-        maps = torch.einsum("njhw,nkjhw->nkhw", affinity, _neighbours(maps, settings.dilations))
+        maps = torch.einsum("njhw,nkjhw->nkhw", affinity, _neighbors(maps, settings.dilations))
     return maps
 
 
 def _affinity(images: Tensor, settings: Refinement) -> Tensor:
-    """``alpha``: ``[N, J, H, W]``, positive, summing to one over the J neighbours."""
-    around = _neighbours(images, settings.dilations)  # [N, C, J, H, W]
+    """``alpha``: ``[N, J, H, W]``, positive, summing to one over the J neighbors."""
+    around = _neighbors(images, settings.dilations)  # [N, C, J, H, W]
     itself = images[:, :, None]
     own = itself.expand(-1, -1, len(settings.dilations), -1, -1)
     spread = torch.cat([around, own], 2).std(2, keepdim=True)
@@ -111,8 +111,8 @@ def _affinity(images: Tensor, settings: Refinement) -> Tensor:
     return (-distance / settings.temperature).mean(1).softmax(1)
 
 
-def _neighbours(tensor: Tensor, dilations: tuple[int, ...]) -> Tensor:
-    """The neighbours of every pixel: ``[N, K, H, W]`` to ``[N, K, 8 * len(dilations), H, W]``."""
+def _neighbors(tensor: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """The neighbors of every pixel: ``[N, K, H, W]`` to ``[N, K, 8 * len(dilations), H, W]``."""
     height, width = tensor.shape[-2:]
     reach = max(dilations)
     padded = F.pad(tensor, (reach,) * 4, mode="replicate")

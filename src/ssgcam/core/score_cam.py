@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ssgcam.core.maps import resize
+from ssgcam.core.fusion import resize
 from ssgcam.core.smoothing import full_precision
 from ssgcam.errors import SsgcamError
 
@@ -22,7 +22,7 @@ def score_cam(
     """Score-CAM (Wang et al. 2020), batched over images and channels.
 
     Each channel, resized to the image and scaled to [0, 1] by its minimum and maximum, masks the
-    normalised image; the softmax over channels of the class score (logit) of the masked images weights
+    normalized image; the softmax over channels of the class score (logit) of the masked images weights
     the channels: ``map = relu(sum_c softmax_c(z(image * mask_c)) A)``. The paper subtracts the logit
     of a blank image first, which the softmax cancels. Constant channels mask nothing out and are
     left out.

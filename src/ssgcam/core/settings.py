@@ -55,7 +55,7 @@ class SSGSettings:
 
 
 @dataclass(frozen=True)
-class ScoreSettings:
+class TargetSettings:
     """What is differentiated, and the second-order signal that goes with it; see ``core.derivatives``.
 
     Attributes:

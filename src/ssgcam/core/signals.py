@@ -10,8 +10,8 @@ from torch import Tensor
 from ssgcam.core.capture import Captured
 from ssgcam.core.derivatives import derivatives, hessian_activation_product
 from ssgcam.core.layouts import Layout, layout_of
-from ssgcam.core.scores import ScoreFunction
-from ssgcam.core.settings import ScoreSettings
+from ssgcam.core.settings import TargetSettings
+from ssgcam.core.target import TargetFunction
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
 
@@ -37,10 +37,10 @@ def signals_of(
     captured: Captured,
     classes: Tensor,
     needs: Needs,
-    settings: ScoreSettings,
+    settings: TargetSettings,
     image_size: tuple[int, int],
     *,
-    function: ScoreFunction | None = None,
+    function: TargetFunction | None = None,
     retain_graph: bool = False,
 ) -> dict[str, Signal]:
     """The signals of all captured layers for one class of each image.

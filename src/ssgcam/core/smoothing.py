@@ -1,4 +1,4 @@
-"""Spatial Gaussian smoothing, edge-normalised, as two small matrix products."""
+"""Spatial Gaussian smoothing, edge-normalized, as two small matrix products."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gaussian_matrix(
     """Gaussian weights between the cells of one axis; every row sums to one.
 
     Row ``i`` holds ``exp(-(i - j)^2 / (2 sigma^2))`` over ``j``, divided by its sum: a Gaussian that
-    is renormalised where it reaches past the edge. Weights that would make denormal numbers are zero
+    is renormalized where it reaches past the edge. Weights that would make denormal numbers are zero
     (:func:`_normal`): in float32 those more than about 8 ``sigma`` away, in float64 26.
 
     Args:

@@ -29,7 +29,7 @@ class Place:
         channels: Number of channels.
         signed: Whether it has negative values.
         resampling: Whether pooling, padding or the like gives it.
-        normalised: Whether a LayerNorm gives it.
+        normalized: Whether a LayerNorm gives it.
         activated: Whether an activation function gives it, or it has no negative values.
         linear: Whether one linear layer gives it.
         leaves: How many blocks around it (plain sequences aside) put out another resolution.
@@ -42,7 +42,7 @@ class Place:
     channels: int
     signed: bool
     resampling: bool
-    normalised: bool
+    normalized: bool
     activated: bool
     linear: bool
     leaves: int
@@ -85,7 +85,7 @@ def trace(network: nn.Module, image: Tensor) -> list[Place]:
             channels=int(record.tensor.shape[1 if record.layout.shape == "channels_first" else -1]),
             signed=record.signed,
             resampling=resamples(record.module),
-            normalised=issubclass(kind, NORMALISING),
+            normalized=issubclass(kind, NORMALISING),
             activated=not record.signed or _from_torch(kind, ("activation",)),
             linear=issubclass(kind, LINEAR),
             leaves=_leaving_blocks(record.name, resolution, modules, resolutions),
@@ -154,7 +154,7 @@ def _joined(inner: Place, outer: Place) -> Place:
     return replace(
         named,
         resampling=inner.resampling or outer.resampling,
-        normalised=inner.normalised or outer.normalised,
+        normalized=inner.normalized or outer.normalized,
         activated=inner.activated or outer.activated,
         linear=inner.linear,
     )

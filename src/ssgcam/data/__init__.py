@@ -1,4 +1,4 @@
-"""Readers of data sets: `read_samples` recognises a layout and returns a `SampleSet`."""
+"""Readers of data sets: `read_samples` recognizes a layout and returns a `SampleSet`."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def read_samples(root: str | Path, kind: str = "auto", **options: Any) -> Sample
         The set.
 
     Raises:
-        SsgcamError: If the layout is not recognised, an option is unknown, or the data are wrong.
+        SsgcamError: If the layout is not recognized, an option is unknown, or the data are wrong.
     """
     root = Path(root).expanduser()
     check_folder(root)
     if kind == "auto":
-        kind = _recognise(root)
+        kind = _recognize(root)
     if kind not in READERS:
         raise SsgcamError(f"data set kind '{kind}' is unknown; use one of: {', '.join(READERS)}")
     known = list(inspect.signature(READERS[kind]).parameters)[1:]
@@ -92,7 +92,7 @@ def read_samples(root: str | Path, kind: str = "auto", **options: Any) -> Sample
     return READERS[kind](root, **options)
 
 
-def _recognise(root: Path) -> str:
+def _recognize(root: Path) -> str:
     for layout in _LAYOUTS:
         if layout.find(root):
             return layout.kind

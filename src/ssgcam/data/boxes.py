@@ -59,7 +59,7 @@ def read_boxes(
         entries.setdefault(index.find(record.image), []).append(record)
     records = [record for of_image in entries.values() for record in of_image]
     classes = Classes([record.label for record in records], class_names, first_label, source)
-    labelled = all(classes.index(record.label) is not None for record in records if record.boxes)
+    labeled = all(classes.index(record.label) is not None for record in records if record.boxes)
     for image, of_image in entries.items():
         if not collector.present(image, listed_in=source):
             continue
@@ -81,7 +81,7 @@ def read_boxes(
                 image,
                 tuple(sorted({label for label in indices if label is not None})),
                 boxes,
-                box_labels if labelled else (),
+                box_labels if labeled else (),
                 next((record.group for record in of_image if record.group), ""),
             )
         )

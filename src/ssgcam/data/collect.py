@@ -20,7 +20,7 @@ Edges = Literal["inclusive", "exclusive"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set's folder is recognised.
+    """How a data set's folder is recognized.
 
     Attributes:
         kind: The layout's name for `ssgcam.data.read_samples`.

@@ -20,17 +20,17 @@ Shape = Literal["filled", "ellipse"]
 
 
 def read_raw_mask(path: Path) -> NDArray[np.int64]:
-    """Read a mask file's values as stored: palette indices, not colours; no EXIF turn.
+    """Read a mask file's values as stored: palette indices, not colors; no EXIF turn.
 
     Args:
-        path: A PNG (or other lossless picture) that is indexed, grey, or grey in three channels.
+        path: A PNG (or other lossless picture) that is indexed, gray, or gray in three channels.
             An alpha channel is left out.
 
     Returns:
         ``int64[H, W]``: the stored values; black and white pictures have 0 and 1.
 
     Raises:
-        SsgcamError: If the file is not a picture or has colours instead of values.
+        SsgcamError: If the file is not a picture or has colors instead of values.
     """
     with open_image(path) as image:
         image.load()
@@ -39,7 +39,7 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
         channels = values[..., :3]
         if not (channels == channels[..., :1]).all():
             raise SsgcamError(
-                f"the mask '{path}' has colours; save it as an indexed or grey PNG with one value "
+                f"the mask '{path}' has colors; save it as an indexed or gray PNG with one value "
                 "for each class"
             )
         values = channels[..., 0]
@@ -138,7 +138,7 @@ class FileMask:
 class InstanceFiles:
     """One object in several mask files, with a file of what to ignore (WSOL's OpenImages).
 
-    The files may be of another size than the image: they are resized to it by nearest neighbour,
+    The files may be of another size than the image: they are resized to it by nearest neighbor,
     as the reference evaluation does.
 
     Attributes:
@@ -172,7 +172,7 @@ class BoxMask:
     Attributes:
         boxes: Inclusive corners.
         values: The mask value of each box.
-        shape: ``"filled"``: all pixels of the box. ``"ellipse"``: the pixels whose centre is in
+        shape: ``"filled"``: all pixels of the box. ``"ellipse"``: the pixels whose center is in
             the ellipse that touches the box's four sides.
     """
 
@@ -228,9 +228,9 @@ def with_box_masks(sample_set: SampleSet, shape: Shape = "filled") -> SampleSet:
         raise SsgcamError(f"box mask shape '{shape}' is unknown; use 'filled' or 'ellipse'")
     if not any(sample.boxes for sample in sample_set):
         raise SsgcamError(f"'{sample_set.root}' has no boxes to make masks of; give masks instead")
-    labelled = all(len(sample.box_labels) == len(sample.boxes) for sample in sample_set)
-    semantic = labelled and len(sample_set.class_names) <= LAST_VALUE
-    if labelled and not semantic:
+    labeled = all(len(sample.box_labels) == len(sample.boxes) for sample in sample_set)
+    semantic = labeled and len(sample_set.class_names) <= LAST_VALUE
+    if labeled and not semantic:
         _refuse_mixed(sample_set.samples)
     samples = tuple(
         replace(

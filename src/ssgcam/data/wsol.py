@@ -1,4 +1,4 @@
-"""The text files of the weakly supervised object localisation benchmark (Choe et al. 2020)."""
+"""The text files of the weakly supervised object localization benchmark (Choe et al. 2020)."""
 
 from __future__ import annotations
 

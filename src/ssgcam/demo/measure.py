@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssgcam.metrics import pixel_average_precision, score_histograms
-from ssgcam.render.heatmap import resized
+from ssgcam.report.heatmap import resized
 
 
 @dataclass(frozen=True)

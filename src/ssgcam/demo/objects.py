@@ -43,14 +43,14 @@ class Outlined:
 
     @cached_property
     def inside(self) -> NDArray[np.bool_]:
-        """``[H, W]``: whether the centre of each pixel of the photo lies inside the outline."""
+        """``[H, W]``: whether the center of each pixel of the photo lies inside the outline."""
         draw = require("skimage.draw", "demo")
         shape = (self.image.height, self.image.width)
         inside = np.zeros(shape, bool)
         for polygon in self.polygons:
             rows_and_columns = (
                 np.array(polygon)[:, ::-1] - 0.5
-            )  # a pixel's centre is a whole number
+            )  # a pixel's center is a whole number
             inside |= draw.polygon2mask(shape, rows_and_columns)
         return inside
 

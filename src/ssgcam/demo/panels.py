@@ -11,7 +11,7 @@ from ssgcam.core.methods import METHODS
 from ssgcam.demo.explained import DRAWN, Explained
 from ssgcam.demo.objects import Outlined
 from ssgcam.demo.transfer import Transfer
-from ssgcam.render import Cell, overlay, panel
+from ssgcam.report import Cell, overlay, panel
 
 MEASURES = (
     "Mass: share of the map's sum inside the outline. Precision: average precision of the pixels."

@@ -1,6 +1,6 @@
 """A recipe searched on the other photos, applied to each: before and after.
 
-So few labelled photos are far fewer than a search is made for (ten and more): what it shows is how it
+So few labeled photos are far fewer than a search is made for (ten and more): what it shows is how it
 goes, not how well.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssgcam.augment import Augmentation
 from ssgcam.cam import CAM
+from ssgcam.core.augment import Augmentation
 from ssgcam.demo.objects import Outlined
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
-from ssgcam.render.heatmap import resized
+from ssgcam.report.heatmap import resized
 from ssgcam.result import Result
 from ssgcam.search import Calibration, SearchSettings, search_recipe
 

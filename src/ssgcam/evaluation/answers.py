@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.network import forward_pass, unwrap
-from ssgcam.core.scores import logits_of
 from ssgcam.core.settings import Precision
+from ssgcam.core.target import logits_of
 from ssgcam.models import LoadedModel
 
 
@@ -30,7 +30,7 @@ class Answers:
         self._fast = None if precision == "exact" else FastCopy(self._network, precision)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Probabilities ``[N, K]`` in float32 of normalised or :meth:`ready` inputs ``[N, 3, H, W]``."""
+        """Probabilities ``[N, K]`` in float32 of normalized or :meth:`ready` inputs ``[N, 3, H, W]``."""
         with torch.no_grad():
             network = self._network
             if self._fast is not None:

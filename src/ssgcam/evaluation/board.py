@@ -161,7 +161,7 @@ class Board:
         """A method less its best rival on the same layers; the recipe less the best of all others.
 
         The rival is the best of the others on the very images that are scored, so the choice
-        favours it.
+        favors it.
 
         Args:
             metrics: Those that are a merit are compared.

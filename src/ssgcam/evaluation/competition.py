@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ssgcam.cam import CAM, Layers
+from ssgcam.core import fusion as pipeline
 from ssgcam.core import layers as layer_names
-from ssgcam.core import maps as pipeline
 from ssgcam.core.capture import Captured, capture
 from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import unwrap
-from ssgcam.core.settings import Precision, ScoreSettings
+from ssgcam.core.settings import Precision, TargetSettings
 from ssgcam.core.signals import Needs, signals_of
 from ssgcam.evaluation.contenders import Contender, Entrants
 from ssgcam.evaluation.figures import Entry
@@ -71,7 +71,7 @@ class Competition:
         self.network = unwrap(model.network)
         self._fast = None if precision == "exact" else FastCopy(self.network, precision)
         self.contenders = who.contenders
-        self.score = who.score or ScoreSettings()  # of all that share a backward pass
+        self.score = who.score or TargetSettings()  # of all that share a backward pass
         self.layers = _names(model, who.layers)
         self.each = who.each
         self.fused = who.fused and len(self.layers) > 1

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssgcam.cam import DEFAULT_GAMMA, Layers
 from ssgcam.core.methods import METHODS, ssg_cam
-from ssgcam.core.settings import ScoreSettings, SSGSettings
+from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
 from ssgcam.recipe import Recipe
@@ -107,7 +107,7 @@ class Entrants:
     layers: Layers = "auto"
     each: bool = True
     fused: bool = True
-    score: ScoreSettings | None = None
+    score: TargetSettings | None = None
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import unit_range
-from ssgcam.streaming import ahead
+from ssgcam.threads import ahead
 
 Extra = TypeVar("Extra")
 

@@ -29,7 +29,7 @@ from ssgcam.metrics import (
     box_hits,
     contour_boxes,
     fill_boxes,
-    localisation_hits,
+    localization_hits,
     max_box_acc,
     max_box_acc_v2,
     mean_of_ratios,
@@ -38,7 +38,7 @@ from ssgcam.metrics import (
     pixel_average_precision,
     pixel_curves,
     prepare_maps,
-    quantise,
+    quantize,
     score_histograms,
 )
 from ssgcam.metrics.boxes import TAUS
@@ -108,7 +108,7 @@ def evaluate_localization(
         kept = [shown for batch in run.few(items, read) for shown in _mapped(run, batch)]
         for batch in run.batches(board, items, read, tau):
             explained = run.explain(
-                model.preprocessing.normalise(batch.pixels), batch.classes, board
+                model.preprocessing.normalize(batch.pixels), batch.classes, board
             )
             for entry, maps in explained.maps.items():
                 if boxed:
@@ -203,13 +203,13 @@ def _score_boxes(
 ) -> None:
     boxes = [truth.boxes for truth in batch.extras]
     board.add(entry, "boxes", box_hits(maps, boxes, batch.sizes))
-    hits = localisation_hits(maps, boxes, batch.sizes, logits, batch.classes[:, 0], tau)
+    hits = localization_hits(maps, boxes, batch.sizes, logits, batch.classes[:, 0], tau)
     board.add(entry, "fixed", hits)
 
 
 def _mapped(run: Run, batch: Batch[Truth]) -> Iterator[tuple[Item, Truth, dict[Entry, Tensor]]]:
     """Items with the maps that the panel of examples shows."""
-    inputs = run.model.preprocessing.normalise(batch.pixels)
+    inputs = run.model.preprocessing.normalize(batch.pixels)
     maps = run.explain(inputs, batch.classes, None).maps
     for k, (item, truth) in enumerate(zip(batch.items, batch.extras, strict=True)):
         yield item, truth, {entry: maps[entry][k, 0].cpu() for entry in run.pictured()}
@@ -290,7 +290,7 @@ def _example(
         boxes: tuple[tuple[float, float, float, float], ...] = ()
         if boxed:  # at the threshold of MaxBoxAcc
             best = float(TAUS[board.total(entry, "boxes")[0].argmax()])
-            prepared = quantise(prepare_maps(values[None]))[0]
+            prepared = quantize(prepare_maps(values[None]))[0]
             found, largest = contour_boxes(prepared, int(best * int(prepared.max())))
             side = prepared.shape[-1]
             x0, y0, x1, y1 = (found[largest].double() / side).tolist()

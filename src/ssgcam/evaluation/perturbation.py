@@ -105,11 +105,11 @@ def evaluate_perturbation(
         for batch in run.batches(
             board, items, nothing, measures, shares, sigma, steps, settings.precision
         ):
-            inputs = model.preprocessing.normalise(batch.pixels)
+            inputs = model.preprocessing.normalize(batch.pixels)
             explained = run.explain(inputs, _classes(run, batch.items, inputs), board)
             classes, top = explained.classes[:, 0], explained.logits.argmax(1)
             board.add_total(None, "correct", (top == classes).sum())
-            smooth = model.preprocessing.normalise(gaussian_blur(batch.pixels, sigma))
+            smooth = model.preprocessing.normalize(gaussian_blur(batch.pixels, sigma))
             perturber = Perturber(
                 answers, answers.ready(inputs), answers.ready(smooth),
                 seed=settings.seed, first=batch.first, batch_size=at_once,
@@ -251,7 +251,7 @@ def _curve_charts(board: Board, steps_at: Tensor, count: int) -> list[Chart]:
 
 def _examples(run: Run, batch: Batch[None]) -> Iterator[Example]:
     """Maps with the outline of their top 20 % of pixels."""
-    inputs = run.model.preprocessing.normalise(batch.pixels)
+    inputs = run.model.preprocessing.normalize(batch.pixels)
     maps = run.explain(inputs, _classes(run, batch.items, inputs), None).maps
     height, width = run.model.preprocessing.size
     for k, item in enumerate(batch.items):

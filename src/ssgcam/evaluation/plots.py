@@ -15,13 +15,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.evaluation.figures import Chart, Example, Picture
 from ssgcam.evaluation.result import Evaluation
 from ssgcam.files import write_png
 from ssgcam.images import read_image
-from ssgcam.render.heatmap import overlay
-from ssgcam.render.panel import Cell, panel
+from ssgcam.report.heatmap import overlay
+from ssgcam.report.panel import Cell, panel
 
 COLUMNS = 3
 LONGEST = 640  # longer side of a photo in the panel, in pixels
@@ -60,10 +60,10 @@ def write_pictures(evaluation: Evaluation, out: Path) -> None:
 
 
 def draw_chart(chart: Chart) -> Image.Image:
-    """A chart as a picture: one small plot for each choice of layers, one colour for each line."""
+    """A chart as a picture: one small plot for each choice of layers, one color for each line."""
     labels = list(dict.fromkeys(line.label for lines in chart.plots.values() for line in lines))
     palette = colormaps["tab10" if len(labels) <= 10 else "tab20"]
-    colours = {label: palette(index % palette.N) for index, label in enumerate(labels)}
+    colors = {label: palette(index % palette.N) for index, label in enumerate(labels)}
     columns = min(COLUMNS, len(chart.plots))
     rows = -(-len(chart.plots) // columns)
     layout = ConstrainedLayoutEngine()
@@ -73,9 +73,9 @@ def draw_chart(chart: Chart) -> Image.Image:
     for place, (title, lines) in zip(grid.flat, chart.plots.items(), strict=False):
         for line in lines:
             style = "--" if line.dashed else "-"
-            colour = "0.4" if line.dashed else colours[line.label]
+            color = "0.4" if line.dashed else colors[line.label]
             width = max(0.8, 2.8 - 0.25 * labels.index(line.label))  # equal lines stay visible
-            (drawn,) = place.plot(line.x, line.y, style, color=colour, linewidth=width)
+            (drawn,) = place.plot(line.x, line.y, style, color=color, linewidth=width)
             handles.setdefault(line.label, drawn)
         place.set_title(title, fontsize=9)
         place.set_xlabel(chart.x_label, fontsize=8)

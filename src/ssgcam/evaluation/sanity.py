@@ -1,4 +1,4 @@
-"""Do maps depend on what the network learnt? Cascading weight randomisation for all methods at once.
+"""Do maps depend on what the network learned? Cascading weight randomization for all methods at once.
 
 Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (NeurIPS). One cascade serves all methods and
 layers: at each stage one forward and one backward pass for each batch.
@@ -49,7 +49,7 @@ def evaluate_sanity(
     class_index: int | None = None,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
-    """Randomise the weights from the top down and compare the maps with the original ones.
+    """Randomize the weights from the top down and compare the maps with the original ones.
 
     The explained class of an image is the intact network's top class throughout. A recipe takes no
     part: it belongs to the network it was made for.
@@ -99,21 +99,21 @@ def evaluate_sanity(
     unseen = replace(settings, progress=False)
     with run.running(), tqdm(total=total, desc="sanity", unit="stage", disable=quiet) as bar:
         for batch in batches(items, model, unseen, "sanity", nothing):
-            inputs = model.preprocessing.normalise(batch.pixels)
+            inputs = model.preprocessing.normalize(batch.pixels)
             given = None if class_index is None else torch.full((len(inputs), 1), class_index)
             explained = run.explain(inputs, given, board)
             before = {entry: maps[:, 0].cpu() for entry, maps in explained.maps.items()}
             for entry, maps in before.items():
                 constant[entry].append(constant_maps(maps))
             passed_by = []
-            for stage, randomised in cascade(model.network, seed=settings.seed):
+            for stage, randomized in cascade(model.network, seed=settings.seed):
                 if stage not in looked_at:
                     continue
                 passed_by.append(stage)
                 key = f"{batch.first} {stage}"
                 if key not in rows:
                     competition = Competition(
-                        replace(model, network=randomised), replace(who, layers=names),
+                        replace(model, network=randomized), replace(who, layers=names),
                         precision=settings.precision,
                     )  # fmt: skip
                     now = competition(inputs, explained.classes).maps
@@ -234,6 +234,6 @@ def _chart(results: dict[Entry, SanityResult]) -> Chart:
         for entry, result in results.items()
     )
     return Chart(
-        "sanity_cascade", "Rank correlation with the original map while weights are randomised",
-        "stages randomised, from the top", "rank correlation", plots,
+        "sanity_cascade", "Rank correlation with the original map while weights are randomized",
+        "stages randomized, from the top", "rank correlation", plots,
     )  # fmt: skip

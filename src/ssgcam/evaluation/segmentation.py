@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.data import IGNORE, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board, Metric
@@ -66,7 +66,7 @@ def evaluate_segmentation(
         background: Score of the background channel, in (0, 1).
         calibration: Other images with masks, on which the background score of each method and
             choice of layers is chosen instead (the highest mIoU, or foreground IoU). A fixed score
-            favours the method whose values happen to fit it.
+            favors the method whose values happen to fit it.
         settings: Batch size, seed, ...
 
     Returns:
@@ -150,7 +150,7 @@ class _Task:
         self, batch: Batch[Tensor], board: Board | None
     ) -> Iterator[tuple[Item, Tensor, dict[Entry, Tensor]]]:
         """Item, label mask ``[H, W]`` and each entry's maps ``[K, H, W]`` of each image of a batch."""
-        inputs = self.run.model.preprocessing.normalise(batch.pixels)
+        inputs = self.run.model.preprocessing.normalize(batch.pixels)
         explained = self.run.explain(inputs, batch.classes, board)
         for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
             size = (int(labels.shape[0]), int(labels.shape[1]))

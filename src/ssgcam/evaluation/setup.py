@@ -17,10 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ssgcam import __version__
+from ssgcam.bulk.explain import check_network
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import explaining
 from ssgcam.data import SampleSet
-from ssgcam.devices import choose_device
+from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board
 from ssgcam.evaluation.competition import Competition, Explained
@@ -29,7 +30,6 @@ from ssgcam.evaluation.figures import Entry, Example, Picture
 from ssgcam.evaluation.items import Batch, Item, batches, match_classes, owners
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.unfinished import Unfinished, digest, folder_of, stamps
-from ssgcam.explain import check_network
 from ssgcam.fingerprint import parameter_hash
 from ssgcam.models import LoadedModel
 

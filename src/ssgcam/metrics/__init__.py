@@ -35,10 +35,10 @@ from ssgcam.metrics.faithfulness import (
     insertion_deletion,
     masked_drops,
 )
-from ssgcam.metrics.localisation import (
-    LocalisationAccuracy,
-    LocalisationResult,
-    localisation_hits,
+from ssgcam.metrics.localization import (
+    LocalizationAccuracy,
+    LocalizationResult,
+    localization_hits,
 )
 from ssgcam.metrics.masks import (
     BinaryIoU,
@@ -71,12 +71,11 @@ from ssgcam.metrics.pixels import (
 from ssgcam.metrics.preparation import (
     fill_boxes,
     prepare_maps,
-    quantise,
+    quantize,
     resize_mask,
     scale_boxes,
 )
-from ssgcam.metrics.regions import fit_maps, gaussian_blur, moved_ranks, pixel_counts, pixel_ranks
-from ssgcam.metrics.sanity import (
+from ssgcam.metrics.randomization import (
     SanityResult,
     cascade,
     constant_maps,
@@ -84,6 +83,7 @@ from ssgcam.metrics.sanity import (
     rank_correlation,
     sanity_check,
 )
+from ssgcam.metrics.regions import fit_maps, gaussian_blur, moved_ranks, pixel_counts, pixel_ranks
 
 __all__ = [
     "BinaryIoU",
@@ -99,8 +99,8 @@ __all__ = [
     "InsertionDeletion",
     "InsertionDeletionResult",
     "Interval",
-    "LocalisationAccuracy",
-    "LocalisationResult",
+    "LocalizationAccuracy",
+    "LocalizationResult",
     "MaskOffset",
     "Perturber",
     "PixelPrecision",
@@ -135,7 +135,7 @@ __all__ = [
     "images_at_once",
     "insertion_deletion",
     "judge",
-    "localisation_hits",
+    "localization_hits",
     "mask_boundary",
     "mask_offset",
     "masked_drops",
@@ -154,7 +154,7 @@ __all__ = [
     "pointing_hits",
     "prepare_maps",
     "pseudo_masks",
-    "quantise",
+    "quantize",
     "rank_correlation",
     "ratio",
     "resample_counts",

@@ -20,7 +20,7 @@ TOLERANCE = 0.0075
 
 
 def mask_boundary(mask: Tensor) -> Tensor:
-    """The pixels of a mask that have a 4-neighbour outside of it.
+    """The pixels of a mask that have a 4-neighbor outside of it.
 
     The image's own edge is not an outline: a mask that is cut off by it has no boundary there.
 
@@ -43,7 +43,7 @@ def boundary_f_score(
     """F = 2 P R / (P + R) of two masks' boundaries.
 
     P is the share of predicted boundary pixels within ``tolerance * sqrt(H^2 + W^2)`` (Euclidean,
-    between pixel centres) of a true one, R the share of true ones within reach of a predicted one.
+    between pixel centers) of a true one, R the share of true ones within reach of a predicted one.
     Boundary pixels under ``ignore`` aren't counted in P or R, but others may be matched to them; a
     boundary wholly under ``ignore`` (PASCAL VOC voids a ring around each object) makes no mistake.
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.metrics.parts import Parts, check_count
-from ssgcam.metrics.preparation import SIZE, prepare_maps, quantise, scale_boxes
+from ssgcam.metrics.preparation import SIZE, prepare_maps, quantize, scale_boxes
 
 TAUS = torch.arange(1000, dtype=torch.float64) / 1000
 DELTAS = (0.3, 0.5, 0.7)
@@ -62,7 +62,7 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 def best_ious(score: Tensor, truth: Tensor, taus: Tensor | None = None) -> Tensor:
     """The best IoU with any ground-truth box at every threshold.
 
-    The mask for tau is ``score > int(tau * max(score))``. Thresholds between the same two grey
+    The mask for tau is ``score > int(tau * max(score))``. Thresholds between the same two gray
     values give the same mask, so at most 256 masks are traced for 1000 taus; nothing is
     approximated.
 
@@ -76,14 +76,14 @@ def best_ious(score: Tensor, truth: Tensor, taus: Tensor | None = None) -> Tenso
     """
     array = score.cpu().numpy()
     taus = TAUS if taus is None else taus
-    greys = torch.unique(score.cpu().flatten())
-    below = torch.searchsorted(greys.long(), (taus * int(greys[-1])).long(), right=True)
+    grays = torch.unique(score.cpu().flatten())
+    below = torch.searchsorted(grays.long(), (taus * int(grays[-1])).long(), right=True)
     below, which = torch.unique(below, return_inverse=True)
     boxes: list[list[int]] = []
     owners: list[int] = []
     largest: list[int] = []
     for owner, count in enumerate(below.tolist()):
-        found, index = _contour_boxes(array, int(greys[count - 1]) if count else 0)
+        found, index = _contour_boxes(array, int(grays[count - 1]) if count else 0)
         largest.append(len(boxes) + index)
         boxes += found
         owners += [owner] * len(found)
@@ -102,7 +102,7 @@ def scores_and_truth(
     truth = [
         scale_boxes(b, height, width, size) for b, (height, width) in zip(boxes, sizes, strict=True)
     ]
-    return quantise(prepare_maps(maps, size)).cpu(), truth
+    return quantize(prepare_maps(maps, size)).cpu(), truth
 
 
 def box_hits(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssgcam.core.maps import scale
+from ssgcam.core.fusion import scale
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.parts import Parts, check_count, check_images, double
 from ssgcam.metrics.perturber import Perturber, Probabilities, class_values
@@ -30,13 +30,13 @@ def insertion_deletion(
 ) -> tuple[Tensor, Tensor]:
     """The probability of a class while pixels appear or go, strongest first.
 
-    Petsiuk et al. 2018, "RISE" (BMVC). Deletion: the top k pixels of the normalised input become
+    Petsiuk et al. 2018, "RISE" (BMVC). Deletion: the top k pixels of the normalized input become
     zeros. Insertion: the top k pixels of the input replace those of the blurred input. k = 0, s,
     2 s, ... and at last all pixels.
 
     Args:
-        probabilities: From normalised inputs to class probabilities.
-        inputs: ``[N, C, H, W]``, normalised.
+        probabilities: From normalized inputs to class probabilities.
+        inputs: ``[N, C, H, W]``, normalized.
         maps: ``[N, h, w]``.
         pixels_per_step: s; None takes one row's worth, W (224 of 224 x 224 in the paper).
         classes: ``[N]``; None takes each input's top class.
@@ -123,7 +123,7 @@ class InsertionDeletion:
     """Insertion and deletion over any number of batches of one size.
 
     Args:
-        probabilities: From normalised inputs to class probabilities.
+        probabilities: From normalized inputs to class probabilities.
         pixels_per_step: Pixels for each step; None takes the width.
         sigma: The blur's standard deviation as a share of the shorter side.
         batch_size: Inputs for each pass of the network; None takes :func:`images_at_once`.
@@ -203,8 +203,8 @@ def drop_and_increase(
     its maximum. Drop = max(0, Y - O) / Y (0 where Y is 0), increase = O > Y.
 
     Args:
-        probabilities: From normalised inputs to class probabilities.
-        inputs: ``[N, C, H, W]``, normalised.
+        probabilities: From normalized inputs to class probabilities.
+        inputs: ``[N, C, H, W]``, normalized.
         maps: ``[N, h, w]``, not negative.
         classes: ``[N]``; None takes each input's top class.
         batch_size: Inputs for each pass of the network; None takes :func:`images_at_once`.

@@ -27,12 +27,12 @@ def blur_drops(
 ) -> tuple[Tensor, Tensor]:
     """Blur each image's highlight, and a region of equal area elsewhere, and compare the answers.
 
-    ``x' = (1 - M) x + M G(x)`` in pixel space, before normalisation; M is the top share of pixels
+    ``x' = (1 - M) x + M G(x)`` in pixel space, before normalization; M is the top share of pixels
     (:func:`ssgcam.metrics.pixel_ranks`), the same share for every method. The control moves the
     same region to a random place (:func:`ssgcam.metrics.moved_ranks`).
 
     Args:
-        probabilities: From images in [0, 1] to class probabilities, normalisation included.
+        probabilities: From images in [0, 1] to class probabilities, normalization included.
         images: ``[N, C, H, W]`` in [0, 1].
         maps: ``[N, h, w]``, the map of the class ``labels``.
         labels: ``[N]``, the true class (the predicted one where the truth isn't known).
@@ -52,7 +52,7 @@ def blur_drops(
     check_images(images, maps)
     check_count(len(images), "images", labels, "labels")
     if not bool(((images >= 0) & (images <= 1)).all()):
-        raise SsgcamError("blurring happens before normalisation; pass images in [0, 1]")
+        raise SsgcamError("blurring happens before normalization; pass images in [0, 1]")
     perturber = Perturber(
         probabilities, images, gaussian_blur(images, sigma),
         seed=seed, first=first, batch_size=batch_size,
@@ -107,7 +107,7 @@ class BlurDrop:
     """The blur-the-highlight experiment over any number of batches.
 
     Args:
-        probabilities: From images in [0, 1] to class probabilities, normalisation included.
+        probabilities: From images in [0, 1] to class probabilities, normalization included.
         shares: Shares of the image to blur, in (0, 1].
         sigma: The blur's standard deviation as a share of the image's shorter side.
         batch_size: Images for each pass of the network; None takes :func:`images_at_once`.

@@ -31,7 +31,7 @@ def score_histograms(
     """Count each image's background and foreground pixels at each of 1001 scores.
 
     A pixel's score is the largest of 0, .001, ..., 1 that its prepared map value reaches. Masks are
-    resized by nearest neighbour; pixels of ``ignore`` that aren't foreground are left out.
+    resized by nearest neighbor; pixels of ``ignore`` that aren't foreground are left out.
 
     Args:
         maps: ``[N, h, w]``, any range.
@@ -174,7 +174,7 @@ def pointing_hits(
     """Is the map's maximum within ``tolerance`` pixels of the object?
 
     In the original image's pixels: the map is resized to the mask
-    (:func:`ssgcam.core.maps.resize`). Where several pixels tie for the maximum the answer is the
+    (:func:`ssgcam.core.fusion.resize`). Where several pixels tie for the maximum the answer is the
     share of them that hit, the expectation of a fair draw; so a map that is constant, or holds a
     value that isn't finite, scores what chance scores.
 

@@ -19,7 +19,7 @@ SIZE = 224
 def prepare_maps(maps: Tensor, size: int = SIZE) -> Tensor:
     """Bring maps to ``size`` x ``size`` and to [0, 1].
 
-    Bicubic (OpenCV's ``INTER_CUBIC``, as in the reference code: half-pixel centres, a = -0.75, no
+    Bicubic (OpenCV's ``INTER_CUBIC``, as in the reference code: half-pixel centers, a = -0.75, no
     antialiasing), then ``(m - min) / (max - min)`` for each map. A map that is constant or holds a
     value that isn't finite becomes zeros. Preparing twice changes nothing.
 
@@ -49,7 +49,7 @@ def prepare_maps(maps: Tensor, size: int = SIZE) -> Tensor:
     return torch.where(usable[:, None, None], shifted / span, 0.0)
 
 
-def quantise(prepared: Tensor) -> Tensor:
+def quantize(prepared: Tensor) -> Tensor:
     """``uint8(map * 255)``, truncated.
 
     Args:
@@ -108,7 +108,7 @@ def fill_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_mask(mask: Tensor, size: int = SIZE) -> Tensor:
-    """Nearest neighbour to ``size`` x ``size``: pixel i takes ``floor(i * side / size)``, exactly.
+    """Nearest neighbor to ``size`` x ``size``: pixel i takes ``floor(i * side / size)``, exactly.
 
     In integers, because the libraries' floating-point versions disagree on a row here and there.
 

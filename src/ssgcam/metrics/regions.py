@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ssgcam.core.maps import resize
+from ssgcam.core.fusion import resize
 from ssgcam.core.smoothing import smooth
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.parts import check_maps
@@ -23,7 +23,7 @@ def fit_maps(maps: Tensor, height: int, width: int) -> Tensor:
         width: The images' width.
 
     Returns:
-        ``[N, height, width]``, resized as everywhere (:func:`ssgcam.core.maps.resize`).
+        ``[N, height, width]``, resized as everywhere (:func:`ssgcam.core.fusion.resize`).
 
     Raises:
         SsgcamError: If ``maps`` isn't a non-empty ``[N, h, w]``.
@@ -118,8 +118,8 @@ def pixel_counts(shares: tuple[float, ...], pixels: int) -> Tensor:
 def gaussian_blur(images: Tensor, share: float) -> Tensor:
     """Blur with a Gaussian of sigma = ``share`` of the shorter side.
 
-    Edge-normalised (:func:`ssgcam.core.smoothing.smooth`), so a constant image stays as it is and
-    blurring commutes with normalisation.
+    Edge-normalized (:func:`ssgcam.core.smoothing.smooth`), so a constant image stays as it is and
+    blurring commutes with normalization.
 
     Args:
         images: ``[N, C, H, W]``.

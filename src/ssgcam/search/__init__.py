@@ -1,4 +1,4 @@
-"""DE-SSG-CAM: an evolutionary search over layers, settings and weights, against a few labelled images.
+"""DE-SSG-CAM: an evolutionary search over layers, settings and weights, against a few labeled images.
 
 ``calibration`` (images and masks) -> ``cache`` (every layer's maps over a grid) -> ``objective`` (fitness
 of many candidates at once) -> ``evolution`` (SciPy's, resumable) -> ``steps`` (a recipe and its

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssgcam.bound_recipe import BoundRecipe, refined
 from ssgcam.cam import CAM, DEFAULT_GAMMA
-from ssgcam.core import maps as pipeline
+from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
 from ssgcam.core.refine import Refinement
 from ssgcam.core.signals import Signal
@@ -56,7 +56,7 @@ def rival_sweeps(
 
     Args:
         model: The network.
-        examples: Labelled images.
+        examples: Labeled images.
         layers: The candidate layers.
         kind: The score.
         batch_size: Images for each pass.

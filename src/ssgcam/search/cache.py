@@ -1,6 +1,6 @@
 """Every layer's prepared maps over a grid of settings, computed once: no network pass in the search.
 
-A row is what ``core.maps.prepare`` gives for one layer and one grid entry at the working size. There
+A row is what ``core.fusion.prepare`` gives for one layer and one grid entry at the working size. There
 are images x layers x entries x cells of them: 40 images, 8 layers, 192 entries and 56x56 cells take
 193 MB in uint8 and 385 MB in float16. They are kept in memory up to a limit and in a memory-mapped
 file above it (or always, in a folder that is kept between runs, by a hash of what they come from).
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssgcam.augment import Augmentation
 from ssgcam.cam import CAM
-from ssgcam.core.maps import power, prepare
+from ssgcam.core.augment import Augmentation
+from ssgcam.core.fusion import power, prepare
 from ssgcam.core.methods import ssg_cams
-from ssgcam.core.settings import Form, ScoreSettings, SSGSettings
+from ssgcam.core.settings import Form, SSGSettings, TargetSettings
 from ssgcam.files import write_json, written_whole
 from ssgcam.fingerprint import parameter_hash, placed
 from ssgcam.models import LoadedModel
@@ -87,7 +87,7 @@ class MapCache:
         size: Working height and width.
         shapes: Channels, rows and columns of each layer.
         packed: uint8 values with 1/255 and 0 as float32 behind each row, ``[N, rows, cells + 8]``, as
-            PyTorch's quantised embedding bags are: ten times faster to sum than single rows.
+            PyTorch's quantized embedding bags are: ten times faster to sum than single rows.
     """
 
     values: Tensor
@@ -144,7 +144,7 @@ def build_cache(
     *,
     grid: MapGrid | None = None,
     size: tuple[int, int] = (56, 56),
-    score: ScoreSettings | None = None,
+    score: TargetSettings | None = None,
     augmentation: Augmentation | None = None,
     storage: Storage = "uint8",
     limit: int = 2**30,
@@ -161,7 +161,7 @@ def build_cache(
         grid: The settings.
         size: Working height and width.
         score: What is differentiated.
-        augmentation: Views whose prepared maps are averaged, as ``ssgcam.augment`` says.
+        augmentation: Views whose prepared maps are averaged, as ``ssgcam.core.augment`` says.
         storage: Type of the kept values. uint8 rounds to 1/255.
         limit: Bytes that may be held in memory; a larger cache goes to a file.
         folder: Where to keep the cache between runs; None keeps none.
@@ -175,7 +175,7 @@ def build_cache(
         SsgcamError: If a layer can't be explained, or the folder can't be written.
     """
     grid = grid or MapGrid()
-    score = score or ScoreSettings()
+    score = score or TargetSettings()
     augmentation = augmentation or Augmentation()
     shape = (len(examples), len(layers) * len(grid), _row_length(size, storage))
     cam = CAM(model, list(layers), ssg=_demanding(grid), score=score)

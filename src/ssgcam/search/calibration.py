@@ -1,4 +1,4 @@
-"""Labelled images for a search: any set with masks becomes checked tensors, one row per object class."""
+"""Labeled images for a search: any set with masks becomes checked tensors, one row per object class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssgcam.core.capture import capture
 from ssgcam.core.network import unwrap
-from ssgcam.core.scores import logits_of
+from ssgcam.core.target import logits_of
 from ssgcam.data import SampleSet
 from ssgcam.data.sample import IGNORE
 from ssgcam.errors import SsgcamError
@@ -93,7 +93,7 @@ def make_examples(
     batch_size: int = 32,
     negatives_only: bool = False,
 ) -> Examples:
-    """Check labelled images and look at them once with the network.
+    """Check labeled images and look at them once with the network.
 
     A :class:`SampleSet` gives a row for each image and each of its classes, if its masks tell classes
     apart; their classes are found among the network's by name, or by index where the numbers of classes
@@ -101,7 +101,7 @@ def make_examples(
     image's top-1 class. A set with boxes but no masks is given the masks of its boxes.
 
     Args:
-        data: Labelled images.
+        data: Labeled images.
         model: The network, on the device to work on.
         target: The network's class that the masks show; None: from the data, as above.
         boxes: What masks are made of boxes: the filled boxes or the ellipses in them.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ssgcam.augment import Augmentation
-from ssgcam.core.maps import resize, threshold
+from ssgcam.core.augment import Augmentation
+from ssgcam.core.fusion import resize, threshold
 from ssgcam.metrics import MaskOffset, mask_offset
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe

@@ -133,7 +133,7 @@ class Objective:
 
     @_one_thread()
     def __call__(self, genomes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What SciPy minimises: 1 minus the penalised fitness of each column, ``[P]``."""
+        """What SciPy minimizes: 1 minus the penalized fitness of each column, ``[P]``."""
         candidates = self.decode(genomes)
         used = (candidates.weights > 0).sum(1)
         scores: NDArray[np.float64] = (1 - self.fitness(candidates) + self.penalty * used).numpy()

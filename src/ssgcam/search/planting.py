@@ -58,7 +58,7 @@ def first_generation(
     """The planted candidates and random ones: ``[max(size, planted), D]``.
 
     A random candidate has each layer with probability 3 / layers (at least one), with a random weight
-    and a grid entry drawn towards the layer's best ones (uniform rank, squared); its
+    and a grid entry drawn toward the layer's best ones (uniform rank, squared); its
     thresholds are spread evenly over the planted ones' range, its class gate uniform.
     """
     known = planted(objective, order, thresholds)

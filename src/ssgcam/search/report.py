@@ -16,8 +16,8 @@ from PIL import Image
 from ssgcam.files import write_json, write_png, write_text, write_with
 from ssgcam.metrics import Interval, MaskOffset
 from ssgcam.recipe import Recipe
-from ssgcam.render.heatmap import overlay
-from ssgcam.render.panel import Cell, panel
+from ssgcam.report.heatmap import overlay
+from ssgcam.report.panel import Cell, panel
 from ssgcam.search.scoring import Fitness
 from ssgcam.search.validation import Table
 
@@ -58,7 +58,7 @@ class Report:
 
     Attributes:
         recipe: What it found.
-        fitness: What it maximised.
+        fitness: What it maximized.
         table: Everything scored where it was not calibrated.
         warnings: What speaks against trusting it.
         views: Name and fitness (penalty off) of the evolution on each of the views.
@@ -217,7 +217,7 @@ class Report:
             values: NDArray[np.float32] = shown.map.numpy()
             rows.append(
                 [
-                    Cell(photo, "labelled", shown.name, mask=(shown.truth == 1).numpy()),
+                    Cell(photo, "labeled", shown.name, mask=(shown.truth == 1).numpy()),
                     Cell(overlay(photo, values), "map"),
                     Cell(photo, "mask", f"IoU {shown.score:.3f}", mask=shown.mask.numpy()),
                 ]

@@ -1,4 +1,4 @@
-"""DE-SSG-CAM from a few labelled images to a recipe and an honest report."""
+"""DE-SSG-CAM from a few labeled images to a recipe and an honest report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import nn
 from tqdm import tqdm
 
-from ssgcam.augment import Augmentation
+from ssgcam.core.augment import Augmentation
 from ssgcam.core.blocks import block_layers
 from ssgcam.core.layers import resolve
 from ssgcam.core.network import unwrap
@@ -78,7 +78,7 @@ def search_recipe(
             the class gate.
         layers: Names or modules; ``"auto"``: the outputs of at most 12 blocks, see
             ``core.blocks.block_layers``; ``"all"``: of every block.
-        held_out: Labelled images of other groups, to score the result on.
+        held_out: Labeled images of other groups, to score the result on.
         target: The network's class that the masks show, where the data don't say it.
         boxes: What masks are made of boxes.
         settings: Everything else.

@@ -1,4 +1,4 @@
-"""Labelled images as they come, and how a data set on disk becomes them."""
+"""Labeled images as they come, and how a data set on disk becomes them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ssgcam.models import LoadedModel
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Labelled images in memory.
+    """Labeled images in memory.
 
     Attributes:
-        images: ``[N, 3, H, W]``, the network's normalised input; or N photos, which are prepared by the
+        images: ``[N, 3, H, W]``, the network's normalized input; or N photos, which are prepared by the
             model's own preprocessing.
         masks: ``[N, h, w]`` (any integer or bool type), 0 background, 255 ignore, anything else
             the object; or a list of N masks, each of its photo's size.
@@ -51,7 +51,7 @@ def calibration_of(
     if not any(sample.mask for sample in samples):
         if not any(sample.boxes for sample in samples):
             raise SsgcamError(
-                f"'{samples.root}' has no masks and no boxes; a search needs a few labelled images: put "
+                f"'{samples.root}' has no masks and no boxes; a search needs a few labeled images: put "
                 "masks with the same names in 'masks' beside 'images', or boxes in 'boxes.json'"
             )
         samples = with_box_masks(samples, boxes)
@@ -76,7 +76,7 @@ def calibration_of(
             stacklevel=5,
         )
     return Calibration(
-        model.preprocessing.normalise(torch.stack(images)),
+        model.preprocessing.normalize(torch.stack(images)),
         torch.stack(masks),
         known or None,
         groups,

@@ -175,7 +175,7 @@ def choose_cut(
 ) -> tuple[float, float, float]:
     """The threshold and the class gate that score best.
 
-    Gates are tried half-way between neighbouring probabilities, and 0, if some image shows no object
+    Gates are tried half-way between neighboring probabilities, and 0, if some image shows no object
     (else the gate stays open). Of gates that score alike, the one in the widest gap is taken.
 
     Args:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from ssgcam.augment import Augmentation
+from ssgcam.core.augment import Augmentation
 from ssgcam.core.refine import Refinement
-from ssgcam.core.settings import ScoreSettings, check_choice, check_range
+from ssgcam.core.settings import TargetSettings, check_choice, check_range
 from ssgcam.errors import SsgcamError
 from ssgcam.search.cache import MapGrid, Storage
 from ssgcam.search.scoring import Fitness
@@ -21,7 +21,7 @@ class SearchSettings:
         generations: Of the evolution, after the first.
         population: Candidates in a generation; more if more are planted.
         seed: Of everything random.
-        fitness: What is maximised; see ``search.scoring.fitness``.
+        fitness: What is maximized; see ``search.scoring.fitness``.
         penalty: Taken off the fitness for each layer in use, 0 to 0.1.
         grid: The settings of a layer that are tried.
         size: Working height and width of the search and of the recipe.
@@ -45,7 +45,7 @@ class SearchSettings:
     penalty: float = 0.001
     grid: MapGrid = field(default_factory=MapGrid)
     size: tuple[int, int] = (56, 56)
-    score: ScoreSettings = field(default_factory=ScoreSettings)
+    score: TargetSettings = field(default_factory=TargetSettings)
     views: tuple[Augmentation, ...] = (
         Augmentation(),
         Augmentation("horizontal"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ssgcam.augment import Augmentation
+from ssgcam.core.augment import Augmentation
 from ssgcam.core.refine import Refinement
 from ssgcam.fingerprint import Fingerprint, parameter_hash
 from ssgcam.models import LoadedModel

@@ -164,7 +164,7 @@ def compare(
     Returns:
         The table. The recipe's leads are those over the best single layer of any other method, the
         best single SSG-CAM layer and the best mean of all layers, each the best on the very images of
-        the comparison, which favours it.
+        the comparison, which favors it.
     """
     parts_of, number = statistic(kind)
     parts: dict[tuple[str, Where], Tensor] = {}

@@ -1,6 +1,6 @@
 """Train a classifier from image-level labels: :func:`train_classifier` and what goes in and out."""
 
-from ssgcam.training.data import ImageFiles, Samples, Subset, read_labelled_images, split_by_group
+from ssgcam.training.data import ImageFiles, Samples, Subset, read_labeled_images, split_by_group
 from ssgcam.training.loop import Epoch, TrainingResult, evaluate, predict, train_classifier
 from ssgcam.training.report import ClassificationReport
 from ssgcam.training.settings import TrainingSettings
@@ -15,7 +15,7 @@ __all__ = [
     "TrainingSettings",
     "evaluate",
     "predict",
-    "read_labelled_images",
+    "read_labeled_images",
     "split_by_group",
     "train_classifier",
 ]

@@ -1,4 +1,4 @@
-"""From labelled photos to batches: which photo comes when, which random view of it, in what shape.
+"""From labeled photos to batches: which photo comes when, which random view of it, in what shape.
 
 The seed of a random view is a function of the training's seed, the epoch and the position in it, so
 that a training that continues after a kill sees the same batches, whatever reads them.
@@ -23,16 +23,16 @@ class Photos(Dataset[tuple[Tensor, int]]):
     """Inputs ``[3, H, W]`` and labels by (index, seed): a random view, or with None the fixed one.
 
     Attributes:
-        samples: Labelled photos.
+        samples: Labeled photos.
         preprocessing: Of the network.
-        augmentation: Turn, flip and recolour random views.
-        colour: See :func:`ssgcam.training.data.augment`.
+        augmentation: Turn, flip and recolor random views.
+        color: See :func:`ssgcam.training.data.augment`.
     """
 
     samples: Samples
     preprocessing: Preprocessing
     augmentation: bool = False
-    colour: float = 0.0
+    color: float = 0.0
 
     def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[Tensor, int]:
         """One input and its label."""
@@ -40,7 +40,7 @@ class Photos(Dataset[tuple[Tensor, int]]):
         generator = None if seed is None else np.random.default_rng(seed)
         image = self.samples.image(index, generator)
         if generator is not None and self.augmentation:
-            image = augment(image, generator, self.colour)
+            image = augment(image, generator, self.color)
         return self.preprocessing([image])[0], self.samples.labels[index]
 
 
@@ -60,7 +60,7 @@ def training_batches(
     """The batches of one epoch: ``[B, 3, H, W]`` random views and ``[B]`` labels.
 
     Args:
-        samples: Labelled photos.
+        samples: Labeled photos.
         settings: Of the training.
         preprocessing: Of the network.
         epoch: Its number, part of all seeds.
@@ -73,7 +73,7 @@ def training_batches(
         np.random.default_rng((settings.seed, epoch)),
     )
     return DataLoader(
-        Photos(samples, preprocessing, settings.augmentation, settings.colour),
+        Photos(samples, preprocessing, settings.augmentation, settings.color),
         settings.batch_size,
         sampler=[(index, (settings.seed, epoch, position)) for position, index in enumerate(drawn)],
         num_workers=settings.workers,

@@ -37,15 +37,15 @@ class Checkpoint:
         path: The file; nothing is written or read if None.
         identity: See :func:`fingerprint`.
         network: Being trained.
-        optimiser: Of the network.
-        schedule: Of the optimiser.
+        optimizer: Of the network.
+        schedule: Of the optimizer.
         best: The state dict of the best epoch so far, on the CPU.
     """
 
     path: Path | None
     identity: dict[str, Any]
     network: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -63,13 +63,13 @@ class Checkpoint:
             "history": history,
             "best": None if is_best else self.best,
             "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
         write_with(self.path, lambda temporary: torch.save(content, temporary))
 
     def restore(self) -> list[dict[str, Any]]:
-        """Read the file, if there is one, into the network, the optimiser and the schedule.
+        """Read the file, if there is one, into the network, the optimizer and the schedule.
 
         Returns:
             The history that was saved; empty if there is no file.
@@ -95,7 +95,7 @@ class Checkpoint:
                     "give the same settings, or train without resuming"
                 )
         self.network.load_state_dict(content["network"])
-        self.optimiser.load_state_dict(content["optimiser"])
+        self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         self.best = content["network"] if content["best"] is None else content["best"]
         history: list[dict[str, Any]] = content["history"]

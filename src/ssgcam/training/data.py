@@ -1,7 +1,7 @@
-"""What a classifier is trained on: labelled photos, their groups, a split by group, augmentation.
+"""What a classifier is trained on: labeled photos, their groups, a split by group, augmentation.
 
 A source of photos is anything with the four members of :class:`Samples`;
-:func:`read_labelled_images` makes one from class folders or from a CSV. All randomness comes from a
+:func:`read_labeled_images` makes one from class folders or from a CSV. All randomness comes from a
 generator that the caller seeds for each photo, so that a training that was killed continues exactly.
 """
 
@@ -98,8 +98,8 @@ class Subset:
         return self.source.image(self.indices[index], generator)
 
 
-def read_labelled_images(path: Path, group_pattern: str | None = None) -> ImageFiles:
-    """Find the labelled photos of a folder of class folders or of a CSV.
+def read_labeled_images(path: Path, group_pattern: str | None = None) -> ImageFiles:
+    """Find the labeled photos of a folder of class folders or of a CSV.
 
     Args:
         path: A folder with one sub-folder of photos for each class, or a CSV with the columns
@@ -272,14 +272,14 @@ def draw_balanced(labels: Sequence[int], count: int, generator: np.random.Genera
     return indices
 
 
-def augment(image: Image.Image, generator: np.random.Generator, colour: float) -> Image.Image:
-    """A microscope has no up or left, and stains differ: turn, flip and recolour a photo.
+def augment(image: Image.Image, generator: np.random.Generator, color: float) -> Image.Image:
+    """A microscope has no up or left, and stains differ: turn, flip and recolor a photo.
 
     Args:
         image: RGB.
-        generator: Of one of the eight right-angle turns and flips, and of the colours.
-        colour: Largest relative change of brightness, contrast and saturation; hue turns by up to
-            a fifth of it (1 is the whole circle). 0 leaves the colours alone.
+        generator: Of one of the eight right-angle turns and flips, and of the colors.
+        color: Largest relative change of brightness, contrast and saturation; hue turns by up to
+            a fifth of it (1 is the whole circle). 0 leaves the colors alone.
 
     Returns:
         The changed photo; its sides are swapped if it was turned by 90 degrees.
@@ -287,10 +287,10 @@ def augment(image: Image.Image, generator: np.random.Generator, colour: float) -
     turn = int(generator.integers(8))
     if turn:
         image = image.transpose(list(Image.Transpose)[turn - 1])
-    if colour:
-        brightness, contrast, saturation = 1 + generator.uniform(-colour, colour, 3)
+    if color:
+        brightness, contrast, saturation = 1 + generator.uniform(-color, color, 3)
         image = F.adjust_brightness(image, brightness)
         image = F.adjust_contrast(image, contrast)
         image = F.adjust_saturation(image, saturation)
-        image = F.adjust_hue(image, generator.uniform(-colour / 5, colour / 5))
+        image = F.adjust_hue(image, generator.uniform(-color / 5, color / 5))
     return image

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from ssgcam.devices import choose_device
+from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, require
 from ssgcam.models import LoadedModel
 from ssgcam.training.batches import epoch_size, fixed_batches, training_batches
@@ -46,7 +46,7 @@ class Epoch:
 
     @property
     def score(self) -> tuple[float, float]:
-        """What is maximised: mean recall, then less loss; the last epoch if nothing is held out."""
+        """What is maximized: mean recall, then less loss; the last epoch if nothing is held out."""
         if self.mean_recall is None or self.loss is None:
             return float(self.number), 0.0
         return self.mean_recall, -self.loss
@@ -102,7 +102,7 @@ def train_classifier(
     """Train a classifier of photos.
 
     Args:
-        samples: Labelled photos, see :func:`ssgcam.training.data.read_labelled_images`.
+        samples: Labeled photos, see :func:`ssgcam.training.data.read_labeled_images`.
         settings: What is trained and how.
         held_out: Photos for early stopping and the report; without them ``settings.held_out`` of
             the groups of ``samples``.
@@ -127,7 +127,7 @@ def train_classifier(
     network = model.network.to(device).to(memory_format=torch.channels_last)
     frozen = freeze_before(network, settings.train_from)
     count = epoch_size(samples, settings)
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -135,9 +135,9 @@ def train_classifier(
     )
     steps = -(-count // settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, total_steps=settings.epochs * steps
+        optimizer, settings.learning_rate, total_steps=settings.epochs * steps
     )
-    saved = Checkpoint(checkpoint, fingerprint(settings, samples), network, optimiser, schedule)
+    saved = Checkpoint(checkpoint, fingerprint(settings, samples), network, optimizer, schedule)
     history = [Epoch(**entry) for entry in saved.restore()] if resume else []
     weight = _class_weight(samples).to(device) if settings.balance == "loss" else None
 
@@ -153,7 +153,7 @@ def train_classifier(
             loss = _train_epoch(
                 network,
                 tqdm(batches, label, disable=not progress, leave=False),
-                optimiser,
+                optimizer,
                 schedule,
                 weight,
                 _autocast(settings.precision, device),
@@ -205,7 +205,7 @@ def predict(model: LoadedModel, samples: Samples, batch_size: int = 32, workers:
 
 
 def evaluate(probabilities: Tensor, samples: Samples, seed: int = 0) -> ClassificationReport:
-    """The report on predictions ``[N, K]`` for N labelled photos; ``seed`` is of the bootstrap."""
+    """The report on predictions ``[N, K]`` for N labeled photos; ``seed`` is of the bootstrap."""
     labels = torch.as_tensor(samples.labels)
     return report(probabilities, labels, samples.groups, samples.class_names, seed)
 
@@ -213,7 +213,7 @@ def evaluate(probabilities: Tensor, samples: Samples, seed: int = 0) -> Classifi
 def _train_epoch(
     network: nn.Module,
     batches: tqdm,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     weight: Tensor | None,
     autocast: Callable[[], AbstractContextManager[Any]],
@@ -227,10 +227,10 @@ def _train_epoch(
         loss = functional.cross_entropy(logits.float(), labels.to(device), weight)
         if not torch.isfinite(loss):
             return loss.item()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         total += loss.item() * len(labels)
         count += len(labels)

@@ -50,7 +50,7 @@ def replace_head(network: nn.Module, count: int, name: str = "the network") -> N
     """Give a network's last linear (or 1x1 convolution) layer ``count`` outputs, if it has others.
 
     Args:
-        network: Changed in place; the new layer is initialised at random.
+        network: Changed in place; the new layer is initialized at random.
         count: Number of classes.
         name: For the message.
 

@@ -28,7 +28,7 @@ class TrainingSettings:
         balance: ``"sampling"`` draws each class equally often, ``"loss"`` weights the loss by the
             inverse class size, ``"none"`` does neither.
         augmentation: Flip and turn photos at random.
-        colour: Largest relative change of brightness, contrast and saturation, in [0, 1).
+        color: Largest relative change of brightness, contrast and saturation, in [0, 1).
         train_from: Train this module and those defined after it and freeze all before it:
             ``"layer4"`` is the last stage of a ResNet, ``"features.34"`` of VGG16 (bn), ``"fc"``
             the head alone. All are trained if None.
@@ -50,7 +50,7 @@ class TrainingSettings:
     weight_decay: float = 0.02
     balance: Balance = "sampling"
     augmentation: bool = True
-    colour: float = 0.2
+    color: float = 0.2
     train_from: str | None = None
     held_out: float = 0.2
     patience: int = 6
@@ -81,8 +81,8 @@ class TrainingSettings:
             raise SsgcamError(
                 f"the held-out share is {self.held_out:g}; give one between 0 and 1, or 0 for none"
             )
-        if not 0 <= self.colour < 1:
-            raise SsgcamError(f"colour is {self.colour:g}; give a number from 0 to below 1")
+        if not 0 <= self.color < 1:
+            raise SsgcamError(f"color is {self.color:g}; give a number from 0 to below 1")
         choices = {"balance": get_args(Balance), "precision": get_args(Precision)}
         for name, known in choices.items():
             if getattr(self, name) not in known:

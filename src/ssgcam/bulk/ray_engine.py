@@ -1,0 +1,167 @@
+"""The streaming engine on a Ray cluster: Ray Data with a pool of actors, one network in each.
+
+    groups of names -> blocks -> actors: read, compute, write -> what became of each -> manifest, here
+
+Only names go to the actors and only lines of the manifest come back; each actor runs the engine of
+``bulk.stream`` on a few groups at a time and writes the outputs itself, so photos and outputs must be on
+a file system that all machines share. Ray gives an actor at most two tasks ahead of time, which bounds
+what waits anywhere.
+
+When an actor or its machine dies, Ray starts another and gives it the same groups again. Outputs
+are written whole and are the same each time, and a task's lines come back only when all of it is
+done: nothing is lost and nothing is there twice. When this process dies, the manifest knows what
+came back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssgcam.allocator import keep_freed_memory
+from ssgcam.bulk.jobs import Job
+from ssgcam.bulk.manifest import Done
+from ssgcam.bulk.stream import Task, work_off
+from ssgcam.errors import SsgcamError, require
+
+#: Most tasks that a run is cut into: Ray keeps a record of each.
+MOST_TASKS = 5000
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Works off groups of jobs on a Ray cluster; an engine of :func:`ssgcam.bulk.stream.run`.
+
+    It uses the cluster that this process is connected to, else the one that ``RAY_ADDRESS`` names,
+    else one that it starts on this machine and stops when it is done.
+
+    Attributes:
+        actors: How many; as many as fit in the cluster, also one that grows, if None.
+        gpus: GPUs of each actor: 1, a fraction to share one (the networks must fit in together), or
+            0 for the CPU.
+        cpus: Processors of each actor.
+        workers: Threads of each actor that read, and as many that write; see ``bulk.stream``.
+        groups: Groups in a task, the unit that is done again when an actor dies.
+        retries: How often a task is tried again before the run ends, so that a photo on which the
+            process dies can't keep a cluster busy for ever.
+    """
+
+    actors: int | None = None
+    gpus: float = 0.0
+    cpus: float = 1.0
+    workers: int | None = None
+    groups: int = 4
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.actors is not None and self.actors < 1:
+            raise SsgcamError(f"actors is {self.actors}; give at least 1")
+        if self.gpus < 0 or (self.gpus > 1 and self.gpus % 1):
+            raise SsgcamError(f"gpus is {self.gpus}; give a whole number or a fraction of one")
+        if not self.cpus > 0:
+            raise SsgcamError(f"cpus is {self.cpus}; give more than 0")
+        require("ray.data", "ray")
+
+    def __call__(self, groups: Iterable[Sequence[Job]], task: Task[Any, Any]) -> Iterator[Done]:
+        """Work off groups of jobs.
+
+        Yields:
+            What became of each job, in any order, once its outputs are in place.
+
+        Raises:
+            SsgcamError: If the outputs can't be written, or a task fails again and again.
+        """
+        import ray
+        import ray.data
+        from ray.exceptions import RayError
+
+        rows = [
+            {"group": json.dumps([(job.name, str(job.path.absolute())) for job in group])}
+            for group in groups
+        ]
+        if not rows:
+            return
+        started = not ray.is_initialized()
+        if started:
+            ray.init(
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                runtime_env={"env_vars": {"PYTHONPATH": _user_paths()}},
+            )
+        try:
+            logging.getLogger("ray.data").setLevel(logging.WARNING)
+            held = ray.put(task)  # referred to as long as actors may be started
+            yield from self._results(ray, rows, held)
+        except RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise SsgcamError(
+                f"the Ray cluster gave up after {self.retries} retries ({reason}); run the same "
+                "command again to go on"
+            ) from error
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _results(self, ray: Any, rows: list[dict[str, str]], task: Any) -> Iterator[Done]:
+        at_once = max(self.groups, math.ceil(len(rows) / MOST_TASKS))
+        # with the blocks made here, no reading task can wait for a processor that an actor holds
+        data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / at_once))
+        data.context.enable_progress_bars = False
+        pool = {"size": self.actors} if self.actors else {"min_size": 1}
+        results = data.map_batches(
+            _Actor,
+            fn_constructor_args=[task, self.gpus > 0, self.workers],
+            batch_size=at_once,
+            compute=ray.data.ActorPoolStrategy(**pool, max_tasks_in_flight_per_actor=2),
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            ray_remote_args_fn=partial(dict, max_restarts=-1, max_task_retries=self.retries),
+        )
+        for row in results.iter_rows():
+            found = json.loads(row["done"])
+            if "fatal" in found:
+                raise SsgcamError(found["fatal"])
+            stamp = found.pop("stamp")
+            outputs = tuple(found.pop("outputs"))
+            yield Done(**found, outputs=outputs, stamp=None if stamp is None else tuple(stamp))
+
+
+class _Actor:
+    """One network in one process."""
+
+    def __init__(self, task: Any, gpu: bool, workers: int | None) -> None:
+        import ray
+
+        keep_freed_memory()
+        self.task: Task[Any, Any] = ray.get(task)
+        self.workers = workers
+        self.task.start(torch.device("cuda") if gpu else None)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        groups = [
+            [Job(name, Path(path)) for name, path in json.loads(group)] for group in batch["group"]
+        ]
+        lines: list[dict[str, Any]] = []
+        try:
+            lines.extend(map(asdict, work_off(groups, self.task, workers=self.workers)))
+        except SsgcamError as error:
+            lines.append({"fatal": str(error)})
+        return {"done": [json.dumps(line) for line in lines]}
+
+
+def _user_paths() -> str:
+    """Where this process finds a user's own modules: a network's class is looked up by name."""
+    own = [path for path in sys.path if not Path(path).is_relative_to(sys.base_prefix)]
+    own = [path for path in own if not Path(path).is_relative_to(sys.prefix)]
+    return os.pathsep.join(str(Path(path).absolute()) for path in own)

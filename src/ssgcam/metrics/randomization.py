@@ -1,0 +1,252 @@
+"""Does a map depend on what the network learned? Cascading weight randomization.
+
+Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (NeurIPS): weights are randomized from the
+top down; a map that stays the same shows the picture, not the network's reasons.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssgcam.errors import SsgcamError
+from ssgcam.metrics.parts import check_maps, double
+
+Explain = Callable[[nn.Module], Tensor]
+"""From a network to the maps ``[N, H, W]`` of fixed images, classes and layers."""
+
+UNCHANGED = 0.999
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's rho of each pair: Pearson's correlation of the ranks, ties averaged.
+
+    Args:
+        first: ``[N, ...]``.
+        second: The same shape.
+
+    Returns:
+        ``[N]`` float64 in [-1, 1]; NaN where one is constant or holds a NaN.
+
+    Raises:
+        SsgcamError: If the shapes differ.
+    """
+    if first.shape != second.shape or first.ndim < 2:
+        raise SsgcamError(
+            f"maps of {list(first.shape)} and {list(second.shape)} can't be correlated; "
+            "pass two [N, ...] of one shape"
+        )
+    a, b = _centered_ranks(first), _centered_ranks(second)
+    return (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
+
+
+def cascade(
+    network: nn.Module, names: Sequence[str] | None = None, seed: int = 0
+) -> Iterator[tuple[str, nn.Module]]:
+    """Randomize a copy of the network from the top down, one module more at each stage.
+
+    A randomized module is as untrained: weights of two and more dimensions are drawn from
+    N(0, 2 / fan-in) (He et al. 2015, so that the signal neither dies nor explodes on its way
+    through many random layers), one-dimensional weights (norms, scales) are 1, biases 0, and
+    running statistics are reset. The network itself and the global random state stay as they are.
+
+    Args:
+        network: Any network that can be copied.
+        names: Modules to randomize, top first, each with all that is inside it; None takes every
+            module that owns parameters, last registered first.
+        seed: Fixes the weights.
+
+    Yields:
+        (name, copy): the same copy each time, with this module and all before it randomized.
+
+    Raises:
+        SsgcamError: If a name isn't a module with parameters or the network can't be copied.
+    """
+    modules = dict(network.named_modules())
+    if names is None:
+        names = [n for n, m in modules.items() if any(True for _ in m.parameters(recurse=False))]
+        names.reverse()
+    for name in names:
+        if name not in modules or not any(True for _ in modules[name].parameters()):
+            raise SsgcamError(
+                f"'{name}' is not a module with weights in this network; "
+                f"its top modules are {', '.join(n for n, _ in network.named_children())}"
+            )
+    if not names:
+        raise SsgcamError("the network has no weights to randomize; check what was passed")
+    try:
+        randomized = copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        raise SsgcamError(
+            f"the network can't be copied ({error}); pass the plain module"
+        ) from error
+    generator = torch.Generator().manual_seed(seed)
+    for name in names:
+        module = randomized.get_submodule(name)
+        inner = module.modules() if name else [module]
+        for part in inner:
+            _randomize(part, generator)
+        yield name, randomized
+
+
+@dataclass(frozen=True, eq=False)
+class SanityResult:
+    """What :func:`sanity_check` found."""
+
+    n: int
+    """Images whose original map isn't constant: the others have no rank to lose."""
+    stages: tuple[str, ...]
+    """The module that was randomized last, top down."""
+    correlation: tuple[float, ...]
+    """Mean rank correlation with the original map at each stage."""
+    control: tuple[float, ...]
+    """The same of the control that uses no gradients."""
+    vanished: tuple[int, ...]
+    """Maps that became constant at each stage; they count as 0."""
+    decisive: int
+    """The stage of the verdict: the last at which the control's maps are still the original ones
+    (only weights above its layer are random), or the last of all where there is none."""
+    threshold: float
+    passed: bool
+    """``correlation[decisive] < threshold``: random weights above the layer changed the map."""
+    seed: int
+    parts: Tensor
+    """``[N, stages]``: every image's correlation, for the bootstrap."""
+
+    @property
+    def verdict(self) -> str:
+        """One plain sentence."""
+        word = "passes" if self.passed else "fails"
+        return (
+            f"{word}: with '{self.stages[self.decisive]}' and all above it randomized the rank "
+            f"correlation with the original map is {self.correlation[self.decisive]:.3f} "
+            f"(threshold {self.threshold:g}; control {self.control[self.decisive]:.3f}; "
+            f"n = {self.n})"
+        )
+
+
+def sanity_check(
+    network: nn.Module,
+    explain: Explain,
+    control: Explain,
+    *,
+    names: Sequence[str] | None = None,
+    threshold: float = 0.5,
+    seed: int = 0,
+) -> SanityResult:
+    """Rank correlation of maps before and after randomizing weights, beside a control's.
+
+    The control is the sum of the target layer's activations over channels: it uses no gradient, so
+    weights above the layer can't change it. A method must do what the control can't.
+
+    Args:
+        network: Stays as it is.
+        explain: The method under test.
+        control: The gradient-free map of the same images and layer.
+        names: As for :func:`cascade`.
+        threshold: The verdict is "passes" below it.
+        seed: As for :func:`cascade`.
+
+    Returns:
+        The correlations of every stage and the verdict.
+
+    Raises:
+        SsgcamError: As :func:`cascade`, if the threshold is outside (-1, 1], or if every original
+            map is constant.
+    """
+    if not -1 < threshold <= 1:
+        raise SsgcamError(f"the threshold is {threshold}; pass a rank correlation in (-1, 1]")
+    originals = [explain(network).detach().clone(), control(network).detach().clone()]
+    for maps in originals:
+        check_maps(maps)
+    stages, method, other, vanished = [], [], [], []
+    for name, randomized in cascade(network, names, seed):
+        maps = explain(randomized).detach()
+        stages.append(name or "(root)")
+        method.append(rank_correlation(originals[0], maps))
+        other.append(rank_correlation(originals[1], control(randomized).detach()))
+        vanished.append(constant_maps(maps))
+    return judge(
+        stages, torch.stack(method, 1), torch.stack(other, 1), torch.stack(vanished, 1),
+        keep=~constant_maps(originals[0]), threshold=threshold, seed=seed,
+    )  # fmt: skip
+
+
+def judge(
+    stages: Sequence[str],
+    method: Tensor,
+    control: Tensor,
+    vanished: Tensor,
+    *,
+    keep: Tensor,
+    threshold: float = 0.5,
+    seed: int = 0,
+) -> SanityResult:
+    """The result of a cascade from its correlations, however they were computed.
+
+    Args:
+        stages: The module that was randomized last at each stage, top down.
+        method: Rank correlation with the original map, ``[N, stages]``; NaN counts as 0.
+        control: The same of the control.
+        vanished: Whether the method's map is constant at a stage, ``[N, stages]``.
+        keep: Whether the original map isn't constant, ``[N]``.
+        threshold: As for :func:`sanity_check`.
+        seed: Of the cascade.
+
+    Returns:
+        Means and the verdict.
+
+    Raises:
+        SsgcamError: If every original map is constant.
+    """
+    if not keep.any():
+        raise SsgcamError("every map of the intact network is constant; choose another layer")
+    parts = method[keep].nan_to_num(0.0).cpu()
+    correlation, controls = parts.mean(0).tolist(), control.nanmean(0).tolist()
+    same = [index for index, value in enumerate(controls) if value >= UNCHANGED]
+    decisive = same[-1] if same else len(stages) - 1
+    return SanityResult(
+        n=len(parts),
+        stages=tuple(stages),
+        correlation=tuple(correlation),
+        control=tuple(controls),
+        vanished=tuple(vanished[keep].sum(0).tolist()),
+        decisive=decisive,
+        threshold=threshold,
+        passed=correlation[decisive] < threshold,
+        seed=seed,
+        parts=parts,
+    )
+
+
+def constant_maps(maps: Tensor) -> Tensor:
+    """Which of the maps ``[N, ...]`` are constant or hold a value that isn't finite: ``[N]`` bool."""
+    flat = maps.flatten(1)
+    return ~(flat.isfinite().all(1) & (flat.amin(1) < flat.amax(1)))
+
+
+def _centered_ranks(values: Tensor) -> Tensor:
+    flat = double(values.detach()).flatten(1)
+    ordered = flat.sort(1).values
+    below = torch.searchsorted(ordered, flat, right=False)
+    up_to = torch.searchsorted(ordered, flat, right=True)
+    ranks = (below + up_to).double() / 2
+    ranks = ranks - ranks.mean(1, keepdim=True)
+    return torch.where(flat.isnan().any(1, keepdim=True), torch.nan, ranks)
+
+
+@torch.no_grad()
+def _randomize(module: nn.Module, generator: torch.Generator) -> None:
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.ndim >= 2:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise * (2 / parameter[0].numel()) ** 0.5)
+        else:
+            parameter.fill_(0.0 if "bias" in name else 1.0)
+    reset = getattr(module, "reset_running_stats", None)
+    if callable(reset):
+        reset()

@@ -1,6 +1,0 @@
-"""Pictures out: heat maps over photos, panels with captions."""
-
-from ssgcam.render.heatmap import heat_map, legend, noted, overlay
-from ssgcam.render.panel import Cell, panel
-
-__all__ = ["Cell", "heat_map", "legend", "noted", "overlay", "panel"]

@@ -1,0 +1,146 @@
+"""A map in [0, 1] as colors: alone, or over its photo at the photo's own size.
+
+The colors are matplotlib's ``inferno``: lightness grows evenly with the value, so that the order of
+two values is read correctly, also in gray print and by color-blind readers. Everything is done in
+8-bit pictures by Pillow, which takes 10 bytes for each pixel of the photo.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from functools import cache
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+COLORS = "inferno"
+OUTSIDE = (128, 128, 128)  # where a crop hides the photo from the network
+STRENGTH = 0.85  # opacity of the largest value in an overlay
+Box = tuple[int, int, int, int]
+
+
+def heat_map(
+    values: NDArray[np.floating[Any]], size: tuple[int, int], box: Box | None = None
+) -> Image.Image:
+    """A map as a picture.
+
+    Args:
+        values: ``[h, w]`` in [0, 1].
+        size: Width and height of the picture, in pixels.
+        box: Left, top, right and bottom of the part of the picture that the map covers; all of it
+            if None. The rest is gray, which is no color of the scale.
+
+    Returns:
+        RGB.
+    """
+    colored = _colored(_levels(values, _size_of(size, box)))
+    if box is None:
+        return colored
+    picture = Image.new("RGB", size, OUTSIDE)
+    picture.paste(colored, box[:2])
+    return picture
+
+
+def overlay(
+    photo: Image.Image,
+    values: NDArray[np.floating[Any]],
+    box: Box | None = None,
+    strength: float = STRENGTH,
+) -> Image.Image:
+    """A map over its photo: the photo in gray, so that every color is the map's.
+
+    Opacity grows with the value, ``strength * value ** 0.75``: what the map leaves out stays plain.
+
+    Args:
+        photo: Any size; RGB.
+        values: ``[h, w]`` in [0, 1]; all zeros (no evidence) give the photo back, in its colors.
+        box: Left, top, right and bottom of the part of the photo that the map covers; all of it if
+            None. The rest is darkened, and the border drawn.
+        strength: Opacity of the value 1, in [0, 1].
+
+    Returns:
+        RGB, of the photo's size.
+    """
+    picture = photo.copy()
+    if np.any(values > 0):
+        levels = _levels(values, _size_of(photo.size, box))
+        gray = ImageOps.grayscale(photo)
+        inside = gray.crop(box).convert("RGB") if box else gray.convert("RGB")
+        opacity = 255 * strength * np.linspace(0, 1, 256) ** 0.75
+        alpha = levels.point([round(value) for value in opacity])
+        inside.paste(_colored(levels), mask=alpha)
+        picture = gray.convert("RGB")
+        picture.paste(inside, box[:2] if box else (0, 0))
+    if box is not None and box != (0, 0, *photo.size):
+        mask = Image.new("L", photo.size, 150)
+        mask.paste(0, box)
+        picture.paste((0, 0, 0), mask=mask)
+        width = max(1, min(photo.size) // 200)
+        ImageDraw.Draw(picture).rectangle(
+            (box[0], box[1], box[2] - 1, box[3] - 1), outline="white", width=width
+        )
+    return picture
+
+
+def noted(picture: Image.Image, text: str) -> Image.Image:
+    """The picture with a line of text across its foot; a picture too small to read it stays plain."""
+    size = max(11, min(picture.size) // 24)
+    if picture.width < 12 * size or picture.height < 5 * size:
+        return picture
+    font = ImageFont.load_default(size)
+    lines = textwrap.fill(text, int(picture.width / (0.58 * size)))
+    drawing = ImageDraw.Draw(picture := picture.copy())
+    left, top, _, bottom = drawing.multiline_textbbox((0, 0), lines, font=font)
+    pad = size // 2
+    foot = picture.height - int(bottom - top) - 2 * pad
+    shade = Image.new("L", (picture.width, picture.height - foot), 190)
+    picture.paste((0, 0, 0), (0, foot), mask=shade)
+    drawing.multiline_text((pad - left, foot + pad - top), lines, fill="white", font=font)
+    return picture
+
+
+def legend(width: int = 480) -> Image.Image:
+    """The color scale with its end values; ``width`` in pixels."""
+    size = max(11, width // 30)
+    bar = np.linspace(0, 1, width - 2 * size, dtype=np.float32)[None]
+    picture = Image.new("RGB", (width, 4 * size), "white")
+    picture.paste(heat_map(bar, (bar.shape[1], 3 * size // 2)), (size, size // 2))
+    drawing = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size)
+    for text, place, anchor in (
+        ("0", size, "la"),
+        ("share of the map's largest value", width // 2, "ma"),
+        ("1", width - size, "ra"),
+    ):
+        drawing.text((place, 5 * size // 2 - 2), text, fill="black", font=font, anchor=anchor)
+    return picture
+
+
+def resized(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A map ``[h, w]`` at another width and height, bilinear (antialiased along with shrinking)."""
+    picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+
+
+def _levels(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> Image.Image:
+    """A map as 256 levels, mode L, of a width and height."""
+    return Image.fromarray((resized(values, size).clip(0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def _colored(levels: Image.Image) -> Image.Image:
+    picture = levels.copy()
+    picture.putpalette(_palette())
+    return picture.convert("RGB")
+
+
+@cache
+def _palette() -> bytes:
+    colors: NDArray[np.uint8] = colormaps[COLORS](np.arange(256), bytes=True)
+    return colors[:, :3].tobytes()
+
+
+def _size_of(size: tuple[int, int], box: Box | None) -> tuple[int, int]:
+    return size if box is None else (box[2] - box[0], box[3] - box[1])

@@ -1,0 +1,183 @@
+"""The engine on a local Ray cluster with two workers: the same masks, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from bulk.test_segment import files_below, photos, recipe_for, small
+from helpers.data_trees import refusal
+from ssgcam.bulk.jobs import Job
+from ssgcam.bulk.segment import segment_images
+from ssgcam.bulk.stream import work_off
+from ssgcam.cli.segment import _engine
+from ssgcam.errors import SsgcamError
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.data")
+
+from ssgcam.bulk.ray_engine import RayEngine  # noqa: E402
+
+TESTS = str(Path(__file__).parents[1])
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    environment = {"PYTHONPATH": TESTS, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    ray.init(
+        num_cpus=2,
+        num_gpus=1,  # to Ray it is a number; no task here touches one
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+        runtime_env={"env_vars": environment},
+    )
+    yield
+    ray.shutdown()
+
+
+class Deadly(torch.nn.Module):
+    """Passes images through, and kills its process at the third call: once, or every time."""
+
+    def __init__(self, marker: Path, once: bool) -> None:
+        super().__init__()
+        self.marker, self.once = marker, once
+        self.driver, self.calls = os.getpid(), 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += os.getpid() != self.driver
+        if self.calls == 3 and not (self.once and self.marker.exists()):
+            with self.marker.open("a") as stream:
+                stream.write("killed\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images
+
+
+def deadly(marker: Path, once: bool):
+    """The small network behind such a module, which changes nothing in what it computes."""
+    model = small()
+    model.network.register_module("deadly", Deadly(marker, once))
+    model.network.register_forward_pre_hook(_through)
+    return model
+
+
+def _through(network, inputs):
+    return (network.deadly(inputs[0]),)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_workers_give_the_same_files_as_this_process(tmp_path):
+    photos(tmp_path / "in", 41)
+    (tmp_path / "in" / "007.png").write_bytes(b"not a picture")
+    model = small()
+    options = {"recipe": recipe_for(model), "batch_size": 4, "overlays": True}
+    local = segment_images(tmp_path / "in", model, tmp_path / "local", **options)
+    engine = RayEngine(actors=2, groups=2)
+    remote = segment_images(tmp_path / "in", model, tmp_path / "ray", engine=engine, **options)
+    assert remote == local
+    assert len(remote.failures) == 1
+    assert files_below(tmp_path / "ray") == files_below(tmp_path / "local")
+    again = segment_images(tmp_path / "in", model, tmp_path / "ray", engine=engine, **options)
+    assert again.before == 40
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_loses_nothing_and_doubles_nothing(tmp_path):
+    photos(tmp_path / "in", 40)
+    model = deadly(tmp_path / "marker", once=True)
+    options = {"recipe": recipe_for(model), "batch_size": 4}
+    segment_images(tmp_path / "in", model, tmp_path / "local", **options)
+    assert not (tmp_path / "marker").exists()
+    segment_images(
+        tmp_path / "in", model, tmp_path / "ray", engine=RayEngine(actors=2, groups=2), **options
+    )
+    assert (tmp_path / "marker").read_text().count("killed") in (1, 2)  # by both at one instant
+    lines = [json.loads(line) for line in (tmp_path / "ray/manifest.jsonl").open()]
+    assert sorted(line["image"] for line in lines) == [f"{index:03}.png" for index in range(40)]
+    assert files_below(tmp_path / "ray") == files_below(tmp_path / "local")
+    assert not list((tmp_path / "ray").rglob(".*"))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_task_that_always_kills_its_worker_ends_the_run_with_one_sentence(tmp_path):
+    photos(tmp_path / "in", 12)
+    model = deadly(tmp_path / "marker", once=False)
+    engine = RayEngine(actors=1, groups=3, retries=1)
+    options = {"recipe": recipe_for(model), "batch_size": 4, "engine": engine}
+    sentence = refusal(segment_images, tmp_path / "in", model, tmp_path / "ray", **options)
+    assert "after 1 retries" in sentence
+    assert (tmp_path / "marker").read_text().count("killed") == 2
+
+
+@dataclass
+class Sharing:
+    """Notes what Ray gave to its process, and works only while two processes do."""
+
+    out: Path
+    at_once: int = 1
+
+    def start(self, device):
+        assert device == torch.device("cuda")
+        found = ray.get_runtime_context().get_assigned_resources()
+        (self.out / f"{os.getpid()}.json").write_text(json.dumps(found))
+
+    def read(self, job):
+        return job.name
+
+    def compute(self, images):
+        late = time.monotonic() + 100
+        while len(list(self.out.glob("*.json"))) < 2:
+            if time.monotonic() > late:
+                raise SsgcamError("the other process never came")
+            time.sleep(0.05)
+        return images
+
+    def write(self, job, made):
+        return [], {"process": os.getpid()}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_workers_share_a_gpu(tmp_path):
+    jobs = [[Job(f"{index}.png", tmp_path / f"{index}.png")] for index in range(8)]
+    engine = _engine("ray", workers=1, actors=2, gpus=0.5, cpus=1.0)
+    done = list(engine(jobs, Sharing(tmp_path)))
+    assert sorted(each.name for each in done) == [f"{index}.png" for index in range(8)]
+    assert not any(each.error for each in done)
+    given = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    assert [found["GPU"] for found in given] == [0.5, 0.5]
+    assert [found["CPU"] for found in given] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [({"actors": 0}, "actors is 0"), ({"gpus": 1.5}, "gpus is 1.5"), ({"gpus": -1.0}, "gpus is -1"),
+     ({"cpus": 0.0}, "cpus is 0")],
+)  # fmt: skip
+def test_bad_settings_get_one_sentence(options, part):
+    assert part in refusal(RayEngine, **options)
+
+
+def test_nothing_to_do_starts_no_cluster(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: pytest.fail("asked for a cluster"))
+    assert list(RayEngine()([], None)) == []
+    assert list(work_off([], _Nothing())) == []
+
+
+class _Nothing:
+    at_once = 1
+
+    def read(self, job: Job):
+        raise AssertionError
+
+
+def test_without_ray_a_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    assert "pip install 'ssgcam[ray]'" in refusal(RayEngine)

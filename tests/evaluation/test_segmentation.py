@@ -1,0 +1,228 @@
+"""Segmentation: the numbers are those of the metrics on pseudo-masks of CAM's maps."""
+
+from dataclasses import replace
+from math import isnan
+
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, jaccard_score
+
+from helpers.data_trees import refusal
+from helpers.evaluation_cases import LAYERS, NAMES, blobs, masked_tree, noise, stacked
+from ssgcam import CAM, Preprocessing
+from ssgcam.core import fusion as pipeline
+from ssgcam.core.settings import SSGSettings
+from ssgcam.data import read_samples
+from ssgcam.evaluation import Contender, Entrants, EvaluationSettings, evaluate_segmentation
+from ssgcam.evaluation.result import ALL_FUSED, RECIPE
+from ssgcam.metrics import (
+    BoundaryF,
+    Segmentation,
+    bootstrap_interval,
+    foreground_iou,
+    mean_iou,
+    pseudo_masks,
+)
+from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
+
+SETTINGS = EvaluationSettings(batch_size=3, resamples=50)
+WHO = Entrants((Contender(), Contender("layer_cam")), LAYERS)
+PLACES = [*LAYERS, ALL_FUSED]
+
+
+def semantic(path, **options):
+    samples = read_samples(masked_tree(path, ignored=True, **options), void=200)
+    return replace(samples, class_names=NAMES, mask_names=NAMES)
+
+
+def binary(path, **options):
+    return read_samples(masked_tree(path, values=(255, 255, 255), **options))
+
+
+def truths(samples, sizes):
+    return [
+        torch.from_numpy(s.mask.read((w, h)).copy()).long()
+        for s, (h, w) in zip(samples, sizes, strict=True)
+    ]
+
+
+def expected_masks(model, samples, place, method="layer_cam", background=0.15, class_index=None):
+    """Pseudo-masks by CAM alone, image by image."""
+    inputs, sizes = stacked(model, samples)
+    masks = []
+    for k, sample in enumerate(samples):
+        if not sample.labels:
+            masks.append(torch.zeros(sizes[k], dtype=torch.long))
+            continue
+        label = sample.labels[0]
+        result = CAM(model, LAYERS, method)(inputs[k : k + 1], class_index or label)
+        values = result.maps if place == ALL_FUSED else pipeline.scale(result.layer_maps[place])
+        full = pipeline.resize(values, sizes[k])
+        found = pseudo_masks(full[None], torch.ones(1, 1, dtype=torch.bool), background)[0]
+        masks.append(found * (label + 1))
+    return masks, truths(samples, sizes)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_several_classes_equal_the_metrics(tmp_path, place):
+    samples = semantic(tmp_path / "s")
+    found = evaluate_segmentation(noise(), samples, WHO, settings=SETTINGS)
+    predicted, true = expected_masks(noise(), samples, place)
+    metric, boundary = Segmentation(("background", *NAMES)), BoundaryF(4)
+    metric.update(predicted, true)
+    boundary.update(predicted, true)
+    result = metric.compute()
+    score = found.score("LayerCAM", place, "mIoU")
+    assert score.value == pytest.approx(result.mean_iou, abs=1e-6)
+    interval = bootstrap_interval(result.parts, mean_iou, seed=0, samples=50)
+    assert (score.low, score.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
+    assert (score.n, score.groups) == (6, 6)
+    for row in result.table:
+        assert found.score("LayerCAM", place, f"IoU {row.name}").value == pytest.approx(row.iou)
+    assert found.score("LayerCAM", place, "boundary F").value == pytest.approx(
+        boundary.compute().value
+    )
+    pixels = [(p[t != 255], t[t != 255]) for p, t in zip(predicted, true, strict=True)]
+    flat_p, flat_t = (torch.cat(x).numpy() for x in zip(*pixels, strict=True))
+    iou = jaccard_score(flat_t, flat_p, average=None)  # scikit-learn, independently
+    assert score.value == pytest.approx(iou.mean(), abs=1e-6)
+    assert confusion_matrix(flat_t, flat_p).sum() == result.confusion.sum()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_binary_task_reports_all_three(tmp_path, place):
+    samples = binary(tmp_path / "b")
+    found = evaluate_segmentation(
+        noise(), samples, WHO, class_index=2, background=0.4, settings=SETTINGS
+    )
+    predicted, true = expected_masks(noise(), samples, place, background=0.4, class_index=2)
+    metric = Segmentation(("background", "object"))
+    metric.update(predicted, true)
+    result = metric.compute()
+    assert result.binary is not None
+    assert found.score("LayerCAM", place, "foreground IoU").value == pytest.approx(
+        result.binary.foreground
+    )
+    assert found.score("LayerCAM", place, "mean IoU with background").value == pytest.approx(
+        result.binary.mean_with_background
+    )
+    assert found.score("LayerCAM", place, "per-image foreground IoU").value == pytest.approx(
+        result.binary.mean_per_image
+    )
+    interval = bootstrap_interval(result.parts, foreground_iou, seed=0, samples=50)
+    score = found.score("LayerCAM", place, "foreground IoU")
+    assert (score.low, score.high) == pytest.approx((interval.low, interval.high))
+    assert any("all background: 1." in note for note in found.notes)
+    assert result.binary.skipped == 1
+    assert any("both empty: 1 by every line." in note for note in found.notes)
+    # the curve passes through the stated background score
+    line = next(line for line in found.charts[0].plots[place] if line.label == "LayerCAM")
+    assert line.y[line.x.index(0.4)] == pytest.approx(score.value, abs=1e-6)
+
+
+def test_calibration_images_choose_each_background(tmp_path):
+    samples, other = binary(tmp_path / "b"), binary(tmp_path / "c", count=3)
+    found = evaluate_segmentation(
+        noise(), samples, WHO, class_index=2, calibration=other, settings=SETTINGS
+    )
+    on_other = evaluate_segmentation(noise(), other, WHO, class_index=2, settings=SETTINGS)
+    for place in PLACES:
+        line = next(x for x in on_other.charts[0].plots[place] if x.label == "LayerCAM")
+        best = max(line.x[1:], key=lambda at: line.y[line.x.index(at)])
+        alone = evaluate_segmentation(
+            noise(), samples, WHO, class_index=2, background=best, settings=SETTINGS
+        )
+        for metric in ("foreground IoU", "boundary F"):
+            expected = alone.score("LayerCAM", place, metric)
+            score = found.score("LayerCAM", place, metric)
+            assert score.value == pytest.approx(expected.value, nan_ok=True)
+        assert f"LayerCAM ({place}) {best:g}" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_curve_equals_a_plain_loop(tmp_path, place):
+    samples = semantic(tmp_path / "s")
+    found = evaluate_segmentation(noise(), samples, WHO, settings=SETTINGS)
+    line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
+    for background in (0.07, 0.3, 0.77):
+        predicted, true = expected_masks(noise(), samples, place, background=background)
+        metric = Segmentation(("background", *NAMES))
+        metric.update(predicted, true)
+        at = line.x.index(background)
+        assert line.y[at] == pytest.approx(metric.compute().mean_iou, abs=1e-6)
+
+
+def test_a_network_that_sees_blobs_covers_them(tmp_path):
+    samples = semantic(tmp_path / "s")
+    found = evaluate_segmentation(
+        blobs(), samples, Entrants((Contender("layer_cam"),), ["act"]), settings=SETTINGS
+    )
+    assert found.score("LayerCAM", "act", "mIoU").value > 0.8
+    assert not found.differences  # nobody to compare with
+
+
+def test_two_classes_in_one_image(tmp_path):
+    samples = semantic(tmp_path / "s")
+    both = replace(samples, samples=(replace(samples.samples[0], labels=(0, 2)),))
+    found = evaluate_segmentation(noise(), both, WHO, settings=SETTINGS)
+    inputs, sizes = stacked(noise(), both)
+    maps = CAM(noise(), LAYERS, "layer_cam")(inputs, [[0, 2]]).maps
+    full = torch.stack([pipeline.resize(maps[:, k], sizes[0]) for k in range(2)], 1)
+    ranks = pseudo_masks(full, torch.ones(1, 2, dtype=torch.bool))[0]
+    predicted = torch.tensor([0, 1, 3])[ranks]
+    metric = Segmentation(("background", *NAMES))
+    metric.update([predicted], truths(both, sizes))
+    score = found.score("LayerCAM", ALL_FUSED, "mIoU")
+    assert score.value == pytest.approx(metric.compute().mean_iou, abs=1e-6)
+    assert isnan(found.score("LayerCAM", ALL_FUSED, "IoU green").value)  # it doesn't occur
+    assert "IoU green" not in {difference.metric for difference in found.differences}
+
+
+@pytest.mark.parametrize("gate", [0.0, 1.0])
+def test_a_recipe_takes_part_with_its_own_threshold_and_gate(tmp_path, gate):
+    samples, model = binary(tmp_path / "b"), noise()
+    layer = RecipeLayer("act1", 1.0, SSGSettings(sigma=0.1), 0.5, (4, 32, 32))
+    made_for = Fingerprint("noise", (32, 32), parameter_hash(model.network))
+    recipe = Recipe((layer,), 0.6, gate, made_for, (32, 32))
+    who = replace(WHO, recipe=recipe)
+    found = evaluate_segmentation(model, samples, who, class_index=1, settings=SETTINGS)
+    inputs, sizes = stacked(model, samples)
+    bound = recipe.bind(model)
+    predicted = []
+    for k, sample in enumerate(samples):
+        result = bound(inputs[k : k + 1], 1)
+        full = pipeline.resize(result.maps, sizes[k])[0]
+        shown = bool(sample.labels) and gate == 0
+        predicted.append((full / (full.max() + 1e-5) > 0.6).long() * shown)
+    metric = Segmentation(("background", "object"))
+    metric.update(predicted, [(t > 0).long() for t in truths(samples, sizes)])
+    score = found.score(RECIPE, "act1", "foreground IoU")
+    assert score.value == pytest.approx(metric.compute().binary.foreground)
+    assert (score.value == 0) == (gate == 1)
+    against = [d for d in found.differences if d.method == RECIPE and d.metric == "foreground IoU"]
+    values = {
+        (s.method, s.layers): s.value
+        for s in found.scores
+        if s.metric == "foreground IoU" and s.method != RECIPE and s.layers != "mean of layers"
+    }
+    assert (against[0].rival, against[0].rival_layers) == max(values, key=values.get)
+    assert against[0].value == pytest.approx(score.value - max(values.values()))
+
+
+def test_refusals(tmp_path):
+    samples = semantic(tmp_path / "s")
+
+    def say(samples, who=WHO, **options):
+        return refusal(evaluate_segmentation, noise(), samples, who, settings=SETTINGS, **options)
+
+    bare = replace(samples, samples=(replace(samples.samples[0], mask=None),))
+    assert "has no mask" in say(bare)
+    assert "has no mask" in say(replace(samples, samples=()))
+    assert "background score is 2" in say(samples, background=2)
+    layer = RecipeLayer("act1", 1.0, SSGSettings(), 0.5, (9, 32, 32))
+    wrong = Recipe((layer,), 0.6, 0.0, Fingerprint("other", (32, 32), ""), (32, 32))
+    assert "recipe was made for" in say(samples, replace(WHO, recipe=wrong))
+    more = replace(samples, class_names=(*NAMES, "gray"), mask_names=(*NAMES, "gray"))
+    assert "give sets of the same classes" in say(samples, calibration=more)
+    model = replace(noise(), preprocessing=Preprocessing((2, 2)))
+    assert "act2" in refusal(evaluate_segmentation, model, samples, WHO)
