@@ -73,7 +73,7 @@ def test_a_command_prints_and_writes(task, boxes, masks, recipe, tmp_path):
     assert facts["images"].startswith("3")
     assert facts["layers"] == "act1, act2"
     assert facts["command"].startswith(
-        f"ssgcam evaluate {task} {data} --model evaluation_cases:noise"
+        f"ssgcam evaluate {task} {data} --model helpers.evaluation_cases:noise"
     )
     assert "--limit 3" in facts["command"]
     assert "resamples" in facts["intervals"]
