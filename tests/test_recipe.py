@@ -45,7 +45,7 @@ def test_round_trip(network: nn.Module, tmp_path: Path) -> None:
     recipe = made_for(
         network,
         classes=(0, 2),
-        score=TargetSettings("odds"),
+        target=TargetSettings("odds"),
         augmentation=Augmentation("both", (1.0, 1.5)),
         refinement=Refinement(iterations=3, dilations=(1, 2)),
         gate=0.25,

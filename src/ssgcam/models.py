@@ -206,7 +206,7 @@ def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> Loade
     config = timm.data.resolve_model_data_config(network)
     height, width = config["input_size"][1:]
     preprocessing = Preprocessing(
-        size=(height, width),
+        input_size=(height, width),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],
@@ -230,7 +230,7 @@ def _efficientnet_lite0(weights: str | Path, num_classes: int | None) -> LoadedM
 
     network, count = with_weights(name, weights, num_classes, build=build, pretrained=pretrained)
     preprocessing = Preprocessing(
-        size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=256
+        input_size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=256
     )
     return LoadedModel(network, name, preprocessing, _imagenet_names() if count == 1000 else ())
 

@@ -17,7 +17,7 @@ class Preprocessing:
     """From a photo to the network's input.
 
     Attributes:
-        size: Height and width of the input, in pixels.
+        input_size: Height and width of the input, in pixels.
         mean: Subtracted from each channel of the image in [0, 1], in the network's channel order.
         std: Divides each channel after that.
         channel_order: ``"rgb"`` or ``"bgr"``: what the network expects.
@@ -25,7 +25,7 @@ class Preprocessing:
         resize_shorter: Shorter side, in pixels, before the weights' own center crop (``crop=True``).
     """
 
-    size: tuple[int, int] = (224, 224)
+    input_size: tuple[int, int] = (224, 224)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     channel_order: Literal["rgb", "bgr"] = "rgb"
@@ -45,7 +45,7 @@ class Preprocessing:
 
         Args:
             images: RGB photos.
-            crop: Use the weights' center crop instead of the whole photo squashed to ``size``.
+            crop: Use the weights' center crop instead of the whole photo squashed to ``input_size``.
 
         Returns:
             ``[N, 3, H, W]`` float32, normalized.
@@ -63,15 +63,16 @@ class Preprocessing:
         if crop:
             left, top, right, bottom = self.crop_box(image.width, image.height)
             tensor = F.crop(tensor, top, left, bottom - top, right - left)
-        resized: Tensor = F.resize(tensor, list(self.size), mode, antialias=True)
+        resized: Tensor = F.resize(tensor, list(self.input_size), mode, antialias=True)
         return resized
 
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """The part of a photo that the weights' center crop keeps: left, top, right, bottom."""
-        shorter = self.resize_shorter or min(self.size)
+        shorter = self.resize_shorter or min(self.input_size)
         scale = min(width, height) / shorter
         crop_h, crop_w = (
-            min(side * scale, full) for side, full in zip(self.size, (height, width), strict=True)
+            min(side * scale, full)
+            for side, full in zip(self.input_size, (height, width), strict=True)
         )
         left, top = round((width - crop_w) / 2), round((height - crop_h) / 2)
         return left, top, max(left + 1, round(left + crop_w)), max(top + 1, round(top + crop_h))

@@ -1,21 +1,27 @@
 """A recipe: which layers, with which settings, become which mask; JSON in and out.
 
-A recipe is what a search finds: everything that is needed to get the same masks from the same
-network without any labeled data. It holds numbers and names only; no code is run from it.
+A search finds a recipe. It holds everything that is needed to get the same masks from the same
+network without labeled data: numbers and names only, no code. :class:`BoundRecipe` is a recipe
+together with its network.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ssgcam.bound_recipe import BoundRecipe
-from ssgcam.core.augment import Augmentation
-from ssgcam.core.refine import Refinement
+from ssgcam.cam import CAM
+from ssgcam.core import fusion as pipeline
+from ssgcam.core.augment import Augmentation, View
+from ssgcam.core.capture import capture
+from ssgcam.core.network import unwrap
+from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import (
     Fusion,
     Precision,
@@ -24,11 +30,13 @@ from ssgcam.core.settings import (
     check_choice,
     check_range,
 )
+from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
-from ssgcam.fingerprint import Fingerprint, parameter_hash
+from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.recipe_schema import decode
+from ssgcam.result import Result
 
 __all__ = ["BoundRecipe", "Fingerprint", "Origin", "Recipe", "RecipeLayer", "parameter_hash"]
 
@@ -42,8 +50,8 @@ class RecipeLayer:
 
     Attributes:
         name: Its spelling, see ``core.capture``.
-        weight: Of its map in the mean, above 0.
-        ssg: How its map is made.
+        weight: Weight of its map in the fusion, above 0.
+        ssg: Settings of SSG-CAM for this layer.
         gamma: Power of its scaled map, 0.01 to 10.
         shape: Channels, rows and columns of its map at the network's input size.
     """
@@ -65,17 +73,17 @@ class RecipeLayer:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a recipe comes from; nothing in it changes what the recipe does.
+    """Where a recipe comes from; for the record only.
 
     Attributes:
         data: Hash of the calibration images and masks, ``"sha256:..."``.
         images: How many calibration images there were.
         negatives: How many of them show no object.
         groups: How many groups (fields, patients, slides) they come from.
-        seed: Of the search.
-        settings: Of the search, by name, as text.
-        versions: Of ssgcam, torch, scipy and numpy.
-        scores: By name, such as ``"calibration"``; null where there is none.
+        seed: Seed of the search.
+        settings: Settings of the search, by name, as text.
+        versions: Versions of ssgcam, torch, scipy and numpy.
+        scores: Scores by name, such as ``"calibration"``; null where there is none.
     """
 
     data: str = ""
@@ -90,24 +98,24 @@ class Origin:
 
 @dataclass(frozen=True)
 class Recipe:
-    """From images to masks, for one network; see the top of this module.
+    """From images to masks, for one network.
 
-    The maps of the layers go through the pipeline of ``core.fusion`` at the working size ``size``; the
-    fused map is resized to the input's size (bilinear), refined if asked for and divided by its
-    maximum again, and cut at ``threshold``. A mask is empty where the class's probability (its mean
-    over the views of the augmentation) is below ``gate``.
+    The maps of the layers go through the pipeline of ``core.fusion`` at the working size; the fused
+    map is resized to the input's size (bilinear), refined if ``refinement`` is set and divided by its
+    maximum again, and compared with ``threshold``. A mask is empty where the class's probability (its
+    mean over the views of the augmentation) is below ``gate``.
 
     Attributes:
         layers: At least one; names are unique.
         threshold: A pixel is in the mask where its map reaches it, 0 to 1.
-        gate: Lowest class probability that opens a mask, 0 to 1; 0 is no gate.
-        network: What it was made for.
-        size: Working height and width.
-        classes: The classes it may explain where none is asked for: the most probable of these.
-            Empty: any class of the network.
+        gate: Lowest class probability for which a mask is not empty, 0 to 1; 0 is no gate.
+        network: The network that it was made for.
+        working_size: Height and width at which the layers' maps are fused.
+        classes: Where no class is given, the most probable of these is explained. Empty: the most
+            probable of all classes of the network.
         fusion: See ``core.fusion.fuse``.
-        score: What is differentiated.
-        augmentation: Views that are averaged.
+        target: What is differentiated.
+        augmentation: Views whose maps are averaged.
         refinement: Refinement by the image, or null.
         origin: Data, seed, versions and scores.
 
@@ -126,10 +134,10 @@ class Recipe:
     threshold: float
     gate: float
     network: Fingerprint
-    size: tuple[int, int]
+    working_size: tuple[int, int]
     classes: tuple[int, ...] = ()
     fusion: Fusion = "mean"
-    score: TargetSettings = field(default_factory=TargetSettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
     refinement: Refinement | None = None
     origin: Origin = field(default_factory=Origin)
@@ -144,9 +152,10 @@ class Recipe:
         check_range("threshold", self.threshold, 0, 1)
         check_range("gate", self.gate, 0, 1)
         check_choice("fusion", self.fusion, Fusion)
-        for what, sides in (("size", self.size), ("network.input_size", self.network.input_size)):
-            if min(sides) < 1:
-                raise SsgcamError(f"{what} is {list(sides)}; sides must be 1 pixel or more")
+        if min(self.working_size) < 1:
+            raise SsgcamError(
+                f"working_size is {list(self.working_size)}; sides must be 1 pixel or more"
+            )
         if any(index < 0 for index in self.classes):
             raise SsgcamError(f"classes are {list(self.classes)}; indices count from 0")
 
@@ -184,9 +193,8 @@ class Recipe:
                 f"{where} has version {version!r}, this ssgcam reads version {VERSION}; update ssgcam "
                 "or search again"
             )
-        return decode(
-            cls, {k: v for k, v in content.items() if k not in ("format", "version")}, where
-        )
+        fields = {key: content[key] for key in content if key not in ("format", "version")}
+        return decode(cls, fields, where)
 
     def bind(
         self,
@@ -208,3 +216,116 @@ class Recipe:
                 fewer classes; if ``strict``, also if a parameter differs.
         """
         return BoundRecipe(self, model, strict=strict, precision=precision)
+
+
+class BoundRecipe:
+    """A recipe with its network: images in, maps and masks out.
+
+    Args:
+        recipe: The recipe.
+        model: A network, or what :func:`ssgcam.load_model` returns.
+        strict: See :meth:`Recipe.bind`.
+        precision: As for :class:`ssgcam.CAM`.
+
+    Raises:
+        SsgcamError: If the network doesn't fit.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module | LoadedModel,
+        *,
+        strict: bool = False,
+        precision: Precision = "exact",
+    ) -> None:
+        network = unwrap(model.network if isinstance(model, LoadedModel) else model)
+        self.recipe = recipe
+        shapes = {layer.name: layer.shape for layer in recipe.layers}
+        check_fits(network, recipe.network, shapes, recipe.classes, strict=strict)
+        self.cam = CAM(
+            model,
+            list(shapes),
+            ssg=[layer.ssg for layer in recipe.layers],
+            gamma=[layer.gamma for layer in recipe.layers],
+            weights=[layer.weight for layer in recipe.layers],
+            fusion=recipe.fusion,
+            score=recipe.target,
+            output=recipe.network.output,
+            size=recipe.working_size,
+            precision=precision,
+        )
+
+    def __call__(
+        self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None
+    ) -> Result:
+        """Maps of a batch.
+
+        Args:
+            images: The network's input, ``[N, C, H, W]``, any size the network takes.
+            classes: As for :class:`ssgcam.CAM`; ``None`` is the most probable of the recipe's classes.
+
+        Returns:
+            As of :class:`ssgcam.CAM`: ``maps`` at input size. ``logits``, ``layer_maps`` and ``notes``
+            are those of the first view, ``probabilities`` the mean over views.
+        """
+        recipe = self.recipe
+        if classes is None and recipe.classes:
+            classes = self._most_probable(images)
+        results: list[Result] = []
+        fused: list[Tensor] = []
+        for view in recipe.augmentation:
+            result = self.cam(view.apply(images), results[0].classes if results else classes)
+            results.append(result)
+            fused.append(self._fused(view, result))
+        maps = pipeline.scale(torch.stack(fused).mean(0))
+        maps = pipeline.resize(maps, (int(images.shape[-2]), int(images.shape[-1])))
+        if recipe.refinement is not None:
+            maps = refined(images, maps, recipe.refinement)
+        first = results[0]
+        probabilities = [result.probabilities for result in results]
+        return replace(
+            first,
+            maps=maps.view(*first.classes.shape, *maps.shape[1:]),
+            probabilities=torch.stack(probabilities).mean(0),  # type: ignore[arg-type]
+            evidence=(maps.amax((-2, -1)) > 0).view(first.classes.shape),
+        )
+
+    def masks(self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None) -> Tensor:
+        """Masks ``[N, H, W]`` (or ``[N, K, H, W]``), bool; all False below the gate."""
+        result = self(images, classes)
+        inside = pipeline.threshold(result.maps, self.recipe.threshold)
+        return inside & self.is_open(result)[..., None, None]
+
+    def is_open(self, result: Result) -> Tensor:
+        """Whether the class's probability reaches the gate: bool, of the shape of its classes."""
+        assert result.probabilities is not None
+        columns = result.classes.view(len(result.classes), -1)
+        probability = result.probabilities.gather(1, columns).view(result.classes.shape)
+        return probability >= self.recipe.gate
+
+    def _fused(self, view: View, result: Result) -> Tensor:
+        """The fused map of one view before the last scaling: ``[N * K, *working_size]``."""
+        layers = self.recipe.layers
+        return pipeline.combine(
+            [view.undo(result.layer_maps[layer.name]).flatten(0, -3) for layer in layers],
+            self.recipe.working_size,
+            gammas=[layer.gamma for layer in layers],
+            weights=[layer.weight for layer in layers],
+            fusion=self.recipe.fusion,
+        )
+
+    def _most_probable(self, images: Tensor) -> Tensor:
+        """The most probable of the recipe's classes for each image, ``[N]``."""
+        allowed = torch.tensor(self.recipe.classes, device=images.device)
+        if len(allowed) == 1:
+            return allowed.expand(len(images))
+        first_view = next(iter(self.recipe.augmentation))
+        output = capture(self.cam.network, first_view.apply(images), []).output
+        return allowed[logits_of(output)[:, allowed].argmax(1)]
+
+
+def refined(images: Tensor, maps: Tensor, refinement: Refinement) -> Tensor:
+    """Maps ``[N * K, H, W]`` of ``[N, C, H, W]`` images after PAMR, divided by their maximum again."""
+    by_image = maps.view(len(images), -1, *maps.shape[1:])
+    return pipeline.scale(pamr(images, by_image, refinement).flatten(0, 1))

@@ -55,7 +55,7 @@ def recipe_for(model: LoadedModel, **changes) -> Recipe:
         "threshold": 0.4,
         "gate": 0.3,
         "network": Fingerprint("small", (SIDE, SIDE), parameter_hash(model.network)),
-        "size": (SIDE, SIDE),
+        "working_size": (SIDE, SIDE),
         "classes": (1,),
     }
     return Recipe(**{**settings, **changes})

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from ssgcam import LoadedModel, Preprocessing
 
-SMALL = Preprocessing(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize_shorter=40)
+SMALL = Preprocessing(
+    input_size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize_shorter=40
+)
 NAMES = ("apple", "pear", "green apple", "plum")
 
 

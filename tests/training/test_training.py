@@ -143,7 +143,7 @@ def test_training_learns_and_its_file_predicts_the_same(tmp_path):
     save_model(result.model, tmp_path / "net.pth")
     loaded = load_model(str(tmp_path / "net.pth"))
     assert loaded.class_names == ("empty", "disc")
-    assert loaded.preprocessing.size == (32, 32)
+    assert loaded.preprocessing.input_size == (32, 32)
     torch.testing.assert_close(predict(loaded, held_out), predict(result.model, held_out))
 
 

@@ -91,7 +91,7 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
     Raises:
         SsgcamError: If the network can't take such an input or gives no logits.
     """
-    height, width = model.preprocessing.size
+    height, width = model.preprocessing.input_size
     noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     noise = model.preprocessing.normalize(noise).to(device)
     if device is not None:

@@ -35,7 +35,7 @@ def layers(
     noise, _ = check_network(loaded)
     found = list_layers(loaded.network, noise)
     shown = found if every else blocks(found)
-    height, width = loaded.preprocessing.size
+    height, width = loaded.preprocessing.input_size
     typer.echo(f"{model}, input {height}x{width}: {len(found)} places to target\n")
     typer.echo(_table(shown))
     if len(shown) < len(found):

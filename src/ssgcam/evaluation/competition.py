@@ -181,6 +181,6 @@ def _names(model: LoadedModel, layers: Layers) -> list[str]:
     if isinstance(layers, str) and layers == "auto":
         device = next((p.device for p in model.network.parameters()), None)
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(1, 3, *model.preprocessing.size, generator=generator)
+        noise = torch.rand(1, 3, *model.preprocessing.input_size, generator=generator)
         return layer_names.auto_layers(model.network, noise.to(device))
     return layer_names.resolve(model.network, [layers] if isinstance(layers, str) else layers)

@@ -92,7 +92,7 @@ def evaluate_perturbation(
     if not items:
         raise SsgcamError(f"'{samples.root}' has no image to perturb")
     board = run.board(items)
-    height, width = model.preprocessing.size
+    height, width = model.preprocessing.input_size
     at_once = images_at_once(height, width, run.device, settings.pixels)
     blurred = pixel_counts(shares, height * width)
     step = -(-height * width // steps)
@@ -253,7 +253,7 @@ def _examples(run: Run, batch: Batch[None]) -> Iterator[Example]:
     """Maps with the outline of their top 20 % of pixels."""
     inputs = run.model.preprocessing.normalize(batch.pixels)
     maps = run.explain(inputs, _classes(run, batch.items, inputs), None).maps
-    height, width = run.model.preprocessing.size
+    height, width = run.model.preprocessing.input_size
     for k, item in enumerate(batch.items):
         pictures = []
         for entry in run.pictured():

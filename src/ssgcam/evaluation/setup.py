@@ -178,7 +178,7 @@ class Run:
         recipe = competition.recipe
         facts = {
             "network": self.model.name,
-            "input": "x".join(map(str, self.model.preprocessing.size)) + ", whole image",
+            "input": "x".join(map(str, self.model.preprocessing.input_size)) + ", whole image",
             "data": f"{self.samples.root.name} ({self.samples.kind})",
             "layers": ", ".join(competition.layers),
         }

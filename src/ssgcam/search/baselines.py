@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssgcam.bound_recipe import BoundRecipe, refined
 from ssgcam.cam import CAM, DEFAULT_GAMMA
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
@@ -16,6 +15,7 @@ from ssgcam.core.refine import Refinement
 from ssgcam.core.signals import Signal
 from ssgcam.fingerprint import placed
 from ssgcam.models import LoadedModel
+from ssgcam.recipe import BoundRecipe, refined
 from ssgcam.search.calibration import Examples
 from ssgcam.search.scoring import Fitness, Sweep, sweep
 

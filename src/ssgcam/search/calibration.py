@@ -175,7 +175,7 @@ def _tensors(data: Calibration, preprocessing: Preprocessing) -> tuple[Tensor, T
         if not photos:
             raise SsgcamError("the calibration set has 0 images; give ten to two hundred")
         images = preprocessing(photos)
-        size = preprocessing.size
+        size = preprocessing.input_size
         stacked = torch.stack([nearest(_binary(np.asarray(mask)), size) for mask in masks])
         return images, stacked
     images = data.images

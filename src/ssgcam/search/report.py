@@ -149,7 +149,8 @@ class Report:
         lines += [
             "",
             f"Threshold {recipe.threshold:.3f}, class gate {recipe.gate:.3f}, working size "
-            f"{recipe.size[0]}x{recipe.size[1]}. On the calibration images, with views and refinement:",
+            f"{recipe.working_size[0]}x{recipe.working_size[1]}. On the calibration images, with views "
+            "and refinement:",
             "",
             "| views and refinement | calibration |",
             "| --- | --- |",

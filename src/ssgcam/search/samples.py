@@ -64,7 +64,7 @@ def calibration_of(
             inside, ignored = samples.object_mask(sample, photo.size, label)
             mask = torch.from_numpy(np.where(ignored, IGNORE, inside)).to(torch.uint8)
             images.append(pixels)
-            masks.append(nearest(mask, model.preprocessing.size))
+            masks.append(nearest(mask, model.preprocessing.input_size))
             classes.append(index)
             groups.append(sample.group or sample.name)
             names.append(sample.name)

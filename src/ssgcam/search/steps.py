@@ -107,9 +107,9 @@ def draft(
             threshold=threshold,
             gate=gate,
             network=network,
-            size=cache.size,
+            working_size=cache.size,
             classes=examples.targets,
-            score=settings.score,
+            target=settings.score,
             augmentation=views,
         )
 

@@ -34,7 +34,7 @@ def start_model(settings: TrainingSettings, class_names: tuple[str, ...]) -> Loa
         loaded = load_model(name, weights)
     replace_head(loaded.network, count, name)
     given = loaded.preprocessing
-    preprocessing = replace(given, size=size, resize_shorter=None)
+    preprocessing = replace(given, input_size=size, resize_shorter=None)
     model = LoadedModel(loaded.network, name, preprocessing, class_names)
     try:
         with torch.inference_mode():
