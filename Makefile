@@ -1,27 +1,34 @@
-# make demo   install what the demo needs into .venv, explain real photos, say where the pictures are
-# make test   install everything into .venv, run the whole test suite
-# make lint   ruff and mypy
+# make demo       install what the demo needs into .venv and explain five photos
+# make test       install everything into .venv and run the test suite
+# make lint       ruff, mypy and import-linter
+# make check-all  the suite from the source archive, with other numbers of threads and another
+#                 instruction set, and the benchmarks at small size; writes docs/check_all.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint check-all clean
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/ssgcam demo --out demo
+	$(BIN)/python examples/demo.py --out demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check-all: $(VENV)/.installed-dev
+	$(BIN)/python .ci/check_all.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo dist
 
-# A stamp for each set of extras: nothing is installed twice until pyproject.toml changes.
+# One stamp for each extra: nothing is installed again until pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@

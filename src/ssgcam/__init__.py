@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ssgcam.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ssgcam.bulk.segment import segment_images
     from ssgcam.cam import CAM, SSGCAM
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from ssgcam.recipe import Recipe
     from ssgcam.result import Result
     from ssgcam.search import Calibration, search_recipe
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CAM",

@@ -268,7 +268,7 @@ def _legend(rule: MaskRule, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Of what the outputs were made with."""
-    from ssgcam import __version__
+    from ssgcam.version import __version__
 
     return {
         "ssgcam": __version__,

@@ -15,9 +15,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ssgcam import __version__
 from ssgcam.allocator import keep_freed_memory
 from ssgcam.errors import SsgcamError
+from ssgcam.version import __version__
 
 #: Subcommand -> what the overview says about it.
 COMMANDS = {
@@ -27,7 +27,6 @@ COMMANDS = {
     "search": "Search the fusion of layers that fits a few labeled masks; writes a recipe.",
     "segment": "Masks of many photos with a recipe.",
     "evaluate": "Measure maps and masks against boxes, masks, or by perturbation.",
-    "demo": "Explain real photos with a real network; needs the extra 'demo'.",
 }
 
 
