@@ -9,6 +9,7 @@ from typing import Any
 
 from ssgcam.data import boxes, coco, cub, ilsvrc, pairs, voc, wsol
 from ssgcam.data.boxes import read_boxes
+from ssgcam.data.classes import match_classes
 from ssgcam.data.coco import read_coco
 from ssgcam.data.collect import check_folder
 from ssgcam.data.cub import read_cub
@@ -30,6 +31,7 @@ __all__ = [
     "MaskSource",
     "Sample",
     "SampleSet",
+    "match_classes",
     "read_boxes",
     "read_class_folders",
     "read_coco",

@@ -82,44 +82,6 @@ def limited(samples: SampleSet, limit: int | None) -> SampleSet:
     return replace(samples, samples=tuple(samples.samples[k] for k in chosen))
 
 
-def match_classes(samples: SampleSet, model: LoadedModel, outputs: int) -> dict[int, int]:
-    """Which output of the network stands for which class of the data set.
-
-    By name where the network has all the names; else by index, if the data set's names are plain
-    numbers, the network's are unknown, or there are as many of both.
-
-    Args:
-        samples: The data set.
-        model: The network.
-        outputs: How many classes it has.
-
-    Returns:
-        Class of the set -> class of the network, for the classes that occur.
-
-    Raises:
-        SsgcamError: If they don't fit.
-    """
-    used = sorted({label for sample in samples for label in sample.labels})
-    names = [name.lower() for name in model.class_names]
-    wanted = {label: samples.class_names[label].lower() for label in used}
-    if all(names.count(name) == 1 for name in wanted.values()):
-        return {label: names.index(name) for label, name in wanted.items()}
-    strange = [
-        label for label, name in wanted.items() if not name.isdecimal() and name not in names
-    ]
-    if strange and names and len(samples.class_names) != len(names):
-        raise SsgcamError(
-            f"the data set's class '{samples.class_names[strange[0]]}' is not a class of "
-            f"'{model.name}'; say which to explain with --class, or use a network trained on these"
-        )
-    if used and used[-1] >= outputs:
-        raise SsgcamError(
-            f"the data set's class {used[-1]} ('{samples.class_names[used[-1]]}') is out of range: "
-            f"'{model.name}' has {outputs} classes, 0 to {outputs - 1}"
-        )
-    return {label: label for label in used}
-
-
 def owners(items: Sequence[Item], bins: int) -> tuple[Tensor, int]:
     """The resampling unit of each item, and how many groups there are.
 

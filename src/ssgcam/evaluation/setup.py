@@ -20,13 +20,14 @@ from ssgcam.bulk.explain import check_network
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import explaining
 from ssgcam.data import SampleSet
+from ssgcam.data.classes import match_classes
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.board import Board
 from ssgcam.evaluation.competition import Competition, Explained
 from ssgcam.evaluation.contenders import Entrants
 from ssgcam.evaluation.figures import Entry, Example, Picture
-from ssgcam.evaluation.items import Batch, Item, batches, match_classes, owners
+from ssgcam.evaluation.items import Batch, Item, batches, owners
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.unfinished import Unfinished, digest, folder_of, stamps
 from ssgcam.fingerprint import parameter_hash
@@ -62,7 +63,7 @@ class Run:
         """Class of the data set -> class of the network; all to ``class_index`` where it is given."""
         samples = samples or self.samples
         if class_index is None:
-            return match_classes(samples, self.model, self.outputs)
+            return match_classes(samples, self.model.class_names, self.outputs, self.model.name)
         if not 0 <= class_index < self.outputs:
             raise SsgcamError(
                 f"class {class_index} is out of range: '{self.model.name}' has {self.outputs} "

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssgcam.data import IGNORE, Sample, SampleSet, with_box_masks
+from ssgcam.data.classes import match_classes
 from ssgcam.errors import SsgcamError
 from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
@@ -112,20 +113,12 @@ def _rows(
 
 def _network_classes(samples: SampleSet, model: LoadedModel, must: bool) -> dict[int, int]:
     """The network's class of each of the set's; empty where the set only knows objects."""
-    used = sorted({label for sample in samples for label in sample.labels})
-    if not used or samples.class_names == ("object",):
+    if samples.class_names == ("object",):
         return {}
-    theirs = {name.casefold(): index for index, name in enumerate(model.class_names)}
-    wanted = [samples.class_names[label].casefold() for label in used]
-    if all(name in theirs for name in wanted):
-        return {label: theirs[name] for label, name in zip(used, wanted, strict=True)}
-    if not model.class_names or len(samples.class_names) == len(model.class_names):
-        return {label: label for label in used}
-    if not must:
+    names = model.class_names
+    try:
+        return match_classes(samples, names, len(names) or None, model.name)
+    except SsgcamError:
+        if must:
+            raise
         return {}
-    unknown = next(name for name in wanted if name not in theirs)
-    raise SsgcamError(
-        f"the set's class '{unknown}' is not a class of '{model.name}', and the numbers of classes "
-        f"differ ({len(samples.class_names)} and {len(model.class_names)}); say which one the masks "
-        "show"
-    )
