@@ -22,7 +22,15 @@ from ssgcam.evaluation import (
 from ssgcam.evaluation.answers import Answers
 from ssgcam.evaluation.result import ALL_FUSED, MEAN
 from ssgcam.evaluation.sanity import CONTROL
-from ssgcam.metrics import BlurDrop, DropIncrease, InsertionDeletion, Perturber, sanity_check
+from ssgcam.metrics import (
+    area_under_curve,
+    blur_drops,
+    curve_counts,
+    drop_and_increase,
+    gaussian_blur,
+    insertion_deletion,
+    sanity_check,
+)
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=30, seed=2)
 WHO = Entrants((Contender("layer_cam"), Contender("hires_cam")), LAYERS)
@@ -44,9 +52,9 @@ def test_one_class_for_all_images(samples, labeled):
     )
     inputs, _ = stacked(model, samples)
     ones = torch.ones(len(samples), dtype=torch.long)
-    drops = DropIncrease(lambda images: model.network(images).softmax(1))
-    drops.update(inputs, maps_of(model, inputs, ones, "act2"), ones)
-    expected = drops.compute().average_drop
+    maps = maps_of(model, inputs, ones, "act2")
+    drops = drop_and_increase(lambda images: model.network(images).softmax(1), inputs, maps, ones)
+    expected = float(drops[:, 0].mean())
     assert found.score("LayerCAM", "act2", "Average Drop").value == pytest.approx(
         expected, abs=1e-5
     )
@@ -75,31 +83,33 @@ def test_equals_the_metrics(samples, place, labeled):
         return model.network(images).softmax(1)
 
     maps = maps_of(model, inputs, labels, place)
-    blur = BlurDrop(answer, SHARES, 0.1, seed=2)
-    blur.update(inputs, maps, labels)  # the preprocessing only scales to [0, 1]
-    curves = InsertionDeletion(answer, 256, 0.1, seed=2)
-    curves.update(inputs, maps)
-    drops = DropIncrease(answer)
-    drops.update(inputs, maps, labels)
-    blurred, curve, drop = blur.compute(), curves.compute(), drops.compute()
+    # the preprocessing only scales to [0, 1]
+    smooth, counts = gaussian_blur(inputs, 0.1), curve_counts(1024, 256)
+    blurred = blur_drops(answer, inputs, smooth, maps, labels, areas=SHARES, seed=2).mean(0)
+    curves = insertion_deletion(
+        answer, inputs, smooth, maps, logits.argmax(1), counts=counts, seed=2
+    )
+    insertion, deletion = area_under_curve(curves, counts / 1024).mean(0).tolist()
+    drop, increase = drop_and_increase(answer, inputs, maps, labels).mean(0).tolist()
     expected = {
-        "accuracy drop": sum(blurred.accuracy_drop) / 2,
-        "random control": sum(blurred.control_accuracy_drop) / 2,
-        "probability drop": sum(blurred.probability_drop) / 2,
-        "accuracy drop at 10%": blurred.accuracy_drop[0],
-        "probability drop at 40%": blurred.probability_drop[1],
-        "insertion": curve.insertion,
-        "deletion": curve.deletion,
-        "Average Drop": drop.average_drop,
-        "Increase": drop.increase,
+        "accuracy drop": float(blurred[0, 0].mean()),
+        "random control": float(blurred[1, 0].mean()),
+        "probability drop": float(blurred[0, 1].mean()),
+        "accuracy drop at 10%": float(blurred[0, 0, 0]),
+        "probability drop at 40%": float(blurred[0, 1, 1]),
+        "insertion": insertion,
+        "deletion": deletion,
+        "Average Drop": drop,
+        "Increase": increase,
     }
     for metric, value in expected.items():
         assert found.score("LayerCAM", place, metric).value == pytest.approx(value, abs=1e-5), (
             metric
         )
     lines = {line.label: line for c in found.charts for line in c.plots[place] if "blur" in c.name}
+    accuracy = float((logits.argmax(1) == labels).double().mean())
     assert lines["LayerCAM"].y == pytest.approx(
-        [blurred.accuracy, *(blurred.accuracy - d for d in blurred.accuracy_drop)]
+        [accuracy, *(accuracy - d for d in blurred[0, 0].tolist())]
     )
 
 
@@ -145,8 +155,8 @@ def test_one_forward_explains_a_batch_without_labels(samples):
     checked, *rest = sizes
     entries = 2 * 3
     assert checked == 1
-    # each batch of n: once to explain and once intact, then for each entry (1 area + 1 control) * n
-    assert sum(rest) == 5 + 5 + entries * 2 * 5
+    # each batch of n: once to explain, then for each entry (intact + 1 area + 1 control) * n
+    assert sum(rest) == 5 + entries * 3 * 5
     assert rest[0] == 2
 
 
@@ -269,9 +279,9 @@ def test_sanity_resamples_groups(samples):
 
 
 def test_out_of_memory_is_one_sentence(samples, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Perturber, "sweep", full)
+    monkeypatch.setattr("ssgcam.evaluation.perturbation.blur_drops", full)
     said = refusal(evaluate_perturbation, noise(), samples, WHO, settings=SETTINGS)
     assert "too little memory" in said

@@ -12,24 +12,17 @@ from torch import nn
 
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics import (
-    BlurDrop,
-    DropIncrease,
-    InsertionDeletion,
-    Perturber,
     area_under_curve,
     blur_drops,
-    blur_sweep,
     curve_counts,
-    curve_sweep,
     drop_and_increase,
     fit_maps,
     gaussian_blur,
     images_at_once,
     insertion_deletion,
-    masked_drops,
     moved_ranks,
-    pixel_counts,
     pixel_ranks,
+    replaced_probabilities,
 )
 
 SIDE = (12, 15)
@@ -161,44 +154,45 @@ def test_blur_equals_scipy(batch):
         np.testing.assert_allclose(gaussian_blur(images, share), expected, atol=1e-10)
 
 
-def test_blur_drop_equals_one_image_at_a_time(network, batch):
+def test_blur_drops_equal_one_image_at_a_time(network, batch):
     images, maps = batch
     labels = network(images).argmax(1)
     labels[5:] = (labels[5:] + 1) % 4
-    shares = (0.06, 0.25, 1.0)  # 10.8, 45 and 180 pixels
-    metric = BlurDrop(network, shares, sigma=0.2, batch_size=5, seed=3)
-    metric.update(images[:4], maps[:4], labels[:4])
-    metric.update(images[4:], maps[4:], labels[4:])
-    result = metric.compute()
+    areas = (0.06, 0.25, 1.0)  # 10.8, 45 and 180 pixels
+    blurred = gaussian_blur(images, 0.2)
+    options = {"areas": areas, "batch_size": 5, "seed": 3}
+    parts = torch.cat(
+        [
+            blur_drops(network, images[:4], blurred[:4], maps[:4], labels[:4], **options),
+            blur_drops(network, images[4:], blurred[4:], maps[4:], labels[4:], first=4, **options),
+        ]
+    )
     control = moved_ranks(pixel_ranks(maps, 3), 3)
-    acc, prob = [], []
+    expected = []
     for index, (image, scores, label) in enumerate(
         zip(images.double().numpy(), maps.numpy(), labels.tolist(), strict=True)
     ):
-        blurred = plain_blur(image, 0.2)
+        smooth = plain_blur(image, 0.2)
         orders = [plain_order(scores, 3), control[index].flatten().argsort().tolist()]
-        rows = [[network.one(image)] * len(shares)]
-        rows += [
-            [network.one(replaced(blurred, image, order[: max(1, round(s * 180))])) for s in shares]
-            for order in orders
-        ]
-        rows = np.array(rows)
-        acc.append(rows.argmax(-1) == label)
-        prob.append(rows[..., label])
-    acc, prob = np.mean(acc, 0), np.mean(prob, 0)
-    assert result.n == 7
-    assert result.accuracy == pytest.approx(acc[0, 0])
-    assert result.probability == pytest.approx(prob[0, 0])
-    np.testing.assert_allclose(result.accuracy_drop, acc[0] - acc[1], atol=1e-6)
-    np.testing.assert_allclose(result.control_accuracy_drop, acc[0] - acc[2], atol=1e-6)
-    np.testing.assert_allclose(result.probability_drop, prob[0] - prob[1], atol=1e-6)
-    np.testing.assert_allclose(result.control_probability_drop, prob[0] - prob[2], atol=1e-6)
-    assert result.probability_drop[2] == pytest.approx(result.control_probability_drop[2])
-    assert np.abs(result.accuracy_drop).max() > 0
-    assert result.parts.shape == (7, 2, 2, 3)
+        intact = network.one(image)
+        answers = np.array(
+            [
+                [
+                    network.one(replaced(smooth, image, order[: max(1, round(s * 180))]))
+                    for s in areas
+                ]
+                for order in orders
+            ]
+        )
+        right = float(intact.argmax() == label) - (answers.argmax(-1) == label)
+        expected.append(np.stack([right, intact[label] - answers[..., label]], 1))
+    assert parts.shape == (7, 2, 2, 3)
+    np.testing.assert_allclose(parts, np.array(expected), atol=1e-6)
+    assert parts[:, 0, 0].any()
+    torch.testing.assert_close(parts[:, 0, :, 2], parts[:, 1, :, 2])  # the whole image
 
 
-def test_blurring_the_evidence_costs_more_than_blurring_elsewhere():
+def test_blurring_the_decisive_square_costs_more_than_blurring_elsewhere():
     # The class is decided by the contrast inside a square; the map is that square.
     generator = torch.Generator().manual_seed(0)
     images = torch.full((40, 3, 32, 32), 0.5)
@@ -212,46 +206,20 @@ def test_blurring_the_evidence_costs_more_than_blurring_elsewhere():
         contrast = batch.flatten(1).var(1) * 200 - 2
         return torch.stack([torch.sigmoid(contrast), torch.sigmoid(-contrast)], 1)
 
-    labels = torch.zeros(40).long()
-    intact, drops = blur_drops(probabilities, images, maps, labels, shares=(64 / 1024,), sigma=0.3)
-    assert intact[:, 0].all()
-    highlight, control = drops.mean(0)[:, 0, 0].tolist()
-    assert highlight == 1
+    labels, blurred = torch.zeros(40).long(), gaussian_blur(images, 0.3)
+    drops = blur_drops(probabilities, images, blurred, maps, labels, areas=(64 / 1024,))
+    highest, control = drops.mean(0)[:, 0, 0].tolist()
+    assert highest == 1
     assert control < 0.5
 
 
-def test_batches_are_packed_across_images_and_steps(network, batch):
+def test_batches_hold_several_images_and_areas(network, batch):
     images, maps = batch
-    classes = torch.zeros(7).long()
-    insertion_deletion(network, images, maps, classes=classes, pixels_per_step=30, batch_size=16)
-    between = [16, 16, 3]  # 5 steps of 7 images
-    # insertion starts from the blurred and ends at the intact images, deletion ends at all zeros
-    assert network.batches == [7, 7, *between, 1, *between]
-    apart = Network()
-    blur_drops(apart, images, maps, classes, shares=(0.1, 0.2, 1.0), batch_size=64)
-    assert apart.batches == [7, 7, 14, 14]
-
-
-def test_what_no_map_changes_is_asked_once_for_all_maps(network, batch):
-    images, maps = batch
-    classes = torch.zeros(7).long()
-    perturber = Perturber(network, images, gaussian_blur(images, 0.1), seed=4, batch_size=50)
-    for scores in (maps, 1 - maps):
-        ranks = perturber.ranks(scores)
-        _, drops = blur_sweep(perturber, ranks, classes, pixel_counts((0.3,), 180))
-        curves = curve_sweep(perturber, ranks, classes, curve_counts(180, 90))
-        parts = masked_drops(perturber, scores, classes)
-        options = {"sigma": 0.1, "seed": 4}
-        expected = blur_drops(Network(), images, scores, classes, shares=(0.3,), **options)[1]
-        torch.testing.assert_close(drops, expected)
-        expected, _ = insertion_deletion(
-            Network(), images, scores, classes=classes, pixels_per_step=90, **options
-        )
-        torch.testing.assert_close(curves, expected)
-        expected = drop_and_increase(Network(), images, scores, classes)
-        torch.testing.assert_close(parts, expected)
-    assert network.batches == [7, 7, 7, 7, 7, 1, 7, 7] + [7] * 5
-    assert sorted(network.batches) == [1] + [7] * (2 + 2 * 5)
+    ranks, counts = pixel_ranks(maps, 0), torch.tensor([0, 30, 60, 180])
+    answers = replaced_probabilities(network, 0 * images, images, ranks, counts, batch_size=16)
+    assert network.batches == [16, 12]
+    torch.testing.assert_close(answers[:, 0], network(images).float())
+    torch.testing.assert_close(answers[:, 3], network(0 * images).float())
 
 
 @pytest.mark.parametrize(
@@ -269,19 +237,19 @@ def test_how_many_images_make_a_pass(side, device, pixels, expected):
     assert images_at_once(side, side, torch.device(device), pixels) == expected
 
 
-def test_a_pass_is_chosen_by_the_images_size(batch):
+def test_the_default_batch_fits_the_image_size():
     network = Network()
     images = torch.rand(3, 3, 224, 224)
-    insertion_deletion(
-        network, images, images[:, 0], classes=torch.zeros(3), pixels_per_step=224 * 56
-    )
-    assert network.batches == [3, 3, 5, 4, 1, 5, 4]
+    counts = torch.tensor([10, 20, 30])
+    replaced_probabilities(network, 0 * images, images, pixel_ranks(images[:, 0], 0), counts)
+    assert network.batches == [5, 4]
 
 
 def test_batch_size_does_not_change_the_answer(network, batch):
     images, maps = batch
+    inputs = network, images, gaussian_blur(images, 0.1), maps, torch.zeros(7)
     answers = [
-        insertion_deletion(network, images, maps, pixels_per_step=7, batch_size=size)[0]
+        insertion_deletion(*inputs, counts=curve_counts(180, 7), batch_size=size)
         for size in (1, 13, 1000)
     ]
     for other in answers[1:]:
@@ -292,53 +260,41 @@ def test_batch_size_does_not_change_the_answer(network, batch):
 def test_insertion_and_deletion_equal_one_image_and_one_step(network, batch, step):
     images, maps = batch
     inputs = (images - 0.4) / 0.2
-    metric = InsertionDeletion(network, pixels_per_step=step, sigma=0.1, batch_size=32, seed=2)
-    metric.update(inputs[:5], maps[:5])
-    metric.update(inputs[5:], maps[5:])
-    result = metric.compute()
+    smooth, classes = gaussian_blur(inputs, 0.1), network(inputs).argmax(1)
+    counts = curve_counts(180, step)
+    curves = insertion_deletion(
+        network, inputs, smooth, maps, classes, counts=counts, batch_size=32, seed=2
+    )
+    areas = area_under_curve(curves, counts.double() / 180)
     points = sorted({*range(0, 180, step), 180})
-    assert result.shares.tolist() == [p / 180 for p in points]
+    assert counts.tolist() == points
     for index, (image, scores) in enumerate(
         zip(inputs.double().numpy(), maps.numpy(), strict=True)
     ):
         order, blurred = plain_order(scores, 2), plain_blur(image, 0.1)
         top = network.one(image).argmax()
-        curves = [
+        expected = [
             [network.one(replaced(image, blurred, order[:k]))[top] for k in points],
             [network.one(replaced(0 * image, image, order[:k]))[top] for k in points],
         ]
-        for which, curve in enumerate(curves):
+        np.testing.assert_allclose(curves[index], expected, atol=1e-6)
+        for which, curve in enumerate(expected):
             area = sum(
                 (b - a) / 180 * (u + v) / 2
                 for a, b, u, v in zip(points, points[1:], curve, curve[1:], strict=False)
             )
-            assert float(result.parts[index, which]) == pytest.approx(area, abs=1e-6)
-    insertion, deletion = result.parts.mean(0).tolist()
-    assert (result.insertion, result.deletion) == (insertion, deletion)
-    assert result.insertion_curve[-1] == pytest.approx(float(result.deletion_curve[0]), abs=1e-6)
+            assert float(areas[index, which]) == pytest.approx(area, abs=1e-6)
 
 
-def test_given_classes_and_the_default_step(network, batch):
-    images, maps = batch
-    curves, shares = insertion_deletion(
-        network, images, maps, classes=torch.full((7,), 3), batch_size=50
-    )
-    assert len(shares) == SIDE[0] + 1  # one row's worth of pixels for each step
-    for curve, image in zip(curves, images, strict=True):
-        assert float(curve[1, 0]) == pytest.approx(network.one(image)[3], abs=1e-6)
-    assert (
-        area_under_curve(torch.ones(2, 5), torch.tensor([0, 0.1, 0.2, 0.7, 1.0])).tolist()
-        == [pytest.approx(1)] * 2
-    )
+def test_area_under_a_constant_curve_is_its_value():
+    shares = torch.tensor([0, 0.1, 0.2, 0.7, 1.0])
+    torch.testing.assert_close(area_under_curve(torch.ones(2, 5), shares), torch.ones(2).double())
 
 
 def test_average_drop_and_increase_equal_one_image_at_a_time(network, batch):
     images, maps = batch
     inputs = (images - 0.4) / 0.2
-    metric = DropIncrease(network, batch_size=3)
-    metric.update(inputs[:2], maps[:2])
-    metric.update(inputs[2:], maps[2:])
-    result = metric.compute()
+    parts = drop_and_increase(network, inputs, maps, network(inputs).argmax(1), batch_size=3)
     drops, increases = [], []
     for image, scores in zip(inputs.double().numpy(), maps.numpy(), strict=True):
         before = network.one(image)
@@ -346,11 +302,8 @@ def test_average_drop_and_increase_equal_one_image_at_a_time(network, batch):
         after = network.one(image * weight)[before.argmax()]
         drops.append(max(0, before.max() - after) / before.max())
         increases.append(after > before.max())
-    np.testing.assert_allclose(result.parts[:, 0], drops, atol=1e-5)
+    np.testing.assert_allclose(parts, np.stack([drops, increases], 1), atol=1e-5)
     assert 0 < np.mean(drops) < 1
-    assert (result.average_drop, result.increase) == pytest.approx(
-        (np.mean(drops), np.mean(increases)), abs=1e-5
-    )
 
 
 def test_increase_and_a_probability_of_zero():
@@ -365,7 +318,7 @@ def test_increase_and_a_probability_of_zero():
     torch.testing.assert_close(rows, torch.tensor([[0.75, 0], [0.75, 0]]))
 
 
-def test_maps_of_another_size_and_maps_without_evidence():
+def test_maps_are_resized_and_non_finite_maps_become_zeros():
     maps = torch.rand(2, 4, 4)
     maps[1, 0, 0] = math.inf
     fitted = fit_maps(maps, 8, 8)
@@ -376,30 +329,27 @@ def test_maps_of_another_size_and_maps_without_evidence():
 
 def test_bad_input_is_one_sentence(network, batch):
     images, maps = batch
-    labels = torch.zeros(7).long()
-    with pytest.raises(SsgcamError, match="before normalization"):
-        blur_drops(network, images * 3 - 1, maps, labels)
+    blurred, labels = gaussian_blur(images, 0.1), torch.zeros(7).long()
+    counts = curve_counts(180, 90)
     with pytest.raises(SsgcamError, match="shares of the image"):
-        blur_drops(network, images, maps, labels, shares=(5.0,))
+        blur_drops(network, images, blurred, maps, labels, areas=(5.0,))
     with pytest.raises(SsgcamError, match="sigma"):
-        blur_drops(network, images, maps, labels, sigma=0.0)
-    with pytest.raises(SsgcamError, match="7 images but 6 labels"):
-        blur_drops(network, images, maps, labels[1:])
+        gaussian_blur(images, 0.0)
+    with pytest.raises(SsgcamError, match="7 images but 6 classes"):
+        blur_drops(network, images, blurred, maps, labels[1:])
     with pytest.raises(SsgcamError, match="6 maps but 7 images"):
-        blur_drops(network, images, maps[1:], labels)
+        insertion_deletion(network, images, blurred, maps[1:], labels, counts=counts)
     with pytest.raises(SsgcamError, match="softmax"):
-        blur_drops(lambda x: network.layers(x.double()), images, maps, labels)
+        blur_drops(lambda x: network.layers(x.double()), images, blurred, maps, labels)
     with pytest.raises(SsgcamError, match=r"return \[B, classes\]"):
-        blur_drops(lambda x: x, images, maps, labels)
+        blur_drops(lambda x: x, images, blurred, maps, labels)
     with pytest.raises(SsgcamError, match="don't fit the 4 classes"):
-        blur_drops(network, images, maps, labels + 4)
+        blur_drops(network, images, blurred, maps, labels + 4)
     with pytest.raises(SsgcamError, match="at least 1"):
-        insertion_deletion(network, images, maps, pixels_per_step=0)
+        curve_counts(180, 0)
+    with pytest.raises(SsgcamError, match="at least 1"):
+        images_at_once(8, 8, torch.device("cpu"), 0)
     with pytest.raises(SsgcamError, match="batch size"):
-        insertion_deletion(network, images, maps, batch_size=0)
+        insertion_deletion(network, images, blurred, maps, labels, counts=counts, batch_size=0)
     with pytest.raises(SsgcamError, match="relu"):
-        drop_and_increase(network, images, -maps)
-    metric = InsertionDeletion(network, pixels_per_step=50)
-    metric.update(images, maps)
-    with pytest.raises(SsgcamError, match="size changed"):
-        metric.update(images[..., :9], maps)
+        drop_and_increase(network, images, -maps, labels)

@@ -26,15 +26,14 @@ from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.setup import Run, counted, example
 from ssgcam.metrics import (
-    Perturber,
     area_under_curve,
-    blur_sweep,
+    blur_drops,
     curve_counts,
-    curve_sweep,
+    drop_and_increase,
     fit_maps,
     gaussian_blur,
     images_at_once,
-    masked_drops,
+    insertion_deletion,
     pixel_counts,
     pixel_ranks,
 )
@@ -94,7 +93,7 @@ def evaluate_perturbation(
     board = run.board(items)
     height, width = model.preprocessing.input_size
     at_once = images_at_once(height, width, run.device, settings.pixels)
-    blurred = pixel_counts(shares, height * width)
+    pixel_counts(shares, height * width)  # refuses areas that don't fit
     step = -(-height * width // steps)
     points = curve_counts(height * width, step)
     steps_at = points.double() / (height * width)
@@ -109,21 +108,28 @@ def evaluate_perturbation(
             explained = run.explain(inputs, _classes(run, batch.items, inputs), board)
             classes, top = explained.classes[:, 0], explained.logits.argmax(1)
             board.add_total(None, "correct", (top == classes).sum())
-            smooth = model.preprocessing.normalize(gaussian_blur(batch.pixels, sigma))
-            perturber = Perturber(
-                answers, answers.ready(inputs), answers.ready(smooth),
-                seed=settings.seed, first=batch.first, batch_size=at_once,
-            )  # fmt: skip
+            blurred = answers.ready(
+                model.preprocessing.normalize(gaussian_blur(batch.pixels, sigma))
+            )
+            inputs = answers.ready(inputs)
             for entry, found in explained.maps.items():
-                ranks = perturber.ranks(found[:, 0])
+                maps = found[:, 0]
                 if "blur" in measures:
-                    board.add(entry, "blur", blur_sweep(perturber, ranks, classes, blurred)[1])
+                    drops = blur_drops(
+                        answers, inputs, blurred, maps, classes, areas=shares,
+                        seed=settings.seed, first=batch.first, batch_size=at_once,
+                    )  # fmt: skip
+                    board.add(entry, "blur", drops)
                 if "insertion_deletion" in measures:
-                    curves = curve_sweep(perturber, ranks, top, points)
+                    curves = insertion_deletion(
+                        answers, inputs, blurred, maps, top, counts=points,
+                        seed=settings.seed, batch_size=at_once,
+                    )  # fmt: skip
                     board.add(entry, "areas", area_under_curve(curves, steps_at))
                     board.add_total(entry, "curves", curves.cpu().double().sum(0))
                 if "drop_increase" in measures:
-                    board.add(entry, "drop", masked_drops(perturber, found[:, 0], classes))
+                    drops = drop_and_increase(answers, inputs, maps, classes, at_once)
+                    board.add(entry, "drop", drops)
 
     correct = int(board.total(None, "correct"))
     metrics = _metrics(measures, shares)

@@ -23,18 +23,6 @@ from ssgcam.metrics.boxes import (
     max_box_acc,
     max_box_acc_v2,
 )
-from ssgcam.metrics.faithfulness import (
-    DropIncrease,
-    DropIncreaseResult,
-    InsertionDeletion,
-    InsertionDeletionResult,
-    area_under_curve,
-    curve_counts,
-    curve_sweep,
-    drop_and_increase,
-    insertion_deletion,
-    masked_drops,
-)
 from ssgcam.metrics.localization import (
     LocalizationAccuracy,
     LocalizationResult,
@@ -54,8 +42,22 @@ from ssgcam.metrics.masks import (
 )
 from ssgcam.metrics.offset import MaskOffset, mask_offset
 from ssgcam.metrics.parts import mean_of_ratios, ratio
-from ssgcam.metrics.perturbation import BlurDrop, BlurDropResult, blur_drops, blur_sweep
-from ssgcam.metrics.perturber import Perturber, images_at_once
+from ssgcam.metrics.perturbation import (
+    AREAS,
+    area_under_curve,
+    blur_drops,
+    class_probabilities,
+    curve_counts,
+    drop_and_increase,
+    fit_maps,
+    gaussian_blur,
+    images_at_once,
+    insertion_deletion,
+    moved_ranks,
+    pixel_counts,
+    pixel_ranks,
+    replaced_probabilities,
+)
 from ssgcam.metrics.pixels import (
     PixelPrecision,
     PixelPrecisionResult,
@@ -83,26 +85,19 @@ from ssgcam.metrics.randomization import (
     rank_correlation,
     sanity_check,
 )
-from ssgcam.metrics.regions import fit_maps, gaussian_blur, moved_ranks, pixel_counts, pixel_ranks
 
 __all__ = [
+    "AREAS",
     "BinaryIoU",
-    "BlurDrop",
-    "BlurDropResult",
     "BoundaryF",
     "BoundaryResult",
     "BoxAccuracy",
     "BoxAccuracyResult",
     "ClassScore",
-    "DropIncrease",
-    "DropIncreaseResult",
-    "InsertionDeletion",
-    "InsertionDeletionResult",
     "Interval",
     "LocalizationAccuracy",
     "LocalizationResult",
     "MaskOffset",
-    "Perturber",
     "PixelPrecision",
     "PixelPrecisionResult",
     "PointingGame",
@@ -113,18 +108,17 @@ __all__ = [
     "area_under_curve",
     "best_ious",
     "blur_drops",
-    "blur_sweep",
     "bootstrap_interval",
     "boundary_f_score",
     "box_hits",
     "box_iou",
     "cascade",
     "class_iou",
+    "class_probabilities",
     "confusion_matrix",
     "constant_maps",
     "contour_boxes",
     "curve_counts",
-    "curve_sweep",
     "drop_and_increase",
     "fill_boxes",
     "fit_maps",
@@ -138,7 +132,6 @@ __all__ = [
     "localization_hits",
     "mask_boundary",
     "mask_offset",
-    "masked_drops",
     "max_box_acc",
     "max_box_acc_v2",
     "mean_iou",
@@ -157,6 +150,7 @@ __all__ = [
     "quantize",
     "rank_correlation",
     "ratio",
+    "replaced_probabilities",
     "resample_counts",
     "resize_mask",
     "sanity_check",

@@ -14,7 +14,8 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.parts import Parts, check_count, mean_of_ratios, ratio
+from ssgcam.metrics.checks import check_count
+from ssgcam.metrics.parts import Parts, mean_of_ratios, ratio
 
 TOLERANCE = 0.0075
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssgcam.metrics.parts import Parts, check_count
+from ssgcam.metrics.checks import check_count
+from ssgcam.metrics.parts import Parts
 from ssgcam.metrics.preparation import SIZE, prepare_maps, quantize, scale_boxes
 
 TAUS = torch.arange(1000, dtype=torch.float64) / 1000

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.boxes import best_ious, scores_and_truth
-from ssgcam.metrics.parts import Parts, check_count
+from ssgcam.metrics.checks import check_count
+from ssgcam.metrics.parts import Parts
 from ssgcam.metrics.preparation import SIZE
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.parts import Parts, check_count, double, ratio
+from ssgcam.metrics.checks import check_count, double
+from ssgcam.metrics.parts import Parts, ratio
 
 
 def pseudo_masks(maps: Tensor, present: Tensor, background: float = 0.15) -> Tensor:

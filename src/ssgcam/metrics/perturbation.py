@@ -1,166 +1,369 @@
-"""What does the network's answer lose when the highlighted pixels are blurred?"""
+"""How does the network's answer change when the pixels that a map ranks highest are replaced?
+
+The blur test, insertion and deletion (Petsiuk et al. 2018), Average Drop and Increase (Chattopadhyay
+et al. 2018). All functions take normalized images, as the network does, and ``probabilities``, a
+function from images ``[B, C, H, W]`` to class probabilities ``[B, K]``. Perturbed images of any image
+and area share a batch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ssgcam.core.fusion import resize, scale
+from ssgcam.core.smoothing import smooth
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.parts import Parts, check_count, check_images
-from ssgcam.metrics.perturber import Perturber, Probabilities
-from ssgcam.metrics.regions import gaussian_blur, pixel_counts
+from ssgcam.metrics.checks import check_count, check_images, check_maps, double
+
+Probabilities = Callable[[Tensor], Tensor]
+"""From images ``[B, C, H, W]`` to class probabilities ``[B, K]``."""
+
+AREAS = (0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def images_at_once(height: int, width: int, device: torch.device, pixels: int | None = None) -> int:
+    """How many images make one batch, at least 1.
+
+    Args:
+        height: Of the images.
+        width: Of the images.
+        device: Where the network runs.
+        pixels: Of all images of a batch; None takes 2**18 on a CPU (5 images of 224 x 224) and 2**22
+            elsewhere.
+
+    Raises:
+        SsgcamError: If there are fewer than 1.
+    """
+    if pixels is None:
+        pixels = 2**18 if device.type == "cpu" else 2**22
+    if pixels < 1:
+        raise SsgcamError(f"{pixels} pixels for each pass are too few; pass at least 1")
+    return max(1, pixels // (height * width))
+
+
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur with a Gaussian, edge-normalized (:func:`ssgcam.core.smoothing.smooth`).
+
+    A constant image stays as it is, so blurring commutes with normalization.
+
+    Args:
+        images: ``[N, C, H, W]``.
+        sigma: Standard deviation as a share of the shorter side, positive.
+
+    Returns:
+        ``[N, C, H, W]``.
+
+    Raises:
+        SsgcamError: If sigma is not positive.
+    """
+    if not sigma > 0:
+        raise SsgcamError(f"the blur's sigma is {sigma} of the side; pass a positive share")
+    return smooth(images, sigma)
+
+
+def fit_maps(maps: Tensor, height: int, width: int) -> Tensor:
+    """Maps at the images' size in float32; one with a value that isn't finite becomes zeros.
+
+    Args:
+        maps: ``[N, h, w]``.
+        height: The images' height.
+        width: The images' width.
+
+    Returns:
+        ``[N, height, width]``, resized by :func:`ssgcam.core.fusion.resize`.
+
+    Raises:
+        SsgcamError: If ``maps`` isn't a non-empty ``[N, h, w]``.
+    """
+    check_maps(maps)
+    values = maps.detach().float()
+    usable = values.isfinite().all(-1).all(-1)[:, None, None]
+    return resize(torch.where(usable, values, 0.0), (height, width))
+
+
+def pixel_ranks(maps: Tensor, seed: int) -> Tensor:
+    """Rank every pixel of each map, 0 for the highest; ties in a random order.
+
+    Maps have large flat zeros: in index order the top rows would win. The order among equals is one
+    random permutation of the grid, the same for every image and method, so that neither the batch
+    nor the device changes it.
+
+    Args:
+        maps: ``[N, H, W]``, finite.
+        seed: Fixes the order among equals.
+
+    Returns:
+        ``[N, H, W]`` int64, each map a permutation of 0..H*W - 1. ``ranks < k`` is the top k.
+    """
+    flat = maps.flatten(1)
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(flat.shape[1], generator=generator).to(maps.device)
+    order = shuffled[flat[:, shuffled].argsort(dim=1, descending=True, stable=True)]
+    return order.argsort(dim=1).view(maps.shape)
+
+
+def moved_ranks(ranks: Tensor, seed: int, first: int = 0) -> Tensor:
+    """The random control: each image's region moved to a random place, same area and shape.
+
+    Every image's ranks are shifted cyclically by a uniform random offset and mirrored (each axis with
+    probability 1/2). So ``moved < k`` has exactly k pixels for every k and the region's own shape, cut
+    only where it wraps around the image's edge.
+
+    Args:
+        ranks: ``[N, H, W]`` of :func:`pixel_ranks`.
+        seed: Fixes the moves.
+        first: Index of the first image in the whole set: image i gets the same move in any batch.
+
+    Returns:
+        ``[N, H, W]`` int64.
+    """
+    height, width = ranks.shape[1:]
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(first + len(ranks), 4, generator=generator, dtype=torch.float64)[first:]
+    moved = []
+    for own, (flip_y, shift_y, flip_x, shift_x) in zip(ranks, draws.tolist(), strict=True):
+        shifts = -int(shift_y * height), -int(shift_x * width)
+        flipped = [axis for axis, flip in enumerate((flip_y, flip_x)) if flip >= 0.5]
+        moved.append(own.roll(shifts, (0, 1)).flip(flipped))
+    return torch.stack(moved)
+
+
+def pixel_counts(areas: Sequence[float], pixels: int) -> Tensor:
+    """How many pixels each share of the image is: ``round(area * pixels)``, at least 1.
+
+    Raises:
+        SsgcamError: If there is no area or one is outside (0, 1].
+    """
+    if not areas or not all(0 < area <= 1 for area in areas):
+        raise SsgcamError(f"areas {list(areas)} aren't shares of the image; pass numbers in (0, 1]")
+    return torch.tensor([max(1, round(area * pixels)) for area in areas])
+
+
+def class_probabilities(
+    probabilities: Probabilities, images: Tensor, batch_size: int | None = None
+) -> Tensor:
+    """Class probabilities ``[N, K]`` in float32, without gradients, in batches.
+
+    Args:
+        probabilities: The network, softmax included.
+        images: ``[N, C, H, W]``.
+        batch_size: None takes :func:`images_at_once`.
+
+    Raises:
+        SsgcamError: If the batch size is below 1 or the answer isn't ``[B, K]`` in [0, 1].
+    """
+    size = _batch_size(images, batch_size)
+    return torch.cat([_checked(probabilities, some) for some in torch.split(images, size)])
+
+
+def replaced_probabilities(
+    probabilities: Probabilities,
+    inside: Tensor,
+    outside: Tensor,
+    ranks: Tensor,
+    counts: Tensor,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Class probabilities with the top k pixels of each image from ``inside``, the rest from ``outside``.
+
+    Args:
+        probabilities: The network, softmax included.
+        inside: ``[N, C, H, W]``.
+        outside: The same shape.
+        ranks: ``[N, H, W]`` of :func:`pixel_ranks`.
+        counts: ``[V]``, the numbers of pixels k.
+        batch_size: Images of one batch; None takes :func:`images_at_once`.
+
+    Returns:
+        ``[N, V, K]`` float32.
+
+    Raises:
+        SsgcamError: As :func:`class_probabilities`.
+    """
+    size = _batch_size(outside, batch_size)
+    device = outside.device
+    image = torch.arange(len(ranks), device=device).repeat_interleave(len(counts))
+    count = counts.to(device).repeat(len(ranks))[:, None, None]
+    answers = []
+    for some, k in zip(torch.split(image, size), torch.split(count, size), strict=True):
+        chosen = (ranks.to(device)[some] < k)[:, None]
+        answers.append(_checked(probabilities, torch.where(chosen, inside[some], outside[some])))
+    return torch.cat(answers).view(len(ranks), len(counts), -1)
 
 
 def blur_drops(
     probabilities: Probabilities,
     images: Tensor,
+    blurred: Tensor,
     maps: Tensor,
-    labels: Tensor,
+    classes: Tensor,
     *,
-    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
-    sigma: float = 0.05,
-    batch_size: int | None = None,
+    areas: Sequence[float] = AREAS,
     seed: int = 0,
     first: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Blur each image's highlight, and a region of equal area elsewhere, and compare the answers.
+    batch_size: int | None = None,
+) -> Tensor:
+    """Blur each image's highest pixels, and a region of equal area elsewhere, and compare the answers.
 
-    ``x' = (1 - M) x + M G(x)`` in pixel space, before normalization; M is the top share of pixels
-    (:func:`ssgcam.metrics.pixel_ranks`), the same share for every method. The control moves the
-    same region to a random place (:func:`ssgcam.metrics.moved_ranks`).
+    ``x' = (1 - M) x + M G(x)``; M is the top share of pixels (:func:`pixel_ranks`), the same share for
+    every method. The control moves the same region to a random place (:func:`moved_ranks`).
 
     Args:
-        probabilities: From images in [0, 1] to class probabilities, normalization included.
-        images: ``[N, C, H, W]`` in [0, 1].
-        maps: ``[N, h, w]``, the map of the class ``labels``.
-        labels: ``[N]``, the true class (the predicted one where the truth isn't known).
-        shares: Shares of the image to blur, in (0, 1].
-        sigma: The blur's standard deviation as a share of the image's shorter side.
-        batch_size: Images for each pass of the network; None takes :func:`images_at_once`.
+        probabilities: The network, softmax included.
+        images: ``[N, C, H, W]``.
+        blurred: The same images blurred (:func:`gaussian_blur`; sigma 5 % of the side by default).
+        maps: ``[N, h, w]``, the maps of ``classes``.
+        classes: ``[N]``, the true class (the predicted one where the truth isn't known).
+        areas: Shares of the image to blur, in (0, 1].
         seed: Fixes the order among ties and the control's places.
-        first: Index of the first image in the whole set (:func:`ssgcam.metrics.moved_ranks`).
+        first: Index of the first image in the whole set (:func:`moved_ranks`).
+        batch_size: Images of one batch; None takes :func:`images_at_once`.
 
     Returns:
-        The intact image's (class is on top, class probability) ``[N, 2]``, and parts
-        ``[N, 2, 2, Q]``: for (highlight, control) the drop of each of the two at each share.
+        Parts ``[N, 2, 2, Q]``: for (highest pixels, control) the drop of (whether the class is on top,
+        its probability) at each area.
 
     Raises:
-        SsgcamError: If shapes don't fit, images leave [0, 1] or a setting is out of range.
+        SsgcamError: If shapes don't fit or a setting is out of range.
     """
     check_images(images, maps)
-    check_count(len(images), "images", labels, "labels")
-    if not bool(((images >= 0) & (images <= 1)).all()):
-        raise SsgcamError("blurring happens before normalization; pass images in [0, 1]")
-    perturber = Perturber(
-        probabilities, images, gaussian_blur(images, sigma),
-        seed=seed, first=first, batch_size=batch_size,
-    )  # fmt: skip
-    counts = pixel_counts(shares, perturber.height * perturber.width)
-    return blur_sweep(perturber, perturber.ranks(maps), labels, counts)
+    height, width = images.shape[-2:]
+    counts = pixel_counts(areas, height * width)
+    ranks = pixel_ranks(fit_maps(maps, height, width), seed)
+    intact = _read(class_probabilities(probabilities, images, batch_size)[:, None], classes)
+    drops = []
+    for order in (ranks, moved_ranks(ranks, seed, first)):
+        answers = replaced_probabilities(probabilities, blurred, images, order, counts, batch_size)
+        drops.append(intact - _read(answers, classes))
+    return torch.stack(drops, 1)
 
 
-def blur_sweep(
-    perturber: Perturber, ranks: Tensor, labels: Tensor, counts: Tensor
-) -> tuple[Tensor, Tensor]:
-    """:func:`blur_drops` for one of many maps of the same images.
+def insertion_deletion(
+    probabilities: Probabilities,
+    images: Tensor,
+    blurred: Tensor,
+    maps: Tensor,
+    classes: Tensor,
+    *,
+    counts: Tensor,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Tensor:
+    """The probability of a class while pixels appear or go, highest first.
+
+    Petsiuk et al. 2018, "RISE" (BMVC). Deletion: the top k pixels of the normalized image become
+    zeros. Insertion: the top k pixels of the image replace those of the blurred image.
 
     Args:
-        perturber: The images.
-        ranks: Of the map, ``[N, H, W]``.
-        labels: ``[N]``.
-        counts: Of :func:`ssgcam.metrics.pixel_counts`.
+        probabilities: The network, softmax included.
+        images: ``[N, C, H, W]``, normalized.
+        blurred: The same images blurred (:func:`gaussian_blur`).
+        maps: ``[N, h, w]``.
+        classes: ``[N]``, each image's top class in the paper.
+        counts: ``[S + 1]`` of :func:`curve_counts`, the numbers of pixels k.
+        seed: Fixes the order among ties.
+        batch_size: Images of one batch; None takes :func:`images_at_once`.
 
     Returns:
-        As there.
+        Curves ``[N, 2, S + 1]``: insertion, deletion.
+
+    Raises:
+        SsgcamError: If shapes don't fit or a setting is out of range.
     """
-    states = perturber.blurred, perturber.intact
-    highlight = perturber.sweep(*states, ranks, torch.cat([counts.new_zeros(1), counts]), labels)
-    control = perturber.sweep(*states, perturber.moved(ranks), counts, labels)
-    intact = highlight[..., :1]
-    return intact[..., 0], intact[:, None] - torch.stack([highlight[..., 1:], control], 1)
+    check_images(images, maps)
+    ranks = pixel_ranks(fit_maps(maps, *images.shape[-2:]), seed)
+    curves = []
+    for inside, outside in ((images, blurred), (torch.zeros_like(images), images)):
+        answers = replaced_probabilities(probabilities, inside, outside, ranks, counts, batch_size)
+        curves.append(_read(answers, classes)[:, 1])
+    return torch.stack(curves, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class BlurDropResult:
-    """What :class:`BlurDrop` found; one entry per share in each tuple."""
+def curve_counts(pixels: int, step: int) -> Tensor:
+    """How many pixels have appeared or gone at each point: 0, step, 2 step, ..., at last all.
 
-    n: int
-    shares: tuple[float, ...]
-    sigma: float
-    seed: int
-    accuracy: float
-    """Of the intact images."""
-    probability: float
-    """Mean class probability of the intact images."""
-    accuracy_drop: tuple[float, ...]
-    """Acc(x) - Acc(x')."""
-    probability_drop: tuple[float, ...]
-    control_accuracy_drop: tuple[float, ...]
-    control_probability_drop: tuple[float, ...]
-    parts: Tensor
-    """``[N, 2, 2, Q]``: (highlight, control) x (accuracy, probability) drops, for the bootstrap."""
+    Raises:
+        SsgcamError: If the step is below 1.
+    """
+    if step < 1:
+        raise SsgcamError(f"{step} pixels for each step is too few; pass at least 1")
+    return torch.arange(0, pixels + step, step).clamp(max=pixels)
 
 
-class BlurDrop:
-    """The blur-the-highlight experiment over any number of batches.
+def area_under_curve(curves: Tensor, shares: Tensor) -> Tensor:
+    """Trapezoid rule over the share of pixels: ``[..., S + 1]`` to ``[...]`` float64 in [0, 1]."""
+    values = double(curves)
+    return torch.trapezoid(values, shares.to(values.device))
+
+
+def drop_and_increase(
+    probabilities: Probabilities,
+    images: Tensor,
+    maps: Tensor,
+    classes: Tensor,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Average Drop and Increase of each image.
+
+    Chattopadhyay et al. 2018, "Grad-CAM++" (WACV): Y = p_c(x), O = p_c(x * map), the map divided by
+    its maximum. Drop = max(0, Y - O) / Y (0 where Y is 0), increase = O > Y.
 
     Args:
-        probabilities: From images in [0, 1] to class probabilities, normalization included.
-        shares: Shares of the image to blur, in (0, 1].
-        sigma: The blur's standard deviation as a share of the image's shorter side.
-        batch_size: Images for each pass of the network; None takes :func:`images_at_once`.
-        seed: Fixes the order among ties and the control's places.
+        probabilities: The network, softmax included.
+        images: ``[N, C, H, W]``, normalized.
+        maps: ``[N, h, w]``, not negative.
+        classes: ``[N]``.
+        batch_size: Images of one batch; None takes :func:`images_at_once`.
+
+    Returns:
+        Parts ``[N, 2]`` float32: (drop in [0, 1], increase 0 or 1).
+
+    Raises:
+        SsgcamError: If shapes don't fit, a map is negative or the batch size is below 1.
     """
+    check_images(images, maps)
+    fitted = fit_maps(maps, *images.shape[-2:]).to(images.device)
+    if bool((fitted < 0).any()):
+        raise SsgcamError("a map for Average Drop has negative values; apply relu to it first")
+    masked = images * scale(fitted)[:, None].to(images.dtype)
+    before, after = (
+        _read(class_probabilities(probabilities, some, batch_size)[:, None], classes)[:, 1, 0]
+        for some in (images, masked)
+    )
+    drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
+    return torch.stack([drop, (after > before).float()], 1)
 
-    def __init__(
-        self,
-        probabilities: Probabilities,
-        shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5),
-        sigma: float = 0.05,
-        batch_size: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.probabilities, self.shares, self.sigma = probabilities, tuple(shares), sigma
-        self.batch_size, self.seed = batch_size, seed
-        self._intact, self._parts = Parts(), Parts()
 
-    def update(self, images: Tensor, maps: Tensor, labels: Tensor) -> None:
-        """Score one batch; arguments as for :func:`blur_drops`."""
-        intact, drops = blur_drops(
-            self.probabilities,
-            images,
-            maps,
-            labels,
-            shares=self.shares,
-            sigma=self.sigma,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            first=len(self._parts),
+def _batch_size(images: Tensor, batch_size: int | None) -> int:
+    if batch_size is None:
+        return images_at_once(images.shape[-2], images.shape[-1], images.device)
+    if batch_size < 1:
+        raise SsgcamError(f"the batch size is {batch_size}; pass at least 1")
+    return batch_size
+
+
+def _checked(probabilities: Probabilities, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        answer = probabilities(images).float()
+    if answer.ndim != 2 or len(answer) != len(images):
+        raise SsgcamError(
+            f"probabilities made {list(answer.shape)} of {len(images)} images; return [B, classes]"
         )
-        self._intact.add(intact)
-        self._parts.add(drops)
+    if not bool(((answer >= 0) & (answer <= 1.001)).all()):
+        raise SsgcamError("probabilities left [0, 1] or aren't finite; apply softmax to the logits")
+    return answer
 
-    def compute(self) -> BlurDropResult:
-        """The result so far.
 
-        Raises:
-            SsgcamError: If nothing was scored.
-        """
-        parts = self._parts.stacked()
-        accuracy, probability = self._intact.stacked().double().mean(0).tolist()
-        mean = parts.double().mean(0).tolist()
-        return BlurDropResult(
-            n=len(parts),
-            shares=self.shares,
-            sigma=self.sigma,
-            seed=self.seed,
-            accuracy=accuracy,
-            probability=probability,
-            accuracy_drop=tuple(mean[0][0]),
-            probability_drop=tuple(mean[0][1]),
-            control_accuracy_drop=tuple(mean[1][0]),
-            control_probability_drop=tuple(mean[1][1]),
-            parts=parts,
+def _read(answers: Tensor, classes: Tensor) -> Tensor:
+    """``[N, V, K]`` to ``[N, 2, V]``: whether the class is the first of the highest; its probability."""
+    check_count(len(answers), "images", classes, "classes")
+    classes = classes.to(answers.device).long()
+    if not bool(((classes >= 0) & (classes < answers.shape[-1])).all()):
+        raise SsgcamError(
+            f"classes {classes.tolist()} don't fit the {answers.shape[-1]} classes of the network"
         )
+    probability = answers[torch.arange(len(answers), device=answers.device), :, classes]
+    return torch.stack([(answers.argmax(-1) == classes[:, None]).float(), probability], 1)

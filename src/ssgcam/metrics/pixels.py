@@ -15,9 +15,10 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.parts import Parts, check_count, check_maps, double, mean_of_ratios, ratio
+from ssgcam.metrics.checks import check_count, check_maps, double
+from ssgcam.metrics.parts import Parts, mean_of_ratios, ratio
+from ssgcam.metrics.perturbation import fit_maps
 from ssgcam.metrics.preparation import SIZE, prepare_maps, resize_mask
-from ssgcam.metrics.regions import fit_maps
 
 SCORES = torch.arange(1001, dtype=torch.float64) / 1000
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.parts import check_maps
+from ssgcam.metrics.checks import check_maps
 
 SIZE = 224
 

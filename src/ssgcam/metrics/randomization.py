@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.parts import check_maps, double
+from ssgcam.metrics.checks import check_maps, double
 
 Explain = Callable[[nn.Module], Tensor]
 """From a network to the maps ``[N, H, W]`` of fixed images, classes and layers."""

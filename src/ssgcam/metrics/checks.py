@@ -1,0 +1,37 @@
+"""Checks of shapes that the metrics share, and float64 on every device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ssgcam.errors import SsgcamError
+
+
+def double(values: Tensor) -> Tensor:
+    """``values`` in float64, on the CPU where the device has no float64 (MPS)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def check_maps(maps: Tensor, name: str = "maps") -> None:
+    """Refuse anything but a non-empty ``[N, H, W]``."""
+    if maps.ndim != 3 or maps.numel() == 0:
+        raise SsgcamError(f"{name} has shape {list(maps.shape)}; pass a non-empty [N, H, W]")
+
+
+def check_images(images: Tensor, maps: Tensor) -> None:
+    """Refuse anything but ``[N, C, H, W]`` images with one map each."""
+    check_maps(maps)
+    if images.ndim != 4 or not images.is_floating_point():
+        raise SsgcamError(
+            f"images have shape {list(images.shape)} and type {images.dtype}; "
+            "pass floating-point [N, C, H, W]"
+        )
+    check_count(len(maps), "maps", images, "images")
+
+
+def check_count(n: int, of: str, items: Sequence[object] | Tensor, name: str) -> None:
+    """Refuse ``items`` unless there are ``n`` of them, one for each of ``of``."""
+    if len(items) != n:
+        raise SsgcamError(f"{n} {of} but {len(items)} {name}; pass one of each per image")
