@@ -15,12 +15,11 @@ from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.methods import METHODS, in_parts, ssg_cam
-from ssgcam.core.network import explaining, forward_pass, outside_inference_mode, unwrap
+from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
 from ssgcam.core.settings import (
     Form,
     Fusion,
-    Precision,
     Score,
     SSGSettings,
     TargetSettings,
@@ -55,9 +54,8 @@ class CAM:
         output: ``"softmax"`` or ``"sigmoid"``; taken from a loaded model.
         size: Height and width of ``Result.maps``; the input's by default.
         batch_size: Images for each pass of Score-CAM.
-        precision: ``"fast"`` works on a copy of the network with batch norms folded and channels last,
-            and rounds the backward pass to bfloat16 where the processor has it; ``"bfloat16"`` rounds
-            the forward pass, too. See ``core.fast``.
+        fast: Work on a copy of the network with batch norms folded and channels last, in bfloat16 on
+            a CUDA device that has it. :attr:`computation` says which. See ``core.fast``.
 
     Raises:
         SsgcamError: If a setting, a method or a layer doesn't exist.
@@ -84,7 +82,7 @@ class CAM:
         output: Literal["softmax", "sigmoid"] | None = None,
         size: tuple[int, int] | None = None,
         batch_size: int = 32,
-        precision: Precision = "exact",
+        fast: bool = False,
     ) -> None:
         if method not in METHODS:
             raise SsgcamError(f"no method named '{method}'; choose one of {', '.join(METHODS)}")
@@ -100,9 +98,8 @@ class CAM:
         self.fusion: Fusion = fusion
         self.size = size
         self.batch_size = batch_size
-        check_choice("precision", precision, Precision)
-        self.precision: Precision = precision
-        self._fast = None if precision == "exact" else FastCopy(self.network, precision)
+        self.fast = fast
+        self._fast_copy = FastCopy(self.network) if fast else None
         self.weights = weights
         self.gamma = DEFAULT_GAMMA if gamma is None else gamma
         self._layers: list[str] | None = None
@@ -115,6 +112,11 @@ class CAM:
             raise SsgcamError("settings for each layer need the layers to be named")
         for value in _for_each(self.gamma, 1):
             check_range("gamma", value, 0.01, 10)
+
+    @property
+    def computation(self) -> str:
+        """How the network is run: ``"exact"``, or what ``fast=True`` chose, in words."""
+        return self._fast_copy.description if self._fast_copy else "exact"
 
     def layers(self, images: Tensor) -> list[str]:
         """The target layers' spellings; ``"auto"`` is settled by the first images seen."""
@@ -140,10 +142,6 @@ class CAM:
                 finite, or a layer that can't be explained.
         """
         _check_images(images)
-        with explaining(self.network):  # once for both passes
-            return self._result(images, classes)
-
-    def _result(self, images: Tensor, classes: Tensor | Sequence[int] | int | None) -> Result:
         captured = self._capture(images)
         logits, classes = logits_and_classes(captured.output, classes, images, self.score_function)
         size = self.size or (int(images.shape[-2]), int(images.shape[-1]))
@@ -176,9 +174,8 @@ class CAM:
 
     def signals(self, images: Tensor, classes: Tensor) -> tuple[dict[str, Signal], Any]:
         """The signals ``[N, C, h, w]`` of every target layer for ``[N]`` classes, and the output."""
-        with explaining(self.network):
-            captured = self._capture(images)
-            return self._signals(captured, images, classes), captured.output
+        captured = self._capture(images)
+        return self._signals(captured, images, classes), captured.output
 
     @property
     def _needs(self) -> Needs:
@@ -193,8 +190,8 @@ class CAM:
         differentiated_twice = self._needs == "curvature" or (
             self._needs == "second" and self.score.second == "hutchinson"
         )
-        if self._fast is not None:
-            return self._fast.capture(images, names, exact=differentiated_twice)
+        if self._fast_copy is not None:
+            return self._fast_copy.capture(images, names, double_backward=differentiated_twice)
         return capture(self.network, images, names, double_backward=differentiated_twice)
 
     def _signals(
@@ -235,7 +232,7 @@ class CAM:
 
     def _scores(self, images: Tensor, classes: Tensor) -> Tensor:
         with explaining(self.network), torch.no_grad():
-            output = forward_pass(self.network, outside_inference_mode(images))
+            output = self.network(outside_inference_mode(images))
             return class_score(output, classes, self.score, self.score_function)
 
     def _probabilities(self, logits: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from ssgcam.core.network import unwrap
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import (
     Fusion,
-    Precision,
     SSGSettings,
     TargetSettings,
     check_choice,
@@ -201,7 +200,7 @@ class Recipe:
         model: nn.Module | LoadedModel,
         *,
         strict: bool = False,
-        precision: Precision = "exact",
+        fast: bool = False,
     ) -> BoundRecipe:
         """Check that a network fits and get an object that makes maps and masks with it.
 
@@ -209,13 +208,13 @@ class Recipe:
             model: The network.
             strict: Refuse a network of the same architecture with other parameters; else such a
                 network gets a warning, as its threshold and gate may be off.
-            precision: As for :class:`ssgcam.CAM`.
+            fast: As for :class:`ssgcam.CAM`.
 
         Raises:
             SsgcamError: If a layer is missing or its map has another shape, or the network gives
                 fewer classes; if ``strict``, also if a parameter differs.
         """
-        return BoundRecipe(self, model, strict=strict, precision=precision)
+        return BoundRecipe(self, model, strict=strict, fast=fast)
 
 
 class BoundRecipe:
@@ -225,7 +224,7 @@ class BoundRecipe:
         recipe: The recipe.
         model: A network, or what :func:`ssgcam.load_model` returns.
         strict: See :meth:`Recipe.bind`.
-        precision: As for :class:`ssgcam.CAM`.
+        fast: As for :class:`ssgcam.CAM`.
 
     Raises:
         SsgcamError: If the network doesn't fit.
@@ -237,7 +236,7 @@ class BoundRecipe:
         model: nn.Module | LoadedModel,
         *,
         strict: bool = False,
-        precision: Precision = "exact",
+        fast: bool = False,
     ) -> None:
         network = unwrap(model.network if isinstance(model, LoadedModel) else model)
         self.recipe = recipe
@@ -253,7 +252,7 @@ class BoundRecipe:
             score=recipe.target,
             output=recipe.network.output,
             size=recipe.working_size,
-            precision=precision,
+            fast=fast,
         )
 
     def __call__(

@@ -512,15 +512,12 @@ def test_a_recipe_and_a_cam_are_not_taken_together(tmp_path):
 
 
 @pytest.mark.parametrize("how", [["--recipe", "recipe.json"], ["--layers", "act2"]])
-def test_precision_is_one_of_the_settings(tmp_path, command, how):
+def test_fast_is_one_of_the_settings(tmp_path, command, how):
     photos(tmp_path / "in", 2)
     arguments = ["in", "--model", "factory:fast", *how, "--device", "cpu", "--out", "masks"]
-    for precision in ("exact", "fast"):  # the second run does not take the first one's masks
-        result = command(*arguments, "--precision", precision)
+    for fast in (False, True):  # the second run does not take the first one's masks
+        result = command(*arguments, *(["--fast"] if fast else []))
         assert result.exit_code == 0, result.output
         assert "earlier" not in result.output
         settings = json.loads((tmp_path / "masks" / "segment.json").read_text())
-        assert settings["precision"] == precision
-    result = command(*arguments, "--precision", "half")
-    assert result.exit_code == 2
-    assert "precision is 'half'" in result.output
+        assert settings["fast"] is fast

@@ -124,7 +124,6 @@ def test_the_same_command_gives_the_same_numbers(boxes, tmp_path):
         ("localization", ["--limit", "0"], "limit is 0"),
         ("localization", ["--batch-size", "0"], "batch_size is 0"),
         ("localization", ["--score", "loss"], "score is 'loss'"),
-        ("localization", ["--precision", "half"], "precision is 'half'"),
         ("perturbation", ["--pixels", "0"], "pixels is 0"),
         ("localization", ["--device", "abacus"], "device 'abacus' is not available"),
         ("segmentation", [], "has no mask"),

@@ -52,20 +52,16 @@ def test_files_and_report_of_two_photos(tmp_path):
         assert found["note"] == ""
 
 
-def test_precision_is_passed_on_and_reported(tmp_path):
+def test_fast_is_passed_on_and_reported(tmp_path):
     path = photo(tmp_path / "a.png")
     options = ["explain", path, "--model", TINY, "--out", tmp_path / "out"]
-    assert run(*options, "--precision", "fast").exit_code == 0
-    assert report(tmp_path / "out")["method"]["precision"] == "fast"
+    assert run(*options, "--fast").exit_code == 0
+    assert report(tmp_path / "out")["method"]["computation"].startswith("batch norms folded")
     model = load_model(TINY)
     inputs = model.preprocessing([read_image(path)])
-    expected = CAM(model, ["act"], precision="fast")(inputs).maps[0]
+    expected = CAM(model, ["act"], fast=True)(inputs).maps[0]
     found = np.load(tmp_path / "out" / report(tmp_path / "out")["photos"][0]["maps"][0]["map"])
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert not np.array_equal(found, CAM(model, ["act"])(inputs).maps[0])
-    result = run(*options, "--precision", "half")
-    assert result.exit_code == 2
-    assert "precision is 'half'; choose one of exact, fast, bfloat16" in result.output
 
 
 def test_map_and_probability_are_those_of_the_library(tmp_path):

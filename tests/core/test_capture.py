@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as tv
@@ -601,7 +599,7 @@ def test_a_call_that_returns_leaves_the_network_as_it_was(method: str, layers: A
     assert state_of(network) == before
 
 
-def test_a_network_is_lent_until_the_outer_block_ends() -> None:
+def test_nested_blocks_restore_the_flags() -> None:
     network = Small().train()
     network.conv1.weight.requires_grad_(False)
     before = state_of(network)
@@ -613,35 +611,6 @@ def test_a_network_is_lent_until_the_outer_block_ends() -> None:
     assert state_of(network) == before
     with explaining(network):  # and again
         assert not network.training
-
-
-def test_threads_that_share_a_network_wait_for_one_another() -> None:
-    network, images = Small().train(), torch.rand(6, 3, 32, 32)
-    cams = [
-        CAM(network, ["act1", "act2"]),
-        CAM(network, ["act2"], "layer_cam"),
-        CAM(network, ["act1"], precision="fast"),
-    ]
-    alone = [cam(images[k : k + 1]).maps for k in range(6) for cam in cams]
-    before = state_of(network)
-    with ThreadPoolExecutor(8) as pool:
-        tasks = [(cam, images[k : k + 1]) for k in range(6) for cam in cams] * 10
-        found = list(pool.map(lambda task: task[0](task[1]).maps, tasks))
-    assert state_of(network) == before
-    for one, other in zip(alone * 10, found, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_threads_with_their_own_networks_leave_compiled_code_compiled() -> None:
-    seen = torch._dynamo.testing.CompileCounter()
-    cams = [CAM(Small(), ["act1"]) for _ in range(4)]
-    images = torch.rand(1, 3, 16, 16)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda k: cams[k % 4](images), range(200)))
-    compiled = torch.compile(lambda x: x + 1, backend=seen)
-    compiled(images)
-    assert seen.frame_count == 1
-    torch._dynamo.reset()
 
 
 class OwnTrain(Small):
@@ -690,24 +659,6 @@ def test_flops_of_resnet50(layers: list[str], most: float) -> None:
     assert 1 < counter.get_total_flops() / forward <= most
 
 
-class Attending(nn.Module):
-    """Two blocks of attention over tokens; the mean of the tokens are the logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
-        self.attentions = nn.ModuleList(
-            nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = images.flatten(2).transpose(1, 2)
-        for norm, attention in zip(self.norms, self.attentions, strict=True):
-            normed = norm(tokens)
-            tokens = tokens + attention(normed, normed, normed, need_weights=False)[0]
-        return tokens.mean(1)
-
-
 class Filtering(nn.Module):
     """A filter with complex numbers, in the frequencies of its input."""
 
@@ -720,7 +671,7 @@ class Filtering(nn.Module):
         return torch.fft.ifft2(torch.fft.fft2(self.stem(images)) * self.filter).real.mean((2, 3))
 
 
-def test_complex_parameters_are_frozen_and_given_back() -> None:
+def test_complex_parameters_are_frozen_and_restored() -> None:
     network, images = Filtering(), torch.rand(2, 3, 6, 6)
     before = state_of(network)
     found = CAM(network, ["stem"], "hires_cam")(images, 1)
@@ -731,35 +682,6 @@ def test_complex_parameters_are_frozen_and_given_back() -> None:
     (gradient,) = torch.autograd.grad(network(images)[:, 1].sum(), kept)
     expected = (gradient * kept[0]).sum(1).clamp_min(0)
     torch.testing.assert_close(found.layer_maps["stem"], expected.detach())
-
-
-class Calls(TorchDispatchMode):
-    """Counts the operators that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names[func.__name__.split(".")[0]] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def test_attention_multiplies_all_images_at_once() -> None:
-    network, images = Attending().eval(), torch.rand(3, 8, 4, 4)
-    before = state_of(network)
-    with Calls() as calls:
-        captured = capture(network, images, ["norms.0", "norms.1"])
-        found = captured.gradients(captured.output[:, 2].sum())
-    assert calls.names["bmm"] == 0
-    assert calls.names["mm"] > 0
-    assert state_of(network) == before
-    kept: list[Tensor] = []
-    for norm in network.norms:
-        norm.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    expected = torch.autograd.grad(network(images)[:, 2].sum(), kept)
-    for name, gradient in zip(("norms.0", "norms.1"), expected, strict=True):
-        torch.testing.assert_close(found[name], gradient)
 
 
 def test_auto_layers_are_traced_once() -> None:

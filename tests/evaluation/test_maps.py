@@ -40,18 +40,15 @@ def test_maps_are_those_of_cam(contender):
         )
 
 
-@pytest.mark.parametrize("precision", ["fast", "bfloat16"])
-def test_precision_is_that_of_cam(precision):
+def test_fast_is_that_of_cam():
     model, batch = noise(), images()
     contenders = (Contender("layer_cam"), Contender("score_cam"))
-    found = Competition(model, Entrants(contenders, LAYERS), precision=precision)(batch)
+    found = Competition(model, Entrants(contenders, LAYERS), fast=True)(batch)
     for contender in contenders:
-        cam = CAM(model, LAYERS, contender.method, precision=precision)
+        cam = CAM(model, LAYERS, contender.method, fast=True)
         torch.testing.assert_close(
             found.maps[Entry(contender.title, ALL_FUSED)][:, 0], cam(batch).maps
         )
-    exact = Competition(model, Entrants(contenders, LAYERS))(batch)
-    assert not torch.equal(found.logits, exact.logits)
 
 
 def test_one_forward_and_one_backward_for_all_methods_and_layers(monkeypatch):

@@ -215,41 +215,32 @@ def test_refusals(samples):
     assert "resamples is 0" in refusal(EvaluationSettings, resamples=0)
 
 
-def test_precision(samples):
+def test_fast_gives_the_same_values(samples):
     model = noise()
     before = state_of(model.network)
-    found = {
-        precision: evaluate_perturbation(
+    found = [
+        evaluate_perturbation(
             model, samples, WHO, shares=SHARES, steps=4, class_index=1,
-            settings=replace(SETTINGS, precision=precision),
+            settings=replace(SETTINGS, fast=fast),
         )
-        for precision in ("exact", "fast", "bfloat16")
-    }  # fmt: skip
+        for fast in (False, True)
+    ]  # fmt: skip
     assert state_of(model.network) == before
-    for precision, each in found.items():
-        assert each.facts["precision"] == f"{precision} answers to perturbed images, exact maps"
+    assert found[1].facts["fast"] == "true for perturbed images, exact maps"
     for metric in ("probability drop", "insertion", "deletion", "Average Drop"):
-        exact, fast, rounded = (
-            found[name].score("LayerCAM", "act1", metric).value for name in found
-        )
+        exact, fast = (each.score("LayerCAM", "act1", metric).value for each in found)
         assert fast == pytest.approx(exact, abs=1e-6)
-        assert rounded == pytest.approx(exact, abs=0.02)
-        assert rounded != exact
-    assert "precision is 'double'" in refusal(EvaluationSettings, precision="double")
 
 
-def test_answers_at_every_precision():
+def test_fast_answers():
     model = blobs()
     inputs = torch.rand(3, 3, 32, 32)
     exact = Answers(model)(inputs)
     torch.testing.assert_close(exact, model.network(inputs).softmax(1))
-    for precision, tolerance in (("fast", 1e-5), ("bfloat16", 0.02)):
-        answers = Answers(model, precision)
-        ready = answers.ready(inputs)
-        assert ready.dtype == (torch.bfloat16 if precision == "bfloat16" else torch.float32)
-        for given in (inputs, ready):
-            assert answers(given).dtype == torch.float32
-            torch.testing.assert_close(answers(given), exact, atol=tolerance, rtol=0)
+    answers = Answers(model, fast=True)
+    for given in (inputs, answers.ready(inputs)):
+        assert answers(given).dtype == torch.float32
+        torch.testing.assert_close(answers(given), exact, atol=1e-5, rtol=0)
 
 
 def test_how_many_perturbed_images_make_a_pass(samples):

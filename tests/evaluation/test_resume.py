@@ -146,7 +146,7 @@ def other_score(evaluate):
     [
         (None, None, {"resume": False}),
         (None, None, {"seed": 1}),
-        (None, None, {"precision": "fast"}),
+        (None, None, {"fast": True}),
         (None, lambda evaluate: partial(evaluate, tau=0.2), {}),
         (None, lambda evaluate: partial(evaluate, class_index=1), {}),
         (None, other_score, {}),

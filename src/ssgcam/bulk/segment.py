@@ -30,7 +30,6 @@ from ssgcam.bulk.stream import Engine, run, work_off
 from ssgcam.bulk.windows import Windows
 from ssgcam.cam import CAM
 from ssgcam.core.network import unwrap
-from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
 from ssgcam.models import LoadedModel
@@ -71,7 +70,7 @@ def segment_images(
     *,
     recipe: Recipe | str | Path | None = None,
     cam: CAM | None = None,
-    precision: Precision = "exact",
+    fast: bool = False,
     classes: Sequence[int | str] | str | None = None,
     threshold: float | None = None,
     gate: float | None = None,
@@ -94,7 +93,7 @@ def segment_images(
         out: The folder to write to, see the top of this module.
         recipe: From a search: maps, classes, threshold and gate.
         cam: The maps where there is no recipe; SSG-CAM of the ``auto`` layers by default.
-        precision: As for :class:`ssgcam.CAM`, of the recipe or the default maps; a ``cam`` has its own.
+        fast: As for :class:`ssgcam.CAM`, of the recipe or the default maps; a ``cam`` has its own.
         classes: To mark, by index or name; the k-th becomes value k. ``"all"`` those of the network,
             ``"top"`` the most probable one of each photo. By default the recipe's, else all.
         threshold: Of the maps in [0, 1], the background's score where there are several classes; by
@@ -125,7 +124,7 @@ def segment_images(
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
     jobs, left_out = name_jobs(patterns, out)
     noise, count = check_network(loaded, device)
-    explainer = _explainer(loaded, recipe, cam, precision)
+    explainer = _explainer(loaded, recipe, cam, fast)
     found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
     rule = MaskRule(
         classes=_classes(loaded, classes, found, count),
@@ -171,14 +170,14 @@ def segment_images(
 
 
 def _explainer(
-    model: LoadedModel, recipe: Recipe | str | Path | None, cam: CAM | None, precision: Precision
+    model: LoadedModel, recipe: Recipe | str | Path | None, cam: CAM | None, fast: bool
 ) -> CAM | BoundRecipe:
     if recipe is None:
-        return cam or CAM(model, precision=precision)
+        return cam or CAM(model, fast=fast)
     if cam is not None:
         raise SsgcamError("recipe and cam were both given; a recipe has its own layers and method")
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    return recipe.bind(model, precision=precision)
+    return recipe.bind(model, fast=fast)
 
 
 def _classes(
@@ -235,7 +234,7 @@ def _settings(
             if isinstance(explainer, BoundRecipe)
             else _method(explainer, noise)
         ),
-        "precision": (explainer.cam if isinstance(explainer, BoundRecipe) else explainer).precision,
+        "fast": (explainer.cam if isinstance(explainer, BoundRecipe) else explainer).fast,
         "rule": asdict(rule),
         "overlays": overlays,
     }

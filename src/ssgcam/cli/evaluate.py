@@ -15,13 +15,13 @@ from ssgcam.cli.evaluate_options import (
     Device,
     Each,
     Examples,
+    Fast,
     Fused,
     LayerNames,
     Limit,
     Methods,
     Model,
     Out,
-    PrecisionName,
     RecipeFile,
     Resume,
     Score,
@@ -72,7 +72,7 @@ def localization(
     class_name: ClassName = None,
     limit: Limit = None,
     seed: Seed = 0,
-    precision: PrecisionName = "exact",
+    fast: Fast = False,
     batch_size: BatchSize = 16,
     workers: Workers = None,
     device: Device = "auto",
@@ -118,7 +118,7 @@ def segmentation(
     class_name: ClassName = None,
     limit: Limit = None,
     seed: Seed = 0,
-    precision: PrecisionName = "exact",
+    fast: Fast = False,
     batch_size: BatchSize = 16,
     workers: Workers = None,
     device: Device = "auto",
@@ -171,13 +171,7 @@ def perturbation(
             show_default="2^18 on a CPU, 2^22 on a GPU",
         ),
     ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="Of the answers to perturbed images: exact, fast (the same to 5 digits) or bfloat16 "
-            "(approximate). The maps are exact."
-        ),
-    ] = "exact",
+    fast: Fast = False,
     kind: Kind = "auto",
     edges: Edges = None,
     split: Split = None,
@@ -197,8 +191,7 @@ def perturbation(
     DATA may be any images; without labels the network's own top class is explained. Prints a table of
     methods and layers by metrics, each number with its 95 % interval. OUT gets it as perturbation.md,
     .csv and .json, the curves, and a panel of examples. The same command run again goes on where it was
-    cut off. --precision fast gives the same numbers sooner; bfloat16, on a processor made for it, is
-    faster still but approximate.
+    cut off. --fast is for the predictions of perturbed images; the maps are exact.
     """
     from ssgcam.evaluation import evaluate_perturbation
 
@@ -239,7 +232,7 @@ def sanity(
     class_name: ClassName = None,
     limit: Limit = 16,
     seed: Seed = 0,
-    precision: PrecisionName = "exact",
+    fast: Fast = False,
     batch_size: BatchSize = 16,
     workers: Workers = None,
     device: Device = "auto",

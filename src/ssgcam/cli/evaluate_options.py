@@ -54,8 +54,11 @@ ClassName = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="So many images, spread evenly over the set.")]
 Seed = Annotated[int, typer.Option(help="Of the bootstrap and of everything else random.")]
-PrecisionName = Annotated[
-    str, typer.Option(help="exact, fast (backward pass rounded) or bfloat16 (both passes).")
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast", help="Use a copy with folded batch norms and channels last; bfloat16 on CUDA."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Images whose maps are made in one pass.")]
 Workers = Annotated[
@@ -130,7 +133,7 @@ def _settings(given: dict[str, Any]) -> EvaluationSettings:
     return EvaluationSettings(
         batch_size=given["batch_size"],
         pixels=given.get("pixels"),
-        precision=given["precision"],
+        fast=given["fast"],
         device=given["device"],
         workers=given["workers"],
         seed=given["seed"],

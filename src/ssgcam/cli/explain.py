@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ssgcam.core.settings import Precision, SSGSettings
+from ssgcam.core.settings import SSGSettings
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
@@ -71,9 +71,12 @@ def explain(
     crop: Annotated[
         bool, typer.Option("--crop", help="The weights' center crop, not the whole photo.")
     ] = False,
-    precision: Annotated[
-        str, typer.Option(help="exact, fast (backward pass rounded) or bfloat16 (both passes).")
-    ] = "exact",
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="Use a copy with folded batch norms and channels last; bfloat16 on CUDA."
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Photos for each pass.", min=1)] = 16,
     workers: Annotated[
         int | None,
@@ -112,7 +115,7 @@ def explain(
     names = "auto" if layers == "auto" else [name.strip() for name in layers.split(",")]
     cam = CAM(
         loaded, names, method, ssg=ssg, gamma=gamma, batch_size=batch_size,
-        precision=cast(Precision, precision),
+        fast=fast,
     )  # fmt: skip
     noise, count = check_network(loaded, choose_device(device))
     wanted = _classes(loaded, classes or [], top, count)
@@ -184,7 +187,7 @@ def _settings(
             "gamma": cam.gamma,
             "fusion": cam.fusion,
             "score": asdict(cam.score),
-            "precision": cam.precision,
+            "computation": cam.computation,
             **({"ssg": asdict(cam.ssg)} if isinstance(cam.ssg, SSGSettings) else {}),
         },
     }

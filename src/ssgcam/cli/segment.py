@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
@@ -71,9 +70,12 @@ def segment(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Write photos with their masks over them as well.")
     ] = False,
-    precision: Annotated[
-        str, typer.Option(help="exact, fast (backward pass rounded) or bfloat16 (both passes).")
-    ] = "exact",
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="Use a copy with folded batch norms and channels last; bfloat16 on CUDA."
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Photos or windows for each pass.", min=1)] = 16,
     workers: Annotated[
         int | None,
@@ -106,8 +108,7 @@ def segment(
     work = _engine(engine, workers, actors, gpus, cpus)
     loaded = load_model(model, weights)
     found = _recipe(recipe, method, layers)
-    exactly = cast(Precision, precision)
-    cam = None if found else _cam(loaded, method, layers, exactly)
+    cam = None if found else _cam(loaded, method, layers, fast)
 
     def say(failure: Failure) -> None:
         tqdm.write(f"ssgcam: {failure.reason}", file=typer.get_text_stream("stderr"))
@@ -115,7 +116,7 @@ def segment(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         result = segment_images(
-            photos, loaded, out, recipe=found, cam=cam, precision=exactly, classes=classes,
+            photos, loaded, out, recipe=found, cam=cam, fast=fast, classes=classes,
             threshold=threshold, gate=gate, window=window, overlap=overlap, overlays=overlay, coco=coco,
             batch_size=batch_size, workers=workers, device=choose_device(device), engine=work,
             failed=say, progress=True,
@@ -145,12 +146,12 @@ def _recipe(path: Path | None, method: str | None, layers: str | None) -> Recipe
     return Recipe.load(path)
 
 
-def _cam(model: LoadedModel, method: str | None, layers: str | None, precision: Precision) -> CAM:
+def _cam(model: LoadedModel, method: str | None, layers: str | None, fast: bool) -> CAM:
     from ssgcam.cam import CAM
 
     wanted = (layers or "auto").split(",")
     names = "auto" if wanted == ["auto"] else [name.strip() for name in wanted]
-    return CAM(model, names, method or "ssg_cam", precision=precision)
+    return CAM(model, names, method or "ssg_cam", fast=fast)
 
 
 def _engine(

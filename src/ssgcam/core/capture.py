@@ -26,7 +26,6 @@ from torch.utils.hooks import RemovableHandle
 
 from ssgcam.core.network import (
     explaining,
-    forward_pass,
     made_in_inference_mode,
     outside_inference_mode,
     unwrap,
@@ -185,7 +184,7 @@ class _Recorder:
         try:
             for place, wanted in places.items():
                 handles.append(self._watch(network, place, wanted))
-            output = forward_pass(network, images)
+            output = network(images)
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,19 +1,14 @@
-"""``precision="fast"`` and ``"bfloat16"``: a network's faster copy.
+"""``fast=True``: a faster copy of a network.
 
-In the copy, batch norms are folded into the convolutions before them and channels come last, which
-changes nothing but the order of rounding.
-
-``"fast"``: the forward pass stays in float32; in the backward pass the products of convolutions and
-linear layers are taken in bfloat16. That pass is linear, so rounding it hardly shows. ``"bfloat16"``:
-both passes. That is faster still, but rounding moves cells across ReLUs and pooling to other winners,
-which shows in the maps. Figures for both: docs/benchmarks/speed.md.
+In the copy batch norms are folded into the convolutions before them and the memory format is channels
+last, which changes nothing but the order of rounding. On a CUDA device with bfloat16 both passes run in
+bfloat16, which is approximate; on any other device in the network's own number format.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +18,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ssgcam.core.capture import Captured, Target, capture
 from ssgcam.core.network import explaining, outside_inference_mode
-from ssgcam.core.rounding import RoundedBackward
-from ssgcam.core.settings import Precision
 from ssgcam.errors import SsgcamError
 
 #: Largest difference that folding may make, as a share of a tensor's largest magnitude.
@@ -35,24 +28,32 @@ class FastCopy:
     """A network's faster copy, made again whenever the network's own weights have changed.
 
     Changes are noticed by the version counters of parameters and buffers (an optimizer's step, loading a
-    state, moving to another device); an edit through ``parameter.data`` is not seen by them.
+    state, moving to another device); an edit through ``parameter.data`` is not noticed.
 
     Args:
-        network: Without wrappers; never touched.
-        precision: ``"fast"`` or ``"bfloat16"``.
+        network: Without wrappers; it is not changed.
     """
 
-    def __init__(self, network: nn.Module, precision: Precision) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.precision: Precision = precision
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else None
         self._made_from: Any = None
         self._copy: nn.Module | None = None
-        self._rounding = RoundedBackward()
 
     def __reduce__(self) -> Any:
         """Another process makes its own copy."""
-        return FastCopy, (self.network, self.precision)
+        return FastCopy, (self.network,)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """``bfloat16`` on a CUDA device that has it; ``None``, the network's own, on any other."""
+        device = next((parameter.device for parameter in self.network.parameters()), None)
+        on_cuda = device is not None and device.type == "cuda"
+        return torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported(False) else None
+
+    @property
+    def description(self) -> str:
+        """What the copy is, in words."""
+        return f"batch norms folded, channels last, {'bfloat16' if self.dtype else 'own dtype'}"
 
     def __call__(self, images: Tensor, targets: Sequence[str]) -> nn.Module:
         """The copy for these target layers.
@@ -72,36 +73,19 @@ class FastCopy:
         if self._copy is None or self._made_from != now:
             self._copy = folded(self.network, images, targets).to(self.dtype)
             self._made_from = now
-            self._rounding = RoundedBackward()
         return self._copy
 
-    def capture(self, images: Tensor, targets: Sequence[str], *, exact: bool = False) -> Captured:
-        """As :func:`ssgcam.core.capture.capture`, of the copy.
-
-        Args:
-            images: As there.
-            targets: As there.
-            exact: Prepare for a second derivative, without rounding the backward pass.
-
-        Returns:
-            As there.
-        """
+    def capture(
+        self, images: Tensor, targets: Sequence[str], *, double_backward: bool = False
+    ) -> Captured:
+        """As :func:`ssgcam.core.capture.capture`, of the copy; the output in float32 or wider."""
         twin = self(images, targets)
         images = images.to(dtype=self.dtype or images.dtype, memory_format=torch.channels_last)
-        rounds = not exact and self.dtype is None and has_bfloat16(images.device)
-        with self._rounding.starting_at(twin, targets) if rounds else nullcontext():
-            captured = capture(twin, images, targets, double_backward=exact)
+        captured = capture(twin, images, targets, double_backward=double_backward)
         if self.dtype is not None and isinstance(captured.output, Tensor):
             with torch.inference_mode(False), torch.enable_grad():
                 return replace(captured, output=captured.output.float())
         return captured
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are the faster ones on a device."""
-    if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Module:
@@ -129,8 +113,7 @@ def _frozen_copy(network: nn.Module) -> nn.Module:
         twin = copy.deepcopy(network)
     except (RuntimeError, TypeError) as error:
         raise SsgcamError(
-            f"a faster precision works on a copy of the network, which can't be made ({error}); use "
-            "precision='exact'"
+            f"fast=True works on a copy of the network, which can't be made ({error}); leave it out"
         ) from error
     for module in twin.modules():
         module.training = False

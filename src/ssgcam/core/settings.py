@@ -12,7 +12,6 @@ Score = Literal["exp", "probability", "log_probability", "sigmoid", "odds", "log
 SecondOrder = Literal["squared", "hutchinson"]
 Sign = Literal["positive", "absolute"]
 Fusion = Literal["mean", "layer_cam"]
-Precision = Literal["exact", "fast", "bfloat16"]
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

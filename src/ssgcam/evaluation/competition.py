@@ -21,7 +21,7 @@ from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import unwrap
-from ssgcam.core.settings import Precision, TargetSettings
+from ssgcam.core.settings import TargetSettings
 from ssgcam.core.signals import Needs, signals_of
 from ssgcam.evaluation.contenders import Contender, Entrants
 from ssgcam.evaluation.figures import Entry
@@ -55,7 +55,7 @@ class Competition:
         model: The network.
         who: Methods, layers and recipe.
         batch_size: Images for each pass of Score-CAM.
-        precision: As for :class:`ssgcam.CAM`.
+        fast: As for :class:`ssgcam.CAM`.
 
     Raises:
         SsgcamError: If a layer doesn't exist or the recipe doesn't fit.
@@ -66,18 +66,16 @@ class Competition:
         model: LoadedModel,
         who: Entrants,
         batch_size: int = 32,
-        precision: Precision = "exact",
+        fast: bool = False,
     ) -> None:
         self.network = unwrap(model.network)
-        self._fast = None if precision == "exact" else FastCopy(self.network, precision)
+        self._fast = FastCopy(self.network) if fast else None
         self.contenders = who.contenders
         self.score = who.score or TargetSettings()  # of all that share a backward pass
         self.layers = _names(model, who.layers)
         self.each = who.each
         self.fused = who.fused and len(self.layers) > 1
-        self.recipe: BoundRecipe | None = (
-            who.recipe.bind(model, precision=precision) if who.recipe else None
-        )
+        self.recipe: BoundRecipe | None = who.recipe.bind(model, fast=fast) if who.recipe else None
         self._own = {
             contender: CAM(
                 model,
@@ -85,7 +83,7 @@ class Competition:
                 contender.method,
                 score=who.score,
                 batch_size=batch_size,
-                precision=precision,
+                fast=fast,
             )
             for contender in self.contenders
             if METHODS[contender.method].needs in ("curvature", "forward")
@@ -110,7 +108,7 @@ class Competition:
             SsgcamError: If a class is out of range or the network's output isn't finite.
         """
         second_pass = self._needs == "second" and self.score.second == "hutchinson"
-        captured = self._capture(images, exact=second_pass)
+        captured = self._capture(images, double_backward=second_pass)
         logits, classes = logits_and_classes(captured.output, classes, images, None)
         assert logits is not None
         classes = classes.view(len(images), -1)
@@ -146,10 +144,10 @@ class Competition:
         found = [entry for entry in self.entries if entry.method == contender.title]
         return found[-1] if found else None
 
-    def _capture(self, images: Tensor, *, exact: bool) -> Captured:
+    def _capture(self, images: Tensor, *, double_backward: bool) -> Captured:
         if self._fast is not None:
-            return self._fast.capture(images, self.layers, exact=exact)
-        return capture(self.network, images, self.layers, double_backward=exact)
+            return self._fast.capture(images, self.layers, double_backward=double_backward)
+        return capture(self.network, images, self.layers, double_backward=double_backward)
 
     def _entries(self) -> tuple[Entry, ...]:
         places = [*(self.layers if self.each else ()), *([ALL_FUSED] if self.fused else ())]

@@ -71,7 +71,7 @@ def evaluate_perturbation(
         sigma: The blur's standard deviation, a share of the input's shorter side.
         steps: Points of the insertion and deletion curves after the first; each step is
             ``ceil(H * W / steps)`` pixels.
-        settings: Batch size, seed, ... The precision is that of the answers; the maps are exact.
+        settings: Batch size, seed, ... ``fast`` is for the predictions; the maps are exact.
 
     Returns:
         Scores, paired differences, curves and examples.
@@ -84,7 +84,7 @@ def evaluate_perturbation(
         check_choice("measure", measure, Measure)
     if not measures or steps < 1:
         raise SsgcamError("name at least one measure, and at least one step")
-    exactly = replace(settings, precision="exact")  # maps cost next to nothing here
+    exactly = replace(settings, fast=False)  # maps cost next to nothing here
     run = Run("perturbation", model, samples, who or Entrants(), exactly)
     lookup = run.classes_of(class_index)
     items = [_item(sample, lookup, class_index) for sample in samples]
@@ -97,12 +97,12 @@ def evaluate_perturbation(
     step = -(-height * width // steps)
     points = curve_counts(height * width, step)
     steps_at = points.double() / (height * width)
-    answers = Answers(model, settings.precision)
+    answers = Answers(model, settings.fast)
 
     with run.running():
         shown = [found for batch in run.few(items, nothing) for found in _examples(run, batch)]
         for batch in run.batches(
-            board, items, nothing, measures, shares, sigma, steps, settings.precision
+            board, items, nothing, measures, shares, sigma, steps, settings.fast
         ):
             inputs = model.preprocessing.normalize(batch.pixels)
             explained = run.explain(inputs, _classes(run, batch.items, inputs), board)
@@ -156,7 +156,7 @@ def evaluate_perturbation(
                 "accuracy of the intact images": f"{correct / len(items):.3f}",
                 **more,
                 "perturbed images": f"{at_once} for each pass of the network",
-                "precision": f"{settings.precision} answers to perturbed images, exact maps",
+                "fast": f"{settings.fast} for perturbed images, exact maps".lower(),
             },
         ),
         scores=board.scores(metrics),

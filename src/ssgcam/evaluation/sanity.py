@@ -114,7 +114,7 @@ def evaluate_sanity(
                 if key not in rows:
                     competition = Competition(
                         replace(model, network=randomized), replace(who, layers=names),
-                        precision=settings.precision,
+                        fast=settings.fast,
                     )  # fmt: skip
                     now = competition(inputs, explained.classes).maps
                     rows[key] = _compared(before, {e: m[:, 0].cpu() for e, m in now.items()})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssgcam.core.settings import Precision, check_choice
 from ssgcam.errors import SsgcamError
 
 
@@ -17,8 +16,8 @@ class EvaluationSettings:
         batch_size: Images whose maps are made in one pass of the network.
         pixels: Of the perturbed images of one pass: so many images fit as have no more pixels. None
             takes what suits the device, see :func:`ssgcam.metrics.images_at_once`.
-        precision: Of the maps, as for :class:`ssgcam.CAM`. A perturbation's maps are exact, and this is
-            the precision of the answers, see :class:`ssgcam.evaluation.answers.Answers`.
+        fast: Of the maps, as for :class:`ssgcam.CAM`. A perturbation's maps are exact, and this is for
+            the predictions, see :class:`ssgcam.evaluation.answers.Answers`.
         device: Where the network is moved to; None leaves it where it is.
         workers: Threads that read images; one for each processor, at most 8, if None.
         seed: Of the bootstrap, of ties and of everything else that is random.
@@ -37,7 +36,7 @@ class EvaluationSettings:
 
     batch_size: int = 16
     pixels: int | None = None
-    precision: Precision = "exact"
+    fast: bool = False
     device: str | None = None
     workers: int | None = None
     seed: int = 0
@@ -56,4 +55,3 @@ class EvaluationSettings:
                 raise SsgcamError(f"{name} is {value}; give at least 1")
         if self.seed < 0 or self.examples < 0:
             raise SsgcamError("seed and examples can't be negative")
-        check_choice("precision", self.precision, Precision)

@@ -54,7 +54,7 @@ class Run:
         with explaining(model.network):
             self.outputs = check_network(model, device)[1]
         self.device = next((p.device for p in model.network.parameters()), torch.device("cpu"))
-        self.competition = Competition(model, who, precision=settings.precision)
+        self.competition = Competition(model, who, fast=settings.fast)
         self.entries = self.competition.entries
 
     def classes_of(
@@ -146,7 +146,7 @@ class Run:
             __version__, torch.__version__, self.task, title, model.name, modules,
             parameter_hash(model.network), str(self.device), model.preprocessing, model.output,
             competition.layers, competition.contenders, self.entries, self.who.score,
-            self.who.recipe, settings.batch_size, settings.pixels, settings.precision,
+            self.who.recipe, settings.batch_size, settings.pixels, settings.fast,
             settings.seed, settings.bins, *options,
         ))  # fmt: skip
         path = folder_of(Path(settings.unfinished), self.task) / f"{title}.pt"
@@ -197,7 +197,7 @@ class Run:
             facts[contender.title] = settled
         score = competition.score
         facts["score"] = f"{score.score}, second order {score.second}, sign {score.sign}"
-        facts["precision"] = settings.precision
+        facts["fast"] = str(settings.fast).lower()
         if recipe is not None:
             facts["recipe"] = (
                 f"threshold {recipe.recipe.threshold:g}, gate {recipe.recipe.gate:g}, "
