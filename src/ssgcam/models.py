@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from ssgcam.checkpoints import downloaded, is_file, load_state, read_state, with_weights
+from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError, did_you_mean, require
 from ssgcam.files import write_with
 from ssgcam.preprocessing import Preprocessing, from_preset
@@ -143,6 +144,38 @@ def save_model(model: LoadedModel, path: str | Path) -> None:
         "state": {key: value.cpu() for key, value in model.network.state_dict().items()},
     }
     write_with(Path(path), lambda temporary: torch.save(content, temporary))
+
+
+def check_network(model: LoadedModel, device: torch.device | None = None) -> tuple[Tensor, int]:
+    """Run the network once on noise, to find out whether it takes its input and gives logits.
+
+    Args:
+        model: Its network is moved to the device.
+        device: Where it will run; where it is if None.
+
+    Returns:
+        The noise ``[1, 3, H, W]``, and the number of classes.
+
+    Raises:
+        SsgcamError: If the network can't take such an input or gives no logits.
+    """
+    height, width = model.preprocessing.input_size
+    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    noise = model.preprocessing.normalize(noise).to(device)
+    if device is not None:
+        model.network.to(device)
+    try:
+        with torch.no_grad():
+            output = model.network(noise)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a user's own network may raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SsgcamError(
+            f"the network '{model.name}' fails on an input of shape {list(noise.shape)} ({reason}); "
+            "check its preprocessing and its weights"
+        ) from error
+    return noise, int(logits_of(output).shape[1])
 
 
 def _load_own_file(path: Path) -> LoadedModel:

@@ -15,9 +15,9 @@ import torch
 
 from bulk.test_segment import files_below, photos, recipe_for, small
 from helpers.data_trees import refusal
-from ssgcam.bulk.jobs import Job
+from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.segment import segment_images
-from ssgcam.bulk.stream import work_off
+from ssgcam.bulk.stream import process
 from ssgcam.cli.segment import _engine
 from ssgcam.errors import SsgcamError
 
@@ -26,12 +26,12 @@ pytest.importorskip("ray.data")
 
 from ssgcam.bulk.ray_engine import RayEngine  # noqa: E402
 
-TESTS = str(Path(__file__).parents[1])
+PATHS = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    environment = {"PYTHONPATH": TESTS, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    environment = {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     ray.init(
         num_cpus=2,
         num_gpus=1,  # to Ray it is a number; no task here touches one
@@ -101,7 +101,9 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(tmp_path):
     )
     assert (tmp_path / "marker").read_text().count("killed") in (1, 2)  # by both at one instant
     lines = [json.loads(line) for line in (tmp_path / "ray/manifest.jsonl").open()]
-    assert sorted(line["image"] for line in lines) == [f"{index:03}.png" for index in range(40)]
+    assert sorted(line["unit"] for line in lines if "unit" in line) == [
+        f"{index:03}.png" for index in range(40)
+    ]
     assert files_below(tmp_path / "ray") == files_below(tmp_path / "local")
     assert not list((tmp_path / "ray").rglob(".*"))
 
@@ -122,15 +124,15 @@ class Sharing:
     """Notes what Ray gave to its process, and works only while two processes do."""
 
     out: Path
-    at_once: int = 1
+    batch_size: int = 1
 
-    def start(self, device):
+    def to_device(self, device):
         assert device == torch.device("cuda")
         found = ray.get_runtime_context().get_assigned_resources()
         (self.out / f"{os.getpid()}.json").write_text(json.dumps(found))
 
-    def read(self, job):
-        return job.name
+    def read(self, image):
+        return image.name
 
     def compute(self, images):
         late = time.monotonic() + 100
@@ -140,16 +142,16 @@ class Sharing:
             time.sleep(0.05)
         return images
 
-    def write(self, job, made):
+    def write(self, image, made):
         return [], {"process": os.getpid()}
 
 
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_share_a_gpu(tmp_path):
-    jobs = [[Job(f"{index}.png", tmp_path / f"{index}.png")] for index in range(8)]
+    jobs = [[InputImage(f"{index}.png", tmp_path / f"{index}.png")] for index in range(8)]
     engine = _engine("ray", workers=1, actors=2, gpus=0.5, cpus=1.0)
     done = list(engine(jobs, Sharing(tmp_path)))
-    assert sorted(each.name for each in done) == [f"{index}.png" for index in range(8)]
+    assert sorted(each.unit for each in done) == [f"{index}.png" for index in range(8)]
     assert not any(each.error for each in done)
     given = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     assert [found["GPU"] for found in given] == [0.5, 0.5]
@@ -168,13 +170,13 @@ def test_bad_settings_get_one_sentence(options, part):
 def test_nothing_to_do_starts_no_cluster(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: pytest.fail("asked for a cluster"))
     assert list(RayEngine()([], None)) == []
-    assert list(work_off([], _Nothing())) == []
+    assert list(process([], _Nothing())) == []
 
 
 class _Nothing:
-    at_once = 1
+    batch_size = 1
 
-    def read(self, job: Job):
+    def read(self, image: InputImage):
         raise AssertionError
 
 

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssgcam.bulk.jobs import Job
+from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.stream import SCRATCH
 from ssgcam.cam import CAM
 from ssgcam.core.target import logits_of
-from ssgcam.errors import SsgcamError
 from ssgcam.files import write_array, write_png
 from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
@@ -78,38 +77,6 @@ class Explanation:
     maps: tuple[ClassMap, ...]
 
 
-def check_network(model: LoadedModel, device: torch.device | None = None) -> tuple[Tensor, int]:
-    """Run the network once on noise, before any photo is read.
-
-    Args:
-        model: Its network is moved to the device.
-        device: Where it will run; where it is if None.
-
-    Returns:
-        The noise ``[1, 3, H, W]``, and the number of classes.
-
-    Raises:
-        SsgcamError: If the network can't take such an input or gives no logits.
-    """
-    height, width = model.preprocessing.input_size
-    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    noise = model.preprocessing.normalize(noise).to(device)
-    if device is not None:
-        model.network.to(device)
-    try:
-        with torch.no_grad():
-            output = model.network(noise)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # a user's own network may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SsgcamError(
-            f"the network '{model.name}' fails on an input of shape {list(noise.shape)} ({reason}); "
-            "check its preprocessing and its weights"
-        ) from error
-    return noise, int(logits_of(output).shape[1])
-
-
 @dataclass(frozen=True, eq=False)
 class ExplainTask:
     """Explaining as a task of the streaming engine, see :mod:`ssgcam.bulk.stream`.
@@ -121,7 +88,7 @@ class ExplainTask:
         classes: Indices to explain in every photo; the ``top`` most probable ones if empty.
         top: How many.
         crop: The weights' center crop instead of the whole photo.
-        at_once: Photos for each pass.
+        batch_size: Photos for each pass.
     """
 
     model: LoadedModel
@@ -130,19 +97,19 @@ class ExplainTask:
     classes: Sequence[int] = ()
     top: int = 1
     crop: bool = False
-    at_once: int = 16
+    batch_size: int = 16
 
-    def start(self, device: torch.device | None) -> None:
+    def to_device(self, device: torch.device | None) -> None:
         """Move the network."""
         if device is not None:
             self.cam.network.to(device)
 
-    def read(self, job: Job) -> Photo:
+    def read(self, image: InputImage) -> Photo:
         """A photo at the network's input size."""
-        image = read_image(job.path)
+        photo = read_image(image.path)
         preprocessing = self.model.preprocessing
-        box = preprocessing.crop_box(*image.size) if self.crop else None
-        return Photo(job.path, image.size, box, preprocessing.pixels(image, self.crop))
+        box = preprocessing.crop_box(*photo.size) if self.crop else None
+        return Photo(image.path, photo.size, box, preprocessing.pixels(photo, self.crop))
 
     def compute(self, photos: Sequence[Photo]) -> list[Explanation]:
         """The maps of each photo."""
@@ -151,9 +118,9 @@ class ExplainTask:
         images = self.model.preprocessing.normalize(pixels)
         return list(_explanations(self.model, self.cam, photos, images, self.classes, self.top))
 
-    def write(self, job: Job, made: Explanation) -> tuple[list[str], dict[str, Any]]:
+    def write(self, image: InputImage, made: Explanation) -> tuple[list[str], dict[str, Any]]:
         """Write the pictures and the maps; what the JSON report says about the photo."""
-        entry = write_explanation(made, self.out, job.name, self.out / SCRATCH)
+        entry = write_explanation(made, self.out, image.name, self.out / SCRATCH)
         files = [found[part] for found in entry["maps"] for part in ("overlay", "heatmap", "map")]
         return files, entry
 

@@ -20,7 +20,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,10 @@ from typing import Any
 
 import torch
 
-from ssgcam.allocator import keep_freed_memory
-from ssgcam.bulk.jobs import Job
-from ssgcam.bulk.manifest import Done
-from ssgcam.bulk.stream import Task, work_off
+from ssgcam.bulk.inputs import InputImage
+from ssgcam.bulk.stream import Task, process
 from ssgcam.errors import SsgcamError, require
+from ssgcam.manifest import Entry
 
 #: Most tasks that a run is cut into: Ray keeps a record of each.
 MOST_TASKS = 5000
@@ -73,7 +72,9 @@ class RayEngine:
             raise SsgcamError(f"cpus is {self.cpus}; give more than 0")
         require("ray.data", "ray")
 
-    def __call__(self, groups: Iterable[Sequence[Job]], task: Task[Any, Any]) -> Iterator[Done]:
+    def __call__(
+        self, groups: Sequence[Sequence[InputImage]], task: Task[Any, Any]
+    ) -> Iterator[Entry]:
         """Work off groups of jobs.
 
         Yields:
@@ -87,7 +88,7 @@ class RayEngine:
         from ray.exceptions import RayError
 
         rows = [
-            {"group": json.dumps([(job.name, str(job.path.absolute())) for job in group])}
+            {"group": json.dumps([(image.name, str(image.path.absolute())) for image in group])}
             for group in groups
         ]
         if not rows:
@@ -113,7 +114,7 @@ class RayEngine:
             if started:
                 ray.shutdown()
 
-    def _results(self, ray: Any, rows: list[dict[str, str]], task: Any) -> Iterator[Done]:
+    def _results(self, ray: Any, rows: list[dict[str, str]], task: Any) -> Iterator[Entry]:
         at_once = max(self.groups, math.ceil(len(rows) / MOST_TASKS))
         # with the blocks made here, no reading task can wait for a processor that an actor holds
         data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / at_once))
@@ -129,12 +130,10 @@ class RayEngine:
             ray_remote_args_fn=partial(dict, max_restarts=-1, max_task_retries=self.retries),
         )
         for row in results.iter_rows():
-            found = json.loads(row["done"])
+            found = json.loads(row["entry"])
             if "fatal" in found:
                 raise SsgcamError(found["fatal"])
-            stamp = found.pop("stamp")
-            outputs = tuple(found.pop("outputs"))
-            yield Done(**found, outputs=outputs, stamp=None if stamp is None else tuple(stamp))
+            yield Entry(**{**found, "outputs": tuple(found["outputs"])})
 
 
 class _Actor:
@@ -143,21 +142,21 @@ class _Actor:
     def __init__(self, task: Any, gpu: bool, workers: int | None) -> None:
         import ray
 
-        keep_freed_memory()
         self.task: Task[Any, Any] = ray.get(task)
         self.workers = workers
-        self.task.start(torch.device("cuda") if gpu else None)
+        self.task.to_device(torch.device("cuda") if gpu else None)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         groups = [
-            [Job(name, Path(path)) for name, path in json.loads(group)] for group in batch["group"]
+            [InputImage(name, Path(path)) for name, path in json.loads(group)]
+            for group in batch["group"]
         ]
         lines: list[dict[str, Any]] = []
         try:
-            lines.extend(map(asdict, work_off(groups, self.task, workers=self.workers)))
+            lines.extend(map(asdict, process(groups, self.task, workers=self.workers)))
         except SsgcamError as error:
             lines.append({"fatal": str(error)})
-        return {"done": [json.dumps(line) for line in lines]}
+        return {"entry": [json.dumps(line) for line in lines]}
 
 
 def _user_paths() -> str:

@@ -19,22 +19,19 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from ssgcam.bulk.explain import check_network
-from ssgcam.bulk.jobs import Jobs
-from ssgcam.bulk.manifest import Manifest
+from ssgcam.bulk.inputs import Failure, InputImage, nested_inputs
 from ssgcam.bulk.mask_files import voc_colors, write_coco
-from ssgcam.bulk.naming import name_jobs
 from ssgcam.bulk.segment_task import SegmentTask, mask_name
 from ssgcam.bulk.segmenter import DEFAULT_GATE, DEFAULT_THRESHOLD, MaskRule, Segmenter
-from ssgcam.bulk.stream import Engine, run, work_off
+from ssgcam.bulk.stream import Engine, process, run
 from ssgcam.bulk.windows import Windows
 from ssgcam.cam import CAM
 from ssgcam.core.network import unwrap
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
-from ssgcam.models import LoadedModel
+from ssgcam.manifest import Entry, Manifest
+from ssgcam.models import LoadedModel, check_network
 from ssgcam.recipe import BoundRecipe, Recipe, parameter_hash
-from ssgcam.threads import Failure
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "segment.json"
@@ -122,7 +119,7 @@ def segment_images(
     patterns = [images] if isinstance(images, (str, Path)) else list(images)
     if batch_size < 1:
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
-    jobs, left_out = name_jobs(patterns, out)
+    inputs, left_out = nested_inputs(patterns, out)
     noise, count = check_network(loaded, device)
     explainer = _explainer(loaded, recipe, cam, fast)
     found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
@@ -138,16 +135,20 @@ def segment_images(
     names = tuple(_name(loaded, index) for index in rule.classes) or ("most probable class",)
     manifest = Manifest(out / MANIFEST, settings)
 
+    def report(image: InputImage, entry: Entry) -> None:
+        if entry.error and failed is not None:
+            failed(Failure(image.path, entry.error))
+
     for failure in left_out:
         if failed is not None:
             failed(failure)
     try:
         outcome = run(
-            jobs,
+            inputs,
             task,
             manifest,
-            engine=engine or partial(work_off, workers=workers),
-            failed=failed,
+            engine=engine or partial(process, workers=workers),
+            on_done=report,
             progress=progress,
         )
     finally:  # not before: another run may be writing there
@@ -156,12 +157,12 @@ def segment_images(
     failures = (*left_out, *outcome.failures)
     if coco is not None:
         missing = {failure.path for failure in failures}
-        masks = ((job.name, out / mask_name(job)) for job in jobs if job.path not in missing)
+        masks = ((i.name, out / mask_name(i)) for i in inputs if i.path not in missing)
         write_coco(Path(coco), masks, names, workers)
     return Segmented(
         total=outcome.total + len(left_out),
         before=outcome.before,
-        empty=_empty(manifest, jobs),
+        empty=_empty(manifest, inputs),
         failures=failures,
         class_names=names,
         threshold=rule.threshold,
@@ -277,10 +278,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def _empty(manifest: Manifest, jobs: Jobs) -> int:
-    """How many of the jobs' masks have no object in them."""
+def _empty(manifest: Manifest, images: Sequence[InputImage]) -> int:
+    """How many of the images' masks have no object in them."""
+    names = {image.name for image in images}
     return sum(
-        entry["image"] in jobs and not any(found["pixels"] for found in entry["classes"])
-        for entry in manifest.lines()
-        if "classes" in entry
+        not any(found["pixels"] for found in entry.facts["classes"])
+        for entry in manifest.entries()
+        if entry.unit in names and not entry.error
     )

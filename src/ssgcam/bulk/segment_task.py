@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgcam.bulk.jobs import Job
+from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.mask_files import indexed, mask_overlay
 from ssgcam.bulk.segmenter import Seen, Segmenter
 from ssgcam.bulk.stream import SCRATCH
@@ -41,18 +41,18 @@ class SegmentTask:
     overlays: bool = False
 
     @property
-    def at_once(self) -> int:
+    def batch_size(self) -> int:
         """A batch of whole photos, or one photo in windows."""
         return 1 if self.segmenter.rule.windows else self.segmenter.batch_size
 
-    def start(self, device: torch.device | None) -> None:
+    def to_device(self, device: torch.device | None) -> None:
         """Move the network."""
         if device is not None:
             self.segmenter.cam.network.to(device)
 
-    def read(self, job: Job) -> tuple[tuple[int, int], Tensor | Image.Image]:
+    def read(self, image: InputImage) -> tuple[tuple[int, int], Tensor | Image.Image]:
         """A photo's height and width, and its pixels at the network's size or in full."""
-        photo = read_image(job.path)
+        photo = read_image(image.path)
         size = (photo.height, photo.width)
         if self.segmenter.rule.windows:
             return size, photo
@@ -76,18 +76,18 @@ class SegmentTask:
         return list(zip(sizes, seen, strict=True))
 
     def write(
-        self, job: Job, made: tuple[tuple[int, int], dict[int, Seen]]
+        self, image: InputImage, made: tuple[tuple[int, int], dict[int, Seen]]
     ) -> tuple[list[str], dict[str, Any]]:
         """Write the mask, and the overlay; the photo is read again for that."""
         size, seen = made
         mask = self.segmenter.mask(seen, size)
         labels = mask.numpy()
-        outputs = [mask_name(job)]
+        outputs = [mask_name(image)]
         target = self.out / outputs[0]
         write_png(target, indexed(labels), self.out / SCRATCH, compression=COMPRESSION)
         if self.overlays:
-            outputs.append(str(PurePosixPath(OVERLAYS, job.name).with_suffix(".jpg")))
-            picture = mask_overlay(read_image(job.path), labels)
+            outputs.append(str(PurePosixPath(OVERLAYS, image.name).with_suffix(".jpg")))
+            picture = mask_overlay(read_image(image.path), labels)
             with written_whole(self.out / outputs[1], self.out / SCRATCH) as temporary:
                 picture.save(temporary, format="JPEG", quality=90)
         pixels = mask.flatten().bincount(minlength=max(seen) + 1).tolist()
@@ -104,6 +104,6 @@ class SegmentTask:
         return outputs, {"size": [size[1], size[0]], "classes": classes}
 
 
-def mask_name(job: Job) -> str:
+def mask_name(image: InputImage) -> str:
     """Where a photo's mask is, relative to the folder of the masks."""
-    return str(PurePosixPath(job.name).with_suffix(".png"))
+    return str(PurePosixPath(image.name).with_suffix(".png"))

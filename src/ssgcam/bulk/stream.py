@@ -1,15 +1,9 @@
-"""Many images through one network: read ahead, compute in batches, write behind, go on after a cut.
+"""How do many images go through one network, in bounded memory, so that a killed run can continue?
 
     files -> reader threads -> batches -> network, in this thread -> writer threads -> manifest
 
 At most two batches of images wait before the network and two of results behind it, whatever the
-number of images: memory is bounded, and a slow disk slows the network instead of filling the memory.
-
-The readers are threads, not processes of a ``DataLoader``: Pillow and torch release Python's lock
-while they decode, resize and compress. Measured on two busy cores, with a tiny network on 4,000 PNG
-files of 32 pixels, where Python's share is largest: one and two worker processes made 5 % and 12 %
-fewer images a second than two threads, for 8 % and 35 % more processor time. With ResNet18 on photos
-of 500x375 they were equal within the noise. And threads need no shared memory, no pickling and no fork.
+number of images, so that a slow disk slows the network instead of filling the memory.
 """
 
 from __future__ import annotations
@@ -26,15 +20,15 @@ from typing import Any, Protocol, TypeVar
 import torch
 from tqdm import tqdm
 
-from ssgcam.bulk.jobs import Job, Jobs, Stamp
-from ssgcam.bulk.manifest import Done, Manifest, only_run
+from ssgcam.bulk.inputs import Failure, InputImage
 from ssgcam.errors import SsgcamError
-from ssgcam.threads import Failure, ahead
+from ssgcam.manifest import Entry, Manifest, file_stamp, locked
+from ssgcam.threads import ahead
 
 Read = TypeVar("Read")
 Made = TypeVar("Made")
 
-#: The folder below the outputs in which files are made before they are moved to their places.
+#: The subfolder of the outputs in which files are written before they are moved to their places.
 SCRATCH = ".unfinished"
 
 
@@ -42,19 +36,19 @@ class Task(Protocol[Read, Made]):
     """What is done with each image. It can be pickled, to be sent to other machines."""
 
     @property
-    def at_once(self) -> int:
-        """Images in one call of :meth:`compute`."""
+    def batch_size(self) -> int:
+        """Largest number of images in one call of :meth:`compute`."""
         ...
 
-    def start(self, device: torch.device | None) -> None:
-        """Move to a device (None: stay). Called once in each process, before anything else."""
+    def to_device(self, device: torch.device | None) -> None:
+        """Move the network to a device (None: stay). Called once in each process, first."""
         ...
 
-    def read(self, job: Job) -> Read:
+    def read(self, image: InputImage) -> Read:
         """Read an image. Called in a thread.
 
         Raises:
-            SsgcamError: If it can't be read; the others go on.
+            SsgcamError: If it can't be read; the others are processed all the same.
         """
         ...
 
@@ -66,31 +60,30 @@ class Task(Protocol[Read, Made]):
         """
         ...
 
-    def write(self, job: Job, made: Made) -> tuple[Sequence[str], dict[str, Any]]:
-        """Write the outputs, each whole or not at all. Called in a thread.
+    def write(self, image: InputImage, made: Made) -> tuple[Sequence[str], dict[str, Any]]:
+        """Write the output files, each whole or not at all. Called in a thread.
 
         Returns:
-            The files, relative to the manifest's folder, and what else its line is to say.
+            The files, relative to the manifest's folder, and the facts for the manifest.
 
         Raises:
-            SsgcamError: If it can't be written, which ends the run.
+            SsgcamError: If a file can't be written, which ends the run.
         """
         ...
 
 
-#: Works off groups of jobs, which can be gone through several times; the results are in the order of
-#: the jobs where only one process works.
-Engine = Callable[[Iterable[Sequence[Job]], Task[Any, Any]], Iterator[Done]]
+#: Processes groups of images; the results have the images' order if only one process works.
+Engine = Callable[[Sequence[Sequence[InputImage]], Task[Any, Any]], Iterator[Entry]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes:
-        total: Images that were asked for.
+        total: Number of images.
         before: How many of them an earlier run had finished.
-        failures: Those that nothing could be made of.
+        failures: Those without outputs.
     """
 
     total: int
@@ -99,24 +92,22 @@ class Outcome:
 
 
 def run(
-    jobs: Iterable[Job],
+    images: Sequence[InputImage],
     task: Task[Any, Any],
     manifest: Manifest,
     *,
     engine: Engine | None = None,
-    each: Callable[[Job, Done], object] | None = None,
-    failed: Callable[[Failure], object] | None = None,
+    on_done: Callable[[InputImage, Entry], object] | None = None,
     progress: bool = False,
 ) -> Outcome:
-    """Work off jobs, except those that the manifest says are finished.
+    """Process images, except those that the manifest calls finished.
 
     Args:
-        jobs: The images; :class:`Jobs` where they are many.
+        images: With unique names.
         task: What is done with each.
-        manifest: Gets a line for each, in its folder the outputs are.
-        engine: Who works; :func:`work_off`, this process, by default.
-        each: Called with each image when it is done, or has failed.
-        failed: Called with each image that has failed.
+        manifest: Gets an entry for each; the outputs are in its folder.
+        engine: Who processes them; this process, by :func:`process`, if None.
+        on_done: Called with each image that is finished or has failed, and its entry.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -126,56 +117,77 @@ def run(
         SsgcamError: If the outputs can't be written, another run is writing to the same folder, or
             the device has too little memory.
     """
-    jobs = jobs if isinstance(jobs, Jobs) else Jobs(jobs)
+    folder = manifest.path.parent
     failures = []
-    with only_run(manifest.path.parent), _scratch(manifest.path.parent / SCRATCH):
-        groups = manifest.unfinished(jobs, task.at_once)
-        count = groups.jobs
-        shown = None if progress else True
-        with manifest, tqdm(total=count, unit="image", disable=shown) as bar:
-            for done in (engine or work_off)(groups, task):
-                manifest.add(done)
+    with locked(folder), _empty_at_end(folder / SCRATCH):
+        groups = unfinished(images, manifest, task.batch_size)
+        due = {image.name: image for group in groups for image in group}
+        bar = tqdm(total=len(due), unit="image", disable=None if progress else True)
+        with manifest.opened(keep=lambda entry: entry.unit not in due), bar:
+            for entry in (engine or process)(groups, task):
+                manifest.add(entry)
                 bar.update()
-                if each is None and not done.error:
-                    continue
-                job = jobs.get(done.name)
-                assert job is not None
-                if done.error:
-                    failures.append(Failure(job.path, done.error))
-                    if failed is not None:
-                        failed(failures[-1])
-                if each is not None:
-                    each(job, done)
-    return Outcome(len(jobs), len(jobs) - count, tuple(failures))
+                image = due[entry.unit]
+                if entry.error:
+                    failures.append(Failure(image.path, entry.error))
+                if on_done is not None:
+                    on_done(image, entry)
+    return Outcome(len(images), len(images) - len(due), tuple(failures))
 
 
-def work_off(
-    groups: Iterable[Sequence[Job]], task: Task[Any, Any], *, workers: int | None = None
-) -> Iterator[Done]:
-    """Work off groups of jobs in this process.
+def unfinished(
+    images: Sequence[InputImage], manifest: Manifest, batch_size: int
+) -> list[Sequence[InputImage]]:
+    """The images still to process, in the groups that are computed together.
+
+    Groups are cut from the whole list, and one with an image that was not reached is processed again
+    as a whole: the last digit of a map may depend on what else was in its batch, and so the files are
+    the same as those of an uninterrupted run. Of a group that was reached as a whole, the failed
+    images are tried again.
+    """
+    paths = {image.name: image.path for image in images}
+    failed = {
+        entry.unit: bool(entry.error)
+        for entry in manifest.entries()
+        if entry.unit in paths and manifest.is_current(entry, file_stamp(paths[entry.unit]))
+    }
+    groups = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    due = [
+        [image for image in group if failed[image.name]]
+        if all(image.name in failed for image in group)
+        else group
+        for group in groups
+    ]
+    return [group for group in due if group]
+
+
+def process(
+    groups: Sequence[Sequence[InputImage]], task: Task[Any, Any], *, workers: int | None = None
+) -> Iterator[Entry]:
+    """Process groups of images in this process.
 
     Args:
-        groups: Jobs that are computed together, at most ``task.at_once``. They are gone through twice.
+        groups: Images that are computed together, at most ``task.batch_size``.
         task: What is done with each.
         workers: Threads that read, and as many that write; one for each processor, at most 8, if
             None.
 
     Yields:
-        What became of each job, in order, once its outputs are in place.
+        The manifest's entry of each image, in order, when its outputs are in place.
 
     Raises:
         SsgcamError: If the outputs can't be written or the device has too little memory.
     """
-    window = 2 * task.at_once
-    jobs = (job for group in groups for job in group)
-    read = ahead(partial(_read, task), jobs, window=window, workers=workers)
+    window = 2 * task.batch_size
+    images = (image for group in groups for image in group)
+    read = ahead(partial(_read, task), images, window=window, workers=workers)
     computed = _computed(groups, read, task)
     yield from ahead(partial(_write, task), computed, window=window, workers=workers)
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[None]:
-    """Remove the folder before the block, where a killed run left it, and after it."""
+def _empty_at_end(folder: Path) -> Iterator[None]:
+    """Remove a folder before the block, in case a killed run left it, and after it."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
@@ -184,54 +196,54 @@ def _scratch(folder: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """An image on its way: what was read or made of it, or why nothing was."""
+class _Item:
+    """An image with what was read or computed, or the reason for its failure."""
 
-    job: Job
-    stamp: Stamp
+    image: InputImage
+    stamp: list[int] | None
     value: Any = None
     error: str = ""
 
 
-def _read(task: Task[Any, Any], job: Job) -> _Step:
-    step = _Step(job, job.stamp())
+def _read(task: Task[Any, Any], image: InputImage) -> _Item:
+    item = _Item(image, file_stamp(image.path))
     try:
-        return replace(step, value=task.read(job))
+        return replace(item, value=task.read(image))
     except SsgcamError as error:
-        return replace(step, error=str(error))
+        return replace(item, error=str(error))
 
 
 def _computed(
-    groups: Iterable[Sequence[Job]], read: Iterator[_Step], task: Task[Any, Any]
-) -> Iterator[_Step]:
+    groups: Iterable[Sequence[InputImage]], read: Iterator[_Item], task: Task[Any, Any]
+) -> Iterator[_Item]:
     for group in groups:
-        steps = list(islice(read, len(group)))
-        made = iter(_compute(task, [step for step in steps if not step.error]))
-        while steps:  # let go of each as soon as it is passed on
-            step = steps.pop(0)
-            yield step if step.error else next(made)
+        items = list(islice(read, len(group)))
+        computed = iter(_compute(task, [item for item in items if not item.error]))
+        while items:  # free each image as soon as it is passed on
+            item = items.pop(0)
+            yield item if item.error else next(computed)
 
 
-def _compute(task: Task[Any, Any], steps: Sequence[_Step]) -> list[_Step]:
-    if not steps:
+def _compute(task: Task[Any, Any], items: Sequence[_Item]) -> list[_Item]:
+    if not items:
         return []
     try:
-        made = task.compute([step.value for step in steps])
-        return [replace(step, value=value) for step, value in zip(steps, made, strict=True)]
+        made = task.compute([item.value for item in items])
+        return [replace(item, value=value) for item, value in zip(items, made, strict=True)]
     except torch.OutOfMemoryError as error:
         raise SsgcamError(
-            f"the device has too little memory for {len(steps)} images at once; "
+            f"the device has too little memory for {len(items)} images at once; "
             "give a smaller --batch-size"
         ) from error
     except SsgcamError as error:
-        if len(steps) == 1:
-            (step,) = steps
-            return [replace(step, value=None, error=f"'{step.job.path}': {error}")]
-    return [outcome for step in steps for outcome in _compute(task, [step])]
+        if len(items) == 1:
+            (item,) = items
+            return [replace(item, value=None, error=f"'{item.image.path}': {error}")]
+    return [result for item in items for result in _compute(task, [item])]
 
 
-def _write(task: Task[Any, Any], step: _Step) -> Done:
-    if step.error:
-        return Done(step.job.name, step.stamp, error=step.error)
-    outputs, facts = task.write(step.job, step.value)
-    return Done(step.job.name, step.stamp, tuple(outputs), facts)
+def _write(task: Task[Any, Any], item: _Item) -> Entry:
+    if item.error:
+        return Entry(item.image.name, item.stamp, error=item.error)
+    outputs, facts = task.write(item.image, item.value)
+    return Entry(item.image.name, item.stamp, tuple(outputs), facts)

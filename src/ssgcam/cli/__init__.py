@@ -15,7 +15,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ssgcam.allocator import keep_freed_memory
 from ssgcam.errors import SsgcamError
 from ssgcam.version import __version__
 
@@ -101,7 +100,6 @@ def _options(
 
 def main() -> None:
     """Run the command."""
-    keep_freed_memory()
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  # for --model module:factory
     app(prog_name="ssgcam")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,9 @@ from ssgcam.core.settings import SSGSettings
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
-    from ssgcam.bulk.jobs import Job, Jobs
-    from ssgcam.bulk.manifest import Done, Manifest
+    from ssgcam.bulk.inputs import InputImage
     from ssgcam.cam import CAM
+    from ssgcam.manifest import Entry, Manifest
     from ssgcam.models import LoadedModel
 
 REPORT = "explain.json"
@@ -93,17 +93,17 @@ def explain(
     """
     from tqdm import tqdm
 
-    from ssgcam.bulk.explain import ExplainTask, check_network
-    from ssgcam.bulk.manifest import Manifest
-    from ssgcam.bulk.naming import name_flat
-    from ssgcam.bulk.stream import run, work_off
+    from ssgcam.bulk.explain import ExplainTask
+    from ssgcam.bulk.inputs import flat_inputs
+    from ssgcam.bulk.stream import process, run
     from ssgcam.cam import CAM
     from ssgcam.device import choose_device
     from ssgcam.files import write_png
-    from ssgcam.models import load_model
+    from ssgcam.manifest import Manifest
+    from ssgcam.models import check_network, load_model
     from ssgcam.report.heatmap import legend
 
-    jobs = name_flat(photos, out)
+    images = flat_inputs(photos, out)
     ssg = _ssg_settings(
         method,
         form=form,
@@ -125,15 +125,15 @@ def explain(
     task = ExplainTask(loaded, cam, out, wanted, top, crop, batch_size)
     manifest = Manifest(out / MANIFEST, {**settings, "classes": wanted, "top": top})
 
-    def say(job: Job, done: Done) -> None:
-        for line in _lines(_entry(job.path, done.error, done.facts)):
-            tqdm.write(line, file=sys.stderr if done.error else sys.stdout)
+    def say(image: InputImage, entry: Entry) -> None:
+        for line in _lines(_about(image.path, entry)):
+            tqdm.write(line, file=sys.stderr if entry.error else sys.stdout)
 
     try:
-        engine = partial(work_off, workers=workers)
-        outcome = run(jobs, task, manifest, engine=engine, each=say, progress=True)
+        engine = partial(process, workers=workers)
+        outcome = run(images, task, manifest, engine=engine, on_done=say, progress=True)
     finally:
-        _write_report(out / REPORT, settings, manifest, jobs)
+        _write_report(out / REPORT, settings, manifest, images)
     made = outcome.total - len(outcome.failures)
     known = f", {outcome.before} of them by an earlier run" if outcome.before else ""
     typer.echo(f"explained {made} of {outcome.total} photos{known}; wrote {out / REPORT}")
@@ -193,28 +193,30 @@ def _settings(
     }
 
 
-def _write_report(path: Path, settings: dict[str, Any], manifest: Manifest, jobs: Jobs) -> None:
-    """The settings, and an entry for each photo, one to a line: as a stream, whole or not at all."""
+def _write_report(
+    path: Path, settings: dict[str, Any], manifest: Manifest, images: Sequence[InputImage]
+) -> None:
+    """Write the settings, and one line for each photo, whole or not at all."""
     from ssgcam.bulk.segment import versions
     from ssgcam.files import written_whole
 
+    paths = {image.name: image.path for image in images}
     start = json.dumps({"versions": versions(), **settings}, indent=2)
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
         comma = ""
-        for line in manifest.lines():
-            job = jobs.get(line["image"])
-            if job is not None:
-                entry = _entry(job.path, line.get("error", ""), line)
-                stream.write(f"{comma}\n    {json.dumps(entry, ensure_ascii=False)}")
+        for entry in manifest.entries():
+            if entry.unit in paths:
+                about = _about(paths[entry.unit], entry)
+                stream.write(f"{comma}\n    {json.dumps(about, ensure_ascii=False)}")
                 comma = ","
         stream.write("\n  ]\n}\n")
 
 
-def _entry(photo: Path, error: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    if error:
-        return {"photo": str(photo), "error": error}
-    return {key: facts[key] for key in ("photo", "size", "crop", "maps")}
+def _about(photo: Path, entry: Entry) -> dict[str, Any]:
+    if entry.error:
+        return {"photo": str(photo), "error": entry.error}
+    return {key: entry.facts[key] for key in ("photo", "size", "crop", "maps")}
 
 
 def _lines(entry: dict[str, Any]) -> list[str]:

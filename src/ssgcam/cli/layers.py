@@ -27,9 +27,8 @@ def layers(
 
     Any name goes to --layers; NAME:in is a layer's input, NAME@2 its second call.
     """
-    from ssgcam.bulk.explain import check_network
     from ssgcam.core.layers import list_layers
-    from ssgcam.models import load_model
+    from ssgcam.models import check_network, load_model
 
     loaded = load_model(model, weights)
     noise, _ = check_network(loaded)

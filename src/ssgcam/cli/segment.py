@@ -11,11 +11,11 @@ import typer
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
+    from ssgcam.bulk.inputs import Failure
     from ssgcam.bulk.stream import Engine
     from ssgcam.cam import CAM
     from ssgcam.models import LoadedModel
     from ssgcam.recipe import Recipe
-    from ssgcam.threads import Failure
 
 
 def segment(

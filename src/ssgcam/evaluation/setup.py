@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ssgcam.bulk.explain import check_network
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import explaining
 from ssgcam.data import SampleSet
@@ -31,7 +30,7 @@ from ssgcam.evaluation.items import Batch, Item, batches, owners
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.unfinished import Unfinished, digest, folder_of, stamps
 from ssgcam.fingerprint import parameter_hash
-from ssgcam.models import LoadedModel
+from ssgcam.models import LoadedModel, check_network
 from ssgcam.version import __version__
 
 Extra = TypeVar("Extra")

@@ -1,0 +1,189 @@
+"""Which units of a long run are finished? A file of JSON lines, so that a killed run can continue.
+
+The first line holds the settings, and each other line one unit (an image, a batch):
+
+    {"settings": {"threshold": 0.4}}
+    {"unit": "a/1.jpg", "input": [48213, 1763768000000], "outputs": ["a/1.png"], "size": [500, 375]}
+    {"unit": "a/2.jpg", "input": [0, 1763768000001], "error": "'a/2.jpg' is not an image"}
+
+A line is appended when all output files of its unit are in place. A process that is killed leaves at
+most an incomplete last line, which is ignored. With other settings the file starts anew. A unit whose
+input has changed, or which lacks an output file, is not finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from ssgcam.errors import SsgcamError
+from ssgcam.files import written_whole
+
+#: File names that are not UTF-8 are kept as the bytes that they are.
+ERRORS = "surrogateescape"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A unit that was worked on.
+
+    Attributes:
+        unit: Its name, unique in the run.
+        input: A JSON value that changes when its input changes, such as :func:`file_stamp`.
+        outputs: The files that were written, relative to the manifest's folder.
+        facts: What else its line says; JSON values.
+        error: One sentence if the unit failed, else empty.
+    """
+
+    unit: str
+    input: Any = None
+    outputs: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+class Manifest:
+    """The manifest of one run.
+
+    Args:
+        path: The file, ``.jsonl``. Output files are relative to its folder.
+        settings: Everything that the outputs depend on beside the inputs; JSON values, others are
+            written as text.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        plain = json.loads(json.dumps({"settings": settings}, default=str))
+        self._header = json.dumps(plain, sort_keys=True)
+        self._stream: TextIO | None = None
+
+    def entries(self) -> Iterator[Entry]:
+        """The entries so far; none if the file is missing or has other settings.
+
+        Raises:
+            SsgcamError: If the file can't be read or a line other than the last is damaged.
+        """
+        lines = self._lines()
+        header = next(lines, None)
+        if header is None or json.dumps(header, sort_keys=True) != self._header:
+            return
+        for line in lines:
+            yield Entry(
+                unit=line.pop("unit", ""),
+                input=line.pop("input", None),
+                outputs=tuple(line.pop("outputs", ())),
+                error=line.pop("error", ""),
+                facts=line,
+            )
+
+    def is_current(self, entry: Entry, stamp: Any) -> bool:
+        """Whether the entry's input is unchanged and all its output files exist.
+
+        Args:
+            entry: One of :meth:`entries`.
+            stamp: The JSON value of the unit's input now.
+        """
+        folder = self.path.parent
+        return bool(entry.input == stamp) and all((folder / f).is_file() for f in entry.outputs)
+
+    @contextmanager
+    def opened(self, keep: Callable[[Entry], bool]) -> Iterator[None]:
+        """Rewrite the file with some of the entries, and let :meth:`add` append to it in the block.
+
+        Args:
+            keep: Whether an entry stays. The entries of units that are done again should not.
+
+        Raises:
+            SsgcamError: If the file can't be written.
+        """
+        with (
+            written_whole(self.path) as temporary,
+            temporary.open("w", encoding="utf-8", errors=ERRORS) as stream,
+        ):
+            stream.write(f"{self._header}\n")
+            stream.writelines(_line(entry) for entry in self.entries() if keep(entry))
+        with self.path.open("a", encoding="utf-8", errors=ERRORS) as self._stream:
+            yield
+
+    def add(self, entry: Entry) -> None:
+        """Append an entry and flush it; in the block of :meth:`opened`."""
+        assert self._stream is not None
+        self._stream.write(_line(entry))
+        self._stream.flush()
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        try:
+            with self.path.open(encoding="utf-8", errors=ERRORS) as stream:
+                for number, line in enumerate(stream, 1):
+                    try:
+                        parsed = json.loads(line)
+                        if ("settings" if number == 1 else "unit") not in parsed:
+                            raise ValueError
+                    except (ValueError, TypeError) as error:
+                        if line.endswith("\n"):
+                            raise SsgcamError(
+                                f"line {number} of '{self.path}' is damaged; remove the file to "
+                                "start anew"
+                            ) from error
+                        return
+                    yield parsed
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise SsgcamError(
+                f"'{self.path}' can't be read ({error}); remove it to start anew"
+            ) from error
+
+
+def file_stamp(path: Path) -> list[int] | None:
+    """Size in bytes and modification time in ns of a file; None if it is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make an output folder and lock it against other runs, where the file system has locks.
+
+    Raises:
+        SsgcamError: If another run has locked it, or it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SsgcamError(
+            f"can't write to '{folder}' ({error.strerror}); choose another output folder"
+        ) from error
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SsgcamError(
+                f"another run is writing to '{folder}'; wait for it or choose another output folder"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(lock)
+
+
+def _line(entry: Entry) -> str:
+    about = {"error": entry.error} if entry.error else {"outputs": entry.outputs, **entry.facts}
+    line = {"unit": entry.unit, "input": entry.input, **about}
+    return json.dumps(line, ensure_ascii=False) + "\n"
