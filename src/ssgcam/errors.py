@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong: one sentence, never a traceback from a command."""
+"""The exception for bad input, whose message is one sentence, and parts of such sentences."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def did_you_mean(wanted: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     """
     close = difflib.get_close_matches(wanted, known, 3, cutoff)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def first_line(error: BaseException, length: int = 160) -> str:
+    """The first line of an exception's message, or its type if it has none, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:length]
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -86,12 +86,6 @@ def write_array(path: Path, array: np.ndarray[Any, Any], scratch: Path | None = 
     """Write an array as ``.npy`` whole or not at all; see :func:`written_whole`."""
     with written_whole(path, scratch) as temporary, temporary.open("wb") as stream:
         np.save(stream, array)
-
-
-def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, then rename it to ``path``."""
-    with written_whole(path) as temporary:
-        write(temporary)
 
 
 def _finite(value: Any) -> Any:

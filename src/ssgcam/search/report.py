@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssgcam.files import write_json, write_png, write_text, write_with
+from ssgcam.files import write_json, write_png, write_text, written_whole
 from ssgcam.metrics import Interval, MaskOffset
 from ssgcam.recipe import Recipe
 from ssgcam.report.heatmap import overlay
@@ -189,9 +189,8 @@ class Report:
         """Write ``report.md``, ``report.json``, ``convergence.png`` and ``examples.png``."""
         folder = Path(folder)
         pictures = ["", "![Convergence](convergence.png)", ""]
-        write_with(
-            folder / "convergence.png", lambda path: self.convergence().savefig(path, dpi=130)
-        )
+        with written_whole(folder / "convergence.png") as path:
+            self.convergence().savefig(path, dpi=130)
         if self.shown:
             write_png(folder / "examples.png", self.panel())
             pictures += ["![Worst, median and best](examples.png)", ""]

@@ -1,19 +1,23 @@
-"""Train a classifier from image-level labels: :func:`train_classifier` and what goes in and out."""
+"""Train a classifier from image-level labels: :func:`train_classifier`, its data and its results."""
 
-from ssgcam.training.data import ImageFiles, Samples, Subset, read_labeled_images, split_by_group
-from ssgcam.training.loop import Epoch, TrainingResult, evaluate, predict, train_classifier
-from ssgcam.training.report import ClassificationReport
+from ssgcam.training.data import (
+    LabeledImages,
+    labeled_images,
+    read_labeled_images,
+    split_by_group,
+)
+from ssgcam.training.loop import Epoch, TrainingResult, predict, train_classifier
+from ssgcam.training.report import ClassificationReport, evaluate
 from ssgcam.training.settings import TrainingSettings
 
 __all__ = [
     "ClassificationReport",
     "Epoch",
-    "ImageFiles",
-    "Samples",
-    "Subset",
+    "LabeledImages",
     "TrainingResult",
     "TrainingSettings",
     "evaluate",
+    "labeled_images",
     "predict",
     "read_labeled_images",
     "split_by_group",

@@ -1,106 +1,84 @@
-"""A training on disk: written whole after each epoch, and read back to continue exactly."""
+"""The checkpoint of a training: written whole after each epoch, read back to resume exactly."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ssgcam.errors import SsgcamError
-from ssgcam.files import write_with
-from ssgcam.training.data import Samples
+from ssgcam.files import written_whole
+from ssgcam.training.data import LabeledImages
 from ssgcam.training.settings import TrainingSettings
 
 #: Settings that don't change what is computed.
 _FREE = ("device", "workers")
 
 
-def fingerprint(settings: TrainingSettings, samples: Samples) -> dict[str, Any]:
-    """What must be the same for a training to continue: settings, photos, labels and groups."""
+def identity(settings: TrainingSettings, images: LabeledImages) -> dict[str, Any]:
+    """What must be the same for a training to resume: settings, labels, groups and classes."""
     fixed = {key: value for key, value in asdict(settings).items() if key not in _FREE}
-    content = json.dumps(
-        [list(samples.class_names), list(map(int, samples.labels)), list(samples.groups)]
-    )
-    return {**fixed, "training photos": hashlib.sha256(content.encode()).hexdigest()[:16]}
+    content = [list(images.class_names), list(map(int, images.labels)), list(images.groups)]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return {**fixed, "training images": digest[:16]}
 
 
-@dataclass
-class Checkpoint:
-    """The state of a training, and the file it is kept in.
+def save_checkpoint(
+    path: Path,
+    identity: dict[str, Any],
+    parts: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    best: dict[str, Any],
+) -> None:
+    """Write a checkpoint, whole or not at all.
 
-    Attributes:
-        path: The file; nothing is written or read if None.
-        identity: See :func:`fingerprint`.
-        network: Being trained.
-        optimizer: Of the network.
-        schedule: Of the optimizer.
-        best: The state dict of the best epoch so far, on the CPU.
+    Args:
+        path: The file.
+        identity: See :func:`identity`.
+        parts: Network, optimizer and schedule by name; their ``state_dict()`` is saved.
+        history: The epochs so far.
+        best: The network's state dict of the best epoch so far.
     """
+    content = {"identity": identity, "history": history, "best": best}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    with written_whole(path) as temporary:
+        torch.save({**content, **states}, temporary)
 
-    path: Path | None
-    identity: dict[str, Any]
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    best: dict[str, Tensor] = field(default_factory=dict)
 
-    def save(self, history: list[dict[str, Any]], is_best: bool) -> None:
-        """Keep the weights if they are the best, and write everything to the file."""
-        if is_best:
-            self.best = {
-                key: value.detach().to("cpu", copy=True)
-                for key, value in self.network.state_dict().items()
-            }
-        if self.path is None:
-            return
-        content = {
-            "identity": self.identity,
-            "history": history,
-            "best": None if is_best else self.best,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-        }
-        write_with(self.path, lambda temporary: torch.save(content, temporary))
+def load_checkpoint(
+    path: Path, identity: dict[str, Any], parts: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read a checkpoint into network, optimizer and schedule.
 
-    def restore(self) -> list[dict[str, Any]]:
-        """Read the file, if there is one, into the network, the optimizer and the schedule.
+    Args:
+        path: The file.
+        identity: Of the training that resumes.
+        parts: As in :func:`save_checkpoint`; their states are loaded.
 
-        Returns:
-            The history that was saved; empty if there is no file.
+    Returns:
+        The epochs so far, and the network's state dict of the best one.
 
-        Raises:
-            SsgcamError: If the file is not a checkpoint or is one of another training.
-        """
-        if self.path is None or not self.path.is_file():
-            return []
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            identity: dict[str, Any] = content["identity"]
-        except Exception as error:  # torch.load fails in many ways
+    Raises:
+        SsgcamError: If the file is not a checkpoint, or one of another training.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found: dict[str, Any] = content["identity"]
+    except Exception as error:  # torch.load raises many types
+        raise SsgcamError(
+            f"'{path}' is not a checkpoint of a training; delete it or train without resuming"
+        ) from error
+    for key, value in identity.items():
+        if found.get(key) != value:
             raise SsgcamError(
-                f"'{self.path}' is not a checkpoint of a training; "
-                "delete it or train without resuming"
-            ) from error
-        for key, value in self.identity.items():
-            if identity.get(key) != value:
-                raise SsgcamError(
-                    f"'{self.path}' is a checkpoint of another training ({key}: "
-                    f"{identity.get(key)} there, {value} here); "
-                    "give the same settings, or train without resuming"
-                )
-        self.network.load_state_dict(content["network"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.schedule.load_state_dict(content["schedule"])
-        self.best = content["network"] if content["best"] is None else content["best"]
-        history: list[dict[str, Any]] = content["history"]
-        return history
-
-    def restore_best(self) -> None:
-        """Put the best epoch's weights into the network."""
-        self.network.load_state_dict(self.best)
+                f"'{path}' is a checkpoint of another training ({key}: {found.get(key)} there, "
+                f"{value} here); give the same settings, or train without resuming"
+            )
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
+    return content["history"], content["best"]

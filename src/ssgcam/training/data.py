@@ -1,217 +1,136 @@
-"""What a classifier is trained on: labeled photos, their groups, a split by group, augmentation.
+"""Labeled images for training: where they come from, the split by group, and batches of inputs.
 
-A source of photos is anything with the four members of :class:`Samples`;
-:func:`read_labeled_images` makes one from class folders or from a CSV. All randomness comes from a
-generator that the caller seeds for each photo, so that a training that was killed continues exactly.
+The seed of each random view is a function of the training's seed, the epoch and the position in it,
+so that a resumed training gets the same batches, with any number of workers.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from ssgcam.data.folders import class_folders
+from ssgcam.data import Sample, SampleSet, read_samples
+from ssgcam.data.tables import read_table
 from ssgcam.errors import SsgcamError
 from ssgcam.images import read_image
-
-
-class Samples(Protocol):
-    """Photos with one class and one group each.
-
-    Attributes:
-        class_names: One for each class.
-        labels: A class index for each photo.
-        groups: A field, slide or patient for each photo: photos of one group are never split up.
-    """
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def labels(self) -> Sequence[int]: ...  # noqa: D102
-    @property
-    def groups(self) -> Sequence[str]: ...  # noqa: D102
-
-    def image(self, index: int, generator: np.random.Generator | None) -> Image.Image:
-        """An RGB photo: a random view of it with a generator, always the same one without."""
-        ...
+from ssgcam.preprocessing import Preprocessing
+from ssgcam.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class ImageFiles:
-    """Photos in files.
+class LabeledImages:
+    """Images with one class and one group each.
+
+    Make one of your own to train on images that are not files, such as windows cut at random.
 
     Attributes:
-        paths: One file for each photo.
-        labels: A class index for each photo.
-        groups: A group for each photo.
+        labels: A class index for each image.
+        groups: A field, slide or patient for each image: images of one group are never split up.
         class_names: One for each class.
+        read: From an index and a generator to an RGB image: in training a random view of it, drawn
+            with the generator; in validation, where the generator is None, always the same view.
     """
 
-    paths: tuple[Path, ...]
-    labels: tuple[int, ...]
-    groups: tuple[str, ...]
+    labels: Sequence[int]
+    groups: Sequence[str]
     class_names: tuple[str, ...]
+    read: Callable[[int, np.random.Generator | None], Image.Image]
 
-    def image(self, index: int, generator: np.random.Generator | None = None) -> Image.Image:
-        """Read one photo as RGB; a file has one view, so the generator is not used.
-
-        Raises:
-            SsgcamError: If the file can't be read as an image.
-        """
-        return read_image(self.paths[index])
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some photos of another source, in the given order."""
-
-    source: Samples
-    indices: tuple[int, ...]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The source's classes, all of them."""
-        return self.source.class_names
-
-    @cached_property
-    def labels(self) -> tuple[int, ...]:
-        """A class index for each photo of the subset."""
-        return tuple(self.source.labels[index] for index in self.indices)
-
-    @cached_property
-    def groups(self) -> tuple[str, ...]:
-        """A group for each photo of the subset."""
-        return tuple(self.source.groups[index] for index in self.indices)
-
-    def image(self, index: int, generator: np.random.Generator | None = None) -> Image.Image:
-        """The source's photo."""
-        return self.source.image(self.indices[index], generator)
+    def subset(self, indices: Sequence[int]) -> LabeledImages:
+        """Some of the images, in the given order."""
+        return LabeledImages(
+            [self.labels[index] for index in indices],
+            [self.groups[index] for index in indices],
+            self.class_names,
+            partial(_read_of_subset, self.read, indices),
+        )
 
 
-def read_labeled_images(path: Path, group_pattern: str | None = None) -> ImageFiles:
-    """Find the labeled photos of a folder of class folders or of a CSV.
-
-    Args:
-        path: A folder with one sub-folder of photos for each class, or a CSV with the columns
-            ``image`` (a path, relative to the CSV), ``label`` and, if there are groups, ``group``.
-        group_pattern: For class folders: a regular expression searched for in the file name; what
-            it matches (or its first parenthesis) is the group. Without it each file is a group.
-
-    Returns:
-        The photos; classes in alphabetical order.
+def labeled_images(sample_set: SampleSet) -> LabeledImages:
+    """The images of a data set; a sample without a group is a group of its own.
 
     Raises:
-        SsgcamError: If there is nothing to read there, a column, label or file is missing, or fewer
-            than two classes have photos.
+        SsgcamError: If a sample has no label or several, or fewer than two classes have images.
     """
-    path = Path(path)
-    if path.is_dir():
-        rows = _class_folders(path, group_pattern)
-    elif path.is_file():
-        if group_pattern is not None:
+    for sample in sample_set:
+        if len(sample.labels) != 1:
             raise SsgcamError(
-                f"a group pattern is for class folders, but '{path}' is a CSV; "
-                "put the groups in its 'group' column"
+                f"'{sample.image}' has {len(sample.labels)} labels; training needs exactly one "
+                "class for each image"
             )
-        rows = _table(path)
-    else:
-        raise SsgcamError(f"'{path}' does not exist; give a folder of class folders or a CSV")
-    names = tuple(sorted({label for _, label, _ in rows}))
+    labels = [sample.labels[0] for sample in sample_set]
+    names = [sample_set.class_names[index] for index in sorted(set(labels))]
     if len(names) < 2:
         raise SsgcamError(
-            f"'{path}' has photos of {len(names)} class(es)"
-            f"{f' ({names[0]!r})' if names else ''}, but training needs at least two; "
-            "give one folder for each class, or a CSV with the columns image,label,group"
+            f"'{sample_set.root}' has images of {len(names)} class(es)"
+            f"{f' ({names[0]!r})' if names else ''}, but training needs at least two; give one "
+            "folder for each class, or a CSV with the columns image,label,group"
         )
-    index = {name: number for number, name in enumerate(names)}
-    return ImageFiles(
-        tuple(file for file, _, _ in rows),
-        tuple(index[label] for _, label, _ in rows),
-        tuple(group for _, _, group in rows),
-        names,
-    )
+    groups = [sample.group or sample.name for sample in sample_set]
+    read = partial(_read_file, [sample.image for sample in sample_set])
+    return LabeledImages(labels, groups, sample_set.class_names, read)
 
 
-def _class_folders(folder: Path, group_pattern: str | None) -> list[tuple[Path, str, str]]:
-    try:
-        pattern = re.compile(group_pattern) if group_pattern is not None else None
-    except re.error as error:
-        raise SsgcamError(
-            f"group pattern '{group_pattern}' is not a regular expression ({error}); correct it"
-        ) from error
-    rows = []
-    for label, files in class_folders(folder).items():
-        for file in files:
-            group = str(file.relative_to(folder))
-            if pattern is not None:
-                match = pattern.search(file.name)
-                group = (match[1] if pattern.groups else match[0]) if match else ""
-                if not group:
-                    raise SsgcamError(
-                        f"group pattern '{group_pattern}' matches nothing in the name of '{file}'; "
-                        "give a pattern that fits every file"
-                    )
-            rows.append((file, label, group))
-    return rows
+def read_labeled_images(path: str | Path, group_pattern: str | None = None) -> LabeledImages:
+    """Read the labeled images of a data set or of a table.
 
+    Args:
+        path: A folder that :func:`ssgcam.data.read_samples` reads, such as one with one subfolder of
+            images for each class, or a CSV with the columns ``image`` (a path, relative to the CSV),
+            ``label`` and, if there are groups, ``group``.
+        group_pattern: For folders: a regular expression that is searched for in the file name; what
+            it matches (or its first parenthesis) is the group.
 
-def _table(file: Path) -> list[tuple[Path, str, str]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or [])
-            table = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SsgcamError(
-            f"'{file}' can't be read as a CSV ({error}); "
-            "give a UTF-8 table with the columns image,label,group"
-        ) from error
-    missing = [name for name in ("image", "label") if name not in columns]
-    if missing:
-        raise SsgcamError(
-            f"'{file}' has no column '{missing[0]}' (its columns: {', '.join(columns) or 'none'}); "
-            "its first line must name the columns image,label,group"
-        )
-    rows = []
-    for number, row in enumerate(table, start=2):
-        name, label = (row["image"] or "").strip(), (row["label"] or "").strip()
-        image = file.parent / name
-        group = (row["group"] or "").strip() if "group" in columns else name
-        for column, value in (("image", name), ("label", label), ("group", group)):
-            if not value:
-                raise SsgcamError(f"'{file}' has no {column} on line {number}; fill it in")
-        if not image.is_file():
+    Returns:
+        The images; classes in alphabetical order.
+
+    Raises:
+        SsgcamError: If nothing can be read there, a label or file is missing, or fewer than two
+            classes have images.
+    """
+    path = Path(path)
+    if path.is_file():
+        if group_pattern is not None:
             raise SsgcamError(
-                f"'{image}', named on line {number} of '{file}', does not exist; "
-                "image paths are relative to the CSV"
+                f"a group pattern is for class folders, but '{path}' is a table; "
+                "put the groups in its 'group' column"
             )
-        rows.append((image, label, group))
-    return rows
+        return labeled_images(_read_csv(path))
+    if not path.is_dir():
+        raise SsgcamError(f"'{path}' does not exist; give a folder of class folders or a CSV")
+    sample_set = read_samples(path)
+    if group_pattern is not None:
+        samples = tuple(_with_group(sample, group_pattern) for sample in sample_set)
+        sample_set = replace(sample_set, samples=samples)
+    return labeled_images(sample_set)
 
 
-def split_by_group(samples: Samples, share: float, seed: int) -> tuple[Subset, Subset]:
-    """Hold out about a share of each class, never splitting a group.
+def split_by_group(
+    images: LabeledImages, share: float, seed: int
+) -> tuple[LabeledImages, LabeledImages]:
+    """Hold out about a share of each class without splitting a group.
 
     Groups are visited in random order; one is held out if that brings the held-out share of the
     classes (each counted relative to its size) nearer to ``share``.
 
     Args:
-        samples: What to split.
-        share: Of each class, between 0 and 1, both excluded.
-        seed: Of the order of the groups.
+        images: What to split.
+        share: Share of each class to hold out, between 0 and 1, both excluded.
+        seed: Seed of the order of the groups.
 
     Returns:
-        The training part and the held-out part; both have photos of every class.
+        The training part and the held-out part; both have images of every class.
 
     Raises:
         SsgcamError: If the groups don't allow that.
@@ -220,12 +139,9 @@ def split_by_group(samples: Samples, share: float, seed: int) -> tuple[Subset, S
         raise SsgcamError(
             f"the held-out share is {share:g}; give one between 0 and 1, or 0 for none"
         )
-    labels, (names, group_of) = (
-        np.asarray(samples.labels),
-        np.unique(np.asarray(samples.groups), return_inverse=True),
-    )
-    counts = np.zeros((len(names), len(samples.class_names)))
-    np.add.at(counts, (group_of, labels), 1)
+    names, group_of = np.unique(np.asarray(images.groups), return_inverse=True)
+    counts = np.zeros((len(names), len(images.class_names)))
+    np.add.at(counts, (group_of, np.asarray(images.labels)), 1)
     counts /= np.maximum(counts.sum(0), 1)
     held_out, total = np.zeros(len(names), dtype=bool), np.zeros(counts.shape[1])
     for group in np.random.default_rng(seed).permutation(len(names)):
@@ -236,53 +152,108 @@ def split_by_group(samples: Samples, share: float, seed: int) -> tuple[Subset, S
         if not 1e-9 < part < 1 - 1e-9:
             here = int((counts[:, index] > 0).sum())
             raise SsgcamError(
-                f"class '{samples.class_names[index]}' can't be on both sides of a split by group "
+                f"class '{images.class_names[index]}' can't be on both sides of a split by group "
                 f"(it is in {here} of {len(names)} groups); give more or smaller groups, another "
                 "seed, or a held-out share of 0"
             )
     chosen = held_out[group_of]
-    return (
-        Subset(samples, tuple(np.flatnonzero(~chosen).tolist())),
-        Subset(samples, tuple(np.flatnonzero(chosen).tolist())),
-    )
+    kept, out = (np.flatnonzero(part).tolist() for part in (~chosen, chosen))
+    return images.subset(kept), images.subset(out)
+
+
+@dataclass(frozen=True)
+class Inputs(Dataset[tuple[Tensor, int]]):
+    """Network inputs ``[3, H, W]`` and labels by (index, seed): a random view, or a fixed one for None.
+
+    Attributes:
+        images: Labeled images.
+        preprocessing: The network's.
+        augmentation: Whether random views are turned, flipped and recolored.
+        color: See :func:`augment`.
+    """
+
+    images: LabeledImages
+    preprocessing: Preprocessing
+    augmentation: bool = False
+    color: float = 0.0
+
+    def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[Tensor, int]:
+        """One input and its label."""
+        index, seed = key
+        generator = None if seed is None else np.random.default_rng(seed)
+        image = self.images.read(index, generator)
+        if generator is not None and self.augmentation:
+            image = augment(image, generator, self.color)
+        return self.preprocessing([image])[0], self.images.labels[index]
+
+
+def training_batches(
+    images: LabeledImages,
+    settings: TrainingSettings,
+    preprocessing: Preprocessing,
+    epoch: int,
+    count: int,
+) -> DataLoader[tuple[Tensor, int]]:
+    """The batches of one epoch: ``[B, 3, H, W]`` random views and ``[B]`` labels.
+
+    Args:
+        images: Labeled images.
+        settings: Settings of the training.
+        preprocessing: The network's.
+        epoch: Its number, part of all seeds.
+        count: Images in it.
+    """
+    labels = images.labels if settings.balance == "sampling" else [0] * len(images.labels)
+    order = draw_balanced(labels, count, np.random.default_rng((settings.seed, epoch)))
+    keys = [(index, (settings.seed, epoch, position)) for position, index in enumerate(order)]
+    inputs = Inputs(images, preprocessing, settings.augmentation, settings.color)
+    return _loader(inputs, settings.batch_size, keys, settings.workers)
+
+
+def validation_batches(
+    images: LabeledImages, preprocessing: Preprocessing, batch_size: int, workers: int
+) -> DataLoader[tuple[Tensor, int]]:
+    """All images once, in order, in their fixed views."""
+    keys = [(index, None) for index in range(len(images.labels))]
+    return _loader(Inputs(images, preprocessing), batch_size, keys, workers)
 
 
 def draw_balanced(labels: Sequence[int], count: int, generator: np.random.Generator) -> list[int]:
     """Draw indices with the same number (to one) for each class, in random order.
 
-    Within a class every photo is drawn equally often (to one): whole permutations come first.
+    Within a class every image is drawn equally often (to one): whole permutations come first.
 
     Args:
-        labels: A class index for each photo.
+        labels: A class index for each image.
         count: How many to draw.
-        generator: Of the order.
+        generator: Generator of the order.
 
     Returns:
         ``count`` indices into ``labels``.
     """
     array = np.asarray(labels)
     classes = np.unique(array)
-    drawn = []
+    wanted = math.ceil(count / len(classes))
+    columns = []
     for index in classes:
         members = np.flatnonzero(array == index)
-        wanted = math.ceil(count / len(classes))
         passes = [generator.permutation(members) for _ in range(math.ceil(wanted / len(members)))]
-        drawn.append(np.concatenate(passes)[:wanted])
-    indices: list[int] = generator.permutation(np.stack(drawn, 1).ravel()[:count]).tolist()
+        columns.append(np.concatenate(passes)[:wanted])
+    indices: list[int] = generator.permutation(np.stack(columns, 1).ravel()[:count]).tolist()
     return indices
 
 
 def augment(image: Image.Image, generator: np.random.Generator, color: float) -> Image.Image:
-    """A microscope has no up or left, and stains differ: turn, flip and recolor a photo.
+    """Turn, flip and recolor an image, as micrographs have no upright side and stains differ.
 
     Args:
         image: RGB.
-        generator: Of one of the eight right-angle turns and flips, and of the colors.
+        generator: Chooses one of the eight right-angle turns and flips, and the colors.
         color: Largest relative change of brightness, contrast and saturation; hue turns by up to
             a fifth of it (1 is the whole circle). 0 leaves the colors alone.
 
     Returns:
-        The changed photo; its sides are swapped if it was turned by 90 degrees.
+        The changed image; its sides are swapped if it was turned by 90 degrees.
     """
     turn = int(generator.integers(8))
     if turn:
@@ -294,3 +265,64 @@ def augment(image: Image.Image, generator: np.random.Generator, color: float) ->
         image = F.adjust_saturation(image, saturation)
         image = F.adjust_hue(image, generator.uniform(-color / 5, color / 5))
     return image
+
+
+def _loader(
+    inputs: Inputs, batch_size: int, keys: Sequence[object], workers: int
+) -> DataLoader[tuple[Tensor, int]]:
+    generator = torch.Generator()  # its own: the global generator stays as it is
+    return DataLoader(inputs, batch_size, sampler=keys, num_workers=workers, generator=generator)
+
+
+def _read_csv(path: Path) -> SampleSet:
+    records = read_table(path)
+    names = {str(record.label) for record in records if record.label not in (None, "")}
+    class_names = sorted(names, key=int if all(map(str.isdecimal, names)) else None)
+    grouped = any(record.group for record in records)
+    samples = []
+    for record in records:
+        image = path.parent / record.image
+        if record.label in (None, ""):
+            raise SsgcamError(
+                f"'{path}' has no label for '{record.image}'; fill its 'label' column"
+            )
+        if not record.group and grouped:
+            raise SsgcamError(
+                f"'{path}' has no group for '{record.image}'; fill its 'group' column"
+            )
+        if not image.is_file():
+            raise SsgcamError(
+                f"there is no file '{image}', which '{path}' names; correct the table"
+            )
+        label = class_names.index(str(record.label))
+        samples.append(Sample(record.image, image, (label,), group=record.group))
+    return SampleSet(tuple(samples), tuple(class_names), path, "table")
+
+
+def _with_group(sample: Sample, group_pattern: str) -> Sample:
+    try:
+        match = re.search(group_pattern, sample.image.name)
+    except re.error as error:
+        raise SsgcamError(
+            f"group pattern '{group_pattern}' is not a regular expression ({error}); correct it"
+        ) from error
+    group = (match[1] if match.re.groups else match[0]) if match else None
+    if not group:
+        raise SsgcamError(
+            f"group pattern '{group_pattern}' matches nothing in the name of '{sample.image}'; "
+            "give a pattern that fits every file"
+        )
+    return replace(sample, group=group)
+
+
+def _read_file(paths: Sequence[Path], index: int, _: np.random.Generator | None) -> Image.Image:
+    return read_image(paths[index])
+
+
+def _read_of_subset(
+    read: Callable[[int, np.random.Generator | None], Image.Image],
+    indices: Sequence[int],
+    index: int,
+    generator: np.random.Generator | None,
+) -> Image.Image:
+    return read(indices[index], generator)

@@ -1,18 +1,14 @@
-"""Training of an image classifier from image-level labels, which is all that SSG-CAM needs.
+"""Training of an image classifier from image-level labels: :func:`train_classifier`.
 
-:func:`train_classifier` trains any network of :mod:`ssgcam.models`, from a random start or from
-weights: class-balanced, augmented for microscopy, one-cycle schedule, early stopping on held-out
-groups, mixed precision where the machine has it. With a checkpoint file a training that was killed
-continues with the same numbers as if it had not been: all randomness is a function of the seed and
-of the position in the training.
+Any network that :func:`ssgcam.models.load_model` builds, from random or trained weights:
+class-balanced sampling, augmentation, one-cycle schedule, early stopping on held-out groups. All
+randomness is a function of the seed and of the position in the training, so that a training that
+resumes from its checkpoint gives the same numbers as one that was not interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from ssgcam.core.target import logits_of
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, require
-from ssgcam.models import LoadedModel
-from ssgcam.training.batches import epoch_size, fixed_batches, training_batches
-from ssgcam.training.checkpoint import Checkpoint, fingerprint
-from ssgcam.training.data import Samples, split_by_group
-from ssgcam.training.network import freeze_before, start_model
-from ssgcam.training.report import ClassificationReport, report
+from ssgcam.models import LoadedModel, check_network, load_model
+from ssgcam.training.checkpoint import identity, load_checkpoint, save_checkpoint
+from ssgcam.training.data import (
+    LabeledImages,
+    split_by_group,
+    training_batches,
+    validation_batches,
+)
+from ssgcam.training.report import ClassificationReport, evaluate
 from ssgcam.training.settings import TrainingSettings
 
 MAX_GRADIENT_NORM = 5.0
@@ -37,7 +37,7 @@ MAX_GRADIENT_NORM = 5.0
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: training loss and, on held-out photos, mean recall and class-balanced loss."""
+    """One epoch: training loss and, on held-out images, mean recall and class-balanced loss."""
 
     number: int
     training_loss: float
@@ -53,12 +53,10 @@ class Epoch:
 
     def __str__(self) -> str:
         """One line."""
-        held_out = (
-            f", held out: mean recall {self.mean_recall:.4f}, loss {self.loss:.4f}"
-            if self.mean_recall is not None
-            else ""
-        )
-        return f"epoch {self.number}: training loss {self.training_loss:.4f}{held_out}"
+        line = f"epoch {self.number}: training loss {self.training_loss:.4f}"
+        if self.mean_recall is None:
+            return line
+        return f"{line}, held out: mean recall {self.mean_recall:.4f}, loss {self.loss:.4f}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class TrainingResult:
         settings: What it was trained with.
         history: One entry for each epoch.
         best_epoch: The epoch whose weights were kept, from 1.
-        report: Scores of these weights on the held-out photos; None if none were held out.
+        report: Scores of these weights on the held-out images; None if none were held out.
     """
 
     model: LoadedModel
@@ -86,93 +84,100 @@ class TrainingResult:
             "settings": asdict(self.settings),
             "best_epoch": self.best_epoch,
             "history": [asdict(epoch) for epoch in self.history],
-            "report": self.report.to_json() if self.report else None,
+            "report": asdict(self.report) if self.report else None,
         }
 
 
 def train_classifier(
-    samples: Samples,
+    images: LabeledImages,
     settings: TrainingSettings,
     *,
-    held_out: Samples | None = None,
+    held_out: LabeledImages | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
-    """Train a classifier of photos.
+    """Train a classifier.
 
     Args:
-        samples: Labeled photos, see :func:`ssgcam.training.data.read_labeled_images`.
+        images: Labeled images, such as :func:`ssgcam.training.read_labeled_images` returns, or
+            other :class:`ssgcam.training.LabeledImages`.
         settings: What is trained and how.
-        held_out: Photos for early stopping and the report; without them ``settings.held_out`` of
-            the groups of ``samples``.
-        checkpoint: Written after every epoch, whole or not at all.
+        held_out: Images for early stopping and the report; without them ``settings.held_out`` of
+            the groups of ``images``.
+        checkpoint: File that is written after every epoch, whole or not at all.
         resume: Continue from ``checkpoint`` if it exists.
         progress: Show a progress bar and a line for each epoch.
 
     Returns:
-        The network with the best epoch's weights, and how good it is.
+        The network with the best epoch's weights, and its scores.
 
     Raises:
-        SsgcamError: If torchmetrics is missing, the photos can't be split, the network can't be
-            had, a photo can't be read, the checkpoint is of another training, or the loss diverges.
+        SsgcamError: If torchmetrics is missing, the images can't be split, the network can't be
+            had, an image can't be read, the checkpoint is of another training, or the loss diverges.
     """
     require("torchmetrics", "train")
     if held_out is None and settings.held_out:
-        samples, held_out = split_by_group(samples, settings.held_out, settings.seed)
+        images, held_out = split_by_group(images, settings.held_out, settings.seed)
     device = choose_device(settings.device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = start_model(settings, samples.class_names)
+        model = start_model(settings, images.class_names)
     network = model.network.to(device).to(memory_format=torch.channels_last)
     frozen = freeze_before(network, settings.train_from)
-    count = epoch_size(samples, settings)
+    count = settings.samples_per_epoch or len(images.labels)
+    if count > 1 and count % settings.batch_size == 1:
+        count -= 1  # batch norm fails on a last batch of one image
     optimizer = torch.optim.AdamW(
         [parameter for parameter in network.parameters() if parameter.requires_grad],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        fused=True,  # VGG16 on a CPU: .08 s a step instead of .56
+        fused=True,
     )
-    steps = -(-count // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.epochs * steps
-    )
-    saved = Checkpoint(checkpoint, fingerprint(settings, samples), network, optimizer, schedule)
-    history = [Epoch(**entry) for entry in saved.restore()] if resume else []
-    weight = _class_weight(samples).to(device) if settings.balance == "loss" else None
+    steps = settings.epochs * -(-count // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    this_training = identity(settings, images)
+    history: list[Epoch] = []
+    best: dict[str, Tensor] = {}
+    if resume and checkpoint is not None and checkpoint.is_file():
+        entries, best = load_checkpoint(checkpoint, this_training, parts)
+        history = [Epoch(**entry) for entry in entries]
+    weight = None
+    if settings.balance == "loss":  # inverse class sizes with mean weight 1 over the images
+        sizes = torch.bincount(torch.as_tensor(images.labels), minlength=len(images.class_names))
+        weight = (len(images.labels) / (len(sizes) * sizes.clamp_min(1))).to(device)
 
     while len(history) < settings.epochs and not _stalled(history, settings.patience):
         number = len(history) + 1
         network.train()
         for module in frozen:
             module.eval()
-        batches = training_batches(samples, settings, model.preprocessing, number, count)
-        label = f"epoch {number}/{settings.epochs}"
+        batches = training_batches(images, settings, model.preprocessing, number, count)
+        bar = tqdm(batches, f"epoch {number}/{settings.epochs}", disable=not progress, leave=False)
         with torch.random.fork_rng():
-            torch.manual_seed(settings.seed + number)  # dropout and the like
-            loss = _train_epoch(
-                network,
-                tqdm(batches, label, disable=not progress, leave=False),
-                optimizer,
-                schedule,
-                weight,
-                _autocast(settings.precision, device),
-            )
+            torch.manual_seed(settings.seed + number)  # of dropout
+            loss = _train_epoch(network, bar, optimizer, schedule, weight, settings.amp)
         if not np.isfinite(loss):
             raise SsgcamError(
                 f"the loss is {loss} in epoch {number}; give a lower learning rate "
                 f"than {settings.learning_rate:g}"
             )
-        epoch = Epoch(number, loss)
+        scores: tuple[float, ...] = ()
         if held_out is not None:
             probabilities = predict(model, held_out, settings.batch_size, settings.workers)
-            epoch = Epoch(number, loss, *_recall_and_loss(probabilities, held_out))
-        history.append(epoch)
+            scores = _recall_and_loss(probabilities, held_out)
+        history.append(Epoch(number, loss, *scores))
         if progress:
-            tqdm.write(str(epoch))
-        saved.save([asdict(entry) for entry in history], epoch is _best(history))
+            tqdm.write(str(history[-1]))
+        if _best(history) is history[-1]:
+            state = network.state_dict()
+            best = {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
+        if checkpoint is not None:
+            entries = [asdict(epoch) for epoch in history]
+            save_checkpoint(checkpoint, this_training, parts, entries, best)
 
-    saved.restore_best()
+    network.load_state_dict(best)
     network.cpu().eval().requires_grad_(True)
     final = None
     if held_out is not None:
@@ -181,33 +186,78 @@ def train_classifier(
     return TrainingResult(model, settings, tuple(history), _best(history).number, final)
 
 
-def predict(model: LoadedModel, samples: Samples, batch_size: int = 32, workers: int = 0) -> Tensor:
-    """Class probabilities of photos, in full precision and without augmentation.
+def predict(
+    model: LoadedModel, images: LabeledImages, batch_size: int = 32, workers: int = 0
+) -> Tensor:
+    """Class probabilities of images, in full precision and without augmentation.
 
     Args:
         model: Left in eval mode.
-        samples: Their fixed views are used.
-        batch_size: Photos for each forward pass.
-        workers: Processes that read photos; 0 reads them in this one.
+        images: Their fixed views are used.
+        batch_size: Images for each forward pass.
+        workers: Processes that read images; 0 reads them in this one.
 
     Returns:
         ``[N, K]`` float32 on the CPU.
     """
     device = next(model.network.parameters()).device
     model.network.eval()
-    batches = fixed_batches(samples, model.preprocessing, batch_size, workers)
+    batches = validation_batches(images, model.preprocessing, batch_size, workers)
     with torch.inference_mode():
-        parts = [
-            model.network(images.to(device, memory_format=torch.channels_last)).softmax(1).cpu()
-            for images, _ in batches
-        ]
-    return torch.cat(parts)
+        logits = [model(inputs.to(device)).cpu() for inputs, _ in batches]
+    return model.probabilities(torch.cat(logits))
 
 
-def evaluate(probabilities: Tensor, samples: Samples, seed: int = 0) -> ClassificationReport:
-    """The report on predictions ``[N, K]`` for N labeled photos; ``seed`` is of the bootstrap."""
-    labels = torch.as_tensor(samples.labels)
-    return report(probabilities, labels, samples.groups, samples.class_names, seed)
+def start_model(settings: TrainingSettings, class_names: tuple[str, ...]) -> LoadedModel:
+    """Build the network to train, with one output for each class.
+
+    Raises:
+        SsgcamError: If the network or its weights can't be had, its last layer can't be replaced, or
+            it fails on inputs of this size.
+    """
+    loaded = load_model(settings.model, settings.weights, num_classes=len(class_names))
+    size = loaded.preprocessing.input_size
+    if settings.input_size is not None:
+        size = (settings.input_size, settings.input_size)
+    preprocessing = replace(loaded.preprocessing, input_size=size, resize_shorter=None)
+    model = LoadedModel(loaded.network, loaded.name, preprocessing, class_names)
+    check_network(model)
+    return model
+
+
+def freeze_before(network: nn.Module, name: str | None) -> list[nn.Module]:
+    """Freeze the parameters of all modules that are defined before one.
+
+    Args:
+        network: Its parameters' ``requires_grad`` flags are set.
+        name: The first module to train; nothing is frozen if None.
+
+    Returns:
+        The frozen modules, to be kept in eval mode (batch-norm statistics).
+
+    Raises:
+        SsgcamError: If there is no such module, or nothing from it on has parameters.
+    """
+    if name is None:
+        return []
+    names = [path for path, _ in network.named_modules()]
+    if name not in names or not name:
+        top = ", ".join(path for path, _ in network.named_children())
+        raise SsgcamError(
+            f"the network has no module '{name}' to train from; its top modules are {top}"
+        )
+    frozen = []
+    for path, module in list(network.named_modules())[: names.index(name)]:
+        contains_it = not path or name.startswith(f"{path}.")
+        for parameter in module.parameters(recurse=not contains_it):
+            parameter.requires_grad_(False)
+        if not contains_it:
+            frozen.append(module)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise SsgcamError(
+            f"no module from '{name}' on has parameters to train; give an earlier one"
+        )
+    return frozen
 
 
 def _train_epoch(
@@ -216,14 +266,14 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     weight: Tensor | None,
-    autocast: Callable[[], AbstractContextManager[Any]],
+    amp: bool,
 ) -> float:
     """Take one step for each batch; the mean loss, or the first that is not finite."""
     device = next(network.parameters()).device
     total, count = 0.0, 0
     for images, labels in batches:
-        with autocast():
-            logits = network(images.to(device, memory_format=torch.channels_last))
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            logits = logits_of(network(images.to(device, memory_format=torch.channels_last)))
         loss = functional.cross_entropy(logits.float(), labels.to(device), weight)
         if not torch.isfinite(loss):
             return loss.item()
@@ -238,24 +288,15 @@ def _train_epoch(
     return total / count
 
 
-def _recall_and_loss(probabilities: Tensor, samples: Samples) -> tuple[float, float]:
+def _recall_and_loss(probabilities: Tensor, images: LabeledImages) -> tuple[float, float]:
     """Mean over the classes that occur of the recall and of the cross-entropy."""
-    labels = torch.as_tensor(samples.labels)
+    labels = torch.as_tensor(images.labels)
+    share = 1 / torch.bincount(labels).double()[labels]
+    share /= share.sum()
     right = (probabilities.argmax(1) == labels).double()
-    losses = functional.nll_loss(
-        probabilities.double().clamp_min(1e-12).log(), labels, reduction="none"
-    )
-    members = [labels == index for index in sorted(set(labels.tolist()))]
-    recall = torch.stack([right[member].mean() for member in members]).mean()
-    return recall.item(), torch.stack([losses[member].mean() for member in members]).mean().item()
-
-
-def _class_weight(samples: Samples) -> Tensor:
-    """Inverse class sizes with mean weight 1 over the photos: [K]."""
-    sizes = torch.bincount(
-        torch.as_tensor(samples.labels), minlength=len(samples.class_names)
-    ).clamp_min(1)
-    return len(samples.labels) / (len(sizes) * sizes.float())
+    logs = probabilities.double().clamp_min(1e-12).log()
+    losses = functional.nll_loss(logs, labels, reduction="none")
+    return float(share @ right), float(share @ losses)
 
 
 def _best(history: list[Epoch]) -> Epoch:
@@ -264,18 +305,3 @@ def _best(history: list[Epoch]) -> Epoch:
 
 def _stalled(history: list[Epoch], patience: int) -> bool:
     return bool(history) and len(history) - _best(history).number >= patience
-
-
-def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    if precision == "auto":
-        if device.type == "cuda":
-            made_for_it = torch.cuda.is_bf16_supported()
-        else:
-            has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-            made_for_it = device.type == "cpu" and (
-                has.get("avx512_bf16", False) or has.get("amx_bf16", False)
-            )
-        precision = "bfloat16" if made_for_it else "float32"
-    if precision == "float32":
-        return nullcontext
-    return partial(torch.autocast, device.type, torch.bfloat16)
