@@ -1,4 +1,4 @@
-"""Which network is this? Its layers' shapes and a hash of its parameters, for recipes and caches."""
+"""Identifies a network by its layers' shapes and a hash of its parameters, for recipes and caches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssgcam.core.capture import capture
 from ssgcam.core.layers import resolve
 from ssgcam.core.layouts import layout_of
 from ssgcam.core.network import unwrap
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, first_line
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Fingerprint:
     """The network a recipe was made for.
 
     Attributes:
-        name: How it was called when it was loaded, or its class.
-        input_size: Height and width of the images it was calibrated on.
+        name: The name it was loaded by, or its class.
+        input_size: Height and width of the inputs it was calibrated on.
         parameters: Hash of its parameters and buffers, ``"sha256:..."``.
         output: How its logits become probabilities.
     """
@@ -55,12 +55,14 @@ def check_fits(
     Raises:
         SsgcamError: If a layer is missing, has another shape, or there are fewer classes.
     """
-    missing = [name for name in layers if not _has(network, name)]
-    if missing:
-        raise SsgcamError(
-            f"the recipe was made for '{made_for.name}' and needs its layer '{missing[0]}', which this "
-            "network doesn't have; bind it to that network or search again"
-        )
+    for name in layers:
+        try:
+            resolve(network, [name])
+        except SsgcamError as error:
+            raise SsgcamError(
+                f"the recipe was made for '{made_for.name}' and needs its layer '{name}', which this "
+                "network doesn't have; bind it to that network or search again"
+            ) from error
     shapes, outputs = layer_shapes(network, list(layers), made_for.input_size)
     for name, shape in layers.items():
         if shapes[name] != shape:
@@ -113,9 +115,9 @@ def layer_shapes(
     try:
         captured = capture(network, images, names)
     except (RuntimeError, AssertionError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise SsgcamError(
-            f"the network takes no RGB input of {_by(input_size)} pixels ({first}); use one that does"
+            f"the network takes no RGB input of {_by(input_size)} pixels ({first_line(error)}); use "
+            "one that does"
         ) from error
     shapes = {}
     for name, tensor in captured.activations.items():
@@ -129,14 +131,6 @@ def placed(images: Tensor, network: nn.Module) -> Tensor:
     """Images on the device and in the number format of the network's parameters."""
     first = next(iter(network.parameters()), None)
     return images if first is None else images.to(first)
-
-
-def _has(network: nn.Module, name: str) -> bool:
-    try:
-        resolve(network, [name])
-    except SsgcamError:
-        return False
-    return True
 
 
 def _by(sides: Sequence[int]) -> str:

@@ -1,27 +1,25 @@
-"""Photos in: any picture file becomes RGB with 8 bits, and any list of names becomes files."""
+"""Reads any picture file as RGB with 8 bits, and lists the image files that names stand for."""
 
 from __future__ import annotations
 
 import glob
 import os
-import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ssgcam.errors import SsgcamError
 
-#: File endings that a folder is searched for, in lower case.
+#: Suffixes, in lower case, of the files that count as images in a folder.
 IMAGE_EXTENSIONS = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm"}
     | {".tif", ".tiff", ".webp"}
 )
-# The only decoders that are tried: some of Pillow's others start programs (EPS runs Ghostscript).
+_KINDS = "JPEG, PNG, TIFF, WebP, BMP or GIF"
+# The only decoders that are tried: some others of Pillow start programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
 
@@ -95,8 +93,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     if path.is_dir():
         raise SsgcamError(f"'{path}' is a folder; name the image files in it")
     try:
-        # By a stream: given a name, Pillow maps the file, and turns some mapped TIFFs wrongly.
-        with _quiet, path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
+        # as a stream: given a name, Pillow maps the file, and turns some mapped TIFFs wrongly
+        with path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
             yield opened
     except SsgcamError:
         raise
@@ -106,9 +104,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise SsgcamError(f"'{path}' may not be read; change its permissions") from error
     except UnidentifiedImageError as error:
         what = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not an image"
-        raise SsgcamError(
-            f"'{path}' {what}; give a JPEG, PNG, TIFF, WebP, BMP or GIF file"
-        ) from error
+        raise SsgcamError(f"'{path}' {what}; give {_KINDS} files") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise SsgcamError(
@@ -145,116 +141,72 @@ def find_images(patterns: Iterable[str | Path]) -> list[Path]:
         patterns = [patterns]
     found: dict[str, Path] = {}
     for pattern in patterns:
-        for path, real in sorted(images_of(pattern)):
+        for path, real in images_of(pattern):
             found.setdefault(real, path)
     if not found:
         raise SsgcamError("no image is given; name image files, folders or a pattern like '*.jpg'")
     return list(found.values())
 
 
-def images_of(pattern: str | Path) -> Iterator[tuple[Path, str]]:
+def images_of(pattern: str | Path) -> list[tuple[Path, str]]:
     """The image files that one name, folder or glob stands for, as in :func:`find_images`.
 
     Args:
         pattern: A file's name, a folder's name or a glob.
 
-    Yields:
-        Each file as it was found, in no order, and the path that it really has, links followed. One
-        that a glob matches in several ways comes several times. A folder may hold millions: nothing
-        is kept of them.
+    Returns:
+        Each file as it was found, sorted, and its real path, with links resolved. A file that a glob
+        matches in several ways comes several times.
 
     Raises:
-        SsgcamError: If it stands for no image; after the last one.
+        SsgcamError: If it stands for no image.
     """
     path = Path(pattern).expanduser()
-    missing = ""
-    if path.is_file():
-        found = iter([(path, os.path.realpath(path))])
-    elif path.is_dir():
-        found = _walk(path, os.path.realpath(path))
+    found: list[Path] = []
+    if path.is_dir():
+        found = images_below(path)
         missing = (
-            f"the folder '{path}' holds no image; put JPEG, PNG, TIFF, WebP, BMP or GIF files in it "
-            "or name another folder"
+            f"the folder '{path}' holds no image; put {_KINDS} files in it or name another folder"
         )
+    elif path.is_file():
+        found = [path]
     elif glob.has_magic(str(path)):
-        found = _matches(path)
         missing = f"no image matches '{path}'; check the pattern"
+        for hit in map(Path, glob.iglob(str(path), recursive=True)):  # noqa: PTH207
+            if hit.is_dir():
+                found += images_below(hit)
+            elif is_image_name(hit):
+                found.append(hit)
     elif is_image_name(path):
-        found = iter([(path, os.path.realpath(path))])
+        found = [path]
     else:
         raise SsgcamError(f"there is no file or folder '{path}'; check the path")
-    any_found = False
-    for each in found:
-        any_found = True
-        yield each
-    if not any_found:
+    if not found:
         raise SsgcamError(missing)
+    return [(image, os.path.realpath(image)) for image in sorted(found)]
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a visible file's name has the ending of an image."""
+    """Whether a visible file's name has the suffix of an image."""
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def images_below(folder: Path) -> list[Path]:
-    """List the image files in a folder and its subfolders, sorted; hidden ones are left out."""
-    return sorted(path for path, _ in _walk(folder, ""))
+    """List the image files in a folder and its subfolders, sorted, without hidden ones.
 
-
-def _matches(pattern: Path) -> Iterator[tuple[Path, str]]:
-    for hit in map(Path, glob.iglob(str(pattern), recursive=True)):  # noqa: PTH207
-        if hit.is_dir():
-            yield from _walk(hit, os.path.realpath(hit))
-        elif is_image_name(hit):
-            yield hit, os.path.realpath(hit)
-
-
-def _walk(folder: Path, real: str) -> Iterator[tuple[Path, str]]:
-    """Image files below a folder whose real path is known; links to folders are not followed."""
-    try:
-        entries = os.scandir(folder)
-    except (PermissionError, FileNotFoundError, NotADirectoryError):
-        return
-    with entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = Path(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(path, f"{real}{os.sep}{entry.name}")
-            elif is_image_name(path) and entry.is_file():
-                linked = entry.is_symlink()
-                yield path, os.path.realpath(path) if linked else f"{real}{os.sep}{entry.name}"
-
-
-class _Quiet:
-    """Hides Pillow's warnings, which say nothing that the picture or the error doesn't.
-
-    Unlike `warnings.catch_warnings` it leaves the filters as they were when several threads read
-    at once: the first to come adds a filter, the last to go removes it.
+    Links to folders are followed; each real folder is visited once.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._filter: object = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._readers += 1
-            if self._readers == 1:
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                self._filter = warnings.filters[0]
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._readers -= 1
-            filters = cast(list[object], warnings.filters)
-            if self._readers == 0 and self._filter in filters:
-                filters.remove(self._filter)
-
-
-_quiet = _Quiet()
+    found: list[Path] = []
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [path for path in map(Path(parent).joinpath, names) if is_image_name(path)]
+    return sorted(found)
 
 
 def _formats() -> list[str]:

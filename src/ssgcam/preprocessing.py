@@ -1,4 +1,4 @@
-"""From a photo of any size to a network's input."""
+"""From an image of any size to a network's input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a photo to the network's input.
+    """From an image to the network's input.
 
     Attributes:
         input_size: Height and width of the input, in pixels.
@@ -35,17 +35,15 @@ class Preprocessing:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
         """The settings as ``dataclasses.asdict`` wrote them, lists for tuples allowed."""
-        settings: dict[str, Any] = dict(content)
-        for key, value in settings.items():
-            settings[key] = tuple(value) if isinstance(value, list) else value
-        return cls(**settings)
+        lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
+        return cls(**{**content, **lists})
 
     def __call__(self, images: Sequence[Image.Image], crop: bool = False) -> Tensor:
-        """Prepare photos of any size.
+        """Prepare images of any size.
 
         Args:
-            images: RGB photos.
-            crop: Use the weights' center crop instead of the whole photo squashed to ``input_size``.
+            images: RGB images.
+            crop: Use the weights' center crop instead of the whole image squashed to ``input_size``.
 
         Returns:
             ``[N, 3, H, W]`` float32, normalized.
@@ -53,11 +51,7 @@ class Preprocessing:
         return self.normalize(torch.stack([self.pixels(image, crop) for image in images]))
 
     def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
-        """One photo at the network's input size, RGB with 8 bits: ``[3, H, W]`` uint8.
-
-        Whole batches become floating point, in :meth:`normalize` or :func:`unit_range`: threads that
-        read photos would each start threads for that, which slow the network's down.
-        """
+        """One image at the network's input size, RGB with 8 bits: ``[3, H, W]`` uint8."""
         mode = F.InterpolationMode(self.interpolation)
         tensor = F.pil_to_tensor(image.convert("RGB"))
         if crop:
@@ -67,7 +61,7 @@ class Preprocessing:
         return resized
 
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The part of a photo that the weights' center crop keeps: left, top, right, bottom."""
+        """The part of an image that the weights' center crop keeps: left, top, right, bottom."""
         shorter = self.resize_shorter or min(self.input_size)
         scale = min(width, height) / shorter
         crop_h, crop_w = (
@@ -97,12 +91,10 @@ def unit_range(pixels: Tensor) -> Tensor:
 
 def from_preset(preset: Any) -> Preprocessing:
     """Torchvision's ``ImageClassification`` preset as our settings."""
-    crop, shorter = preset.crop_size[0], preset.resize_size[0]
     return Preprocessing(
-        (crop, crop),
-        tuple(preset.mean),
-        tuple(preset.std),
-        "rgb",
-        preset.interpolation.value,
-        shorter,
+        input_size=(preset.crop_size[0], preset.crop_size[0]),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+        resize_shorter=preset.resize_size[0],
     )

@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -179,11 +178,6 @@ class Recipe:
             ) from error
         except ValueError as error:
             raise SsgcamError(f"{where} is not JSON ({error}); save it again") from error
-        return cls.from_json(content, where)
-
-    @classmethod
-    def from_json(cls, content: Any, where: str = "the recipe") -> Recipe:
-        """A recipe from parsed JSON; see :meth:`load`."""
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise SsgcamError(f"{where} is not a recipe of ssgcam; write one with 'ssgcam search'")
         version = content.get("version")

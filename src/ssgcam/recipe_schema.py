@@ -1,8 +1,8 @@
 """From untrusted JSON to frozen dataclasses: every key and every type is checked, no code is run.
 
-The schema is the dataclass itself: its fields are the keys, their annotations the types. Understood
-are ``int``, ``float`` (JSON's ``null`` where ``| None``), ``str``, ``bool``, ``Literal``,
-``tuple[T, ...]``, ``tuple[T1, T2]``, ``dict[str, T]``, ``T | None`` and dataclasses of these.
+The schema is the dataclass itself: its fields are the keys, their annotations the types. Supported
+are ``int``, ``float``, ``str``, ``bool``, ``Literal``, ``tuple[T, ...]``, ``tuple[T1, T2]``,
+``dict[str, T]``, ``T | None`` and dataclasses of these.
 """
 
 from __future__ import annotations
@@ -15,100 +15,92 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from ssgcam.errors import SsgcamError
 
 T = TypeVar("T")
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+    NoneType: "null",
+}
 
 
 def decode(kind: type[T], value: Any, where: str) -> T:
-    """Build a dataclass from what ``json.loads`` gave.
+    """Build a dataclass from parsed JSON.
 
     Args:
         kind: A dataclass of the types above.
-        value: The parsed JSON.
+        value: What ``json.loads`` returned.
         where: What the messages call it, such as ``"recipe 'malaria.json'"``.
 
     Returns:
         The instance; its own checks have run.
 
     Raises:
-        SsgcamError: For an unknown or missing key or a value of a wrong type, saying where.
+        SsgcamError: For an unknown or missing key or a value of a wrong type; it says where.
     """
-    result: T = _dataclass(kind, value, where, "")
+    result: T = _decoded(kind, value, where, "")
     return result
 
 
-def _dataclass(kind: Any, value: Any, where: str, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise SsgcamError(f"{where}: '{path or 'the file'}' is {_kind(value)}, not an object {{}}")
+def _decoded(kind: Any, value: Any, where: str, path: str) -> Any:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):  # T | None
+        inner = next(part for part in parts if part is not NoneType)
+        return None if value is None else _decoded(inner, value, where, path)
+    if origin is Literal:
+        if value not in parts or isinstance(value, bool):
+            choices = ", ".join(map(str, parts))
+            raise SsgcamError(f"{where}: '{path}' is {value!r}; it must be one of {choices}")
+        return value
+    if is_dataclass(kind):
+        _check_type(dict, value, where, path)
+        return _dataclass(kind, value, where, path)
+    if origin is tuple:
+        _check_type(list, value, where, path)
+        return _tuple(parts, value, where, path)
+    _check_type(origin or kind, value, where, path)
+    if origin is dict:
+        return {key: _decoded(parts[1], value[key], where, f"{path}.{key}") for key in value}
+    if kind is float and not math.isfinite(value):
+        raise SsgcamError(f"{where}: '{path}' is {value}, not a finite number")
+    return float(value) if kind is float else value
+
+
+def _dataclass(kind: Any, value: dict[str, Any], where: str, path: str) -> Any:
+    prefix = f"{path}." if path else ""
     hints = get_type_hints(kind)
     known = {field.name: field for field in fields(kind) if field.init}
-    unknown = [key for key in value if key not in known]
-    if unknown:
-        raise SsgcamError(
-            f"{where} has an unknown key '{_join(path, unknown[0])}'; it may be written by a newer "
-            "ssgcam or have a typing error"
-        )
+    for name in value:
+        if name not in known:
+            raise SsgcamError(
+                f"{where} has an unknown key '{prefix}{name}'; it may be written by a newer ssgcam or "
+                "have a typing error"
+            )
     for name, field in known.items():
         needed = field.default is MISSING and field.default_factory is MISSING
         if needed and name not in value:
-            raise SsgcamError(f"{where} has no key '{_join(path, name)}'; save it again or add it")
-    decoded = {
-        name: _value(hints[name], item, where, _join(path, name)) for name, item in value.items()
-    }
+            raise SsgcamError(f"{where} has no key '{prefix}{name}'; save it again or add it")
+    decoded = {name: _decoded(hints[name], value[name], where, f"{prefix}{name}") for name in value}
     try:
         return kind(**decoded)
     except SsgcamError as error:
         raise SsgcamError(f"{where}{f', {path}' if path else ''}: {error}") from error
 
 
-def _value(kind: Any, value: Any, where: str, path: str) -> Any:
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        if value is None and NoneType in parts:
-            return None
-        (inner,) = [part for part in parts if part is not NoneType]
-        return _value(inner, value, where, path)
-    if origin is Literal:
-        if value not in parts or isinstance(value, bool):
-            choices = ", ".join(str(part) for part in parts)
-            raise SsgcamError(f"{where}: '{path}' is {value!r}; it must be one of {choices}")
-        return value
-    if origin is tuple:
-        return _tuple(parts, value, where, path)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise SsgcamError(f"{where}: '{path}' is {_kind(value)}, not an object {{}}")
-        return {key: _value(parts[1], item, where, f"{path}.{key}") for key, item in value.items()}
-    if is_dataclass(kind):
-        return _dataclass(kind, value, where, path)
-    return _scalar(kind, value, where, path)
-
-
-def _tuple(parts: tuple[Any, ...], value: Any, where: str, path: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise SsgcamError(f"{where}: '{path}' is {_kind(value)}, not a list []")
-    if len(parts) == 2 and parts[1] is ...:
-        parts = (parts[0],) * len(value)
+def _tuple(parts: tuple[Any, ...], value: list[Any], where: str, path: str) -> tuple[Any, ...]:
+    if parts[1:] == (...,):
+        parts = parts[:1] * len(value)
     if len(parts) != len(value):
         raise SsgcamError(f"{where}: '{path}' has {len(value)} values; it must have {len(parts)}")
     return tuple(
-        _value(part, item, where, f"{path}[{index}]")
-        for index, (part, item) in enumerate(zip(parts, value, strict=True))
+        _decoded(part, value[index], where, f"{path}[{index}]") for index, part in enumerate(parts)
     )
 
 
-def _scalar(kind: Any, value: Any, where: str, path: str) -> Any:
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (isinstance(value, bool) and kind is not bool):
-        raise SsgcamError(f"{where}: '{path}' is {_kind(value)}, not {_NAMES[kind]}")
-    if kind is float and not math.isfinite(value):
-        raise SsgcamError(f"{where}: '{path}' is {value}, not a finite number")
-    return float(value) if kind is float else value
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", NoneType: "null"}
-    return names.get(type(value)) or _NAMES.get(type(value)) or type(value).__name__
+def _check_type(kind: type, value: Any, where: str, path: str) -> None:
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        found = _NAMES.get(type(value), type(value).__name__)
+        raise SsgcamError(f"{where}: '{path or 'the file'}' is {found}, not {_NAMES[kind]}")

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -101,6 +102,7 @@ def _options(
 def main() -> None:
     """Run the command."""
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  # for --model module:factory
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # read_image reports what matters
     app(prog_name="ssgcam")
 
 
