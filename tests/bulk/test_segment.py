@@ -26,7 +26,7 @@ from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.segmenter import MaskRule, Segmenter, strongest
 from ssgcam.cli import app
 from ssgcam.core.augment import Augmentation
-from ssgcam.data import read_pairs
+from ssgcam.data import read_samples
 from ssgcam.data.rle import decode
 from ssgcam.images import read_image
 from ssgcam.metrics.masks import pseudo_masks
@@ -283,7 +283,7 @@ def test_masks_are_indexed_in_these_colors_and_read_back_as_a_data_set(tmp_path)
     with Image.open(tmp_path / "masks" / "000.png") as image:
         labels, colors = np.array(image), np.array(image.convert("RGB"))
     assert np.array_equal(colors, np.array(voc_colors(), dtype=np.uint8)[labels])
-    samples = read_pairs(tmp_path, class_names=model.class_names)
+    samples = read_samples(tmp_path, class_names=model.class_names)
     assert len(samples) == 3
     assert np.array_equal(samples.samples[0].mask.read((30, 20)), labels)
 

@@ -97,6 +97,7 @@ def test_values_with_something_to_ignore(tmp_path):
     assert "void=255" in message
     assert "values=" in message
     assert "127" in refusal(read_samples, tmp_path, values={255: 1})
+    assert "{127: 256}" in refusal(read_samples, tmp_path, values={255: 1, 127: 256})
 
 
 def test_several_classes(tmp_path):
@@ -270,8 +271,8 @@ def test_wrong_boxes(tmp_path, box, words):
     [
         ("{]", "line 1"),
         ("{}", "no list"),
-        ('[{"label": 1}]', "entry 0"),
-        ('[{"image": "a.jpg", "boxes": [1, 2, 3, 4]}]', "entry 0"),
+        ('[{"label": 1}]', "entry 1"),
+        ('[{"image": "a.jpg", "boxes": [1, 2, 3, 4]}]', "entry 1"),
         ('[{"image": "a.jpg", "width": "wide", "height": 3}]', "wide"),
         ("[]", "list is empty"),
     ],
@@ -336,7 +337,7 @@ def test_labels_csv_without_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "words"), [("x0,y0,x1,y1", "no column for the image"), ("image,x0,y0,x1", "corner")]
+    ("header", "words"), [("x0,y0,x1,y1", "names no image"), ("image,x0,y0,x1", "corner")]
 )
 def test_wrong_headers(tmp_path, header, words):
     photo(tmp_path / "images" / "a.jpg")
@@ -361,3 +362,46 @@ def test_damaged_image_is_named(tmp_path):
     boxes_json(tmp_path, [{"image": "a.jpg", "label": 0, "boxes": [[1, 1, 2, 2]]}])
     text(tmp_path / "images" / "a.jpg", "not an image")
     assert "a.jpg" in refusal(read_samples, tmp_path)
+
+
+# Groups and tables without a folder layout
+
+
+def test_groups_from_a_pattern(tmp_path):
+    for name in ("cat/p1_a.jpg", "cat/p2_a.jpg", "dog/p1_b.jpg"):
+        photo(tmp_path / name)
+    found = read_samples(tmp_path, group_pattern=r"^(p\d)_")
+    assert [sample.group for sample in found] == ["p1", "p2", "p1"]
+    assert [sample.group for sample in read_samples(tmp_path, group_pattern="p.")] == [
+        "p1",
+        "p2",
+        "p1",
+    ]
+    assert "matches nothing in the name of" in refusal(read_samples, tmp_path, group_pattern="q")
+    assert "not a regular expression" in refusal(read_samples, tmp_path, group_pattern="(")
+
+
+def test_a_csv_file_is_a_set_with_images_relative_to_it(tmp_path):
+    photo(tmp_path / "photos" / "a.jpg")
+    photo(tmp_path / "b.jpg")
+    table = text(tmp_path / "set.csv", "image,label,group\nphotos/a.jpg,sick,p1\nb.jpg,well,p2\n")
+    found = read_samples(table)
+    assert found.kind == "boxes"
+    assert names(found) == ["photos/a.jpg", "b.jpg"]
+    assert found.class_names == ("sick", "well")
+    assert [(sample.labels, sample.group) for sample in found] == [((0,), "p1"), ((1,), "p2")]
+    assert "groups in a table already" in refusal(read_samples, table, group_pattern="p")
+    table = text(tmp_path / "set.json", json.dumps([{"image": "b.jpg", "boxes": [[1, 2, 3, 4]]}]))
+    assert read_samples(table).samples[0].boxes == ((1, 2, 3, 4),)
+
+
+def test_a_coco_file_is_a_set_with_images_relative_to_it(tmp_path):
+    photo(tmp_path / "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 3, "name": "cell"}],
+    }
+    found = read_samples(text(tmp_path / "export.json", json.dumps(content)))
+    assert (found.kind, found.class_names, names(found)) == ("coco", ("cell",), ["a.jpg"])
+    assert found.samples[0].boxes == ((1, 2, 3, 5),)

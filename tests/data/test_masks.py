@@ -8,8 +8,8 @@ from PIL import Image, ImageOps
 
 from helpers.data_trees import mask_file, photo, refusal
 from ssgcam.data import IGNORE, Sample, SampleSet, rle, with_box_masks
-from ssgcam.data.frames import Frame, image_frame, turned
-from ssgcam.data.masks import BoxMask, FileMask, InstanceFiles, value_table
+from ssgcam.data.frames import annotated_pixels, upright_array, upright_box
+from ssgcam.data.masks import BoxMask, FileMask, InstanceFiles
 from ssgcam.images import read_image
 
 # Frames: Pillow's exif_transpose is the oracle.
@@ -25,11 +25,10 @@ def test_boxes_and_masks_turn_with_the_image(tmp_path, orientation):
     path = tmp_path / "a.png"
     image.save(path, exif=exif)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-    frame = image_frame(path, stored=True)
-    assert frame == Frame((9, 6), orientation)
-    assert frame.upright_size == read_image(path).size
-    assert np.array_equal(turned(stored, orientation), upright)
-    x0, y0, x1, y1 = frame.box((4, 1, 7, 2))
+    assert annotated_pixels(path, None, path, stored=True) == ((9, 6), orientation)
+    assert annotated_pixels(path, None, path, stored=False) == (read_image(path).size, 1)
+    assert np.array_equal(upright_array(stored, orientation), upright)
+    x0, y0, x1, y1 = upright_box((4, 1, 7, 2), (9, 6), orientation)
     drawn = np.zeros_like(upright)
     drawn[y0 : y1 + 1, x0 : x1 + 1] = 200
     assert np.array_equal(drawn, upright)
@@ -37,13 +36,10 @@ def test_boxes_and_masks_turn_with_the_image(tmp_path, orientation):
 
 def test_the_declared_size_tells_stored_from_upright(tmp_path):
     path = photo(tmp_path / "a.jpg", (20, 10), orientation=6)
-    stored, upright = Frame((20, 10), 6), Frame((10, 20))
-    for default in (False, True):
-        assert image_frame(path, (20, 10), path, default) == stored
-        assert image_frame(path, (10, 20), path, default) == upright
-    assert image_frame(path) == upright
-    assert image_frame(path, stored=True) == stored
-    message = refusal(image_frame, path, (21, 10), tmp_path / "list.txt")
+    for stored in (False, True):
+        assert annotated_pixels(path, (20, 10), path, stored) == ((20, 10), 6)
+        assert annotated_pixels(path, (10, 20), path, stored) == ((10, 20), 1)
+    message = refusal(annotated_pixels, path, (21, 10), tmp_path / "list.txt", True)
     assert "10x20" in message
     assert "21x10" in message
     assert "list.txt" in message
@@ -75,11 +71,9 @@ def test_stored_values_are_read_from_every_kind_of_png(tmp_path):
 
 def test_mapped_values(tmp_path):
     path = mask_file(tmp_path / "m.png", [[0, 127, 255]])
-    table = value_table({255: 1, 127: IGNORE})
-    assert FileMask(path, table).read((3, 1)).tolist() == [[0, IGNORE, 1]]
+    assert FileMask(path, {0: 0, 255: 1, 127: IGNORE}).read((3, 1)).tolist() == [[0, IGNORE, 1]]
     assert FileMask(path, at_least=128).read((3, 1)).tolist() == [[0, 0, 1]]
-    assert "127" in refusal(FileMask(path, value_table({255: 1})).read, (3, 1))
-    assert "{3: 256}" in refusal(value_table, {3: 256})
+    assert "127" in refusal(FileMask(path, {0: 0, 255: 1}).read, (3, 1))
     big = tmp_path / "big.png"
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(big)
     assert "300" in refusal(FileMask(big).read, (2, 1))

@@ -99,7 +99,7 @@ def test_voc_refusals(voc):
     xml(annotation, thing("cat", (1, 1, 2, "")))
     assert "four corners" in refusal(read_samples, voc)
     xml(annotation, thing("", (1, 1, 2, 2)))
-    assert "without a name" in refusal(read_samples, voc)
+    assert "class ''" in refusal(read_samples, voc)
     xml(annotation, thing("cat", (1, 1, 2, 2)), size=(10, 10))
     assert "10x10" in refusal(read_samples, voc)
     text(annotation, "<annotation>")
@@ -259,6 +259,8 @@ def test_coco_refusals(tmp_path):
     coco_json(tmp_path, [instance(5, [1, 1, 2, 2], [])])
     assert "KeyError: 5" in refusal(read_samples, tmp_path)
     coco_json(tmp_path, [instance(1, [1, 1, 2], [], area=1)])
+    assert "four numbers x, y, width, height" in refusal(read_samples, tmp_path)
+    coco_json(tmp_path, [], [{"id": 1, "file_name": "a.jpg", "width": "wide", "height": 10}])
     assert "not a COCO" in refusal(read_samples, tmp_path)
     coco_json(tmp_path, [])
     missing = tmp_path / "val2017" / "000000000009.jpg"

@@ -3,83 +3,70 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssgcam.data import boxes, coco, cub, ilsvrc, pairs, voc, wsol
-from ssgcam.data.boxes import read_boxes
+from ssgcam.data import boxes, coco, cub, folders, pairs, voc, wsol
 from ssgcam.data.classes import match_classes
-from ssgcam.data.coco import read_coco
-from ssgcam.data.collect import check_folder
-from ssgcam.data.cub import read_cub
-from ssgcam.data.folders import class_folders, read_class_folders, read_images
-from ssgcam.data.ilsvrc import read_ilsvrc
+from ssgcam.data.collect import check_folder, exists
 from ssgcam.data.masks import with_box_masks
-from ssgcam.data.pairs import read_pairs
 from ssgcam.data.sample import IGNORE, Box, Mask, MaskSource, Sample, SampleSet
-from ssgcam.data.voc import read_voc
-from ssgcam.data.wsol import read_wsol
+from ssgcam.data.tables import read_json
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
 
-__all__ = [
-    "IGNORE",
-    "READERS",
-    "Box",
-    "Mask",
-    "MaskSource",
-    "Sample",
-    "SampleSet",
-    "match_classes",
-    "read_boxes",
-    "read_class_folders",
-    "read_coco",
-    "read_cub",
-    "read_ilsvrc",
-    "read_images",
-    "read_pairs",
-    "read_samples",
-    "read_voc",
-    "read_wsol",
-    "with_box_masks",
-]
+__all__ = ["IGNORE", "READERS", "Box", "Mask", "MaskSource", "Sample", "SampleSet"]
+__all__ += ["match_classes", "read_samples", "with_box_masks"]
 
 #: Kind -> reader.
 READERS: dict[str, Callable[..., SampleSet]] = {
-    "voc": read_voc,
-    "coco": read_coco,
-    "cub": read_cub,
-    "ilsvrc": read_ilsvrc,
-    "wsol": read_wsol,
-    "pairs": read_pairs,
-    "boxes": read_boxes,
-    "classes": read_class_folders,
-    "images": read_images,
+    "voc": voc.read_voc,
+    "coco": coco.read_coco,
+    "cub": cub.read_cub,
+    "ilsvrc": voc.read_ilsvrc,
+    "wsol": wsol.read_wsol,
+    "pairs": pairs.read_pairs,
+    "boxes": boxes.read_boxes,
+    "classes": folders.read_class_folders,
+    "images": folders.read_images,
 }
 _LAYOUTS = (
-    *(voc.LAYOUT, coco.LAYOUT, cub.LAYOUT, ilsvrc.LAYOUT, wsol.LAYOUT),
-    *(pairs.LAYOUT, *boxes.LAYOUTS),
+    *(voc.VOC, coco.LAYOUT, cub.LAYOUT, voc.ILSVRC, wsol.LAYOUT, pairs.LAYOUT),
+    *boxes.LAYOUTS,
 )
 
 
-def read_samples(root: str | Path, kind: str = "auto", **options: Any) -> SampleSet:
+def read_samples(
+    root: str | Path, kind: str = "auto", group_pattern: str | None = None, **options: Any
+) -> SampleSet:
     """Read a data set.
 
     Args:
-        root: Its folder.
-        kind: A key of `READERS`, or ``"auto"``: told by the files in the folder. Where no
+        root: Its folder; or a CSV file with a line for each image or box (see `read_table`), or a
+            JSON file (COCO, or a list as `read_table` takes it), whose image names are relative to
+            the file's folder.
+        kind: A key of `READERS`, or ``"auto"``: recognized by the files in the folder. Where no
             published layout fits, two or more subfolders with images are classes, and anything
             else with images is a set of images without labels.
+        group_pattern: A regular expression that is searched for in the name of each image file;
+            what it matches (or its first parenthesis) is the image's group.
         **options: Options of the reader, such as ``split="val"``.
 
     Returns:
         The set.
 
     Raises:
-        SsgcamError: If the layout is not recognized, an option is unknown, or the data are wrong.
+        SsgcamError: If the layout is not recognized, an option is unknown, the data are wrong, or
+            the group pattern does not fit.
     """
     root = Path(root).expanduser()
+    if root.is_file() and root.suffix.lower() in (".csv", ".json"):
+        is_coco = root.suffix.lower() == ".json" and isinstance(read_json(root), dict)
+        kind, option = ("coco", "annotations") if is_coco else ("boxes", "table")
+        root, options = root.parent, {option: root.name, "images": ".", **options}
     check_folder(root)
     if kind == "auto":
         kind = _recognize(root)
@@ -91,7 +78,8 @@ def read_samples(root: str | Path, kind: str = "auto", **options: Any) -> Sample
         raise SsgcamError(
             f"a '{kind}' set has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
-    return READERS[kind](root, **options)
+    found = READERS[kind](root, **options)
+    return found if group_pattern is None else _with_groups(found, group_pattern)
 
 
 def _recognize(root: Path) -> str:
@@ -99,9 +87,9 @@ def _recognize(root: Path) -> str:
         if layout.find(root):
             return layout.kind
     for layout in _LAYOUTS:
-        if any(root.glob(layout.signs[0])):
-            layout.locate(root)  # says what is missing beside it
-    if len(class_folders(root)) > 1:
+        if exists(root, layout.signs[0]):
+            layout.locate(root)  # raises an error that names the missing part
+    if len(folders.class_folders(root)) > 1:
         return "classes"
     if images_below(root):
         return "images"
@@ -110,3 +98,28 @@ def _recognize(root: Path) -> str:
         f"'{root}' is no data set that is known: none of these is in it ({expected}) and no image; "
         "name the folder that holds them"
     )
+
+
+def _with_groups(samples: SampleSet, group_pattern: str) -> SampleSet:
+    """Take the group of each image from its file name."""
+    if any(sample.group for sample in samples):
+        raise SsgcamError(
+            f"'{samples.root}' names groups in a table already; leave out the group pattern"
+        )
+    try:
+        pattern = re.compile(group_pattern)
+    except re.error as error:
+        raise SsgcamError(
+            f"group pattern '{group_pattern}' is not a regular expression ({error}); correct it"
+        ) from error
+    grouped = []
+    for sample in samples:
+        match = pattern.search(sample.image.name)
+        group = match and match[1 if pattern.groups else 0]
+        if not group:
+            raise SsgcamError(
+                f"group pattern '{group_pattern}' matches nothing in the name of '{sample.image}'; "
+                "give a pattern that fits every file"
+            )
+        grouped.append(replace(sample, group=group))
+    return replace(samples, samples=tuple(grouped))

@@ -1,13 +1,14 @@
-"""Sets of images beside a JSON or CSV file with their classes and boxes."""
+"""How is a set read whose classes and boxes are in one JSON or CSV file?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssgcam.data.collect import Collector, Edges, Layout, Missing, check_entries, check_folder
-from ssgcam.data.sample import Sample, SampleSet
-from ssgcam.data.tables import Classes, ImageIndex, Record, read_table
+from ssgcam.data.classes import LabelEncoder
+from ssgcam.data.collect import Collector, Edges, Layout, Missing, check_folder
+from ssgcam.data.sample import SampleSet
+from ssgcam.data.tables import ImageIndex, Record, read_table
 from ssgcam.errors import SsgcamError
 
 TABLES = ("boxes.json", "boxes.csv", "labels.csv")
@@ -23,16 +24,16 @@ def read_boxes(
     first_label: int = 0,
     missing: Missing = "error",
 ) -> SampleSet:
-    """Read images with the classes and boxes of a table (see `ssgcam.data.tables.read_table`).
+    """Read images with the classes, groups and boxes of a table (see `read_table`).
 
-    The lines of one image are put together: an image has the classes of all its lines. Boxes
-    without a class have no entry in ``box_labels``. Coordinates count from pixel 0.
+    The lines of one image are put together: an image has the classes of all its lines. An image
+    with a box that has no class gets no ``box_labels``. Coordinates count from pixel 0.
 
     Args:
         root: The folder that holds the images' folder and the table.
         table: The table, relative to the root; default: the first of ``boxes.json``,
             ``boxes.csv`` and ``labels.csv`` that is there.
-        images: The images' folder, relative to the root.
+        images: The folder that image names are relative to, relative to the root.
         edges: Whether x1 and y1 are the last pixels of a box (``"inclusive"``) or one past it
             (``"exclusive"``).
         class_names: Names of the classes; default: the numbers, or the table's names sorted.
@@ -50,39 +51,29 @@ def read_boxes(
         raise SsgcamError(f"edges='{edges}' is unknown; use 'inclusive' or 'exclusive'")
     if table is None:
         table = next((name for name in TABLES if (root / name).is_file()), TABLES[0])
+    Layout("boxes", LAYOUTS[0].title, (table, images)).locate(root)
     source = root / table
-    check_entries(root, LAYOUTS[0].title, (table, images))
     collector = Collector(root, missing, stored=False)
     index = ImageIndex(root / images)
     entries: dict[Path, list[Record]] = {}
     for record in read_table(source):
         entries.setdefault(index.find(record.image), []).append(record)
-    records = [record for of_image in entries.values() for record in of_image]
-    classes = Classes([record.label for record in records], class_names, first_label, source)
-    labeled = all(classes.index(record.label) is not None for record in records if record.boxes)
-    for image, of_image in entries.items():
-        if not collector.present(image, listed_in=source):
-            continue
-        frame = collector.frame(image, of_image[0].size, source)
-        indices = [classes.index(record.label) for record in of_image]
-        boxes, box_labels = collector.boxes(
-            frame,
-            [
-                (corners, -1 if label is None else label)
-                for record, label in zip(of_image, indices, strict=True)
-                for corners in record.boxes
-            ],
-            edges,
-            f"a box of '{of_image[0].image}' in '{source}'",
-        )
-        collector.samples.append(
-            Sample(
-                collector.name(image),
+    labels = [record.label for records in entries.values() for record in records]
+    classes = LabelEncoder(labels, class_names, first_label, source)
+    for image, records in entries.items():
+        if collector.present(image, listed_in=source):
+            indices = [classes.index(record.label) for record in records]
+            collector.add(
                 image,
-                tuple(sorted({label for label in indices if label is not None})),
-                boxes,
-                box_labels if labeled else (),
-                next((record.group for record in of_image if record.group), ""),
+                source,
+                [
+                    (box, label)
+                    for record, label in zip(records, indices, strict=True)
+                    for box in record.boxes
+                ],
+                edges,
+                labels=[label for label in indices if label is not None],
+                size=records[0].size,
+                group=next((record.group for record in records if record.group), ""),
             )
-        )
     return collector.finish("boxes", classes.names)

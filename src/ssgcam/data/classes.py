@@ -1,8 +1,10 @@
-"""Which output of a network stands for which class of a data set?"""
+"""Which number has a class, in a data set and in a network?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from ssgcam.data.sample import SampleSet
 from ssgcam.errors import SsgcamError
@@ -53,3 +55,43 @@ def match_classes(
             f"'{network}' has {outputs} classes, 0 to {outputs - 1}"
         )
     return {label: label for label in used}
+
+
+class LabelEncoder:
+    """Turns the classes of a table into class indices.
+
+    Whole numbers are indices (minus `first`); names are sorted, unless `names` gives their order.
+
+    Args:
+        labels: All classes of the table, numbers or names; None means no class.
+        names: The names in the order of their indices, or None.
+        first: The number that stands for the first class.
+        source: The table, for messages.
+
+    Attributes:
+        names: The class names in the order of their indices.
+
+    Raises:
+        SsgcamError: If a class is neither a number nor among `names`.
+    """
+
+    def __init__(
+        self, labels: Iterable[Any], names: Sequence[str] | None, first: int, source: Path
+    ) -> None:
+        texts = {str(label) for label in labels if label is not None}
+        self._numeric = all(text.removeprefix("-").isdecimal() for text in texts)
+        self._first = first
+        if names is None and self._numeric:
+            names = [str(number) for number in range(first, max(map(int, texts), default=-1) + 1)]
+        self.names = tuple(sorted(texts) if names is None else names)
+        unknown = sorted(texts - set(self.names))
+        if unknown and not self._numeric:
+            raise SsgcamError(
+                f"'{source}' has the class '{unknown[0]}', which is not among class_names; add it"
+            )
+
+    def index(self, label: Any) -> int | None:
+        """Return a class's index, or None for None."""
+        if label is None:
+            return None
+        return int(label) - self._first if self._numeric else self.names.index(str(label))

@@ -1,10 +1,10 @@
-"""COCO instances JSON."""
+"""How is a COCO instances file (JSON) read?"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from ssgcam.data import rle
 from ssgcam.data.collect import Collector, Layout, Missing, check_folder
-from ssgcam.data.frames import turned
-from ssgcam.data.masks import check_size
-from ssgcam.data.sample import IGNORE, LAST_VALUE, Mask, Sample, SampleSet
-from ssgcam.data.text import read_json
+from ssgcam.data.masks import StoredMask
+from ssgcam.data.sample import IGNORE, LAST_VALUE, Mask, SampleSet
+from ssgcam.data.tables import read_json
 from ssgcam.errors import SsgcamError, require
 
 LAYOUT = Layout("coco", "COCO", ("annotations/instances_*.json",))
@@ -33,10 +32,10 @@ def read_coco(
 
     Class i is the i-th category by its published id (the ids have gaps). A box covers all pixels
     that the published one, in continuous coordinates, touches. Crowd annotations are neither
-    labels nor boxes; their pixels are to be ignored. In the mask, smaller objects lie on top of
-    larger ones, and all on top of crowds. Images without annotations are negatives. A file without
-    any segmentation gives no masks. Polygons are drawn by pycocotools (``pip install
-    'ssgcam[coco]'``), needed only when a mask is read.
+    labels nor boxes; their pixels are ignored. In the mask, smaller objects lie on top of larger
+    ones, and all on top of crowds. Images without annotations are negatives. A file without any
+    segmentation gives no masks. Polygons are drawn by pycocotools (``pip install 'ssgcam[coco]'``),
+    needed only when a mask is read.
 
     Args:
         root: The folder that holds ``annotations`` and the images' folder.
@@ -70,13 +69,16 @@ def read_coco(
         for record in content["images"]:
             image = root / images / record["file_name"]
             if collector.present(image, listed_in=source):
+                items = of_image[record["id"]]
+                boxes = [
+                    (i["bbox"], index[i["category_id"]]) for i in items if not i.get("iscrowd")
+                ]
                 size = (int(record["width"]), int(record["height"]))
-                things = of_image[record["id"]]
-                sample = _sample(collector, source, image, size, things, index)
-                collector.samples.append(sample if masks else replace(sample, mask=None))
+                mask = CocoMask(size, _regions(items, index)) if masks else None
+                collector.add(image, source, boxes, "width_height", mask=mask, size=size)
     except SsgcamError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SsgcamError(
             f"'{source}' is not a COCO instances file ({type(error).__name__}: {error}); it needs "
             "images, annotations and categories"
@@ -101,102 +103,65 @@ def _find_annotations(root: Path, split: str | None) -> Path:
     return found[splits.index(split)]
 
 
-def _sample(
-    collector: Collector,
-    source: Path,
-    image: Path,
-    size: tuple[int, int],
-    things: Sequence[Mapping[str, Any]],
-    index: Mapping[int, int],
-) -> Sample:
-    frame = collector.frame(image, size, source)
-    objects = [thing for thing in things if not thing.get("iscrowd")]
-    corners = []
-    for thing in objects:
-        x, y, width, height = (float(number) for number in thing["bbox"])
-        corners.append(((x, y, x + width, y + height), index[thing["category_id"]]))
-    boxes, box_labels = collector.boxes(
-        frame, corners, "exclusive", f"a box of '{image.name}' in '{source}'"
+def _regions(
+    items: Sequence[Mapping[str, Any]], index: Mapping[int, int]
+) -> tuple[tuple[int, Any], ...]:
+    """Mask value and segmentation: crowds first, then objects from the largest to the smallest."""
+
+    def order(item: Mapping[str, Any]) -> tuple[bool, float]:
+        return not item.get("iscrowd"), -(item.get("area") or item["bbox"][2] * item["bbox"][3])
+
+    return tuple(
+        (IGNORE if item.get("iscrowd") else index[item["category_id"]] + 1, item["segmentation"])
+        for item in sorted(items, key=order)
+        if item.get("segmentation")
     )
-    # Painted in this order: crowds first, then objects from the largest to the smallest.
-    painted = sorted(things, key=lambda thing: (not thing.get("iscrowd"), -_area(thing)))
-    regions = tuple(
-        Region(
-            IGNORE if thing.get("iscrowd") else index[thing["category_id"]] + 1,
-            _frozen(thing.get("segmentation")),
-        )
-        for thing in painted
-        if thing.get("segmentation")
-    )
-    return Sample(
-        collector.name(image),
-        image,
-        tuple(sorted({label for _, label in corners})),
-        boxes,
-        box_labels,
-        mask=CocoMask(size, regions, frame.orientation),
-    )
-
-
-def _area(thing: Mapping[str, Any]) -> float:
-    return float(thing.get("area") or thing["bbox"][2] * thing["bbox"][3])
-
-
-def _frozen(segmentation: Any) -> Any:
-    """Return polygons or an RLE as nested tuples, so that a sample can't change."""
-    if isinstance(segmentation, Mapping):
-        counts = segmentation["counts"]
-        return "rle", counts if isinstance(counts, (str, bytes)) else tuple(counts)
-    # A polygon has three points; pycocotools takes four numbers for a box.
-    return "polygons", tuple(tuple(map(float, part)) for part in segmentation if len(part) >= 6)
 
 
 @dataclass(frozen=True)
-class Region:
-    """One annotation's pixels.
-
-    Attributes:
-        value: Its mask value.
-        shape: ``("rle", counts)`` or ``("polygons", ((x0, y0, x1, y1, ...), ...))``.
-    """
-
-    value: int
-    shape: tuple[str, Any]
-
-
-@dataclass(frozen=True)
-class CocoMask:
-    """A mask painted from COCO annotations; later regions lie on top.
+class CocoMask(StoredMask):
+    """A mask painted from COCO annotations.
 
     Attributes:
         size: Width and height in the annotation's pixels.
-        regions: The annotations in painting order.
-        orientation: EXIF orientation that turns the annotation's pixels upright.
+        regions: Mask value and segmentation (polygons or RLE) of each object; later ones lie on top.
     """
 
     size: tuple[int, int]
-    regions: tuple[Region, ...]
-    orientation: int = 1
+    regions: tuple[tuple[int, Any], ...] = field(hash=False)
 
     def read(self, size: tuple[int, int]) -> Mask:
         """Paint the mask; see `ssgcam.data.sample.MaskSource.read`."""
         width, height = self.size
         mask = np.zeros((height, width), dtype=np.uint8)
-        for region in self.regions:
-            mask[self._pixels(*region.shape)] = region.value
-        upright = turned(mask, self.orientation)
-        check_size((upright.shape[1], upright.shape[0]), size, "a mask of a COCO set")
-        return np.ascontiguousarray(upright)
+        for value, segmentation in self.regions:
+            mask[segmentation_pixels(segmentation, height, width)] = value
+        return self.upright(mask, size, "a mask of a COCO set")
 
-    def _pixels(self, form: str, shape: Any) -> NDArray[np.bool_]:
-        width, height = self.size
-        if form == "rle":
-            return rle.decode({"size": (height, width), "counts": shape})
-        if not shape:
-            return np.zeros((height, width), dtype=bool)
-        coco = require("pycocotools.mask", "coco")
-        try:
-            parts = coco.frPyObjects([list(polygon) for polygon in shape], height, width)
-            return np.asarray(coco.decode(coco.merge(parts)), dtype=bool)
-        except Exception as error:  # pycocotools raises bare exceptions
-            raise SsgcamError(f"a polygon of a COCO set is damaged ({error}); fix it") from error
+
+def segmentation_pixels(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Return the pixels of a COCO segmentation.
+
+    Args:
+        segmentation: RLE, plain or compressed, or a list of polygons ``[x0, y0, x1, y1, ...]``.
+        height: Of its image.
+        width: Of its image.
+
+    Returns:
+        ``bool[H, W]``.
+
+    Raises:
+        SsgcamError: If it is damaged, or pycocotools is not installed (polygons only).
+    """
+    if isinstance(segmentation, Mapping):
+        return rle.decode({**segmentation, "size": (height, width)})
+    # A polygon has three points; pycocotools takes four numbers for a box.
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    coco = require("pycocotools.mask", "coco")
+    try:
+        parts = coco.frPyObjects(polygons, height, width)
+        return np.asarray(coco.decode(coco.merge(parts)), dtype=bool)
+    except Exception as error:  # pycocotools raises bare exceptions
+        raise SsgcamError(f"a polygon of a COCO set is damaged ({error}); fix it") from error

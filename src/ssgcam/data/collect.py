@@ -1,21 +1,23 @@
-"""What all readers share: finding a layout's root, and checking its images and boxes."""
+"""What do all readers share? They find a layout's root and check images and boxes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ssgcam.data.frames import Frame, image_frame
+from ssgcam.data.frames import annotated_pixels, upright_box
+from ssgcam.data.masks import StoredMask
 from ssgcam.data.sample import Box, Sample, SampleSet
 from ssgcam.errors import SsgcamError
 
 Missing = Literal["error", "skip"]
-#: ``"inclusive"``: x1, y1 are the last pixels of the box. ``"exclusive"``: they are one past it,
-#: or edges in continuous coordinates, where pixel 0 reaches from 0 to 1.
-Edges = Literal["inclusive", "exclusive"]
+#: What the four numbers of a box mean. ``"inclusive"``: x0, y0, x1, y1, the last two being the last
+#: pixels of the box. ``"exclusive"``: they are one past it, or edges in continuous coordinates,
+#: where pixel 0 reaches from 0 to 1. ``"width_height"``: x0, y0, width, height.
+Edges = Literal["inclusive", "exclusive", "width_height"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class Layout:
 
     Attributes:
         kind: The layout's name for `ssgcam.data.read_samples`.
-        title: Its name for people.
-        signs: Glob patterns, relative to the root, that must all match something. The first is
-            the most telling.
+        title: Its name in messages.
+        signs: Files, folders or glob patterns, relative to the root, that must all exist. If only
+            the first one does, the folder is taken for an incomplete one of this layout.
         below: Folders below the one given where the root may be as well.
     """
 
@@ -38,7 +40,7 @@ class Layout:
     def find(self, root: Path) -> Path | None:
         """Return the folder at or below `root` that has the layout, or None."""
         for folder in (root, *(root / below for below in self.below)):
-            if folder.is_dir() and all(any(folder.glob(sign)) for sign in self.signs):
+            if folder.is_dir() and all(exists(folder, sign) for sign in self.signs):
                 return folder
         return None
 
@@ -50,10 +52,18 @@ class Layout:
         """
         check_folder(root)
         found = self.find(root)
-        if found is not None:
-            return found
-        sign = next(sign for sign in self.signs if not any(root.glob(sign)))
-        raise _not_root(root, self.title, self.signs, sign)
+        if found is None:
+            missing = next(sign for sign in self.signs if not exists(root, sign))
+            raise SsgcamError(
+                f"'{root}' is not the root of a {self.title} set: '{root / missing}' is missing; "
+                f"name the folder that holds {' and '.join(map(repr, self.signs))}"
+            )
+        return found
+
+
+def exists(folder: Path, sign: str) -> bool:
+    """Whether a folder holds a file or folder of this name, or one that this pattern matches."""
+    return (folder / sign).exists() or any(folder.glob(sign))
 
 
 def check_folder(root: Path) -> None:
@@ -64,52 +74,33 @@ def check_folder(root: Path) -> None:
         raise SsgcamError(f"'{root}' is a file; name the data set's folder")
 
 
-def check_entries(root: Path, title: str, names: Sequence[str]) -> None:
-    """Check that a folder holds what a user says it does.
-
-    Args:
-        root: The folder.
-        title: What it is, for the message.
-        names: Files or folders relative to it.
-
-    Raises:
-        SsgcamError: If it is no folder, or one of them is missing.
-    """
-    check_folder(root)
-    for name in names:
-        if not (root / name).exists():
-            raise _not_root(root, title, names, name)
-
-
-def _not_root(root: Path, title: str, names: Sequence[str], lacking: str) -> SsgcamError:
-    return SsgcamError(
-        f"'{root}' is not the root of a {title} set: '{root / lacking}' is missing; name the "
-        f"folder that holds {' and '.join(names)}"
-    )
-
-
+@dataclass
 class Collector:
-    """Checks the images and boxes that a reader finds, and counts what had to give way.
+    """Checks the images and boxes that a reader finds, and collects the samples.
 
-    Args:
+    Attributes:
         root: The data set's folder; names of samples are relative to it.
         missing: What to do with an image (or its annotation) that is listed but missing.
         stored: Whether annotations are for the pixels as stored, where their size leaves it open
-            (see `ssgcam.data.frames.image_frame`).
+            (see `ssgcam.data.frames.annotated_pixels`).
+        samples: The samples so far.
+        clipped: How many boxes were clipped or dropped.
+        skipped: How many listed images were left out.
 
     Raises:
         SsgcamError: If `missing` is neither ``"error"`` nor ``"skip"``.
     """
 
-    def __init__(self, root: Path, missing: Missing = "error", stored: bool = True) -> None:
-        if missing not in ("error", "skip"):
-            raise SsgcamError(f"missing='{missing}' is unknown; use 'error' or 'skip'")
-        self.root = root
-        self.missing = missing
-        self.stored = stored
-        self.samples: list[Sample] = []
-        self.clipped = 0
-        self.skipped = 0
+    root: Path
+    missing: Missing = "error"
+    stored: bool = True
+    samples: list[Sample] = field(default_factory=list)
+    clipped: int = 0
+    skipped: int = 0
+
+    def __post_init__(self) -> None:
+        if self.missing not in ("error", "skip"):
+            raise SsgcamError(f"missing='{self.missing}' is unknown; use 'error' or 'skip'")
 
     def present(self, *paths: Path, listed_in: Path) -> bool:
         """Whether all files of a sample exist. If not, the sample is counted as skipped.
@@ -117,82 +108,97 @@ class Collector:
         Raises:
             SsgcamError: If one is missing and ``missing="error"``.
         """
-        for path in paths:
-            if not path.is_file():
-                if self.missing == "error":
-                    raise SsgcamError(
-                        f"'{path}' is missing but listed in '{listed_in}'; fetch it, or leave "
-                        "such images out with missing='skip'"
-                    )
-                self.skipped += 1
-                return False
-        return True
+        absent = next((path for path in paths if not path.is_file()), None)
+        if absent is not None and self.missing == "error":
+            raise SsgcamError(
+                f"'{absent}' is missing but listed in '{listed_in}'; fetch it, or leave such "
+                "images out with missing='skip'"
+            )
+        self.skipped += absent is not None
+        return absent is None
 
-    def frame(
-        self, image: Path, declared: tuple[int, int] | None = None, by: Path | None = None
-    ) -> Frame:
-        """Find out which pixels the image's annotation counts; see `image_frame`."""
-        return image_frame(image, declared, by, self.stored)
-
-    def box(self, frame: Frame, corners: Sequence[Any], edges: Edges, where: str) -> Box | None:
-        """Check a box, make its corners inclusive, clip it to the image and turn it upright.
-
-        Fractions: inclusive corners are rounded to the nearest pixel; exclusive ones are widened
-        to all pixels that the box touches.
+    def add(
+        self,
+        image: Path,
+        source: Path,
+        boxes: Iterable[tuple[Sequence[Any], int | None]] = (),
+        edges: Edges = "inclusive",
+        labels: Iterable[int] | None = None,
+        mask: StoredMask | None = None,
+        size: tuple[int, int] | None = None,
+        group: str = "",
+        name: str = "",
+    ) -> None:
+        """Check one image's annotation, turn it upright and add the sample.
 
         Args:
-            frame: The image's frame.
-            corners: x0, y0, x1, y1 from pixel 0: numbers, or text that says numbers.
-            edges: What the corners mean.
-            where: The box as a message names it.
-
-        Returns:
-            The box, or None if no pixel of it is in the image (counted as clipped).
+            image: The image file.
+            source: The file with its annotation, for messages.
+            boxes: Four numbers (or texts) of each box, and its class index or None.
+            edges: What the four numbers mean.
+            labels: Image-level classes; default: the classes of the boxes.
+            mask: Its mask, if it has one.
+            size: Width and height that the annotation declares, if it does.
+            group: Its group, if it has one.
+            name: Its name; default: its path relative to the root.
 
         Raises:
-            SsgcamError: If the corners are not four numbers in order.
+            SsgcamError: If the image can't be read or is of another size than declared, or a box
+                is not four numbers in order.
         """
-        x0, y0, x1, y1 = _numbers(corners, where)
-        if x1 < x0 or y1 < y0:
-            raise SsgcamError(
-                f"{where} ends before it begins: {list(corners)}; boxes are x0, y0, x1, y1, not x, "
-                "y, width, height"
+        pixels, orientation = annotated_pixels(image, size, source, self.stored)
+        boxes = list(boxes)
+        classes = [label for _, label in boxes if label is not None]
+        where = f"a box of '{image.name}' in '{source}'"
+        checked = [(self._box(numbers, edges, pixels, where), label) for numbers, label in boxes]
+        kept = [(upright_box(box, pixels, orientation), label) for box, label in checked if box]
+        inside = image.is_relative_to(self.root)
+        self.samples.append(
+            Sample(
+                name or (image.relative_to(self.root) if inside else image).as_posix(),
+                image,
+                tuple(sorted(set(classes if labels is None else labels))),
+                tuple(box for box, _ in kept),
+                tuple(label for _, label in kept if label is not None)
+                if len(classes) == len(boxes)
+                else (),
+                group,
+                replace(mask, orientation=orientation) if mask else None,
             )
-        if edges == "exclusive":
-            box = math.floor(x0), math.floor(y0), math.ceil(x1) - 1, math.ceil(y1) - 1
-        else:
-            box = round(x0), round(y0), round(x1), round(y1)
-        width, height = frame.size
-        inside = (
-            max(box[0], 0),
-            max(box[1], 0),
-            min(box[2], width - 1),
-            min(box[3], height - 1),
         )
-        self.clipped += inside != box
-        if inside[0] > inside[2] or inside[1] > inside[3]:
-            self.clipped += inside == box  # empty, though not past an edge
-            return None
-        return frame.box(inside)
 
-    def boxes(
-        self,
-        frame: Frame,
-        boxes: Iterable[tuple[Sequence[Any], int]],
-        edges: Edges,
-        where: str,
-    ) -> tuple[tuple[Box, ...], tuple[int, ...]]:
-        """Check pairs of corners and class index; return the boxes kept and their classes."""
-        kept = [(self.box(frame, corners, edges, where), label) for corners, label in boxes]
-        pairs = [(box, label) for box, label in kept if box is not None]
-        return tuple(box for box, _ in pairs), tuple(label for _, label in pairs)
+    def _box(
+        self, numbers: Sequence[Any], edges: Edges, size: tuple[int, int], where: str
+    ) -> Box | None:
+        """Return a box with inclusive corners, clipped to the image; None if it has no pixel.
 
-    def name(self, image: Path) -> str:
-        """Return a sample's name: its path relative to the root, or its own if it is elsewhere."""
+        Fractions of inclusive corners are rounded; other boxes get all pixels that they touch.
+        """
         try:
-            return image.relative_to(self.root).as_posix()
-        except ValueError:
-            return image.as_posix()
+            x0, y0, x1, y1 = corners = [float(number) for number in numbers]
+            if not all(map(math.isfinite, corners)):
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            form = "x, y, width, height" if edges == "width_height" else "x0, y0, x1, y1"
+            raise SsgcamError(
+                f"{where} is {list(numbers)!r}; a box is four numbers {form}"
+            ) from error
+        if edges == "width_height":
+            x1, y1 = x0 + x1, y0 + y1
+        if x1 < x0 or y1 < y0:
+            hint = "boxes are x0, y0, x1, y1, not x, y, width, height"
+            if edges == "width_height":
+                hint = "width and height can't be negative"
+            raise SsgcamError(f"{where} ends before it begins: {list(numbers)}; {hint}")
+        if edges == "inclusive":
+            box = round(x0), round(y0), round(x1), round(y1)
+        else:
+            box = math.floor(x0), math.floor(y0), math.ceil(x1) - 1, math.ceil(y1) - 1
+        width, height = size
+        inside = max(box[0], 0), max(box[1], 0), min(box[2], width - 1), min(box[3], height - 1)
+        empty = inside[0] > inside[2] or inside[1] > inside[3]
+        self.clipped += empty or inside != box
+        return None if empty else inside
 
     def finish(
         self, kind: str, class_names: Sequence[str], mask_names: Sequence[str] = ()
@@ -205,11 +211,11 @@ class Collector:
         if not self.samples:
             what = f"all {self.skipped} are missing" if self.skipped else "its list is empty"
             raise SsgcamError(f"'{self.root}' has no images: {what}; check the folder and split")
-        seen: set[str] = set()
+        names: set[str] = set()
         for sample in self.samples:
-            if sample.name in seen:
+            if sample.name in names:
                 raise SsgcamError(f"'{sample.name}' is listed twice in '{self.root}'; list it once")
-            seen.add(sample.name)
+            names.add(sample.name)
             for label in (*sample.labels, *sample.box_labels):
                 if not 0 <= label < len(class_names):
                     raise SsgcamError(
@@ -225,13 +231,3 @@ class Collector:
             self.clipped,
             self.skipped,
         )
-
-
-def _numbers(values: Sequence[Any], where: str) -> list[float]:
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-        raise SsgcamError(f"{where} is {values!r}; a box is four numbers x0, y0, x1, y1")
-    return numbers

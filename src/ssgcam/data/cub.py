@@ -1,4 +1,4 @@
-"""CUB-200-2011 (birds)."""
+"""How is CUB-200-2011 (birds) read?"""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from typing import Literal
 
 from ssgcam.data.collect import Collector, Layout, Missing
 from ssgcam.data.masks import FileMask
-from ssgcam.data.sample import Sample, SampleSet
-from ssgcam.data.text import rows, whole
+from ssgcam.data.sample import SampleSet
+from ssgcam.data.tables import rows, whole
 from ssgcam.errors import SsgcamError
 
 LAYOUT = Layout(
     "cub",
     "CUB-200-2011",
     (
-        "images.txt",
-        "images",
-        "image_class_labels.txt",
-        "train_test_split.txt",
-        "bounding_boxes.txt",
-        "classes.txt",
+        *("images.txt", "images", "image_class_labels.txt", "train_test_split.txt"),
+        *("bounding_boxes.txt", "classes.txt"),
     ),
     ("CUB_200_2011",),
 )
@@ -37,7 +33,7 @@ def read_cub(
     A published box is x, y, width and height; x and y are counted from 0 here, and the last pixel
     is x + width - 1. (The WSOL metadata of the same birds say x + width, one pixel more.) If the
     segmentations, a separate archive, are in the root or beside it, they become masks: 1 where at
-    least three of five annotators saw the bird.
+    least three of five annotators marked the bird.
 
     Args:
         root: ``CUB_200_2011``, or the folder that holds it.
@@ -56,48 +52,35 @@ def read_cub(
         raise SsgcamError(f"split '{split}' is unknown; use 'test', 'train' or 'all'")
     source = base / "images.txt"
     collector = Collector(base, missing)
-    members = dict(rows(base / "train_test_split.txt", "image_id is_training_image"))
-    labels = dict(rows(base / "image_class_labels.txt", "image_id class_id"))
-    names = [name for _, name in rows(base / "classes.txt", "class_id class_name")]
-    boxes = {
-        number: corners
-        for number, *corners in rows(base / "bounding_boxes.txt", "image_id x y width height")
+    tables = {
+        name: {number: cells for number, *cells in rows(base / name, columns)}
+        for name, columns in (
+            ("train_test_split.txt", "image_id is_training_image"),
+            ("image_class_labels.txt", "image_id class_id"),
+            ("bounding_boxes.txt", "image_id x y width height"),
+        )
     }
+    names = [name for _, name in rows(base / "classes.txt", "class_id class_name")]
     folders = (base / "segmentations", base.parent / "segmentations")
     masks = next((folder for folder in folders if folder.is_dir()), None)
     for number, name in rows(source, "image_id image_name"):
-        for table, what in (
-            (members, "train_test_split"),
-            (labels, "image_class_labels"),
-            (boxes, "bounding_boxes"),
-        ):
-            if number not in table:
-                raise SsgcamError(
-                    f"image {number} of '{source}' is not in '{base / what}.txt'; fetch the list "
-                    "again"
-                )
-        if members[number] not in _SPLITS[split]:
+        lacking = next((table for table, found in tables.items() if number not in found), None)
+        if lacking:
+            raise SsgcamError(
+                f"image {number} of '{source}' is not in '{base / lacking}'; fetch the list again"
+            )
+        (member,), (label,), box = (table[number] for table in tables.values())
+        if member not in _SPLITS[split]:
             continue
         image = base / "images" / name
-        mask = (masks / name).with_suffix(".png") if masks else None
-        if not collector.present(*((image, mask) if mask else (image,)), listed_in=source):
-            continue
-        frame = collector.frame(image)
-        where = f"the box of image {number} in '{base / 'bounding_boxes.txt'}'"
-        label = whole(labels[number], f"the class of image {number} of '{source}'") - 1
-        x, y, width, height = (_number(text, where) for text in boxes[number])
-        kept, box_labels = collector.boxes(
-            frame, [((x, y, x + width, y + height), label)], "exclusive", where
-        )
-        file_mask = FileMask(mask, None, _MAJORITY, frame.orientation) if mask else None
-        collector.samples.append(
-            Sample(collector.name(image), image, (label,), kept, box_labels, mask=file_mask)
-        )
+        path = (masks / name).with_suffix(".png") if masks else image
+        if collector.present(image, path, listed_in=source):
+            index = whole(label, f"the class of image {number} of '{source}'") - 1
+            collector.add(
+                image,
+                base / "bounding_boxes.txt",
+                [(box, index)],
+                "width_height",
+                mask=FileMask(path, at_least=_MAJORITY) if masks else None,
+            )
     return collector.finish("cub", names, ("object",) if masks else ())
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise SsgcamError(f"{where} has {text!r}; it must be a number") from error

@@ -1,4 +1,4 @@
-"""Sets that are just folders of images, by class or not."""
+"""How is a folder of images read, with a subfolder for each class or without any labels?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssgcam.images import images_below
 
 
 def read_images(root: Path) -> SampleSet:
-    """Read a folder of images about which nothing is known.
+    """Read a folder of images without labels.
 
     Args:
         root: The folder; its subfolders are searched too.
@@ -24,9 +24,9 @@ def read_images(root: Path) -> SampleSet:
         SsgcamError: If there is no image in it.
     """
     check_folder(root)
-    collector = Collector(root)
-    collector.samples = [Sample(collector.name(image), image) for image in images_below(root)]
-    return collector.finish("images", ())
+    images = images_below(root)
+    samples = [Sample(image.relative_to(root).as_posix(), image) for image in images]
+    return Collector(root, samples=samples).finish("images", ())
 
 
 def class_folders(root: Path) -> dict[str, list[Path]]:
@@ -46,7 +46,7 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
         class_names: The class folders' names in the order of their indices; default: sorted.
 
     Returns:
-        Samples with one label each, sorted by path. ``group`` is empty.
+        Samples with one label each, sorted by path.
 
     Raises:
         SsgcamError: If there is no class folder with images, or one is not in `class_names`.
@@ -62,10 +62,9 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
     unknown = [name for name in folders if name not in names]
     if unknown:
         raise SsgcamError(f"the folder '{root / unknown[0]}' is not among class_names; add it")
-    collector = Collector(root)
-    collector.samples = [
-        Sample(collector.name(image), image, (names.index(folder),))
+    samples = [
+        Sample(image.relative_to(root).as_posix(), image, (names.index(folder),))
         for folder, images in folders.items()
         for image in images
     ]
-    return collector.finish("classes", names)
+    return Collector(root, samples=samples).finish("classes", names)

@@ -1,8 +1,7 @@
-"""Which pixels an annotation speaks of: those of the file as stored, or of the upright image."""
+"""Which pixels does an annotation count: those of the file as stored, or of the upright image?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,64 +14,42 @@ from ssgcam.images import image_header
 
 T = TypeVar("T", bound=np.generic)
 
-# EXIF orientation -> how stored pixels become upright: swap the axes, then flip x, then flip y.
-_TURNS = {
-    1: (False, False, False),
-    2: (False, True, False),
-    3: (False, True, True),
-    4: (False, False, True),
-    5: (True, False, False),
-    6: (True, True, False),
-    7: (True, True, True),
-    8: (True, False, True),
-}
+# Stored pixels become upright by swapping the axes (EXIF orientations 5 to 8), then flipping.
+_FLIP_X = (2, 3, 6, 7)
+_FLIP_Y = (3, 4, 7, 8)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The pixels that an image's annotation counts, and how they lie in the upright image.
+def upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Turn a box of stored pixels upright.
 
-    Attributes:
-        size: Width and height in the annotation's pixels.
-        orientation: The EXIF orientation that turns them upright, 1 to 8 (1: they are upright).
+    Args:
+        box: Inclusive corners.
+        size: Width and height of the stored pixels.
+        orientation: The image's EXIF orientation, 1 to 8.
+
+    Returns:
+        Inclusive corners in the upright image.
     """
-
-    size: tuple[int, int]
-    orientation: int = 1
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """Width and height of the image as `ssgcam.images.read_image` gives it."""
-        width, height = self.size
-        return (height, width) if _TURNS[self.orientation][0] else (width, height)
-
-    def box(self, box: Box) -> Box:
-        """Turn a box (inclusive corners) upright."""
-        x0, y0, x1, y1 = box
-        swap, flip_x, flip_y = _TURNS[self.orientation]
-        width, height = self.upright_size
-        if swap:
-            x0, y0, x1, y1 = y0, x0, y1, x1
-        if flip_x:
-            x0, x1 = width - 1 - x1, width - 1 - x0
-        if flip_y:
-            y0, y1 = height - 1 - y1, height - 1 - y0
-        return x0, y0, x1, y1
+    x0, y0, x1, y1 = box
+    width, height = size
+    if orientation > 4:
+        x0, y0, x1, y1, width, height = y0, x0, y1, x1, height, width
+    if orientation in _FLIP_X:
+        x0, x1 = width - 1 - x1, width - 1 - x0
+    if orientation in _FLIP_Y:
+        y0, y1 = height - 1 - y1, height - 1 - y0
+    return x0, y0, x1, y1
 
 
-def turned(array: NDArray[T], orientation: int) -> NDArray[T]:
+def upright_array(array: NDArray[T], orientation: int) -> NDArray[T]:
     """Turn an array of stored pixels, ``[H, W]``, upright by an EXIF orientation, 1 to 8."""
-    swap, flip_x, flip_y = _TURNS[orientation]
-    array = array.T if swap else array
-    return array[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    array = array.T if orientation > 4 else array
+    return array[:: -1 if orientation in _FLIP_Y else 1, :: -1 if orientation in _FLIP_X else 1]
 
 
-def image_frame(
-    image: Path,
-    declared: tuple[int, int] | None = None,
-    declared_by: Path | None = None,
-    stored: bool = False,
-) -> Frame:
+def annotated_pixels(
+    image: Path, declared: tuple[int, int] | None, declared_by: Path, stored: bool
+) -> tuple[tuple[int, int], int]:
     """Find out which pixels of an image its annotation counts.
 
     The size that the annotation declares decides. Where it does not (none declared, a turn by 180
@@ -86,20 +63,19 @@ def image_frame(
         stored: Whether to take the pixels as stored where the size does not decide.
 
     Returns:
-        The frame.
+        Width and height of these pixels, and the EXIF orientation that turns them upright (1: they
+        are upright).
 
     Raises:
         SsgcamError: If the image can't be read, or is of another size than declared.
     """
     width, height, orientation = image_header(image)
-    as_stored = Frame((width, height), orientation)
-    upright = Frame(as_stored.upright_size)
-    likely, other = (as_stored, upright) if stored else (upright, as_stored)
-    if declared is None or declared == likely.size:
-        return likely
-    if declared == other.size:
-        return other
+    upright = (height, width) if orientation > 4 else (width, height)
+    found = [((width, height), orientation), (upright, 1)]
+    for size, turn in found if stored else reversed(found):
+        if declared in (None, size):
+            return size, turn
     raise SsgcamError(
-        f"'{image}' is {upright.size[0]}x{upright.size[1]} pixels but '{declared_by}' is for an "
-        f"image of {declared[0]}x{declared[1]}; use the files that belong together"
+        f"'{image}' is {upright[0]}x{upright[1]} pixels but '{declared_by}' is for an image of "
+        f"{'x'.join(map(str, declared or ()))}; use the files that belong together"
     )

@@ -1,9 +1,10 @@
-"""Masks from files and from boxes."""
+"""How does a mask file, or a box, become a mask in the convention of `ssgcam.data.sample`?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssgcam.data.frames import turned
-from ssgcam.data.sample import IGNORE, LAST_VALUE, Box, Mask, Sample, SampleSet
+from ssgcam.data.frames import upright_array
+from ssgcam.data.sample import IGNORE, LAST_VALUE, Box, Mask, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.images import open_image
 
@@ -48,94 +49,92 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def value_table(values: Mapping[int, int] | None) -> tuple[tuple[int, int], ...] | None:
-    """Check a mapping from stored values to mask values (0 to 255) and freeze it.
-
-    Raises:
-        SsgcamError: If a mask value is outside 0 to 255.
-    """
-    if values is None:
-        return None
-    for raw, value in values.items():
-        if not 0 <= value <= IGNORE:
-            raise SsgcamError(
-                f"values={{{raw}: {value}}} is outside the mask values; map to 0 (background), 1 "
-                f"to {LAST_VALUE} (classes) or {IGNORE} (ignore)"
-            )
-    return tuple(sorted({0: 0, **values}.items()))
-
-
-def mapped(raw: NDArray[np.int64], values: tuple[tuple[int, int], ...] | None, path: Path) -> Mask:
+def map_values(raw: NDArray[np.int64], values: Mapping[int, int] | None, path: Path) -> Mask:
     """Map stored values to mask values.
 
     Args:
-        raw: ``int64[H, W]``.
-        values: Pairs of stored and mask value (see `value_table`); None: as they are, 0 to 255.
+        raw: Stored values, of any shape.
+        values: Stored value to mask value, 0 to 255; None: as they are.
         path: The mask's file, for the message.
 
     Returns:
-        ``uint8[H, W]``.
+        ``uint8``, of the same shape.
 
     Raises:
-        SsgcamError: If a stored value is in no pair, or outside 0 to 255.
+        SsgcamError: If a stored value is not in `values`, or outside 0 to 255.
     """
-    table = dict(values) if values is not None else {value: value for value in range(256)}
-    found = np.unique(raw)
-    unknown = [int(value) for value in found if int(value) not in table]
+    table = {value: value for value in range(256)} if values is None else values
+    found, inverse = np.unique(raw, return_inverse=True)
+    unknown = [value for value in found.tolist() if value not in table]
     if unknown:
         raise SsgcamError(
             f"the mask '{path}' has the value {unknown[0]}, which stands for nothing; say what it "
             f"is with values={{{unknown[0]}: ...}}, 0 for background, 255 for ignore"
         )
-    lookup = np.array([table[int(value)] for value in found], dtype=np.uint8)
-    return lookup[np.searchsorted(found, raw)]
-
-
-def check_size(found: tuple[int, int], size: tuple[int, int], what: str) -> None:
-    """Check that a mask belongs to an image of this size.
-
-    Args:
-        found: Width and height of the mask.
-        size: Width and height of the image.
-        what: The mask as the message names it.
-
-    Raises:
-        SsgcamError: If they differ; it names both sizes.
-    """
-    if found != size:
-        raise SsgcamError(
-            f"{what} is {found[0]}x{found[1]} pixels but its image is {size[0]}x{size[1]}; make "
-            "them the same size"
-        )
+    lookup = np.array([table[value] for value in found.tolist()], dtype=np.uint8)
+    return lookup[inverse].reshape(raw.shape)
 
 
 @dataclass(frozen=True)
-class FileMask:
+class StoredMask(ABC):
+    """A mask for the pixels of an image as stored; a `ssgcam.data.sample.MaskSource`.
+
+    Attributes:
+        orientation: EXIF orientation that turns the mask upright, 1 to 8.
+    """
+
+    orientation: int = field(default=1, kw_only=True)
+
+    @abstractmethod
+    def read(self, size: tuple[int, int]) -> Mask:
+        """Read the mask; see `ssgcam.data.sample.MaskSource.read`."""
+
+    def upright(self, mask: Mask, size: tuple[int, int], name: str) -> Mask:
+        """Turn a mask of stored pixels upright and check its size.
+
+        Args:
+            mask: ``uint8[H, W]``, as stored.
+            size: Width and height of the upright image.
+            name: The mask, for the message.
+
+        Raises:
+            SsgcamError: If the mask is of another size.
+        """
+        mask = np.ascontiguousarray(upright_array(mask, self.orientation))
+        if mask.shape != size[::-1]:
+            raise SsgcamError(
+                f"{name} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is "
+                f"{size[0]}x{size[1]}; make them the same size"
+            )
+        return mask
+
+
+@dataclass(frozen=True)
+class FileMask(StoredMask):
     """A mask in a picture file.
 
     Attributes:
         path: The file.
-        values: Pairs of stored and mask value (see `value_table`); None: values as they are.
+        values: Stored value to mask value (0 to 255); None: values as they are.
         at_least: If given, stored values from this on are 1 and the others 0.
-        orientation: EXIF orientation of the image, if the mask is for its pixels as stored.
     """
 
     path: Path
-    values: tuple[tuple[int, int], ...] | None = None
+    values: Mapping[int, int] | None = field(default=None, hash=False)
     at_least: int | None = None
-    orientation: int = 1
 
     def read(self, size: tuple[int, int]) -> Mask:
-        """Read the mask; see `ssgcam.data.sample.MaskSource.read`."""
-        raw = turned(read_raw_mask(self.path), self.orientation)
-        check_size((raw.shape[1], raw.shape[0]), size, f"the mask '{self.path}'")
-        if self.at_least is not None:
-            return (raw >= self.at_least).astype(np.uint8)
-        return mapped(raw, self.values, self.path)
+        """Read the file; see `ssgcam.data.sample.MaskSource.read`."""
+        raw = read_raw_mask(self.path)
+        if self.at_least is None:
+            mask = map_values(raw, self.values, self.path)
+        else:
+            mask = (raw >= self.at_least).astype(np.uint8)
+        return self.upright(mask, size, f"the mask '{self.path}'")
 
 
 @dataclass(frozen=True)
-class InstanceFiles:
+class InstanceFiles(StoredMask):
     """One object in several mask files, with a file of what to ignore (WSOL's OpenImages).
 
     The files may be of another size than the image: they are resized to it by nearest neighbor,
@@ -143,26 +142,25 @@ class InstanceFiles:
 
     Attributes:
         paths: Masks whose non-zero pixels are the object.
-        ignore: A mask whose non-zero pixels are to be ignored where no object is, or None.
-        orientation: EXIF orientation of the image, if the masks are for its pixels as stored.
+        ignore: A mask whose non-zero pixels are ignored where no object is, or None.
     """
 
     paths: tuple[Path, ...]
     ignore: Path | None = None
-    orientation: int = 1
 
     def read(self, size: tuple[int, int]) -> Mask:
         """Read the mask; see `ssgcam.data.sample.MaskSource.read`."""
-        objects: NDArray[np.bool_] = np.any([self._read(path, size) for path in self.paths], axis=0)
+
+        def resized(path: Path) -> NDArray[np.bool_]:
+            upright = upright_array(read_raw_mask(path), self.orientation) > 0
+            picture = Image.fromarray(upright.astype(np.uint8))
+            return np.asarray(picture.resize(size, Image.Resampling.NEAREST)) > 0
+
+        objects: NDArray[np.bool_] = np.any([resized(path) for path in self.paths], axis=0)
         mask = objects.astype(np.uint8)
         if self.ignore is not None:
-            mask[self._read(self.ignore, size) & ~objects] = IGNORE
+            mask[resized(self.ignore) & ~objects] = IGNORE
         return mask
-
-    def _read(self, path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-        upright = turned(read_raw_mask(path), self.orientation) > 0
-        picture = Image.fromarray(upright.astype(np.uint8))
-        return np.asarray(picture.resize(size, Image.Resampling.NEAREST)) > 0
 
 
 @dataclass(frozen=True)
@@ -184,9 +182,13 @@ class BoxMask:
         """Draw the mask; see `ssgcam.data.sample.MaskSource.read`."""
         width, height = size
         mask = np.zeros((height, width), dtype=np.uint8)
-        for (x0, y0, x1, y1), value in sorted(
-            zip(self.boxes, self.values, strict=True), key=lambda pair: -_area(pair[0])
-        ):
+
+        def area(pair: tuple[Box, int]) -> int:
+            x0, y0, x1, y1 = pair[0]
+            return (x1 - x0 + 1) * (y1 - y0 + 1)
+
+        pairs = zip(self.boxes, self.values, strict=True)
+        for (x0, y0, x1, y1), value in sorted(pairs, key=area, reverse=True):
             if x1 >= width or y1 >= height:
                 raise SsgcamError(
                     f"a box reaches pixel ({x1}, {y1}), outside its image of {width}x{height}; "
@@ -196,14 +198,9 @@ class BoxMask:
             if self.shape == "filled":
                 part[:] = value
             else:
-                across = (np.arange(part.shape[1]) + 0.5) / part.shape[1] * 2 - 1
-                down = (np.arange(part.shape[0]) + 0.5) / part.shape[0] * 2 - 1
-                part[across**2 + down[:, None] ** 2 <= 1] = value
+                y, x = ((np.arange(side) + 0.5) / side * 2 - 1 for side in part.shape)
+                part[x**2 + y[:, None] ** 2 <= 1] = value
         return mask
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
 
 def with_box_masks(sample_set: SampleSet, shape: Shape = "filled") -> SampleSet:
@@ -230,29 +227,14 @@ def with_box_masks(sample_set: SampleSet, shape: Shape = "filled") -> SampleSet:
         raise SsgcamError(f"'{sample_set.root}' has no boxes to make masks of; give masks instead")
     labeled = all(len(sample.box_labels) == len(sample.boxes) for sample in sample_set)
     semantic = labeled and len(sample_set.class_names) <= LAST_VALUE
-    if labeled and not semantic:
-        _refuse_mixed(sample_set.samples)
-    samples = tuple(
-        replace(
-            sample,
-            mask=BoxMask(
-                sample.boxes,
-                tuple(label + 1 for label in sample.box_labels)
-                if semantic
-                else (1,) * len(sample.boxes),
-                shape,
-            ),
-        )
-        for sample in sample_set
-    )
-    names = sample_set.class_names if semantic else ("object",)
-    return replace(sample_set, samples=samples, mask_names=names)
-
-
-def _refuse_mixed(samples: Iterable[Sample]) -> None:
-    for sample in samples:
-        if len(set(sample.box_labels)) > 1:
+    samples = []
+    for sample in sample_set:
+        if labeled and not semantic and len(set(sample.box_labels)) > 1:
             raise SsgcamError(
                 f"'{sample.name}' has boxes of several classes, and a mask can't tell more than "
                 f"{LAST_VALUE} classes apart; use a set with fewer classes"
             )
+        values = [label + 1 for label in sample.box_labels] if semantic else [1] * len(sample.boxes)
+        samples.append(replace(sample, mask=BoxMask(sample.boxes, tuple(values), shape)))
+    names = sample_set.class_names if semantic else ("object",)
+    return replace(sample_set, samples=tuple(samples), mask_names=names)

@@ -1,16 +1,18 @@
-"""Sets of images beside masks in a second folder."""
+"""How is a folder of images read beside a folder of masks?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ssgcam.data.collect import Collector, Layout, Missing, check_entries
-from ssgcam.data.masks import FileMask, mapped, read_raw_mask, value_table
-from ssgcam.data.sample import IGNORE, Sample, SampleSet
-from ssgcam.data.tables import Classes, ImageIndex, Record, read_table
+from ssgcam.data.classes import LabelEncoder
+from ssgcam.data.collect import Collector, Layout, Missing
+from ssgcam.data.masks import FileMask, map_values, read_raw_mask
+from ssgcam.data.sample import IGNORE, LAST_VALUE, SampleSet
+from ssgcam.data.tables import ImageIndex, Record, read_table
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
 
@@ -63,91 +65,71 @@ def read_pairs(
         SsgcamError: If a folder or a mask is missing, a mask is of another size than its image, or
             its values are not known.
     """
-    check_entries(root, LAYOUT.title, (images, masks))
+    Layout("pairs", LAYOUT.title, (masks, images)).locate(root)
     collector = Collector(root, missing, stored=False)
-    masks_of = {_stem(path, root / masks): path for path in images_below(root / masks)}
-    found: dict[Path, tuple[FileMask, list[int]]] = {}
+
+    def stem(path: Path, folder: str) -> str:
+        return path.relative_to(root / folder).with_suffix("").as_posix()
+
+    paths = {stem(path, masks): path for path in images_below(root / masks)}
+    stored: dict[Path, tuple[Path, tuple[int, ...], list[int]]] = {}
     for image in images_below(root / images):
-        stem = _stem(image, root / images) + mask_suffix
-        path = masks_of.get(stem, root / masks / f"{stem}.png")
+        name = stem(image, images) + mask_suffix
+        path = paths.get(name, root / masks / f"{name}.png")
         if collector.present(path, listed_in=root / images):
             raw = read_raw_mask(path)
-            frame = collector.frame(image, (raw.shape[1], raw.shape[0]), path)
-            mask = FileMask(path, orientation=frame.orientation)
-            found[image] = mask, np.unique(raw).tolist()
+            stored[image] = path, raw.shape, np.unique(raw).tolist()
 
-    table = _value_table(values, void, [value for _, stored in found.values() for value in stored])
-    if table is None:
-        raise SsgcamError(
-            f"the masks in '{root / masks}' have the value 255 beside other classes; say void=255 "
-            "if it is to be ignored, or what each value means with values={...}"
-        )
+    if values is None:
+        classes = {value for *_, found in stored.values() for value in found} - {0, void}
+        if 255 in classes and len(classes) > 1:
+            raise SsgcamError(
+                f"the masks in '{root / masks}' have the value 255 beside other classes; say "
+                "void=255 if it is to be ignored, or what each value means with values={...}"
+            )
+        values = {255: 1} if classes == {255} else {value: value for value in classes}
+    values = {0: 0, **values, **({} if void is None else {void: IGNORE})}
+    for value, meaning in values.items():
+        if not 0 <= meaning <= IGNORE:
+            raise SsgcamError(
+                f"values={{{value}: {meaning}}} is outside the mask values; map to 0 (background), "
+                f"1 to {LAST_VALUE} (classes) or {IGNORE} (ignore)"
+            )
     records = _read_tables(collector, ImageIndex(root / images))
     labels = [record.label for record in records.values()]
-    classes = Classes(labels, class_names, first_label, root / _TABLES[0])
-    tabled = any(label not in (None, "") for label in labels)
-    mask_names = _mask_names(table, None if tabled else class_names)
-    for image, (mask, stored) in found.items():
-        record = records.get(image, Record(image.name, None))
-        if tabled:
-            index = classes.index(record.label)
-            label_indices = () if index is None else (index,)
-        else:
-            present = set(mapped(np.array(stored), table, mask.path).tolist()) - {0, IGNORE}
-            label_indices = tuple(value - 1 for value in sorted(present))
-        collector.samples.append(
-            Sample(
-                collector.name(image),
-                image,
-                label_indices,
-                group=record.group,
-                mask=FileMask(mask.path, table, orientation=mask.orientation),
+    encoder = LabelEncoder(labels, class_names, first_label, root / _TABLES[0])
+    from_table = any(label is not None for label in labels)
+    count = max((value for value in values.values() if value != IGNORE), default=0)
+    mask_names = ["object"] if count <= 1 else [str(value + 1) for value in range(count)]
+    if class_names is not None and not from_table:
+        if len(class_names) < count:
+            raise SsgcamError(
+                f"the masks have {count} classes but class_names has {len(class_names)}; name them "
+                "all"
             )
-        )
-    return collector.finish(LAYOUT.kind, classes.names if tabled else mask_names, mask_names)
-
-
-def _stem(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def _value_table(
-    values: Mapping[int, int] | None, void: int | None, stored: Iterable[int]
-) -> tuple[tuple[int, int], ...] | None:
-    ignored = {} if void is None else {void: IGNORE}
-    if values is not None:
-        return value_table({**values, **ignored})
-    classes = set(stored) - {0} - set(ignored)
-    if classes == {255}:
-        return value_table({255: 1, **ignored})
-    if 255 in classes:
-        return None
-    return value_table({**{value: value for value in classes}, **ignored})
+        mask_names = list(class_names)
+    for image, (path, (height, width), found) in stored.items():
+        record = records.get(image, Record(image.name))
+        if from_table:
+            index = encoder.index(record.label)
+            indices = [] if index is None else [index]
+        else:
+            present = map_values(np.array(found), values, path).tolist()
+            indices = [value - 1 for value in present if value not in (0, IGNORE)]
+        mask = FileMask(path, values)
+        size = (width, height)
+        collector.add(image, path, labels=indices, mask=mask, size=size, group=record.group)
+    return collector.finish("pairs", encoder.names if from_table else mask_names, mask_names)
 
 
 def _read_tables(collector: Collector, index: ImageIndex) -> dict[Path, Record]:
+    """Read the class and the group of each image in the tables that are there."""
     records: dict[Path, Record] = {}
     for table in (collector.root / name for name in _TABLES):
-        if not table.is_file():
-            continue
-        for record in read_table(table):
+        for record in read_table(table) if table.is_file() else ():
             image = index.find(record.image)
             if collector.present(image, listed_in=table):
                 before = records.get(image, record)
-                label = before.label if record.label in (None, "") else record.label
-                group = record.group or before.group
-                records[image] = Record(record.image, label, group=group)
+                label = before.label if record.label is None else record.label
+                records[image] = replace(record, label=label, group=record.group or before.group)
     return records
-
-
-def _mask_names(
-    table: tuple[tuple[int, int], ...], chosen: Sequence[str] | None
-) -> tuple[str, ...]:
-    count = max((value for _, value in table if value != IGNORE), default=0)
-    if chosen is None:
-        return ("object",) if count <= 1 else tuple(str(value + 1) for value in range(count))
-    if len(chosen) < count:
-        raise SsgcamError(
-            f"the masks have {count} classes but class_names has {len(chosen)}; name them all"
-        )
-    return tuple(chosen)

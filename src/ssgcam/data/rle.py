@@ -1,4 +1,4 @@
-"""COCO's run-length encoding of masks, plain and compressed.
+"""How does COCO write a mask as run lengths, plain and compressed?
 
 Runs count pixels down the columns, from the left, beginning with background. The compressed form
 writes each count (from the fourth on: its difference from the count two before) in groups of five
@@ -15,9 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssgcam.errors import SsgcamError
-
-_BAD = "a run-length mask is damaged: "
-_HINT = "; export the annotations again"
 
 
 def encode(mask: NDArray[Any]) -> dict[str, Any]:
@@ -36,10 +33,16 @@ def encode(mask: NDArray[Any]) -> dict[str, Any]:
     flat = np.asarray(mask, dtype=bool).ravel(order="F")
     changes = np.flatnonzero(np.diff(flat, prepend=False)).tolist()
     counts = [after - before for before, after in pairwise([0, *changes, flat.size])]
-    deltas = counts[:3] + [
-        count - before for before, count in zip(counts[1:], counts[3:], strict=False)
-    ]
-    return {"size": list(mask.shape), "counts": "".join(map(_characters, deltas))}
+    text = ""
+    for index, count in enumerate(counts):
+        value = count - counts[index - 2] if index > 2 else count
+        more = True
+        while more:
+            group = value & 31
+            value >>= 5
+            more = value != (-1 if group & 16 else 0)
+            text += chr(48 + (group | 32 if more else group))
+    return {"size": list(mask.shape), "counts": text}
 
 
 def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
@@ -66,23 +69,14 @@ def decode(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
         if isinstance(counts, bytes):
             counts = counts.decode("ascii")
         runs = _expand(counts) if isinstance(counts, str) else [int(count) for count in counts]
+        if height < 1 or width < 1 or min(runs, default=0) < 0 or sum(runs) != height * width:
+            raise ValueError(f"its runs don't fill {width}x{height} pixels")
     except (KeyError, TypeError, ValueError) as error:
-        raise SsgcamError(f"{_BAD}no size or counts{_HINT}") from error
-    if height < 1 or width < 1 or min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise SsgcamError(f"{_BAD}its runs don't fill {width}x{height} pixels{_HINT}")
+        raise SsgcamError(
+            f"a run-length mask is damaged ({error}); export the annotations again"
+        ) from error
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape((height, width), order="F")
-
-
-def _characters(value: int) -> str:
-    text = ""
-    while True:
-        group = value & 31
-        value >>= 5
-        done = value == (-1 if group & 16 else 0)
-        text += chr(48 + (group if done else group | 32))
-        if done:
-            return text
 
 
 def _expand(text: str) -> list[int]:
@@ -94,12 +88,10 @@ def _expand(text: str) -> list[int]:
             raise ValueError(f"{character!r} is not in the alphabet")
         value |= (group & 31) << shift
         shift += 5
-        if group & 32:
-            continue
-        if group & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
+        if not group & 32:
+            value -= (1 << shift) if group & 16 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
     if shift:
         raise ValueError("the last count is cut short")
     return counts

@@ -1,4 +1,4 @@
-"""What every reader returns: samples with labels, boxes and masks in one convention."""
+"""What does a reader return? Samples with labels, boxes and masks in one convention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssgcam.errors import SsgcamError
 
-#: The mask value of pixels that no score counts.
+#: The mask value of pixels that are ignored.
 IGNORE = 255
 #: The highest mask value that stands for a class.
 LAST_VALUE = 254
@@ -45,7 +45,7 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what is known about it.
+    """One image with its labels, boxes, group and mask.
 
     Coordinates and masks are in the pixels of the image as `ssgcam.images.read_image` gives it,
     that is, after its EXIF orientation.
@@ -55,8 +55,8 @@ class Sample:
         image: The image file.
         labels: Image-level class indices, ascending; empty if unknown or none (a negative).
         boxes: Inclusive corners x0, y0, x1, y1, clipped to the image.
-        box_labels: The class index of each box; empty if the boxes have no class.
-        group: What the image belongs to (field, patient, slide), or empty.
+        box_labels: The class index of each box; empty if not all boxes of the image have a class.
+        group: The field, patient or slide that the image belongs to, or empty.
         mask: Where its mask comes from, if it has one.
     """
 

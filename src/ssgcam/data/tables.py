@@ -1,15 +1,16 @@
-"""Tables with a header: which image has which class, group and boxes."""
+"""How are lists and tables in text files read, with errors that name the file and the line?"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssgcam.data.text import read_json, read_text, whole
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
 
@@ -31,7 +32,7 @@ class Record:
 
     Attributes:
         image: The image as the table names it.
-        label: Its class as the table gives it (number, name, empty or None).
+        label: Its class as the table gives it (number or name), or None.
         boxes: Corners as the table gives them.
         group: Its group, or empty.
         size: Width and height as the table gives them, or None.
@@ -47,10 +48,10 @@ class Record:
 def read_table(path: Path) -> list[Record]:
     """Read a CSV file with a header, or a JSON list of objects.
 
-    CSV: a column for the image; optional ones for the class, the group and the four corners
-    (``x0, y0, x1, y1`` or ``xmin, ymin, xmax, ymax``); a line for each box, or without corners for
-    an image that has none. JSON: a list of ``{"image", "label", "boxes": [[x0, y0, x1, y1], ...]}``
-    with optional ``group``, ``width`` and ``height``.
+    Both have a column (a key) for the image, and optional ones for the class and the group. CSV:
+    the four corners (``x0, y0, x1, y1`` or ``xmin, ymin, xmax, ymax``); a line for each box, or
+    without corners for an image that has none. JSON: ``boxes``, a list of ``[x0, y0, x1, y1]``, and
+    the image's ``width`` and ``height``, also optional.
 
     Args:
         path: The file; its ending tells which.
@@ -59,131 +60,75 @@ def read_table(path: Path) -> list[Record]:
         The entries in order.
 
     Raises:
-        SsgcamError: If the file is missing, damaged, or has no column for the image.
+        SsgcamError: If the file is missing or damaged, or an entry names no image.
     """
-    return _from_json(path) if path.suffix.lower() == ".json" else _from_csv(path)
+    is_json = path.suffix.lower() == ".json"
+    if is_json:
+        hint = 'it must be a list of {"image", "label", "boxes": [[x0, y0, x1, y1], ...]}'
+        entries = read_json(path)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise SsgcamError(f"'{path}' holds no list of objects; {hint}")
+    else:
+        hint = "its header must have a column 'image'"
+        text = io.StringIO(read_text(path), newline="")
+        entries = list(csv.DictReader(text, skipinitialspace=True))
+    return [
+        _record(entry, f"entry {number} of '{path}'", is_json, hint)
+        for number, entry in enumerate(entries, start=1)
+    ]
 
 
-def _from_json(path: Path) -> list[Record]:
-    entries = read_json(path)
-    hint = 'it must be a list of {"image", "label", "boxes": [[x0, y0, x1, y1], ...]}'
-    if not isinstance(entries, list):
-        raise SsgcamError(f"'{path}' holds no list; {hint}")
-    records = []
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-            raise SsgcamError(f"entry {number} of '{path}' names no image; {hint}")
-        boxes = entry.get("boxes") or []
+def _record(entry: Mapping[str, Any], where: str, is_json: bool, hint: str) -> Record:
+    cells = {
+        "".join(filter(str.isalnum, key.lower())): value.strip()
+        if isinstance(value, str)
+        else value
+        for key, value in entry.items()
+        if key
+    }
+
+    def cell(names: Sequence[str]) -> Any:
+        return next((cells[name] for name in names if cells.get(name) not in (None, "")), None)
+
+    image, group = cell(_IMAGE), cell(_GROUP)
+    if not isinstance(image, str):
+        raise SsgcamError(f"{where} names no image (it has: {', '.join(cells)}); {hint}")
+    size = None
+    if is_json:
+        boxes = cell(["boxes"]) or []
         if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
-            raise SsgcamError(f"entry {number} of '{path}' has boxes that are no lists; {hint}")
-        size = None
-        if entry.get("width") is not None and entry.get("height") is not None:
-            where = f"the size of entry {number} of '{path}'"
-            size = whole(entry["width"], where), whole(entry["height"], where)
-        group = entry.get("group")
-        records.append(
-            Record(
-                entry["image"],
-                entry.get("label"),
-                tuple(map(tuple, boxes)),
-                "" if group is None else str(group),
-                size,
-            )
-        )
-    return records
+            raise SsgcamError(f"{where} has boxes that are no lists; {hint}")
+        sides = [cell([side]) for side in ("width", "height")]
+        if None not in sides:
+            width, height = (whole(side, f"the size of {where}") for side in sides)
+            size = width, height
+    else:
+        corners = [cell(names) for names in _BOX]
+        if None in corners and any(corners):
+            raise SsgcamError(f"{where} lacks a corner of its box; boxes need x0, y0, x1 and y1")
+        boxes = [corners] if any(corners) else []
+    return Record(image, cell(_LABEL), tuple(boxes), "" if group is None else str(group), size)
 
 
-def _from_csv(path: Path) -> list[Record]:
-    lines = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
-    columns = {_plain(name): name for name in lines.fieldnames or () if name}
-
-    def column(names: tuple[str, ...]) -> str | None:
-        return next((columns[name] for name in names if name in columns), None)
-
-    image, label, group = column(_IMAGE), column(_LABEL), column(_GROUP)
-    corners = [column(names) for names in _BOX]
-    if image is None:
-        raise SsgcamError(
-            f"the header of '{path}' has no column for the image ({', '.join(columns.values())}); "
-            "call it 'image'"
-        )
-    if None in corners and any(corners):
-        raise SsgcamError(f"the header of '{path}' lacks a corner; boxes need x0, y0, x1 and y1")
-    records = []
-    for line in lines:
-        cells = [(line.get(name) or "").strip() for name in corners if name]
-        records.append(
-            Record(
-                (line[image] or "").strip(),
-                (line[label] or "").strip() if label else None,
-                (tuple(cells),) if any(cells) else (),
-                (line[group] or "").strip() if group else "",
-            )
-        )
-    return records
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
-
-
-class Classes:
-    """Turns the classes of a table into indices.
-
-    Whole numbers are indices (less `first`); names are sorted, unless `names` gives their order.
-
-    Args:
-        labels: All classes of the table; None and empty text mean no class.
-        names: The names in the order of their indices, or None.
-        first: The number that stands for the first class.
-        source: The table, for messages.
-
-    Raises:
-        SsgcamError: If a class is neither a number nor among `names`.
-    """
-
-    def __init__(
-        self, labels: Sequence[Any], names: Sequence[str] | None, first: int, source: Path
-    ) -> None:
-        given = [label for label in labels if label is not None and label != ""]
-        self._numeric = all(_is_number(label) for label in given)
-        self._first = first
-        if names is not None:
-            self.names = tuple(names)
-        elif self._numeric:
-            last = max((int(float(label)) for label in given), default=first - 1)
-            self.names = tuple(str(number) for number in range(first, last + 1))
-        else:
-            self.names = tuple(sorted({str(label) for label in given}))
-        unknown = sorted({str(label) for label in given} - set(self.names))
-        if not self._numeric and unknown:
-            raise SsgcamError(
-                f"'{source}' has the class '{unknown[0]}', which is not among class_names; add it"
-            )
-
-    def index(self, label: Any) -> int | None:
-        """Return a class's index, or None for no class."""
-        if label is None or label == "":
-            return None
-        return int(float(label)) - self._first if self._numeric else self.names.index(str(label))
-
-
-def _is_number(label: Any) -> bool:
-    if isinstance(label, str):
-        return label.removeprefix("-").isdecimal()
-    return isinstance(label, int) and not isinstance(label, bool)
-
-
+@dataclass
 class ImageIndex:
     """Finds a folder's images by what tables call them: path, path without ending, or number.
 
-    Args:
+    Attributes:
         folder: The folder with the images, searched with its subfolders.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._by_stem: dict[str, Path] | None = None
+    folder: Path
+
+    @cached_property
+    def _by_stem(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for image in images_below(self.folder):
+            stem = image.relative_to(self.folder).with_suffix("").as_posix()
+            found.setdefault(stem, image)
+            if stem.isdecimal():
+                found.setdefault(str(int(stem)), image)
+        return found
 
     def find(self, name: str) -> Path:
         """Return the file that a table means.
@@ -192,13 +137,70 @@ class ImageIndex:
         the image numbered ``007``. A file that does not exist is returned as named.
         """
         path = self.folder / name
-        if path.is_file():
-            return path
-        if self._by_stem is None:
-            self._by_stem = {}
-            for image in images_below(self.folder):
-                stem = image.relative_to(self.folder).with_suffix("").as_posix()
-                self._by_stem.setdefault(stem, image)
-                if stem.isdecimal():
-                    self._by_stem.setdefault(str(int(stem)), image)
-        return self._by_stem.get(name, path)
+        return path if path.is_file() else self._by_stem.get(name, path)
+
+
+def whole(text: Any, where: str) -> int:
+    """Return a whole number given as text or number, or raise SsgcamError naming `where`."""
+    try:
+        number = float(text)
+        if number == int(number):
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise SsgcamError(f"{where} is {text!r}; it must be a whole number")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        SsgcamError: If it is missing or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise SsgcamError(f"there is no file '{path}'; check the data set's root") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SsgcamError(f"'{path}' can't be read as UTF-8 text; save it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SsgcamError: If it is missing or not JSON; it names the line.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise SsgcamError(
+            f"'{path}' is not JSON (line {error.lineno}: {error.msg}); export it again"
+        ) from error
+
+
+def rows(path: Path, columns: str, separator: str | None = None) -> Iterator[list[str]]:
+    """Read a text table without a header, skipping empty lines.
+
+    Args:
+        path: The file.
+        columns: Names of its columns, separated by spaces.
+        separator: What separates the cells; None: spaces, and the last cell may hold spaces.
+
+    Yields:
+        The cells of each line.
+
+    Raises:
+        SsgcamError: If the file is missing or a line has another number of cells.
+    """
+    count = len(columns.split())
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        cells = [cell.strip() for cell in line.split(separator, -1 if separator else count - 1)]
+        if len(cells) != count:
+            raise SsgcamError(
+                f"line {number} of '{path}' is {line.strip()!r}; it must have {count} values: "
+                f"{columns}"
+            )
+        yield cells

@@ -1,4 +1,4 @@
-"""The text files of the weakly supervised object localization benchmark (Choe et al. 2020)."""
+"""How are the text files of the weakly supervised localization benchmark (Choe 2020) read?"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ssgcam.data.collect import Collector, Layout, Missing, check_folder
 from ssgcam.data.masks import InstanceFiles
-from ssgcam.data.sample import Sample, SampleSet
-from ssgcam.data.text import read_text, rows, whole
+from ssgcam.data.sample import SampleSet
+from ssgcam.data.tables import read_text, rows, whole
 from ssgcam.errors import SsgcamError
 
 LAYOUT = Layout("wsol", "WSOL metadata", ("image_ids.txt", "class_labels.txt"))
@@ -43,69 +43,53 @@ def read_wsol(
     """
     base = LAYOUT.locate(root)
     if images is None:
-        resolved = base.resolve()
-        images = resolved.parents[2] / "dataset" / resolved.parent.name
+        split = base.resolve()
+        images = split.parents[2] / "dataset" / split.parent.name
         if not images.is_dir():
             raise SsgcamError(
                 f"the images of '{base}' are not in '{images}'; say where with images=FOLDER"
             )
     images = Path(images)
     check_folder(images)
-    source = base / "image_ids.txt"
     collector = Collector(base, missing)
+    classes, sizes_file, localization = (
+        base / f"{name}.txt" for name in ("class_labels", "image_sizes", "localization")
+    )
     labels = {
-        name: whole(label, f"the class of '{name}' in '{base / 'class_labels.txt'}'")
-        for name, label in rows(base / "class_labels.txt", "image class", ",")
+        name: whole(label, f"the class of '{name}' in '{classes}'")
+        for name, label in rows(classes, "image class", ",")
     }
-    sizes = _sizes(base / "image_sizes.txt")
-    places = base / "localization.txt"
-    boxes, objects, ignored = _localization(places)
-    for (name,) in rows(source, "image", ","):
-        if name not in labels:
-            raise SsgcamError(f"'{name}' is not in '{base / 'class_labels.txt'}'; add its class")
-        label = labels[name]
-        masks = tuple(images / path for path in objects.get(name, ()))
-        ignore = images / ignored[name] if name in ignored else None
-        files = (images / name, *masks, *((ignore,) if ignore else ()))
-        if not collector.present(*files, listed_in=source):
-            continue
-        frame = collector.frame(images / name, sizes.get(name), base / "image_sizes.txt")
-        corners = [(box, label) for box in boxes.get(name, ())]
-        kept, box_labels = collector.boxes(
-            frame, corners, "inclusive", f"a box of '{name}' in '{places}'"
-        )
-        mask = InstanceFiles(masks, ignore, frame.orientation) if masks else None
-        collector.samples.append(Sample(name, images / name, (label,), kept, box_labels, mask=mask))
-    count = max(labels.values(), default=-1) + 1
-    names = class_names or [str(number) for number in range(count)]
-    return collector.finish("wsol", names, ("object",) if objects else ())
-
-
-def _sizes(path: Path) -> dict[str, tuple[int, int]]:
-    if not path.is_file():
-        return {}
-    return {
-        name: (whole(width, f"a width in '{path}'"), whole(height, f"a height in '{path}'"))
-        for name, width, height in rows(path, "image width height", ",")
-    }
-
-
-def _localization(
-    path: Path,
-) -> tuple[dict[str, list[list[str]]], dict[str, list[str]], dict[str, str]]:
-    """Read boxes, mask files and ignore files by image; the first line tells boxes from masks."""
+    sizes = {}
+    if sizes_file.is_file():
+        for name, *numbers in rows(sizes_file, "image width height", ","):
+            width, height = (whole(number, f"a size in '{sizes_file}'") for number in numbers)
+            sizes[name] = width, height
     boxes: dict[str, list[list[str]]] = defaultdict(list)
-    masks: dict[str, list[str]] = defaultdict(list)
-    ignored: dict[str, str] = {}
-    if not path.is_file():
-        return boxes, masks, ignored
-    first = read_text(path).partition("\n")[0]
-    if first.count(",") == 2:
-        for name, mask, ignore in rows(path, "image mask ignore", ","):
-            masks[name].append(mask)
+    objects: dict[str, list[Path]] = defaultdict(list)
+    ignored: dict[str, Path] = {}
+    # Three columns in the first line are masks, five are boxes.
+    if localization.is_file() and read_text(localization).partition("\n")[0].count(",") == 2:
+        for name, mask, ignore in rows(localization, "image mask ignore", ","):
+            objects[name].append(images / mask)
             if ignore:
-                ignored[name] = ignore
-    else:
-        for name, *corners in rows(path, "image x0 y0 x1 y1", ","):
+                ignored[name] = images / ignore
+    elif localization.is_file():
+        for name, *corners in rows(localization, "image x0 y0 x1 y1", ","):
             boxes[name].append(corners)
-    return boxes, masks, ignored
+    for (name,) in rows(base / "image_ids.txt", "image", ","):
+        if name not in labels:
+            raise SsgcamError(f"'{name}' is not in '{classes}'; add its class")
+        masks, ignored_part = tuple(objects.get(name, ())), ignored.get(name)
+        files = (images / name, *masks, *([ignored_part] if ignored_part else []))
+        if collector.present(*files, listed_in=base / "image_ids.txt"):
+            collector.add(
+                images / name,
+                base,
+                [(corners, labels[name]) for corners in boxes.get(name, ())],
+                labels=[labels[name]],
+                mask=InstanceFiles(masks, ignored_part) if masks else None,
+                size=sizes.get(name),
+                name=name,
+            )
+    names = class_names or [str(number) for number in range(max(labels.values(), default=-1) + 1)]
+    return collector.finish("wsol", names, ("object",) if objects else ())
