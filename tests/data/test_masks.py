@@ -1,49 +1,13 @@
-"""Masks from files, boxes and run lengths, and the turns of EXIF."""
+"""Masks from files and from boxes."""
 
 from dataclasses import replace
 
 import numpy as np
-import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from helpers.data_trees import mask_file, photo, refusal
-from ssgcam.data import IGNORE, Sample, SampleSet, rle, with_box_masks
-from ssgcam.data.frames import annotated_pixels, upright_array, upright_box
+from ssgcam.data import IGNORE, Sample, SampleSet, with_box_masks
 from ssgcam.data.masks import BoxMask, FileMask, InstanceFiles
-from ssgcam.images import read_image
-
-# Frames: Pillow's exif_transpose is the oracle.
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_boxes_and_masks_turn_with_the_image(tmp_path, orientation):
-    stored = np.zeros((6, 9), np.uint8)
-    stored[1:3, 4:8] = 200
-    image = Image.fromarray(stored)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "a.png"
-    image.save(path, exif=exif)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-    assert annotated_pixels(path, None, path, stored=True) == ((9, 6), orientation)
-    assert annotated_pixels(path, None, path, stored=False) == (read_image(path).size, 1)
-    assert np.array_equal(upright_array(stored, orientation), upright)
-    x0, y0, x1, y1 = upright_box((4, 1, 7, 2), (9, 6), orientation)
-    drawn = np.zeros_like(upright)
-    drawn[y0 : y1 + 1, x0 : x1 + 1] = 200
-    assert np.array_equal(drawn, upright)
-
-
-def test_the_declared_size_tells_stored_from_upright(tmp_path):
-    path = photo(tmp_path / "a.jpg", (20, 10), orientation=6)
-    for stored in (False, True):
-        assert annotated_pixels(path, (20, 10), path, stored) == ((20, 10), 6)
-        assert annotated_pixels(path, (10, 20), path, stored) == ((10, 20), 1)
-    message = refusal(annotated_pixels, path, (21, 10), tmp_path / "list.txt", True)
-    assert "10x20" in message
-    assert "21x10" in message
-    assert "list.txt" in message
-
 
 # Files
 
@@ -176,52 +140,3 @@ def test_object_mask(tmp_path):
     parts = replace(box_set(sample), mask_names=("cytoplasm", "nucleus"))
     assert parts.object_mask(sample, (4, 1), label=0)[0].tolist() == [[False, True, True, False]]
     assert "no mask" in refusal(semantic.object_mask, Sample("x", None), (4, 1))
-
-
-# Run lengths: pycocotools is the oracle.
-
-
-def rle_masks():
-    rng = np.random.default_rng(0)
-    for height, width in [(1, 1), (3, 5), (17, 4), (60, 90)]:
-        yield np.zeros((height, width), bool)
-        yield np.ones((height, width), bool)
-        yield rng.random((height, width)) < 0.5
-        yield rng.random((height, width)) < 0.01
-    yield np.arange(400 * 300).reshape(400, 300) % 40_000 == 0  # long runs: counts of many groups
-
-
-@pytest.mark.parametrize("mask", list(rle_masks()))
-def test_rle_against_pycocotools_both_ways(mask):
-    coco = pytest.importorskip("pycocotools.mask")
-    theirs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    ours = rle.encode(mask)
-    assert ours["counts"].encode() == theirs["counts"]
-    assert list(ours["size"]) == list(theirs["size"])
-    assert np.array_equal(coco.decode(ours), mask)
-    assert np.array_equal(rle.decode(theirs), mask)
-    assert np.array_equal(rle.decode(ours), mask)
-
-
-def test_plain_rle_against_pycocotools():
-    coco = pytest.importorskip("pycocotools.mask")
-    plain = {"size": [4, 3], "counts": [2, 3, 0, 1, 6]}
-    theirs = coco.decode(coco.frPyObjects(plain, 4, 3))
-    assert np.array_equal(rle.decode(plain), theirs)
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    [
-        {"size": [2, 2], "counts": [1, 2]},
-        {"size": [2, 2], "counts": [6, -2]},
-        {"size": [2, 2], "counts": "2\x00"},
-        {"size": [2, 2], "counts": "2P"},
-        {"size": [2, 2], "counts": None},
-        {"size": [2], "counts": [4]},
-        {"counts": [4]},
-        {"size": [0, 2], "counts": []},
-    ],
-)
-def test_damaged_rle(damaged):
-    assert "run-length" in refusal(rle.decode, damaged)
