@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from helpers.networks import Small
 from ssgcam import CAM, SSGCAM, LoadedModel, SSGSettings, TargetSettings
-from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fusion import fuse
 from ssgcam.core.methods import METHODS, layer_cam, ssg_cam
+from ssgcam.core.target import logits_and_classes
 from ssgcam.errors import SsgcamError
 
 LAYERS = ["act1", "act2"]
@@ -89,7 +89,7 @@ def test_several_classes_equal_single_calls(method: str, network: Small, images:
 def test_several_classes_of_other_scores(
     score: Any, second: Any, network: Small, images: Tensor
 ) -> None:
-    cam = CAM(network, LAYERS, score=TargetSettings(score, second, "absolute", probes=2))
+    cam = CAM(network, LAYERS, target=TargetSettings(score, second, "absolute", probes=2))
     result = cam(images, [[0, 2], [1, 0], [2, 1]])
     torch.testing.assert_close(result.maps[:, 1], cam(images, [2, 0, 1]).maps)
 
@@ -137,7 +137,9 @@ def test_maps_are_from_0_to_1_at_input_size(method: str, network: Small, images:
 def test_the_whole_is_the_sum_of_its_parts(network: Small, images: Tensor) -> None:
     """Signals, method and pipeline, called by hand, give the very maps."""
     settings = SSGSettings("taylor", 0.2, 1.5, 0.5)
-    cam = CAM(network, LAYERS, ssg=settings, gamma=[0.5, 2], weights=[1, 3], size=(12, 9))
+    cam = CAM(
+        network, LAYERS, ssg=settings, gamma=[0.5, 2], layer_weights=[1, 3], output_size=(12, 9)
+    )
     classes = torch.tensor([0, 1, 2])
     signals, output = cam.signals(images, classes)
     maps = {name: ssg_cam(signal, settings) for name, signal in signals.items()}
@@ -265,16 +267,16 @@ def test_images_that_do_not_fit(wrong: Any, network: Small) -> None:
     ("settings", "message"),
     [
         ({"method": "gradcam"}, "no method named 'gradcam'; choose one of ssg_cam, grad_cam"),
-        ({"score": "softmax"}, "score is 'softmax'; choose one of exp, probability"),
-        ({"score": 3}, "score is 3; give"),
+        ({"target": "softmax"}, "target is 'softmax'; choose one of exp, probability"),
+        ({"target": 3}, "target is 3; give"),
         ({"output": "relu"}, "output is 'relu'; choose one of softmax, sigmoid"),
         ({"fusion": "max"}, "fusion is 'max'"),
         ({"gamma": 0}, "gamma is 0; it must be from 0.01 to 10"),
         ({"gamma": [1, float("nan")]}, "gamma is nan"),
         ({"gamma": [1]}, "gamma has 1 values for 2 layers"),
-        ({"weights": [1, 2, 3]}, "weights has 3 values for 2 layers"),
+        ({"layer_weights": [1, 2, 3]}, "layer_weights has 3 values for 2 layers"),
         ({"ssg": [SSGSettings()]}, "ssg has 1 values for 2 layers"),
-        ({"layers": "auto", "weights": [1]}, "need the layers to be named"),
+        ({"layers": "auto", "layer_weights": [1]}, "need the layers to be named"),
         ({"layers": "auto", "gamma": [1]}, "need the layers to be named"),
         ({"layers": ["act3"]}, "no layer 'act3'; did you mean 'act"),
     ],
@@ -303,10 +305,10 @@ def test_ssgcam_is_cam_with_the_settings_spelled_out(network: Small, images: Ten
         first_exponent=2.0,
         second_exponent=0.5,
         gamma=0.7,
-        weights=[1, 2],
+        layer_weights=[1, 2],
     )
     settings = SSGSettings("gradient", 0.05, 2.0, 0.5)
-    plain = CAM(network, LAYERS, ssg=settings, gamma=0.7, weights=[1, 2])
+    plain = CAM(network, LAYERS, ssg=settings, gamma=0.7, layer_weights=[1, 2])
     assert torch.equal(spelled(images).maps, plain(images).maps)
 
 
@@ -329,7 +331,7 @@ def test_with_plain_settings_it_is_layer_cam(network: Small, images: Tensor) -> 
 def test_settings_for_each_layer(network: Small, images: Tensor) -> None:
     """Each layer by its own settings; a second exponent of one layer does not touch the other."""
     settings = [SSGSettings("taylor", 0, 1, 0), SSGSettings("gradient", 0.3, 1, 1)]
-    result = CAM(network, LAYERS, ssg=settings, gamma=[0.5, 1.5], weights=[3, 1])(images, 1)
+    result = CAM(network, LAYERS, ssg=settings, gamma=[0.5, 1.5], layer_weights=[3, 1])(images, 1)
     alone = [
         CAM(network, [name], ssg=own)(images, 1).layer_maps[name]
         for name, own in zip(LAYERS, settings, strict=True)
@@ -349,7 +351,7 @@ def test_layer_cam_fusion(network: Small, images: Tensor) -> None:
 
 
 def test_size(network: Small, images: Tensor) -> None:
-    assert CAM(network, LAYERS, size=(5, 40))(images).maps.shape == (3, 5, 40)
+    assert CAM(network, LAYERS, output_size=(5, 40))(images).maps.shape == (3, 5, 40)
 
 
 def test_another_image_size_later(network: Small, images: Tensor) -> None:
@@ -370,9 +372,9 @@ def test_sigmoid_outputs(network: Small, images: Tensor) -> None:
 
 def test_absolute_sign(network: Small, images: Tensor) -> None:
     settings = TargetSettings("log_probability", sign="absolute")
-    result = CAM(network, LAYERS, score=settings)(images, 1)
+    result = CAM(network, LAYERS, target=settings)(images, 1)
     assert result.evidence.all()
-    other = CAM(network, LAYERS, score="probability")(images, 1)
+    other = CAM(network, LAYERS, target="probability")(images, 1)
     assert not torch.equal(result.maps, other.maps)
 
 
@@ -385,22 +387,22 @@ def margin(logits: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_score_function(method: str, network: Small, images: Tensor) -> None:
-    result = CAM(network, LAYERS, method, score=margin)(images)
+    result = CAM(network, LAYERS, method, target=margin)(images)
     assert result.logits is None
     assert result.probabilities is None
     assert result.classes.tolist() == [0, 0, 0]
     assert result.maps.isfinite().all()
-    picked = CAM(network, LAYERS, method, score=lambda logits: logits[:, 2])(images)
+    picked = CAM(network, LAYERS, method, target=lambda logits: logits[:, 2])(images)
     torch.testing.assert_close(picked.maps, CAM(network, LAYERS, method)(images, 2).maps)
     # log odds are what the softmax scores differentiate
     if method in ("grad_cam", "layer_cam", "hires_cam"):
-        named = CAM(network, LAYERS, method, score="odds")(images, 0)
+        named = CAM(network, LAYERS, method, target="odds")(images, 0)
         torch.testing.assert_close(result.maps, named.maps, atol=1e-5, rtol=1e-4)
 
 
 def test_a_score_function_and_classes(network: Small, images: Tensor) -> None:
-    with pytest.raises(SsgcamError, match="classes were given along with a score function"):
-        CAM(network, LAYERS, score=margin)(images, 1)
+    with pytest.raises(SsgcamError, match="classes were given along with a target function"):
+        CAM(network, LAYERS, target=margin)(images, 1)
 
 
 class Segmenter(nn.Module):
@@ -422,7 +424,7 @@ def test_a_segmentation_network(method: str) -> None:
     def left(output: dict[str, Tensor]) -> Tensor:
         return output["out"][:, 1, :, :8].mean((1, 2))
 
-    result = CAM(network, ["features"], method, score=left)(images)
+    result = CAM(network, ["features"], method, target=left)(images)
     assert result.evidence.all()
     if method in ("layer_cam", "hires_cam", "grad_cam_elementwise"):
         assert not result.layer_maps["features"][:, :, 4:].any()  # only the left half is asked for
@@ -471,7 +473,7 @@ def test_a_result_holds_no_graph(network: Small, images: Tensor) -> None:
 def test_no_device_is_named(network: Small, images: Tensor) -> None:
     """Under another default device, everything still happens where the network is."""
     wanted = SSGCAM(network, LAYERS)(images)
-    odds = CAM(network, LAYERS, score=TargetSettings("odds", "hutchinson", probes=2))
+    odds = CAM(network, LAYERS, target=TargetSettings("odds", "hutchinson", probes=2))
     wanted_odds = odds(images, [[0, 1]] * 3)
     with torch.device("meta"):
         assert torch.equal(SSGCAM(network, LAYERS)(images).maps, wanted.maps)

@@ -165,8 +165,8 @@ def test_the_same_maps_as_cam(network: nn.Module) -> None:
         ["act1", "act2"],
         ssg=[layer.ssg for layer in recipe.layers],
         gamma=[0.5, 0.7],
-        weights=[0.7, 0.3],
-        size=(12, 12),
+        layer_weights=[0.7, 0.3],
+        output_size=(12, 12),
     )
     expected = cam(IMAGES)
     found = recipe.bind(network)(IMAGES)

@@ -11,34 +11,51 @@ from torch import Tensor, nn
 
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.capture import Captured, capture
-from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.layers import auto_layers, resolve
-from ssgcam.core.methods import METHODS, in_parts, ssg_cam
+from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import explaining, outside_inference_mode, unwrap
 from ssgcam.core.score_cam import score_cam
 from ssgcam.core.settings import (
     Form,
     Fusion,
-    Score,
     SSGSettings,
+    TargetName,
     TargetSettings,
     check_choice,
     check_range,
 )
 from ssgcam.core.signals import Needs, Signal, signals_of
-from ssgcam.core.target import TargetFunction, class_score, settings_and_function
+from ssgcam.core.target import (
+    Against,
+    Classes,
+    Scalar,
+    TargetFunction,
+    compared_classes,
+    logits_and_classes,
+    settings_and_function,
+)
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
 from ssgcam.result import Result, in_shape_of, missing_evidence
 
 T = TypeVar("T")
 Layers = Literal["auto"] | Sequence[str | nn.Module]
-DEFAULT_GAMMA = 1.0
+Output = Literal["softmax", "sigmoid"]
 
 
 class CAM:
-    """Class activation maps of a network by any method of the library.
+    r"""Class activation maps of a network by any method of the library.
+
+    A method turns the activation ``A`` of a layer and the gradient ``g`` of the target into a map.
+    LayerCAM, for example, is (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps
+    for Localization", IEEE TIP)
+
+    .. math:: M = \mathrm{ReLU}\Big(\sum_c \mathrm{ReLU}(g_c) \, A_c\Big)
+
+    The maps of the layers are resized, divided by their maximum, raised to ``gamma`` and fused.
+
+    Not thread-safe: use one explainer for each network at a time.
 
     Args:
         model: A network, or what :func:`ssgcam.load_model` returns.
@@ -46,14 +63,16 @@ class CAM:
             each resolution.
         method: A key of ``core.methods.METHODS``.
         ssg: Settings of the method ``"ssg_cam"``: one for all layers or one for each.
-        gamma: Power of each layer's scaled map before the fusion: one number or one for each layer.
-        weights: Weight of each layer in the fusion; equal by default.
-        fusion: ``"mean"``, or LayerCAM's own rule ``"layer_cam"``.
-        score: A :class:`TargetSettings`, the name of a score, or a function from the network's output
-            to one number for each image (segmentation, detection, multi-label networks).
+        gamma: Power of each layer's scaled map before the fusion: one number or one for each layer; the
+            method's own by default (``METHODS[method].gamma``).
+        layer_weights: Weight of each layer in the fusion; equal by default.
+        fusion: See :func:`ssgcam.core.fusion.fuse`.
+        target: What is differentiated: a :class:`TargetSettings`, the name of a target, or a function
+            from the network's output to one number for each image (segmentation, detection, multi-label
+            networks; see :func:`ssgcam.core.target.per_image` for a function of one image).
         output: ``"softmax"`` or ``"sigmoid"``; taken from a loaded model.
-        size: Height and width of ``Result.maps``; the input's by default.
-        batch_size: Images for each pass of Score-CAM.
+        output_size: Height and width of ``Result.maps``; the input's by default.
+        batch_size: Images for each forward pass of Score-CAM.
         fast: Work on a copy of the network with batch norms folded and channels last, in bfloat16 on
             a CUDA device that has it. :attr:`computation` says which. See ``core.fast``.
 
@@ -76,11 +95,11 @@ class CAM:
         *,
         ssg: SSGSettings | Sequence[SSGSettings] | None = None,
         gamma: float | Sequence[float] | None = None,
-        weights: Sequence[float] | None = None,
+        layer_weights: Sequence[float] | None = None,
         fusion: Fusion = "mean",
-        score: TargetSettings | Score | TargetFunction | None = None,
-        output: Literal["softmax", "sigmoid"] | None = None,
-        size: tuple[int, int] | None = None,
+        target: TargetSettings | TargetName | TargetFunction | None = None,
+        output: Output | None = None,
+        output_size: tuple[int, int] | None = None,
         batch_size: int = 32,
         fast: bool = False,
     ) -> None:
@@ -91,24 +110,31 @@ class CAM:
         self.method = METHODS[method]
         self.method_name = method
         self.ssg: SSGSettings | Sequence[SSGSettings] = ssg or SSGSettings()
-        self.score, self.score_function = settings_and_function(score, self.method.score)
+        self.target, self.target_function = settings_and_function(target, self.method.target)
         self.output = output or (loaded.output if loaded else "softmax")
-        check_choice("output", self.output, Literal["softmax", "sigmoid"])
+        check_choice("output", self.output, Output)
         check_choice("fusion", fusion, Fusion)
         self.fusion: Fusion = fusion
-        self.size = size
+        self.output_size = output_size
         self.batch_size = batch_size
         self.fast = fast
         self._fast_copy = FastCopy(self.network) if fast else None
-        self.weights = weights
-        self.gamma = DEFAULT_GAMMA if gamma is None else gamma
+        self.layer_weights = layer_weights
+        self.gamma = self.method.gamma if gamma is None else gamma
         self._layers: list[str] | None = None
         if isinstance(layers, str) and layers != "auto":
             layers = [layers]
+        per_layer = {"gamma": self.gamma, "layer_weights": layer_weights, "ssg": self.ssg}
+        given = {name: values for name, values in per_layer.items() if isinstance(values, Sequence)}
         if layers != "auto":
             self._layers = resolve(self.network, layers)
-            self._check_per_layer(self._layers)
-        elif weights is not None or not (_is_one(self.gamma) and _is_one(self.ssg)):
+            for name, values in given.items():
+                if len(values) != len(self._layers):
+                    raise SsgcamError(
+                        f"{name} has {len(values)} values for {len(self._layers)} layers; give one for "
+                        "each"
+                    )
+        elif given:
             raise SsgcamError("settings for each layer need the layers to be named")
         for value in _for_each(self.gamma, 1):
             check_range("gamma", value, 0.01, 10)
@@ -119,13 +145,13 @@ class CAM:
         return self._fast_copy.description if self._fast_copy else "exact"
 
     def layers(self, images: Tensor) -> list[str]:
-        """The target layers' spellings; ``"auto"`` is settled by the first images seen."""
+        """The target layers' names; ``"auto"`` is resolved with the first images given."""
         if self._layers is None:
             self._layers = auto_layers(self.network, images[:1])
         return self._layers
 
     def __call__(
-        self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None
+        self, images: Tensor, classes: Classes | None = None, *, against: Against | None = None
     ) -> Result:
         """Explain a batch.
 
@@ -133,6 +159,9 @@ class CAM:
             images: The network's input, ``[N, C, H, W]``, on the network's device.
             classes: ``None`` for the top-1 class of each image, one index for all, ``[N]`` indices,
                 or ``[N, K]`` for several classes of each image.
+            against: Explain why a class rather than another: an index or ``[N]`` indices (the logits'
+                difference), or ``"rest"`` (less half the mean of all other logits under their
+                softmax).
 
         Returns:
             Maps, raw layer maps, classes and probabilities.
@@ -143,14 +172,23 @@ class CAM:
         """
         _check_images(images)
         captured = self._capture(images)
-        logits, classes = logits_and_classes(captured.output, classes, images, self.score_function)
-        size = self.size or (int(images.shape[-2]), int(images.shape[-1]))
+        logits, classes = logits_and_classes(captured.output, classes, images, self.target_function)
+        others = compared_classes(against, logits, classes, self.target)
+        size = self.output_size or (int(images.shape[-2]), int(images.shape[-1]))
         raw, notes = [], []
         columns = [classes] if classes.ndim == 1 else classes.unbind(1)
         for k, column in enumerate(columns, 1):
-            layer_maps, why = self._explained(captured, images, column, k < len(columns))
-            raw.append(layer_maps)
-            notes.append(why)
+            signals = self._signals(captured, images, column, others, k < len(columns))
+            settings = _for_each(self.ssg, len(signals))
+            scalar = Scalar(column, self.target, self.target_function, others)
+            with torch.no_grad():
+                raw.append(
+                    {
+                        name: self._layer_map(signal, ssg, images, scalar)
+                        for (name, signal), ssg in zip(signals.items(), settings, strict=True)
+                    }
+                )
+            notes.append(missing_evidence(raw[-1], signals))
         maps = in_shape_of(classes, [self.fuse(layer_maps, size) for layer_maps in raw])
         return Result(
             maps=maps,
@@ -169,7 +207,11 @@ class CAM:
         """Layer maps, each ``[N, h, w]``, through the pipeline of ``core.fusion`` to ``[N, *size]``."""
         gammas = _for_each(self.gamma, len(layer_maps))
         return pipeline.fuse(
-            list(layer_maps.values()), size, gammas=gammas, weights=self.weights, fusion=self.fusion
+            list(layer_maps.values()),
+            size,
+            gammas=gammas,
+            weights=self.layer_weights,
+            fusion=self.fusion,
         )
 
     def signals(self, images: Tensor, classes: Tensor) -> tuple[dict[str, Signal], Any]:
@@ -180,85 +222,91 @@ class CAM:
     @property
     def _needs(self) -> Needs:
         """The most costly signal that the method uses with these settings."""
-        if self.method.needs == "second":
-            ssg = _for_each(self.ssg, 1)
-            return "second" if any(settings.second_exponent > 0 for settings in ssg) else "first"
+        if self.method_name == "ssg_cam":
+            second = any(ssg.second_exponent > 0 for ssg in _for_each(self.ssg, 1))
+            return "second" if second else "first"
         return self.method.needs
 
     def _capture(self, images: Tensor) -> Captured:
         names = self.layers(images)
-        differentiated_twice = self._needs == "curvature" or (
-            self._needs == "second" and self.score.second == "hutchinson"
+        twice = self._needs == "curvature" or (
+            self._needs == "second" and self.target.second == "hutchinson"
         )
         if self._fast_copy is not None:
-            return self._fast_copy.capture(images, names, double_backward=differentiated_twice)
-        return capture(self.network, images, names, double_backward=differentiated_twice)
+            return self._fast_copy.capture(images, names, double_backward=twice)
+        return capture(self.network, images, names, double_backward=twice)
 
     def _signals(
-        self, captured: Captured, images: Tensor, classes: Tensor, retain_graph: bool = False
+        self,
+        captured: Captured,
+        images: Tensor,
+        classes: Tensor,
+        against: Tensor | Literal["rest"] | None = None,
+        retain_graph: bool = False,
     ) -> dict[str, Signal]:
         return signals_of(
             captured,
             classes,
             self._needs,
-            self.score,
+            self.target,
             (int(images.shape[-2]), int(images.shape[-1])),
-            function=self.score_function,
+            function=self.target_function,
+            against=against,
             retain_graph=retain_graph,
         )
 
-    def _explained(
-        self, captured: Captured, images: Tensor, classes: Tensor, retain_graph: bool
-    ) -> tuple[dict[str, Tensor], list[str]]:
-        """For one class of each image: the raw map of each layer, and why one has no evidence."""
-        signals = self._signals(captured, images, classes, retain_graph)
-        settings = _for_each(self.ssg, len(signals))
-        with torch.no_grad():
-            layer_maps = {
-                name: self._layer_map(signal, ssg, images, classes)
-                for (name, signal), ssg in zip(signals.items(), settings, strict=True)
-            }
-        return layer_maps, missing_evidence(layer_maps, signals)
-
     def _layer_map(
-        self, signal: Signal, ssg: SSGSettings, images: Tensor, classes: Tensor
+        self, signal: Signal, ssg: SSGSettings, images: Tensor, scalar: Scalar
     ) -> Tensor:
-        if self.method.needs == "forward":
-            return score_cam(signal.activation, images, classes, self._scores, self.batch_size)
         if self.method_name == "ssg_cam":
-            return in_parts(partial(ssg_cam, settings=ssg), signal)
-        assert self.method.function is not None
-        return in_parts(self.method.function, signal)
+            return ssg_cam(signal, ssg)
+        if self.method.function is not None:
+            return self.method.function(signal)
+        return score_cam(
+            signal.activation, images, partial(self._class_scores, scalar), self.batch_size
+        )
 
-    def _scores(self, images: Tensor, classes: Tensor) -> Tensor:
+    def _class_scores(self, scalar: Scalar, masked: Tensor, owners: Tensor) -> Tensor:
         with explaining(self.network), torch.no_grad():
-            output = self.network(outside_inference_mode(images))
-            return class_score(output, classes, self.score, self.score_function)
+            return scalar.select(owners).number(self.network(outside_inference_mode(masked)))
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()
 
-    def _check_per_layer(self, names: Sequence[str]) -> None:
-        per_layer = {"gamma": self.gamma, "weights": self.weights, "ssg": self.ssg}
-        for what, values in per_layer.items():
-            if isinstance(values, Sequence) and len(values) != len(names):
-                raise SsgcamError(
-                    f"{what} has {len(values)} values for {len(names)} layers; give one for each"
-                )
-
 
 class SSGCAM(CAM):
-    """SSG-CAM: :class:`CAM` with the settings of ``core.methods.ssg_cam`` spelled out.
+    r"""SSG-CAM: smoothed first- and second-order gradients, fused over layers.
+
+    With the activation ``A``, the gradient ``g``, a Gaussian ``S`` of ``sigma`` and the exponents ``a``
+    and ``b``, a layer's map in the Taylor form is
+
+    .. math:: M = \sum_c \mathrm{ReLU}(S\, g_c A_c)^a \; \mathrm{ReLU}(S\, g_c^2 A_c^2)^b
+
+    :func:`ssgcam.core.methods.ssg_cam` has the other forms. Our reading of Chen et al. 2026, "SSG-CAM:
+    enhancing visual interpretability through refined second-order gradients and evolutionary multi-layer
+    fusion", Sci Rep 16, 6848.
 
     Args:
         model: A network, or what :func:`ssgcam.load_model` returns.
         layers: As for :class:`CAM`.
-        form: ``"taylor"`` or ``"gradient"``.
+        form: ``"taylor"``, ``"gradient"`` or ``"sum"``.
         sigma: Gaussian's standard deviation as a fraction of the map's shorter side.
         first_exponent: Power of the first-order signal.
         second_exponent: Power of the second-order signal.
-        gamma: Power of each layer's scaled map before the fusion.
-        **settings: As for :class:`CAM`.
+        cancellation: ``lambda`` of the sum form.
+        gamma: As for :class:`CAM`, as are all that follow.
+        layer_weights: As for :class:`CAM`.
+        fusion: As for :class:`CAM`.
+        target: As for :class:`CAM`.
+        output: As for :class:`CAM`.
+        output_size: As for :class:`CAM`.
+        fast: As for :class:`CAM`.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        ...                         nn.Flatten(), nn.Linear(4, 2))
+        >>> SSGCAM(network, ["1"], sigma=0.1)(torch.rand(2, 3, 16, 16), classes=[0, 1]).maps.shape
+        torch.Size([2, 16, 16])
     """
 
     def __init__(
@@ -270,21 +318,32 @@ class SSGCAM(CAM):
         sigma: float = SSGSettings.sigma,
         first_exponent: float = SSGSettings.first_exponent,
         second_exponent: float = SSGSettings.second_exponent,
-        gamma: float | Sequence[float] = DEFAULT_GAMMA,
-        **settings: Any,
+        cancellation: float = SSGSettings.cancellation,
+        gamma: float | Sequence[float] | None = None,
+        layer_weights: Sequence[float] | None = None,
+        fusion: Fusion = "mean",
+        target: TargetSettings | TargetName | TargetFunction | None = None,
+        output: Output | None = None,
+        output_size: tuple[int, int] | None = None,
+        fast: bool = False,
     ) -> None:
-        ssg = SSGSettings(form, sigma, first_exponent, second_exponent)
-        super().__init__(model, layers, "ssg_cam", ssg=ssg, gamma=gamma, **settings)
-
-
-def _is_one(value: object) -> bool:
-    """Whether it is a setting for all layers, and not one for each."""
-    return isinstance(value, (int, float, SSGSettings))
+        super().__init__(
+            model,
+            layers,
+            ssg=SSGSettings(form, sigma, first_exponent, second_exponent, cancellation),
+            gamma=gamma,
+            layer_weights=layer_weights,
+            fusion=fusion,
+            target=target,
+            output=output,
+            output_size=output_size,
+            fast=fast,
+        )
 
 
 def _for_each(value: T | Sequence[T], layers: int) -> list[T]:
     """A setting of each layer, where one for all or one for each may be given."""
-    return [value] * layers if _is_one(value) else list(value)  # type: ignore[list-item, arg-type]
+    return list(value) if isinstance(value, Sequence) else [value] * layers
 
 
 def _check_images(images: Tensor) -> None:

@@ -241,11 +241,11 @@ class BoundRecipe:
             list(shapes),
             ssg=[layer.ssg for layer in recipe.layers],
             gamma=[layer.gamma for layer in recipe.layers],
-            weights=[layer.weight for layer in recipe.layers],
+            layer_weights=[layer.weight for layer in recipe.layers],
             fusion=recipe.fusion,
-            score=recipe.target,
+            target=recipe.target,
             output=recipe.network.output,
-            size=recipe.working_size,
+            output_size=recipe.working_size,
             fast=fast,
         )
 

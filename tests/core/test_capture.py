@@ -286,9 +286,9 @@ def test_inside_no_grad_and_inference_mode(mode: Callable[[], Any], method: str)
 def test_scores_inside_inference_mode(score: Any, second: Any) -> None:
     network, images = Small().eval(), torch.rand(2, 3, 12, 12)
     settings = TargetSettings(score, second, "absolute")
-    wanted = maps_of(network, images, score=settings)
+    wanted = maps_of(network, images, target=settings)
     with torch.inference_mode():
-        assert torch.equal(maps_of(network, images + 0, score=settings), wanted)
+        assert torch.equal(maps_of(network, images + 0, target=settings), wanted)
 
 
 def test_images_that_require_a_gradient_get_none() -> None:
@@ -466,7 +466,7 @@ def test_a_network_that_returns_a_tuple() -> None:
     network, images = Tuples(), torch.rand(1, 3, 24, 24)
     with pytest.raises(SsgcamError, match="returned a tuple, not a tensor of logits"):
         CAM(network, ["inner.act2"])(images)
-    found = CAM(network, ["inner.act2"], score=lambda output: output[0][:, 1])(images)
+    found = CAM(network, ["inner.act2"], target=lambda output: output[0][:, 1])(images)
     pooled = F.max_pool2d(images, 2)
     wanted = CAM(network.inner, ["act2"])(pooled, 1).layer_maps["act2"]
     assert torch.equal(found.layer_maps["inner.act2"], wanted)
@@ -568,7 +568,7 @@ METHODS_THAT_CALL = ["ssg_cam", "shapley_cam", "score_cam"]
 
 @pytest.mark.parametrize("method", METHODS_THAT_CALL)
 @pytest.mark.parametrize("layers", [["inner.act1"], "auto"])
-@pytest.mark.parametrize("where", ["network", "users hook", "score", "class"])
+@pytest.mark.parametrize("where", ["network", "users hook", "target", "class"])
 def test_a_call_that_raises_leaves_the_network_as_it_was(
     where: str, layers: Any, method: str
 ) -> None:
@@ -579,7 +579,7 @@ def test_a_call_that_raises_leaves_the_network_as_it_was(
         network.inner.act2.register_forward_hook(_raise)
     network.broken = where == "network"
     before = state_of(network)
-    settings: dict[str, Any] = {"score": _raise} if where == "score" else {}
+    settings: dict[str, Any] = {"target": _raise} if where == "target" else {}
     cam = CAM(network, layers, method, **settings)
     with pytest.raises((RuntimeError, SsgcamError)):
         cam(images, 99 if where == "class" else None)

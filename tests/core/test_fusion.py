@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssgcam.core.fusion import SMALL_SIDE, extreme_rows, fuse, prepare, resize, scale, threshold
+from ssgcam.core.fusion import fuse, prepare, resize, scale, threshold
 from ssgcam.errors import SsgcamError
 
 
@@ -71,29 +71,6 @@ def test_resize_against_a_loop(size: tuple[int, int]) -> None:
         )
 
 
-@pytest.mark.parametrize("size", [(70, 51), (9, 80), (13, 17)])
-@pytest.mark.parametrize("cells", [(SMALL_SIDE, 7), (SMALL_SIDE + 1, 7), (40, 36)])
-def test_small_and_large_maps_are_resized_alike(
-    cells: tuple[int, int], size: tuple[int, int]
-) -> None:
-    """Up to SMALL_SIDE by products of matrices, above by PyTorch's own function."""
-    layer_map = torch.rand(2, *cells, dtype=torch.float64) - 0.5
-    wanted = resized(layer_map, size)
-    torch.testing.assert_close(resize(layer_map, size), wanted, atol=1e-6, rtol=0)
-    single = resize(layer_map.float(), size)
-    assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), wanted, atol=5e-6, rtol=0)
-    assert not resize(torch.zeros(1, *cells), size).any()
-
-
-def test_made_in_inference_mode_a_resizing_matrix_serves_outside_too() -> None:
-    with torch.inference_mode():
-        resize(torch.ones(1, 11, 13), (21, 23))
-    layer_map = torch.ones(1, 11, 13, requires_grad=True)
-    resize(layer_map, (21, 23)).sum().backward()
-    assert layer_map.grad is not None
-
-
 def test_resize_to_the_same_size_changes_nothing() -> None:
     layer_map = torch.rand(2, 5, 7)
     assert resize(layer_map, (5, 7)) is layer_map
@@ -135,16 +112,6 @@ def test_layers_of_one_resolution_against_a_loop(
     found = fuse(maps, size, gammas=[1.0] * 5, weights=weights)
     expected = piped(maps, size, [1.0] * 5, weights or [1.0] * 5, "mean")
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("cells", [1, 2, 3, 7, 14, 31])
-@pytest.mark.parametrize("larger", [0, 1, 2, 6, 14, 33, 194])
-def test_the_largest_value_of_an_enlarged_map(cells: int, larger: int) -> None:
-    maps, size = torch.rand(50, cells, 5, dtype=torch.float64), (cells + larger, 40)
-    rows, columns = (extreme_rows(*axis, torch.float64) for axis in ((cells, size[0]), (5, 40)))
-    assert len(rows) <= 2 * cells
-    largest = (rows @ maps @ columns.T).amax((1, 2))
-    torch.testing.assert_close(largest, resize(maps, size).amax((1, 2)))
 
 
 @pytest.mark.parametrize("sides", [(6,), (3,), (6, 3), (3, 6, 40), (3, 3, 6, 6)])

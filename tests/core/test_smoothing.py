@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ssgcam.core.smoothing import gaussian_matrix, smooth, smoothing_matrices
+from ssgcam.core.smoothing import gaussian_matrix, smooth
 
 
 def oracle(signal: torch.Tensor, sigma: float) -> np.ndarray:
@@ -29,7 +29,7 @@ def oracle(signal: torch.Tensor, sigma: float) -> np.ndarray:
 def test_against_scipy(size: tuple[int, int], sigma: float) -> None:
     signal = torch.randn(2, 3, *size, dtype=torch.float64)
     np.testing.assert_allclose(smooth(signal, sigma).numpy(), oracle(signal, sigma), atol=1e-12)
-    single = smooth(signal.float(), sigma)  # another way of multiplying on some machines
+    single = smooth(signal.float(), sigma)
     np.testing.assert_allclose(single.numpy(), oracle(signal, sigma), atol=2e-6)
 
 
@@ -43,22 +43,6 @@ def test_large_maps_against_scipy(size: tuple[int, int], sigma: float) -> None:
     np.testing.assert_allclose(single.numpy(), oracle(signal, sigma), atol=2e-6)
 
 
-@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 2e-6), (torch.float64, 1e-13)])
-@pytest.mark.parametrize("cells", [224, 500])
-@pytest.mark.parametrize("share", [0.06, 0.1, 0.3])
-def test_a_coarse_grid_gives_the_same_gaussian(
-    share: float, cells: int, dtype: torch.dtype, within: float
-) -> None:
-    """Also far from the center, relative to what is there; and nothing negative comes out."""
-    spread, gathered = smoothing_matrices(cells, share * cells, dtype)
-    assert len(gathered) * 2 < cells
-    assert min(spread.min(), gathered.min()) >= 0
-    wanted = gaussian_matrix(cells, share * cells, torch.float64)
-    found = spread.double() @ gathered.double()
-    near = wanted > 1e-25
-    np.testing.assert_allclose(found[near].numpy(), wanted[near].numpy(), rtol=within)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("cells", [4, 7, 14, 56, 120, 224])
 @pytest.mark.parametrize("share", [0.01, 0.06, 0.3])
@@ -69,32 +53,25 @@ def test_no_product_with_a_signal_makes_denormal_numbers(
     number = torch.finfo(dtype)
     signal = torch.zeros(1, 1, cells, cells, dtype=dtype)
     signal[..., 0, 0] = number.eps
-    if len(smoothing_matrices(cells, share * cells, dtype)) == 1:
-        found = smooth(signal, share)
-        assert found[found > 0].min() >= number.tiny * (1 - 1e-3)
-    for matrix in smoothing_matrices(cells, share * cells, dtype):
-        assert matrix[matrix > 0].min() >= number.tiny / number.eps * (1 - 1e-3)
+    found = smooth(signal, share)
+    assert found[found > 0].min() >= number.tiny
 
 
 def test_what_is_left_out_is_far_below_rounding() -> None:
-    """Nearer than 8 sigma each weight is the Gaussian's own."""
+    """Within 7 sigma each weight is the Gaussian's own."""
     distance = torch.arange(56, dtype=torch.float64)[None] - torch.arange(56)[:, None]
     for cells in (0.5, 3.36, 5.6):
         wanted = torch.exp(-0.5 * (distance / cells) ** 2)
         wanted /= wanted.sum(1, keepdim=True)
         found = gaussian_matrix(56, cells).double()
-        near = distance.abs() < 8 * cells
+        near = distance.abs() < 7 * cells
         np.testing.assert_allclose(found[near].numpy(), wanted[near].numpy(), rtol=2e-7)
-        assert (wanted[found == 0] < 1e-15).all()
+        assert (wanted[found == 0] < 1e-13).all()
 
 
 def test_half_precision_keeps_its_neighbors() -> None:
     signal = torch.rand(2, 3, 9, 9).half()
     np.testing.assert_allclose(smooth(signal, 0.1).numpy(), oracle(signal, 0.1), atol=2e-3)
-
-
-def test_small_maps_and_narrow_gaussians_take_no_grid() -> None:
-    assert len(smoothing_matrices(56, 0.06 * 56)) == len(smoothing_matrices(224, 2.0)) == 1
 
 
 @pytest.mark.parametrize("size", [(7, 7), (14, 9), (120, 130)])

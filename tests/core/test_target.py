@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from helpers.networks import Small, Smooth
 from ssgcam import CAM, TargetSettings
 from ssgcam.core.capture import Captured, capture
-from ssgcam.core.derivatives import derivatives, hessian_activation_product
-from ssgcam.core.target import logits_of, score_value
+from ssgcam.core.signals import derivatives, hessian_activation_product
+from ssgcam.core.target import Scalar, logits_of
 from ssgcam.errors import SsgcamError
 
 CLASSES = 5
@@ -57,7 +57,7 @@ def signals_of(
     layer: str = "layer",
 ) -> tuple[Tensor, Tensor | None]:
     captured = capture(network, images, [layer], double_backward=settings.second == "hutchinson")
-    return derivatives(captured, classes, settings, need_second=True, function=function)[layer]
+    return derivatives(captured, Scalar(classes, settings, function), need_second=True)[layer]
 
 
 # the definitions of the table, from one image's logits [K] and a class
@@ -128,7 +128,7 @@ def test_every_score_against_the_dense_hessian(score: Any, second: Any) -> None:
 
 
 @pytest.mark.parametrize("score", [*DEFINITIONS, "logit"])
-def test_score_value_has_the_derivatives_of_the_score(score: Any) -> None:
+def test_value_has_the_derivatives_of_the_target(score: Any) -> None:
     network = head()
     logits = network(torch.randn(1, 3, 5, 5, dtype=torch.float64))[0].detach()
     settings = TargetSettings(score, sign="absolute", top_classes=CLASSES)
@@ -136,7 +136,7 @@ def test_score_value_has_the_derivatives_of_the_score(score: Any) -> None:
     define = DEFINITIONS.get(score, lambda z, c: z[c])
 
     def ours(z: Tensor) -> Tensor:
-        return score_value(z[None], one, settings)[0]
+        return Scalar(one, settings).value(z[None])[0]
 
     assert_proportional(jacobian(ours, logits), jacobian(lambda z: define(z, 2), logits))
     found, wanted = hessian(ours, logits), hessian(lambda z: define(z, 2), logits)
@@ -228,7 +228,9 @@ def test_first_order_alone_is_the_first_of_both() -> None:
     for score in DEFINITIONS:
         settings: Any = TargetSettings(score, sign="absolute", top_classes=CLASSES)  # type: ignore[arg-type]
         captured = capture(network, images, ["layer"])
-        alone, nothing = derivatives(captured, classes, settings, need_second=False)["layer"]
+        alone, nothing = derivatives(captured, Scalar(classes, settings), need_second=False)[
+            "layer"
+        ]
         assert nothing is None
         torch.testing.assert_close(alone, signals_of(network, images, classes, settings)[0])
 
@@ -325,7 +327,7 @@ def test_hessian_activation_product(score: Any) -> None:
     classes = torch.tensor([0, 2])
     captured = capture(network, images, ["stem", "mix"], double_backward=True)
     settings = TargetSettings(score)
-    found = hessian_activation_product(captured, classes, settings, None)
+    found = hessian_activation_product(captured, Scalar(classes, settings))
     stems = network.stem(images).detach()
     for index in range(2):
 
@@ -342,9 +344,8 @@ def test_hessian_activation_product_is_zero_behind_relu() -> None:
     network, images = head(), torch.randn(2, 3, 5, 5, dtype=torch.float64)
     captured = capture(network, images, ["layer"], double_backward=True)
     settings = TargetSettings("logit")
-    first, product = hessian_activation_product(captured, torch.tensor([0, 1]), settings, None)[
-        "layer"
-    ]
+    scalar = Scalar(torch.tensor([0, 1]), settings)
+    first, product = hessian_activation_product(captured, scalar)["layer"]
     assert first.any()
     assert not product.any()
 
@@ -389,7 +390,7 @@ def test_sign_of_a_sigmoid_on_either_side_of_a_half(
 ) -> None:
     images = torch.rand(2, 1, 6, 6)
     cam = CAM(
-        one_channel(logit), ["0"], score=TargetSettings("sigmoid", sign=sign), output="sigmoid"
+        one_channel(logit), ["0"], target=TargetSettings("sigmoid", sign=sign), output="sigmoid"
     )
     result = cam(images, 1)
     assert result.evidence.tolist() == [evidence] * 2
@@ -411,7 +412,7 @@ def test_tiny_gradients_do_not_underflow(score: Any, second: Any) -> None:
     for factor in (1.0, 1e-30):
         torch.manual_seed(1)
         network = Scaled(factor).eval()
-        result = CAM(network, ["layer"], score=settings)(images, [0, 3])
+        result = CAM(network, ["layer"], target=settings)(images, [0, 3])
         assert result.evidence.all()
         assert result.maps.isfinite().all()
         maps.append(result.maps)
@@ -439,7 +440,7 @@ def test_huge_logits_neither_overflow_nor_vanish(score: Any, second: Any, offset
     network, images = Head().eval(), torch.randn(2, 3, 5, 5)
     network.fc.bias.data[1] += offset  # p of class 1 is exactly 1 or 0 in float32
     settings = TargetSettings(score, second, "absolute", probes=2)
-    result = CAM(network, ["layer"], score=settings)(images, 1)
+    result = CAM(network, ["layer"], target=settings)(images, 1)
     assert result.maps.isfinite().all()
     assert result.evidence.all()
 
@@ -448,7 +449,7 @@ def test_all_negative_is_reported_for_a_sure_class() -> None:
     """d2p = p(1-p)[(1-2p) u^2 - Var_q] is negative for p > 1/2: said, not drawn as zeros."""
     network, images = Head().eval(), torch.randn(1, 3, 5, 5)
     network.fc.bias.data[1] += 300
-    result = CAM(network, ["layer"], score="probability")(images, 1)
+    result = CAM(network, ["layer"], target="probability")(images, 1)
     assert "every second derivative is negative" in result.notes[0]
     assert not result.evidence[0]
 
@@ -507,9 +508,8 @@ def test_curvature_of_a_score_function() -> None:
 
     captured = capture(network, images, ["stem"], double_backward=True)
     anything = torch.zeros(1, dtype=torch.long)
-    _, product = hessian_activation_product(captured, anything, TargetSettings("logit"), function)[
-        "stem"
-    ]
+    scalar = Scalar(anything, TargetSettings("logit"), function)
+    _, product = hessian_activation_product(captured, scalar)["stem"]
     torch.testing.assert_close(product[0], dense_product(value, stem))
     settings = TargetSettings("exp", "hutchinson", probes=400)
     _, second = signals_of(network, images, anything, settings, function, layer="stem")
@@ -523,7 +523,7 @@ def test_curvature_of_a_score_function() -> None:
 ])  # fmt: skip
 def test_a_score_function_must_give_one_number_per_image(wrong: Callable[[Any], Any]) -> None:
     with pytest.raises(SsgcamError, match="one number for each of the 2 images"):
-        CAM(Small(), ["act1"], score=wrong)(torch.rand(2, 3, 12, 12))
+        CAM(Small(), ["act1"], target=wrong)(torch.rand(2, 3, 12, 12))
 
 
 def test_outputs_that_are_not_logits() -> None:
@@ -541,11 +541,11 @@ def test_one_output_has_no_odds() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    {"score": "softmax"}, {"second": "full"}, {"sign": "negative"}, {"top_classes": 1},
+    {"name": "softmax"}, {"second": "full"}, {"sign": "negative"}, {"top_classes": 1},
     {"probes": 0}, {"top_classes": float("nan")},
 ])  # fmt: skip
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SsgcamError, match=next(iter(wrong))):
+    with pytest.raises(SsgcamError, match="target is" if "name" in wrong else next(iter(wrong))):
         TargetSettings(**wrong)
 
 
@@ -556,7 +556,9 @@ def test_captured_gradients_can_be_asked_for_again() -> None:
     for score in DEFINITIONS:
         settings: Any = TargetSettings(score, sign="absolute")  # type: ignore[arg-type]
         for classes in (one, two):
-            again = derivatives(captured, classes, settings, need_second=True, retain_graph=True)
+            again = derivatives(
+                captured, Scalar(classes, settings), need_second=True, retain_graph=True
+            )
             torch.testing.assert_close(
                 again["layer"], signals_of(network, images, classes, settings)
             )

@@ -8,8 +8,8 @@ import torch
 from helpers.data_trees import refusal
 from helpers.evaluation_cases import LAYERS, blobs, boxed_tree, masked_tree, noise, stacked
 from ssgcam import CAM, TargetSettings
-from ssgcam.cam import DEFAULT_GAMMA
 from ssgcam.core import fusion as pipeline
+from ssgcam.core.methods import METHODS
 from ssgcam.data import Sample, SampleSet, read_samples
 from ssgcam.data.masks import BoxMask
 from ssgcam.evaluation import (
@@ -53,7 +53,7 @@ def maps_of(model, samples, method, layer):
     result = cam(inputs, labels)
     if layer == ALL_FUSED:
         return result.maps, result.logits, labels, sizes
-    power = DEFAULT_GAMMA if method == "ssg_cam" else 1
+    power = METHODS[method].gamma
     return pipeline.scale(result.layer_maps[layer]).pow(power), result.logits, labels, sizes
 
 

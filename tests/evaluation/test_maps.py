@@ -99,11 +99,11 @@ def test_other_scores(score):
     ssg = SSGSettings("gradient", 0.2, 0.5, 1.0)
     contenders = (Contender(ssg=ssg, gamma=0.7), Contender("layer_cam"))
     found = Competition(model, Entrants(contenders, LAYERS, score=score))(batch)
-    ours = CAM(model, LAYERS, ssg=ssg, gamma=0.7, score=score)(batch)
+    ours = CAM(model, LAYERS, ssg=ssg, gamma=0.7, target=score)(batch)
     torch.testing.assert_close(
         found.maps[Entry("SSG-CAM (gradient form)", ALL_FUSED)][:, 0], ours.maps
     )
-    layer_cam = CAM(model, LAYERS, "layer_cam", score=score)(batch)
+    layer_cam = CAM(model, LAYERS, "layer_cam", target=score)(batch)
     torch.testing.assert_close(found.maps[Entry("LayerCAM", ALL_FUSED)][:, 0], layer_cam.maps)
 
 
@@ -112,11 +112,11 @@ def test_other_scores(score):
 def test_methods_with_passes_of_their_own_take_the_score_as_well(method, score):
     model, batch = noise(), images()
     found = Competition(model, Entrants((Contender(method),), LAYERS, score=score))(batch)
-    alone = CAM(model, LAYERS, method, score=score)(batch)
+    alone = CAM(model, LAYERS, method, target=score)(batch)
     torch.testing.assert_close(
         found.maps[Entry(METHODS[method].title, ALL_FUSED)][:, 0], alone.maps
     )
-    other = CAM(model, LAYERS, method, score="odds" if score is None else None)(batch)
+    other = CAM(model, LAYERS, method, target="odds" if score is None else None)(batch)
     assert not torch.allclose(alone.maps, other.maps)  # the score matters
 
 

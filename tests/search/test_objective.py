@@ -237,7 +237,7 @@ def test_the_cache_gives_the_maps_of_cam(score: str) -> None:
     assert state_of(network) == before
     assert cache.shapes == ((4, 32, 32), (6, 16, 16))
     for entry, (ssg, gamma) in enumerate(grid.entries):
-        cam = CAM(network, layers, ssg=ssg, gamma=gamma, score=settings, size=(10, 12))
+        cam = CAM(network, layers, ssg=ssg, gamma=gamma, target=settings, output_size=(10, 12))
         found = cam(examples.images, examples.classes)
         for k, layer in enumerate(layers):
             expected = prepare(found.layer_maps[layer], (10, 12), gamma)
@@ -258,7 +258,9 @@ def test_a_candidate_is_a_recipe_of_cam() -> None:
         torch.zeros(1),
     )
     ssg, gammas = zip(*(GRID.entries[k] for k in (2, 5)), strict=True)
-    cam = CAM(network, layers, ssg=ssg, gamma=gammas, weights=[0.3, 0.6], size=(16, 16))
+    cam = CAM(
+        network, layers, ssg=ssg, gamma=gammas, layer_weights=[0.3, 0.6], output_size=(16, 16)
+    )
     masks = threshold(cam(examples.images, examples.classes).maps, 0.4)
     counts = objective.counts(candidate)
     assert torch.equal(counts.predicted[0], masks.flatten(1).sum(1).double() * 4)

@@ -242,17 +242,17 @@ def _settings(
 
 
 def _method(cam: CAM, noise: Tensor) -> dict[str, Any]:
-    if cam.score_function is not None:
-        raise SsgcamError("masks need class probabilities; use a named score, not a function")
+    if cam.target_function is not None:
+        raise SsgcamError("masks need class probabilities; use a named target, not a function")
     ssg = cam.ssg if isinstance(cam.ssg, Sequence) else [cam.ssg]
     return {
         "method": cam.method_name,
         "layers": list(cam.layers(noise)),
         "ssg": [asdict(settings) for settings in ssg] if cam.method_name == "ssg_cam" else None,
         "gamma": cam.gamma,
-        "weights": cam.weights,
+        "layer_weights": cam.layer_weights,
         "fusion": cam.fusion,
-        "score": asdict(cam.score),
+        "target": asdict(cam.target),
         "output": cam.output,
     }
 

@@ -116,7 +116,7 @@ def prepare(context: typer.Context) -> Task:
         layers=_layers(given["layers"]),
         each=given["each"],
         fused=given["fused"],
-        score=TargetSettings(score=given["score"]) if given["score"] is not None else None,
+        score=TargetSettings(given["score"]) if given["score"] is not None else None,
         recipe=Recipe.load(recipe) if recipe else None,
     )
     options: dict[str, Any] = {

@@ -186,7 +186,7 @@ def _settings(
             "layers": list(layers),
             "gamma": cam.gamma,
             "fusion": cam.fusion,
-            "score": asdict(cam.score),
+            "target": asdict(cam.target),
             "computation": cam.computation,
             **({"ssg": asdict(cam.ssg)} if isinstance(cam.ssg, SSGSettings) else {}),
         },

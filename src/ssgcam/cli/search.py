@@ -172,4 +172,4 @@ def _score(name: str) -> Any:
     from ssgcam.core.settings import TargetSettings
 
     sign = "absolute" if name == "log_probability" else "positive"
-    return TargetSettings(score=cast(Any, name), sign=cast(Any, sign))
+    return TargetSettings(name=cast(Any, name), sign=cast(Any, sign))

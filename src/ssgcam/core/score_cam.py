@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ssgcam.core.fusion import resize
-from ssgcam.core.smoothing import full_precision
+from ssgcam.core.numerics import full_precision, wide
 from ssgcam.errors import SsgcamError
 
 
 def score_cam(
     activation: Tensor,
     images: Tensor,
-    classes: Tensor,
     score: Callable[[Tensor, Tensor], Tensor],
     batch_size: int = 32,
 ) -> Tensor:
@@ -30,8 +29,8 @@ def score_cam(
     Args:
         activation: ``[N, C, h, w]``.
         images: The network's input, ``[N, 3, H, W]``.
-        classes: ``[N]``.
-        score: Images ``[B, 3, H, W]`` and classes ``[B]`` to scores ``[B]``, without a graph.
+        score: From masked images ``[B, 3, H, W]`` and the indices ``[B]`` of the images they were made
+            of to class scores ``[B]``, without a graph.
         batch_size: Masked images for each forward pass.
 
     Returns:
@@ -40,23 +39,19 @@ def score_cam(
     Raises:
         SsgcamError: If every channel of an image is constant.
     """
-    activation = activation.detach().to(torch.promote_types(activation.dtype, torch.float32))
+    activation = wide(activation)
     count, channels = activation.shape[:2]
-    low, high = activation.amin((2, 3)), activation.amax((2, 3))
-    varies = (high > low).flatten().nonzero()[:, 0]
-    if len(varies) < count * channels and not (high > low).any(1).all():
+    varies = activation.amax((2, 3)) > activation.amin((2, 3))
+    if not varies.any(1).all():
         raise SsgcamError("score_cam found only constant channels in this layer; choose another")
-    masked_scores = activation.new_full((count * channels,), -torch.inf)
+    scores = activation.new_full((count, channels), -torch.inf)
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    flat = activation.flatten(0, 1)
-    for start in range(0, len(varies), batch_size):
-        part = varies[start : start + batch_size]
-        owner = part // channels
-        masks = resize(flat[part], size)
+    for part in torch.split(varies.nonzero(), batch_size):
+        image, channel = part.unbind(1)
+        masks = resize(activation[image, channel], size)
         masks = masks - masks.amin((1, 2), keepdim=True)
         masks = masks / masks.amax((1, 2), keepdim=True)
-        scores = score(images[owner] * masks[:, None].to(images.dtype), classes[owner])
-        masked_scores[part] = scores.to(masked_scores.dtype)
-    weights = masked_scores.view(count, channels).softmax(1)
+        found = score(images[image] * masks[:, None].to(images.dtype), image)
+        scores[image, channel] = found.to(scores.dtype)
     with full_precision(activation):
-        return torch.einsum("nc,nchw->nhw", weights, activation).clamp_min(0)
+        return torch.einsum("nc,nchw->nhw", scores.softmax(1), activation).clamp_min(0)

@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args
 
 from ssgcam.errors import SsgcamError
 
-Form = Literal["taylor", "gradient"]
-Score = Literal["exp", "probability", "log_probability", "sigmoid", "odds", "logit"]
+Form = Literal["taylor", "gradient", "sum"]
+TargetName = Literal["exp", "probability", "log_probability", "sigmoid", "odds", "logit"]
 SecondOrder = Literal["squared", "hutchinson"]
 Sign = Literal["positive", "absolute"]
 Fusion = Literal["mean", "layer_cam"]
@@ -32,16 +32,20 @@ class SSGSettings:
     """How SSG-CAM turns one layer's signals into a map; see ``core.methods.ssg_cam``.
 
     Attributes:
-        form: ``"taylor"`` smooths each channel's Taylor terms, ``"gradient"`` the bare gradients.
+        form: ``"taylor"`` smooths each channel's Taylor terms, ``"gradient"`` the bare gradients,
+            ``"sum"`` the sums of the Taylor terms over channels.
         sigma: Gaussian's standard deviation as a fraction of the map's shorter side, 0 to 1.
         first_exponent: Power of the first-order signal, 0 to 4.
         second_exponent: Power of the second-order signal, 0 to 4.
+        cancellation: In the sum form, how much of the evidence against the class is subtracted from
+            the evidence for it, 0 to 1.
     """
 
     form: Form = "taylor"
     sigma: float = 0.06
     first_exponent: float = 0.3
     second_exponent: float = 0.3
+    cancellation: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -49,26 +53,27 @@ class SSGSettings:
         check_range("sigma", self.sigma, 0, 1)
         check_range("first_exponent", self.first_exponent, 0, 4)
         check_range("second_exponent", self.second_exponent, 0, 4)
+        check_range("cancellation", self.cancellation, 0, 1)
         if self.first_exponent == self.second_exponent == 0:
             raise SsgcamError("first_exponent and second_exponent are both 0; raise one of them")
 
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """What is differentiated, and the second-order signal that goes with it; see ``core.derivatives``.
+    """What is differentiated, and its second order; see ``core.target`` and ``core.signals``.
 
     Attributes:
-        score: Name of the score.
+        name: Name of the target.
         second: ``"squared"``, the closed form of a piecewise-linear network (the Gauss-Newton part
             otherwise), or ``"hutchinson"``, an estimate of the true diagonal.
         sign: What becomes of a negative second derivative: ``"positive"`` drops it, ``"absolute"``
             takes its magnitude.
-        top_classes: How many classes, the most probable, the softmax scores look at.
+        top_classes: How many classes, the most probable, the softmax targets take into account.
         probes: Random probes of the Hutchinson estimate.
         seed: Of these probes.
     """
 
-    score: Score = "exp"
+    name: TargetName = "exp"
     second: SecondOrder = "squared"
     sign: Sign = "positive"
     top_classes: int = 10
@@ -77,13 +82,13 @@ class TargetSettings:
 
     def __post_init__(self) -> None:
         """Check every value and the combinations that can't work."""
-        check_choice("score", self.score, Score)
+        check_choice("target", self.name, TargetName)
         check_choice("second", self.second, SecondOrder)
         check_choice("sign", self.sign, Sign)
         check_range("top_classes", self.top_classes, 2, 100000)
         check_range("probes", self.probes, 1, 100000)
-        if self.score == "log_probability" and self.sign == "positive":
+        if self.name == "log_probability" and self.sign == "positive":
             raise SsgcamError(
                 "the second derivative of log_probability is never positive; ask for its magnitude "
-                "with sign='absolute' or choose score='exp'"
+                "with sign='absolute' or choose target='exp'"
             )

@@ -1,24 +1,57 @@
-"""What a method gets to know of one layer."""
+r"""What a method knows of one layer: its activation and the first and second derivatives of the target.
+
+``z`` logits [N, K], ``A`` an activation, ``g = dz_c / dA``, ``p`` the softmax. For a network that is
+piecewise linear between the layer and the logits:
+
+    ===================  ==========================  ==========================================
+    target               first = dY/dA               second = diagonal of d2Y/dA2
+    ===================  ==========================  ==========================================
+    exp                  g                           g^2
+    probability          p (g - gbar)                p [(g - gbar)^2 - Var_p]
+    log_probability      g - gbar                    -Var_p
+    sigmoid              p (1 - p) g                 p (1 - p) (1 - 2 p) g^2
+    odds, p / (1 - p)    o (g - g_q)                 o [(g - g_q)^2 - Var_q]
+    logit                g                           refused: identically zero
+    a function f         df/dA                       (df/dA)^2, as ``exp(f)``
+    ===================  ==========================  ==========================================
+
+``gbar`` and ``Var_p`` are the mean and variance of the classes' gradients under ``p``; ``g_q`` and
+``Var_q`` under the softmax over the other classes.
+
+Both orders are returned up to a positive factor for each image and layer, which cancels when a map is
+scaled by its maximum, so that nothing over- or underflows, nor vanishes as p -> 1. They are ``df`` and
+``d2f + k df^2`` with the number ``f`` and the factor ``k`` of ``core.target``; behind a piecewise-linear
+network ``d2z = 0``, ``d log odds = g_c - g_q``, ``d2 log odds = -Var_q``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ssgcam.core.capture import Captured
-from ssgcam.core.derivatives import derivatives, hessian_activation_product
-from ssgcam.core.layouts import Layout, layout_of
+from ssgcam.core.layouts import layout_of
+from ssgcam.core.network import explaining, outside_inference_mode
+from ssgcam.core.numerics import peak, per_image, unit, wide
 from ssgcam.core.settings import TargetSettings
-from ssgcam.core.target import TargetFunction
+from ssgcam.core.target import Scalar, TargetFunction, class_and_rivals
+from ssgcam.errors import SsgcamError
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
+Orders = dict[str, tuple[Tensor, Tensor | None]]
+
+_NO_CURVATURE = (
+    "the second derivative of a plain logit is identically zero behind ReLU and max-pooling, so "
+    "target='logit' gives no second order; use target='exp', or second_exponent=0"
+)
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What a method needs to know of one layer.
+    """What a method knows of one layer.
 
     Attributes:
         activation: A, ``[N, C, h, w]``.
@@ -41,6 +74,7 @@ def signals_of(
     image_size: tuple[int, int],
     *,
     function: TargetFunction | None = None,
+    against: Tensor | Literal["rest"] | None = None,
     retain_graph: bool = False,
 ) -> dict[str, Signal]:
     """The signals of all captured layers for one class of each image.
@@ -50,45 +84,153 @@ def signals_of(
         classes: ``[N]`` class indices.
         needs: The most costly part that is wanted; ``"activation"`` and ``"forward"`` differentiate
             nothing.
-        settings: Score and kind of second order. ``sign="absolute"`` takes the second order's magnitude.
+        settings: Target and kind of second order; ``sign="absolute"`` takes its magnitude.
         image_size: Height and width of the network's input.
-        function: A user's own score, from the output to ``[N]``.
+        function: A user's own target, from the output to ``[N]``.
+        against: Classes ``[N]`` to compare with, ``"rest"``, or ``None``; see ``core.target``.
         retain_graph: Keep the graph for another call.
 
     Returns:
-        Target spelling -> signal, whatever the layer's layout ``[N, C, h, w]``.
+        Layer -> signal, whatever the layer's layout ``[N, C, h, w]``.
 
     Raises:
-        SsgcamError: If a layer has no spatial extent, the score does not depend on it, or its second
+        SsgcamError: If a layer has no spatial extent, the target does not depend on it, or its second
             derivative is asked for and identically zero.
     """
-    activations = {name: tensor.detach() for name, tensor in captured.activations.items()}
-    layouts = {name: layout_of(tensor, image_size, name) for name, tensor in activations.items()}
-    signals: dict[str, Signal] = {}
-    if needs in ("activation", "forward"):
-        signals = {name: Signal(activation) for name, activation in activations.items()}
-    elif needs == "curvature":
-        products = hessian_activation_product(captured, classes, settings, function)
-        for name, (first, product) in products.items():
-            signals[name] = Signal(activations[name], first, curvature=product)
-    else:
+    layouts = {n: layout_of(a, image_size, n) for n, a in captured.activations.items()}
+    with torch.inference_mode(False):
+        classes = outside_inference_mode(classes)
+        against = outside_inference_mode(against) if isinstance(against, Tensor) else against
+    scalar = Scalar(classes, settings, function, against)
+    orders: Orders = {}
+    products: dict[str, Tensor] = {}
+    if needs == "curvature":
+        for name, (first, product) in hessian_activation_product(captured, scalar).items():
+            orders[name], products[name] = (first, None), product
+    elif needs in ("first", "second"):
         orders = derivatives(
-            captured,
-            classes,
-            settings,
-            need_second=needs == "second",
-            function=function,
-            retain_graph=retain_graph,
+            captured, scalar, need_second=needs == "second", retain_graph=retain_graph
         )
-        for name, (first, second) in orders.items():
-            if second is not None and settings.sign == "absolute":
-                second = second.abs()
-            signals[name] = Signal(activations[name], first, second)
-    return {name: _as_maps(signal, layouts[name]) for name, signal in signals.items()}
+    signals = {}
+    for name, layout in layouts.items():
+        first, second = orders.get(name, (None, None))
+        if second is not None and settings.sign == "absolute":
+            second = second.abs()
+        parts = (captured.activations[name].detach(), first, second, products.get(name))
+        signals[name] = Signal(*(part if part is None else layout.maps(part) for part in parts))  # type: ignore[arg-type]
+    return signals
 
 
-def _as_maps(signal: Signal, layout: Layout) -> Signal:
-    if layout.shape == "channels_first":
-        return signal
-    parts = {name: part for name, part in vars(signal).items() if part is not None}
-    return replace(signal, **{name: layout.maps(part) for name, part in parts.items()})
+def derivatives(
+    captured: Captured, scalar: Scalar, *, need_second: bool, retain_graph: bool = False
+) -> Orders:
+    """First and second derivatives of every captured layer.
+
+    Args:
+        captured: A forward pass.
+        scalar: What is differentiated.
+        need_second: Whether the second order is wanted at all.
+        retain_graph: Keep the graph for another call.
+
+    Returns:
+        Layer -> first and (signed) second derivative, of the activation's shape, up to a positive
+        factor for each image. The second is ``None`` where it is not wanted or just the square of the
+        first: a method squares after it has scaled, so that nothing underflows.
+
+    Raises:
+        SsgcamError: If the second derivative is asked for and identically zero.
+    """
+    settings = scalar.settings
+    with explaining(captured.network), torch.enable_grad():
+        if need_second and settings.second == "hutchinson":
+            return _hutchinson(captured, scalar)
+        if need_second and settings.name == "logit":
+            raise SsgcamError(_NO_CURVATURE)
+        if need_second and scalar.compares_classes:
+            return _softmax_family(captured, scalar, retain_graph)
+        number = scalar.number(captured.output)
+        first = captured.gradients(number.sum(), retain_graph=retain_graph)
+    if need_second and scalar.function is None and settings.name == "sigmoid":
+        factor = scalar.factor(number)
+        return {name: (g, per_image(factor, g) * unit(g) ** 2) for name, g in first.items()}
+    return {name: (g, None) for name, g in first.items()}
+
+
+def hessian_activation_product(
+    captured: Captured, scalar: Scalar
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """First derivative and Hessian-vector product ``H A`` of every layer on its own (ShapleyCAM)."""
+    with explaining(captured.network), torch.enable_grad():
+        first = captured.gradients(scalar.value(captured.output).sum(), create_graph=True)
+        return {
+            name: (g.detach(), _product(captured.network, g, a, a.detach()))
+            for (name, a), g in zip(captured.activations.items(), first.values(), strict=True)
+        }
+
+
+def _softmax_family(captured: Captured, scalar: Scalar, retain_graph: bool) -> Orders:
+    """``k u^2 - Var_q`` with ``u = g_c - g_q``: one backward pass for each class of the softmax.
+
+    Weighted mean and variance of ``g_j - g_c`` are updated one class at a time (West 1979).
+    """
+    factor = scalar.factor(scalar.number(captured.output))
+    z = class_and_rivals(captured.output, scalar.classes, scalar.settings.top_classes)
+    weights = wide(z[:, 1:]).softmax(1)
+    own = captured.gradients(z[:, 0].sum(), retain_graph=True)
+    scale: dict[str, Tensor] = {}  # a common factor: the square of 1e-30 would underflow
+    mean = {name: torch.zeros_like(wide(g)) for name, g in own.items()}
+    variance = {name: torch.zeros_like(wide(g)) for name, g in own.items()}
+    for k in range(1, z.shape[1]):
+        more = retain_graph or k < z.shape[1] - 1
+        weight, total = weights[:, k - 1], weights[:, :k].sum(1)
+        for name, g in captured.gradients(z[:, k].sum(), retain_graph=more).items():
+            g, g_own = wide(g), wide(own[name])
+            if k == 1:
+                scale[name] = per_image(peak(torch.maximum(g.abs(), g_own.abs())), g)
+            offset = (g - g_own) / scale[name]
+            change = offset - mean[name]
+            mean[name] += per_image(weight / total, change) * change
+            variance[name] += per_image(weight, change) * change * (offset - mean[name])
+    return {
+        name: (-u * scale[name], per_image(factor, u) * u**2 - variance[name])
+        for name, u in mean.items()
+    }
+
+
+def _hutchinson(captured: Captured, scalar: Scalar) -> Orders:
+    """The true diagonal ``d2f + k df^2``: the last term exactly, ``d2f`` estimated.
+
+    Its estimate is the mean of ``v * (H v)`` over Rademacher probes ``v`` (Hutchinson 1989). Every
+    image gets the same probes, so that its map doesn't depend on the batch it came in.
+    """
+    number = scalar.number(captured.output)
+    factor = scalar.factor(number)
+    orders: Orders = {}
+    for name, g in captured.gradients(number.sum(), create_graph=True).items():
+        activation = captured.activations[name]
+        generator = torch.Generator("cpu").manual_seed(scalar.settings.seed)
+        d2f = torch.zeros_like(wide(activation))
+        for _ in range(scalar.settings.probes):
+            bits = torch.randint(0, 2, activation.shape[1:], generator=generator, device="cpu")
+            probe = (2 * bits - 1).to(activation).expand_as(activation)
+            d2f += probe * _product(captured.network, g, activation, probe)
+        d2f /= scalar.settings.probes
+        if scalar.settings.name == "logit" and not d2f.any():
+            raise SsgcamError(_NO_CURVATURE)
+        # a common factor that keeps both parts in range, however small the gradient is
+        largest = d2f.flatten(1).abs().amax(1).sqrt()
+        scale = per_image(torch.maximum(peak(wide(g)), largest), d2f)
+        second = per_image(factor, d2f) * (wide(g) / scale) ** 2 + d2f / scale / scale
+        orders[name] = (g.detach(), second)
+    return orders
+
+
+def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
+    """``H v`` of one layer; zero where the gradient does not depend on the activation."""
+    if not gradient.requires_grad:
+        return torch.zeros_like(activation)
+    with explaining(network):
+        (found,) = torch.autograd.grad(
+            gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
+        )
+    return torch.zeros_like(activation) if found is None else found.detach()

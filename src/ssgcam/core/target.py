@@ -1,54 +1,153 @@
-"""The scalar that is differentiated.
+r"""The scalar that is differentiated.
 
-Every score ``Y`` is a function of one number ``f`` per image: up to a positive factor for each image,
-``dY ~ df`` and ``d2Y ~ d2f + k df^2``, ``k`` the bend. With logits ``z`` [N, K] and ``p = sigmoid(f)``:
+Every target ``Y`` is a function of one number ``f`` of each image. Up to a positive factor for each image
+``dY = df`` and ``d2Y = d2f + k df^2``. With logits ``z`` [N, K] and ``p = sigmoid(f)``:
 
     ===================  ==========================  ==========================================
-    exp, a function      f = z_c, its value          k = 1
-    logit                f = z_c                     k = 0
-    sigmoid              f = z_c                     k = 1 - 2 p
-    odds                 f = log odds                k = 1
-    probability          f = log odds                k = 1 - 2 p
-    log_probability      f = log odds                k = -p
+    target               f                           k
+    ===================  ==========================  ==========================================
+    exp, a function      z_c, the function's value   1
+    logit                z_c                         0
+    sigmoid              z_c                         1 - 2 p
+    odds                 log odds                    1
+    probability          log odds                    1 - 2 p
+    log_probability      log odds                    -p
     ===================  ==========================  ==========================================
 
 The log odds are those of the softmax, ``z_c - log sum_{j != c} exp(z_j)``; with more classes than
 ``top_classes`` the least probable ones are left out, as if the network had only the others. ``exp`` is
 ``exp(z_c)`` divided by its own value held constant (the Grad-CAM++ device; Chattopadhyay et al. 2018).
+
+A contrast replaces ``z_c``: by ``z_c - z_other``, or against the rest by
+``z_c - 1/2 sum_{j != c} q_j z_j`` with ``q`` the softmax over the other classes, held constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ssgcam.core.scaling import wide
-from ssgcam.core.settings import Score, TargetSettings
+from ssgcam.core.numerics import wide
+from ssgcam.core.settings import TargetName, TargetSettings
 from ssgcam.errors import SsgcamError
 
 TargetFunction = Callable[[Any], Tensor]
+Classes = Tensor | Sequence[int] | int
+Against = Classes | Literal["rest"]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """What is differentiated for a batch.
+
+    Attributes:
+        classes: ``[N]`` class indices.
+        settings: Which target.
+        function: A user's own target, from the output to ``[N]``.
+        against: ``[N]`` classes to compare with, ``"rest"`` for all others, or ``None``.
+    """
+
+    classes: Tensor
+    settings: TargetSettings
+    function: TargetFunction | None = None
+    against: Tensor | Literal["rest"] | None = None
+
+    @property
+    def compares_classes(self) -> bool:
+        """Whether ``f`` is the log odds of a softmax."""
+        named = self.function is None
+        return named and self.settings.name in ("probability", "log_probability", "odds")
+
+    def number(self, output: Any) -> Tensor:
+        """``f``, ``[N]``, with a graph.
+
+        Args:
+            output: The network's output: logits ``[N, K]``, or anything that the function takes.
+
+        Raises:
+            SsgcamError: If the output is not what the target takes.
+        """
+        if self.function is not None:
+            return _checked(self.function(output), len(self.classes))
+        if self.compares_classes:
+            z = class_and_rivals(output, self.classes, self.settings.top_classes)
+            return z[:, 0] - z[:, 1:].logsumexp(1)
+        logits = logits_of(output)
+        own = logits.gather(1, self.classes[:, None])[:, 0]
+        if self.against is None:
+            return own
+        if isinstance(self.against, Tensor):
+            return own - logits.gather(1, self.against[:, None])[:, 0]
+        others = logits.detach().scatter(1, self.classes[:, None], -torch.inf).softmax(1)
+        return own - 0.5 * (others * logits).sum(1)
+
+    def factor(self, number: Tensor) -> Tensor:
+        """``k`` of the table, ``[N]``, where ``f`` is this number."""
+        number, name = wide(number), self.settings.name
+        if self.function is not None or name in ("exp", "odds", "logit"):
+            return torch.full_like(number, float(name != "logit"))
+        p = number.sigmoid()
+        return -p if name == "log_probability" else 1 - 2 * p
+
+    def value(self, output: Any) -> Tensor:
+        """``[N]`` with a graph: its derivatives are those of ``Y`` up to a positive factor."""
+        number = self.number(output)
+        shift = number - number.detach()
+        return shift + 0.5 * self.factor(number) * shift**2
+
+    def select(self, images: Tensor) -> Scalar:
+        """The same for these images, ``[M]`` indices."""
+        against = self.against[images] if isinstance(self.against, Tensor) else self.against
+        return replace(self, classes=self.classes[images], against=against)
 
 
 def settings_and_function(
-    score: TargetSettings | Score | TargetFunction | None, default: Score
+    target: TargetSettings | TargetName | TargetFunction | None, default: TargetName
 ) -> tuple[TargetSettings, TargetFunction | None]:
-    """The score that is meant by its settings, its name, a user's own function, or nothing.
+    """The target that is meant by its settings, its name, a user's own function, or ``None``.
 
     Raises:
         SsgcamError: If it is something else.
     """
-    if score is None:
-        return TargetSettings(score=default), None
-    if isinstance(score, str):
-        return TargetSettings(score=score), None
-    if isinstance(score, TargetSettings):
-        return score, None
-    if callable(score):
-        return TargetSettings(score=default), score
-    raise SsgcamError(f"score is {score!r}; give a score's name, a TargetSettings or a function")
+    if target is None or isinstance(target, str):
+        return TargetSettings(target or default), None
+    if isinstance(target, TargetSettings):
+        return target, None
+    if callable(target):
+        return TargetSettings(default), target
+    raise SsgcamError(f"target is {target!r}; give a target's name, a TargetSettings or a function")
+
+
+def per_image(function: Callable[[Any], Tensor]) -> TargetFunction:
+    """A target function of a batch from one of a single image's output.
+
+    Args:
+        function: From one image's output to a tensor with one number. It gets ``output[i]``; of a
+            dictionary, or of a tuple of tensors, ``[i]`` of each entry.
+
+    Returns:
+        From the batch's output to ``[N]``, for ``CAM(target=...)``.
+
+    Example:
+        >>> target = per_image(lambda logits: logits[1] - logits[0])
+        >>> target(torch.tensor([[1.0, 3.0], [2.0, 7.0]]))
+        tensor([2., 5.])
+    """
+
+    def parts(output: Any) -> list[Any]:
+        if isinstance(output, Mapping):
+            columns = zip(*(parts(value) for value in output.values()), strict=True)
+            return [dict(zip(output, column, strict=True)) for column in columns]
+        if isinstance(output, tuple) and all(isinstance(value, Tensor) for value in output):
+            return list(zip(*output, strict=True))
+        return list(output)
+
+    return lambda output: torch.stack([function(part).reshape(()) for part in parts(output)])
 
 
 def logits_of(output: Any) -> Tensor:
@@ -60,70 +159,125 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise SsgcamError(
             f"the network returned a {type(output).__name__}, not a tensor of logits [N, K]; wrap "
-            "it to return one, or give a score function from its output to one number per image"
+            "it to return one, or give a target function from its output to one number per image"
         )
     if output.ndim != 2:
         raise SsgcamError(
             f"the network returned a tensor of shape {list(output.shape)}, not logits [N, K]; "
-            "give a score function from its output to one number per image"
+            "give a target function from its output to one number per image"
         )
     return output
 
 
-def class_score(
-    output: Any, classes: Tensor, settings: TargetSettings, function: TargetFunction | None = None
-) -> Tensor:
-    """The number ``f`` of each image, with a graph: a logit, log odds or the function's value.
+def logits_and_classes(
+    output: Any, wanted: Classes | None, images: Tensor, function: TargetFunction | None
+) -> tuple[Tensor | None, Tensor]:
+    """The logits of a batch and the classes to explain.
 
     Args:
-        output: The network's output: logits ``[N, K]``, or anything if ``function`` is given.
-        classes: ``[N]`` class indices.
-        settings: Which score.
-        function: A user's own score, from the output to ``[N]``.
+        output: The network's output.
+        wanted: As for :func:`class_indices`.
+        images: The batch, ``[N, C, H, W]``.
+        function: A user's own target, which alone says what is explained.
 
     Returns:
-        ``[N]``.
+        Logits ``[N, K]`` without a graph and class indices; ``None`` and zeros ``[N]`` for a function.
 
     Raises:
-        SsgcamError: If the output is not what the score takes.
+        SsgcamError: If the output is not logits or not finite, or the classes don't fit.
     """
     if function is not None:
-        return _checked(function(output), len(classes))
-    if settings.score in ("exp", "logit", "sigmoid"):
-        return logits_of(output).gather(1, classes[:, None])[:, 0]
-    z = class_and_rivals(output, classes, settings.top_classes)
-    return z[:, 0] - z[:, 1:].logsumexp(1)
+        if wanted is not None:
+            raise SsgcamError(
+                "classes were given along with a target function, which alone says what is "
+                "explained; leave them out"
+            )
+        return None, torch.zeros(len(images), dtype=torch.long, device=images.device)
+    logits = logits_of(output).detach()
+    if not math.isfinite(logits.sum()):  # finite logits may sum to infinity
+        for image in (~logits.isfinite().all(1)).nonzero().flatten().tolist():
+            raise SsgcamError(
+                f"the network returned NaN or infinity for image {image} of the batch; check its "
+                "weights and the preprocessing, or use a wider number format"
+            )
+    return logits, class_indices(logits, wanted)
 
 
-def bend_of(
-    number: Tensor, settings: TargetSettings, function: TargetFunction | None = None
-) -> Tensor:
-    """The bend ``k`` of the table above, ``[N]``, where ``f`` is this number."""
-    number = wide(number)
-    if function is not None or settings.score in ("exp", "odds", "logit"):
-        return torch.full_like(number, float(settings.score != "logit"))
-    p = number.sigmoid()
-    return -p if settings.score == "log_probability" else 1 - 2 * p
-
-
-def score_value(
-    output: Any, classes: Tensor, settings: TargetSettings, function: TargetFunction | None = None
-) -> Tensor:
-    """A differentiable function of the output whose derivatives are those of the score ``Y``.
+def class_indices(logits: Tensor, wanted: Classes | None) -> Tensor:
+    """Class indices of a batch.
 
     Args:
-        output: As for :func:`class_score`.
-        classes: As well.
-        settings: As well.
-        function: As well.
+        logits: ``[N, K]``.
+        wanted: ``None`` for the top-1 class of each image, one index for all, ``[N]`` indices, or
+            ``[N, classes]`` for several of each image.
 
     Returns:
-        ``[N]``. Its first and second derivatives are those of the score, up to a positive factor
-        for each image; its value means nothing.
+        ``[N]`` or ``[N, classes]`` whole numbers on the device of the logits.
+
+    Raises:
+        SsgcamError: If they are no such numbers or out of range.
     """
-    number = class_score(output, classes, settings, function)
-    shift = number - number.detach()
-    return shift + 0.5 * bend_of(number, settings, function) * shift**2
+    images, count = logits.shape
+    if wanted is None:
+        return logits.argmax(1)
+    try:
+        classes = torch.as_tensor(wanted, device=logits.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SsgcamError(
+            f"classes is {wanted!r}; give one index, [N] or [N, K] whole numbers"
+        ) from error
+    if classes.ndim == 0:
+        classes = classes.expand(images)
+    whole = not (classes.is_floating_point() or classes.dtype == torch.bool)
+    if not whole or classes.ndim > 2 or classes.shape[0] != images or not classes.numel():
+        raise SsgcamError(
+            f"classes has shape {list(classes.shape)} and type {classes.dtype} for {images} images; "
+            "give [N] or [N, K] whole numbers"
+        )
+    outside = classes[(classes < 0) | (classes >= count)]
+    if len(outside):
+        raise SsgcamError(
+            f"class {int(outside[0])} is out of range: the network has {count} classes, "
+            f"0 to {count - 1}"
+        )
+    return classes.long()
+
+
+def compared_classes(
+    against: Against | None, logits: Tensor | None, classes: Tensor, settings: TargetSettings
+) -> Tensor | Literal["rest"] | None:
+    """The classes that a contrast subtracts.
+
+    Args:
+        against: ``None``, ``"rest"``, one class index for all images or ``[N]`` indices.
+        logits: ``[N, K]``; ``None`` with a target function.
+        classes: ``[N]`` or ``[N, K]``, the classes that are explained.
+        settings: The target.
+
+    Returns:
+        ``[N]`` indices, ``"rest"`` or ``None``.
+
+    Raises:
+        SsgcamError: If the target can't be contrasted or a class is compared with itself.
+    """
+    if against is None:
+        return None
+    if logits is None or settings.name not in ("exp", "logit", "sigmoid"):
+        raise SsgcamError(
+            "against= subtracts logits, so it takes target='exp', 'logit' or 'sigmoid', and no function"
+        )
+    if logits.shape[1] < 2:
+        raise SsgcamError("a network with one output has no other class to compare with")
+    if isinstance(against, str):
+        if against != "rest":
+            raise SsgcamError(f"against is {against!r}; give a class index or 'rest'")
+        return "rest"
+    others = class_indices(logits, against)
+    if others.ndim != 1:
+        raise SsgcamError("against has several classes for an image; give one for each")
+    if (others.view(-1, *[1] * (classes.ndim - 1)) == classes).any():
+        raise SsgcamError("a class is compared with itself; give another one to against=")
+    return others
 
 
 def class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
@@ -133,7 +287,8 @@ def class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
     count = min(top, logits.shape[1]) - 1
     if count < 1:
         raise SsgcamError(
-            "a network with one output has no other class to compare with; use score='sigmoid' or 'exp'"
+            "a network with one output has no other class to compare with; use target='sigmoid' or "
+            "'exp'"
         )
     chosen = torch.cat([classes[:, None], others.topk(count, 1).indices], 1)
     return logits.gather(1, chosen).to(torch.promote_types(logits.dtype, torch.float32))
@@ -143,7 +298,7 @@ def _checked(value: Any, images: int) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != (images,):
         shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise SsgcamError(
-            f"the score function returned {shape}; it must return one number for each of the "
+            f"the target function returned {shape}; it must return one number for each of the "
             f"{images} images: [{images}]"
         )
     return value

@@ -17,12 +17,12 @@ from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion as pipeline
 from ssgcam.core import layers as layer_names
 from ssgcam.core.capture import Captured, capture
-from ssgcam.core.classes import logits_and_classes
 from ssgcam.core.fast import FastCopy
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import unwrap
 from ssgcam.core.settings import TargetSettings
 from ssgcam.core.signals import Needs, signals_of
+from ssgcam.core.target import logits_and_classes
 from ssgcam.evaluation.contenders import Contender, Entrants
 from ssgcam.evaluation.figures import Entry
 from ssgcam.evaluation.result import ALL_FUSED, RECIPE
@@ -81,7 +81,7 @@ class Competition:
                 model,
                 self.layers,
                 contender.method,
-                score=who.score,
+                target=who.score,
                 batch_size=batch_size,
                 fast=fast,
             )

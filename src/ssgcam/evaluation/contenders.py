@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ssgcam.cam import DEFAULT_GAMMA, Layers
+from ssgcam.cam import Layers
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.core.signals import Signal
@@ -63,9 +63,7 @@ class Contender:
     @property
     def power(self) -> float:
         """Gamma: its own, or the method's."""
-        if self.gamma is not None:
-            return self.gamma
-        return DEFAULT_GAMMA if self.method == "ssg_cam" else 1.0
+        return METHODS[self.method].gamma if self.gamma is None else self.gamma
 
     def layer_map(self, signal: Signal) -> Tensor:
         """The raw map ``[N, h, w]`` of one layer."""

@@ -190,12 +190,12 @@ class Run:
                     f"{ssg.form} form, sigma {ssg.sigma:g}, exponents {ssg.first_exponent:g} and "
                     f"{ssg.second_exponent:g}, {settled}"
                 )
-            own = METHODS[contender.method].score
-            if self.who.score is None and own != competition.score.score:
+            own = METHODS[contender.method].target
+            if self.who.score is None and own != competition.score.name:
                 settled += f", score {own}"
             facts[contender.title] = settled
         score = competition.score
-        facts["score"] = f"{score.score}, second order {score.second}, sign {score.sign}"
+        facts["score"] = f"{score.name}, second order {score.second}, sign {score.sign}"
         facts["fast"] = str(settings.fast).lower()
         if recipe is not None:
             facts["recipe"] = (

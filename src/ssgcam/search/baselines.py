@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssgcam.cam import CAM, DEFAULT_GAMMA
+from ssgcam.cam import CAM
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
 from ssgcam.core.refine import Refinement
@@ -51,8 +51,8 @@ def rival_sweeps(
 ) -> dict[Rival, Sweep]:
     """Score every method on every layer, and the means of all layers, at every threshold.
 
-    The maps are those of :class:`ssgcam.CAM` with its default settings at the masks' size (gamma is 0.5
-    for all: of a single layer it only renames the threshold).
+    The maps are those of :class:`ssgcam.CAM` with its default settings and each method's gamma
+    at the masks' size.
 
     Args:
         model: The network.
@@ -92,7 +92,7 @@ def rival_maps(signals: dict[str, Signal], size: tuple[int, int]) -> Iterator[tu
             function = METHODS[method].function
             assert function is not None
             ready = {
-                layer: pipeline.prepare(function(signal), size, DEFAULT_GAMMA).float().cpu()
+                layer: pipeline.prepare(function(signal), size, METHODS[method].gamma).float().cpu()
                 for layer, signal in signals.items()
             }
             for layer, maps in ready.items():

@@ -178,7 +178,7 @@ def build_cache(
     score = score or TargetSettings()
     augmentation = augmentation or Augmentation()
     shape = (len(examples), len(layers) * len(grid), _row_length(size, storage))
-    cam = CAM(model, list(layers), ssg=_demanding(grid), score=score)
+    cam = CAM(model, list(layers), ssg=_demanding(grid), target=score)
     settings = {
         "version": _VERSION,
         "layers": list(layers),
