@@ -105,8 +105,8 @@ def signals_of(
     orders: Orders = {}
     products: dict[str, Tensor] = {}
     if needs == "curvature":
-        for name, (first, product) in hessian_activation_product(captured, scalar).items():
-            orders[name], products[name] = (first, None), product
+        for name, (gradient, product) in hessian_activation_product(captured, scalar).items():
+            orders[name], products[name] = (gradient, None), product
     elif needs in ("first", "second"):
         orders = derivatives(
             captured, scalar, need_second=needs == "second", retain_graph=retain_graph
