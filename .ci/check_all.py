@@ -24,12 +24,10 @@ REPORT = ROOT / "docs" / "check_all.md"
 
 def main() -> int:
     """Run every check, write the report, and return the number of failed checks."""
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         source = unpacked_sdist(Path(folder))
         pytest = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
-        for threads in (1, 2, 4):
-            rows.append(check(f"tests, {threads} thread(s)", pytest, source, threads))
+        rows = [check(f"tests, {n} thread(s)", pytest, source, n) for n in (1, 2, 4)]
         avx2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
         rows.append(check("tests, AVX2", pytest, source, 1, avx2))
         demo = [sys.executable, "examples/demo.py", "--out", "demo"]

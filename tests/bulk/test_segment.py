@@ -429,7 +429,7 @@ def test_bad_images_are_reported_and_the_others_done(tmp_path, command):
                      "no file 'gone.jpg'"):  # fmt: skip
             assert sum(part in line for line in lines) == 1, (part, lines)
         assert len(lines) == 4
-        assert "4 of 8 photos have masks" in result.output
+        assert "4 of 8 images have masks" in result.output
         written = {path.name for path in (tmp_path / "out").glob("*.png")}
         assert written == {"000.png", "002.png", "004.png", "005.png"}
         images = json.loads((tmp_path / "coco.json").read_text())["images"]
@@ -468,10 +468,10 @@ def test_other_parameters_than_the_recipes_are_reported(tmp_path, command):
         (["--method", "layer_cam"], "--method and --recipe were both given"),
         (["--engine", "spark"], "no engine named 'spark'"),
         (["--actors", "2"], "need --engine ray"),
-        (["--classes", "bird"], "class 'bird' is not a class"),
-        (["--classes", "7"], "class 7 is out of range"),
-        (["--classes", "1,dog"], "names a class twice"),
-        (["--classes", "top", "--window", "64"], "may differ from window to window"),
+        (["--class", "bird"], "class 'bird' is not a class"),
+        (["--class", "7"], "class 7 is out of range"),
+        (["--class", "1", "--class", "dog"], "names a class twice"),
+        (["--class", "top", "--window", "64"], "may differ from window to window"),
         (["--threshold", "1.5"], "threshold is 1.5"),
         (["--gate", "-1"], "gate is -1"),
         (["--window", "3"], "window of 3 pixels is too small"),
@@ -497,7 +497,7 @@ def test_a_network_of_many_classes_asks_which_ones(tmp_path):
     photos(tmp_path / "in", 2)
     sentence = refusal(segment_images, tmp_path / "in", model, tmp_path / "out")
     assert "300 classes" in sentence
-    assert "--classes" in sentence
+    assert "--class" in sentence
     result = segment_images(tmp_path / "in", model, tmp_path / "out", classes=[299], gate=0.0)
     assert result.class_names == ("class 299",)
 

@@ -47,7 +47,7 @@ def reported(tmp_path: Path, result, bad: Path, *parts: str) -> None:
     assert f"ssgcam: {entries[bad.name]['error']}" == sentence
     assert entries["good.png"]["maps"][0]["evidence"]
     assert (tmp_path / "out" / "good_overlay.png").is_file()
-    assert "explained 1 of 2 photos" in result.stdout
+    assert "explained 1 of 2 images" in result.stdout
 
 
 def test_not_an_image(tmp_path, good):
@@ -128,8 +128,8 @@ def test_unusual_pictures_are_explained(tmp_path):
         (("--class", "-1"), "class -1 is out of range"),
         (("--class", "cherry"), "class 'cherry' is not a class of"),
         (("--class", "appl"), "fits 2 classes"),
-        (("--top", "5"), "--top is 5; 'helpers.factories:tiny' has 4 classes"),
-        (("--top", "0"), "--top is 0"),
+        (("--top", "5"), "top is 5; 'helpers.factories:tiny' has 4 classes"),
+        (("--top", "0"), "top is 0"),
         (("--top", "2", "--class", "1"), "leave one of them out"),
         (("--layers", "actt"), "the network has no layer 'actt'; did you mean 'act'"),
         (("--layers", "head"), "no spatial extent"),
@@ -195,7 +195,7 @@ def test_network_that_returns_nan(tmp_path, good):
     for line, path in zip(lines, (good, other), strict=True):
         assert line.startswith(f"ssgcam: '{path}': the network returned NaN or infinity")
         assert "check its weights" in line
-    assert "explained 0 of 2 photos" in result.stdout
+    assert "explained 0 of 2 images" in result.stdout
 
 
 def test_network_that_returns_nan_for_one_photo_of_a_batch(tmp_path, good):
@@ -218,7 +218,7 @@ def test_an_interrupt_is_a_sentence_and_the_report_is_whole(tmp_path, good, monk
     def interrupt(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ssgcam.cli.explain, "_lines", interrupt)
+    monkeypatch.setattr(ssgcam.cli.explain, "_print_entry", interrupt)
     result = explain(tmp_path, good)
     assert result.exit_code == 130
     assert result.stderr.strip().startswith("ssgcam: interrupted")
@@ -229,7 +229,7 @@ def test_a_bug_is_a_sentence_and_debug_shows_it(tmp_path, good, monkeypatch):
     def fail(*_args, **_options):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(ssgcam.cli.explain, "_lines", fail)
+    monkeypatch.setattr(ssgcam.cli.explain, "_print_entry", fail)
     result = explain(tmp_path, good)
     assert result.exit_code == 1
     assert "this is a bug" in result.stderr

@@ -21,4 +21,4 @@ def photo(path: Path, size: tuple[int, int] = (60, 40), seed: int = 0) -> Path:
 
 def run(*words: object):
     """The outcome of ``ssgcam WORDS``."""
-    return CliRunner().invoke(app, [str(word) for word in words])
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(word) for word in words])

@@ -1,9 +1,18 @@
-"""Heat maps of many photos: a task of the streaming engine, from a photo to its maps and pictures."""
+"""How do many images become heat maps in files?
+
+OUT/NAME_overlay.png    the map over the image, at the image's own size
+OUT/NAME_heatmap.png    the map alone, at the same size; OUT/legend.png explains the colors
+OUT/NAME_map.npy        the map in [0, 1], at the network's input size
+OUT/explain.json        the settings, and for each image its classes, probabilities and files
+OUT/manifest.jsonl      one line for each image, see ``ssgcam.manifest``
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +21,100 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssgcam.bulk.inputs import InputImage
-from ssgcam.bulk.stream import SCRATCH
+from ssgcam.bulk.inputs import InputImage, flat_inputs
+from ssgcam.bulk.segment import versions
+from ssgcam.bulk.stream import SCRATCH, Outcome, process, run
 from ssgcam.cam import CAM
+from ssgcam.core.settings import SSGSettings
 from ssgcam.core.target import logits_of
-from ssgcam.files import write_array, write_png
+from ssgcam.errors import SsgcamError
+from ssgcam.files import write_array, write_png, written_whole
 from ssgcam.images import read_image
-from ssgcam.models import LoadedModel
-from ssgcam.report.heatmap import Box, heat_map, noted, overlay
+from ssgcam.manifest import Entry, Manifest
+from ssgcam.models import LoadedModel, check_network
+from ssgcam.recipe import parameter_hash
+from ssgcam.report.heatmap import Box, heat_map, legend, noted, overlay
+
+MANIFEST = "manifest.jsonl"
+REPORT = "explain.json"
+
+
+def explain_images(
+    images: Iterable[str | Path],
+    model: LoadedModel,
+    out: str | Path,
+    *,
+    cam: CAM | None = None,
+    classes: Sequence[int | str] = (),
+    top: int = 1,
+    crop: bool = False,
+    batch_size: int = 16,
+    workers: int | None = None,
+    source: Mapping[str, str] | None = None,
+    on_done: Callable[[dict[str, Any]], object] | None = None,
+    progress: bool = False,
+) -> Outcome:
+    """Write heat maps of images; what an earlier run with the same settings finished is kept.
+
+    Args:
+        images: Files, folders (searched) and globs.
+        model: The network.
+        out: The folder to write to, see the top of this module.
+        cam: The explainer of the same network; SSG-CAM of the ``auto`` layers by default.
+        classes: To explain in every image, by index or name; the ``top`` most probable ones if empty.
+        top: Number of most probable classes.
+        crop: Explain the weights' center crop instead of the whole image.
+        batch_size: Images in each pass of the network.
+        workers: Threads that read and write; one for each processor, at most 8, by default.
+        source: Where the network came from; reported with its other settings.
+        on_done: Called with the report's entry of each image.
+        progress: Show a bar on a terminal.
+
+    Returns:
+        Counts and failures.
+
+    Raises:
+        SsgcamError: If a class or a setting doesn't fit, or the outputs can't be written. An image
+            that can't be read does not stop the others.
+    """
+    out = Path(out)
+    inputs = flat_inputs(images, out)
+    cam = cam or CAM(model)
+    noise, count = check_network(model)
+    indices = _classes(model, classes, top, count)
+    settings = {
+        "model": {
+            "name": model.name,
+            **(source or {}),
+            "architecture": model.name,
+            "parameters": parameter_hash(cam.network),
+            "output": model.output,
+            "preprocessing": asdict(model.preprocessing),
+            "crop": crop,
+        },
+        "method": {
+            "name": cam.method_name,
+            "layers": cam.layers(noise),
+            "gamma": cam.gamma,
+            "fusion": cam.fusion,
+            "target": asdict(cam.target),
+            "computation": cam.computation,
+            **({"ssg": asdict(cam.ssg)} if isinstance(cam.ssg, SSGSettings) else {}),
+        },
+    }
+    write_png(out / "legend.png", legend())  # fails before any work if the folder can't be written
+    task = ExplainTask(model, cam, out, indices, top, crop, batch_size)
+    manifest = Manifest(out / MANIFEST, {**settings, "classes": indices, "top": top})
+
+    def report(image: InputImage, entry: Entry) -> None:
+        if on_done is not None:
+            on_done(_about(image.path, entry))
+
+    try:
+        engine = partial(process, workers=workers)
+        return run(inputs, task, manifest, engine=engine, on_done=report, progress=progress)
+    finally:
+        _write_report(out / REPORT, settings, manifest, inputs)
 
 
 @dataclass(frozen=True)
@@ -211,3 +306,41 @@ def _explanations(
             for k, index in enumerate(columns[i].tolist())
         ]
         yield Explanation(photo.path, photo.size, photo.box, tuple(found))
+
+
+def _classes(model: LoadedModel, wanted: Sequence[int | str], top: int, count: int) -> list[int]:
+    if wanted and top != 1:
+        raise SsgcamError("classes and top were both given; leave one of them out")
+    if not 1 <= top <= count:
+        raise SsgcamError(f"top is {top}; '{model.name}' has {count} classes, give 1 to {count}")
+    indices = [model.class_index(name) for name in wanted]
+    for index in indices:
+        if not 0 <= index < count:
+            raise SsgcamError(
+                f"class {index} is out of range: '{model.name}' has {count} classes, "
+                f"0 to {count - 1}"
+            )
+    return list(dict.fromkeys(indices))
+
+
+def _write_report(
+    path: Path, settings: dict[str, Any], manifest: Manifest, images: Sequence[InputImage]
+) -> None:
+    """Write the settings, and one line for each image, whole or not at all."""
+    paths = {image.name: image.path for image in images}
+    start = json.dumps({"versions": versions(), **settings}, indent=2)
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
+        comma = ""
+        for entry in manifest.entries():
+            if entry.unit in paths:
+                about = _about(paths[entry.unit], entry)
+                stream.write(f"{comma}\n    {json.dumps(about, ensure_ascii=False)}")
+                comma = ","
+        stream.write("\n  ]\n}\n")
+
+
+def _about(photo: Path, entry: Entry) -> dict[str, Any]:
+    if entry.error:
+        return {"photo": str(photo), "error": entry.error}
+    return {key: entry.facts[key] for key in ("photo", "size", "crop", "maps")}

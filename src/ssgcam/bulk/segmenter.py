@@ -69,7 +69,7 @@ class MaskRule:
         if len(self.classes) > MOST_CLASSES:
             raise SsgcamError(
                 f"{len(self.classes)} classes are more than the {MOST_CLASSES} that a mask of 8 bits "
-                "can tell apart; name those to mark with --classes, or 'top' for the most probable "
+                "can tell apart; name those to mark with --class, or 'top' for the most probable "
                 "one of each photo"
             )
         if self.windows is not None and not self.classes:

@@ -1,45 +1,103 @@
-"""``ssgcam evaluate``: the paper's experiments on any network and data set."""
+"""``ssgcam evaluate``: how good are the maps of any network on any data set?"""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
-from ssgcam.cli.evaluate_options import (
-    DEFAULT_METHODS,
-    BatchSize,
-    ClassName,
-    Data,
-    Device,
-    Each,
-    Examples,
-    Fast,
-    Fused,
-    LayerNames,
-    Limit,
-    Methods,
-    Model,
-    Out,
-    RecipeFile,
-    Resume,
-    Score,
-    Seed,
-    Weights,
-    Workers,
-    command_line,
-    number,
-    prepare,
+from ssgcam.cli import options as shared
+from ssgcam.cli.options import argument, grouped, option
+
+if TYPE_CHECKING:
+    from ssgcam.evaluation import Evaluation
+
+DEFAULT_METHODS = (
+    "ssg_cam,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,grad_cam_elementwise"
 )
-from ssgcam.cli.reading import Edges, FirstLabel, Kind, MaskValues, Split, read_data
 
 app = typer.Typer(
     name="evaluate",
     help="Measure maps against boxes or masks, by perturbation, and by randomized weights.",
-    add_completion=False,
-    rich_markup_mode=None,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What is compared, and on which images."""
+
+    panel: ClassVar[str] = "Comparison"
+    folder: Path = argument("The data set's folder.")
+    out: Path = option(MISSING, shared.OUT)
+    methods: str = option(DEFAULT_METHODS, "Names with commas, or all; also ssg_cam:gradient.")
+    layers: str = option("auto", shared.LAYERS)
+    each: bool = option(True, "Score each layer.")
+    fused: bool = option(True, "Score all layers fused.")
+    target: str | None = option(None, shared.TARGET, shown="exp; logit for ShapleyCAM")
+    classes: list[str] | None = option(None, shared.CLASS, "--class", shown="the data set's")
+    limit: int | None = option(None, "So many images, spread evenly over the set.")
+    seed: int = option(0, shared.SEED, min=0)
+    resume: bool = option(True, "Continue an interrupted run of the same command.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options that all tasks share, in groups."""
+
+    compare: CompareOptions
+    network: shared.NetworkOptions
+    data: shared.DataOptions
+    run: shared.RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraOptions:
+    """Options of all tasks except the sanity check."""
+
+    recipe: Path | None = option(None, shared.RECIPE)
+    examples: int = option(4, "Images in the panel of examples; 0: no panel.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationOptions(ExtraOptions):
+    """Options of ``evaluate localization``."""
+
+    tau: float = option(0.15, "Fixed threshold of GT-known, Top-1 and Top-5 localization.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions(ExtraOptions):
+    """Options of ``evaluate segmentation``."""
+
+    background: float = option(0.15, "Score of the background, a share of each map's maximum.")
+    calibration: Path | None = option(None, "A data set to choose the background score on.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationOptions(ExtraOptions):
+    """Options of ``evaluate perturbation``."""
+
+    measures: str = option("blur,insertion_deletion,drop_increase", "Names with commas.")
+    areas: str = option("0.05,0.1,0.2,0.3,0.5", "Shares of the image to blur.")
+    blur: float = option(0.05, "Sigma of the blur as a share of the input's shorter side.")
+    steps: int = option(28, "Steps of the insertion and deletion curves.")
+    pixels: int | None = option(
+        None, "Most pixels of perturbed images in one pass.", shown="2^18 on a CPU, 2^22 on a GPU"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanityOptions:
+    """Options of ``evaluate sanity``."""
+
+    threshold: float = option(
+        0.5, "A method passes if the rank correlation is below it.", "--max-correlation"
+    )
+    stages: int | None = option(None, "Randomization stages.", shown="one for each module")
 
 
 @app.callback(invoke_without_command=True)
@@ -48,204 +106,131 @@ def _overview(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command(short_help="Do maps find objects that are known by boxes or masks?")
-def localization(
-    context: typer.Context,
-    data: Data,
-    model: Model,
-    out: Out,
-    weights: Weights = "DEFAULT",
-    methods: Methods = DEFAULT_METHODS,
-    layers: LayerNames = "auto",
-    each: Each = True,
-    fused: Fused = True,
-    recipe: RecipeFile = None,
-    score: Score = None,
-    tau: Annotated[
-        float, typer.Option(help="Fixed threshold of GT-known, Top-1 and Top-5 Loc.")
-    ] = 0.15,
-    kind: Kind = "auto",
-    edges: Edges = None,
-    split: Split = None,
-    first_label: FirstLabel = None,
-    mask_values: MaskValues = None,
-    class_name: ClassName = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    fast: Fast = False,
-    batch_size: BatchSize = 16,
-    workers: Workers = None,
-    device: Device = "auto",
-    examples: Examples = 4,
-    resume: Resume = True,
-) -> None:
-    """MaxBoxAcc, PxAP, GT-known, Top-1 and Top-5 Loc, pointing game, against boxes or masks.
+def _command(name: str, options: str = "") -> Callable[..., Any]:
+    example = f"ssgcam evaluate {name} data/ --model resnet34 --out report{options}"
+    return app.command(name, epilog=f"Example: {example}")
 
-    Prints a table of methods and layers by metrics, each number with its 95 % interval. OUT gets it
-    as localization.md, .csv and .json, the curves, and a panel of examples. The same command run
-    again goes on where it was cut off.
+
+@_command("localization")
+@grouped()
+def localization(context: typer.Context, common: Common, options: LocalizationOptions) -> None:
+    """Do maps find objects that are known by boxes or masks?
+
+    MaxBoxAcc, PxAP, GT-known, Top-1 and Top-5 localization and the pointing game, each with its 95 %
+    interval. OUT gets the tables (.md, .csv, .json), the curves and a panel of examples. The same
+    command run again continues an interrupted run.
     """
     from ssgcam.evaluation import evaluate_localization
 
-    prepare(context).run(evaluate_localization, command_line(context), tau=tau)
+    _evaluate(context, common, evaluate_localization, tau=options.tau)
 
 
-@app.command(short_help="Do masks made of maps cover objects that are known by masks?")
-def segmentation(
-    context: typer.Context,
-    data: Data,
-    model: Model,
-    out: Out,
-    weights: Weights = "DEFAULT",
-    methods: Methods = DEFAULT_METHODS,
-    layers: LayerNames = "auto",
-    each: Each = True,
-    fused: Fused = True,
-    recipe: RecipeFile = None,
-    score: Score = None,
-    background: Annotated[
-        float, typer.Option(help="Score of the background, a share of each map's maximum.")
-    ] = 0.15,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="A folder like DATA, to choose each method's background score on."),
-    ] = None,
-    kind: Kind = "auto",
-    edges: Edges = None,
-    split: Split = None,
-    first_label: FirstLabel = None,
-    mask_values: MaskValues = None,
-    class_name: ClassName = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    fast: Fast = False,
-    batch_size: BatchSize = 16,
-    workers: Workers = None,
-    device: Device = "auto",
-    examples: Examples = 4,
-    resume: Resume = True,
-) -> None:
-    """IoU of pseudo-masks and boundary F-score, against masks.
+@_command("segmentation", " --calibration other/")
+@grouped()
+def segmentation(context: typer.Context, common: Common, options: SegmentationOptions) -> None:
+    """Do masks made of maps cover objects that are known by masks?
 
-    Prints a table of methods and layers by metrics, each number with its 95 % interval. OUT gets it
-    as segmentation.md, .csv and .json, the curve of the IoU, and a panel of examples. The same
-    command run again goes on where it was cut off.
+    IoU of pseudo-masks and boundary F-score, each with its 95 % interval. OUT gets the tables (.md,
+    .csv, .json), the curve of the IoU and a panel of examples. The same command run again continues an
+    interrupted run.
     """
     from ssgcam.evaluation import evaluate_segmentation
 
-    prepare(context).run(
-        evaluate_segmentation,
-        command_line(context),
-        background=background,
-        calibration=None if calibration is None else read_data(context.params, calibration),
-    )
+    other = None if options.calibration is None else common.data.read(options.calibration)
+    given = {"background": options.background, "calibration": other}
+    _evaluate(context, common, evaluate_segmentation, **given)
 
 
-@app.command(short_help="Does the network lose its answer with the pixels of the highlight?")
-def perturbation(
-    context: typer.Context,
-    data: Data,
-    model: Model,
-    out: Out,
-    weights: Weights = "DEFAULT",
-    methods: Methods = DEFAULT_METHODS,
-    layers: LayerNames = "auto",
-    each: Each = True,
-    fused: Fused = True,
-    recipe: RecipeFile = None,
-    score: Score = None,
-    measures: Annotated[
-        str, typer.Option(help="Of blur, insertion_deletion and drop_increase, commas between.")
-    ] = "blur,insertion_deletion,drop_increase",
-    areas: Annotated[
-        str, typer.Option(help="Shares of the image to blur.")
-    ] = "0.05,0.1,0.2,0.3,0.5",
-    blur: Annotated[
-        float, typer.Option(help="Sigma of the blur, a share of the input's shorter side.")
-    ] = 0.05,
-    steps: Annotated[int, typer.Option(help="Steps of the insertion and deletion curves.")] = 28,
-    pixels: Annotated[
-        int | None,
-        typer.Option(
-            help="Perturbed images for each pass: as many as have no more pixels than this.",
-            show_default="2^18 on a CPU, 2^22 on a GPU",
-        ),
-    ] = None,
-    fast: Fast = False,
-    kind: Kind = "auto",
-    edges: Edges = None,
-    split: Split = None,
-    first_label: FirstLabel = None,
-    mask_values: MaskValues = None,
-    class_name: ClassName = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = 16,
-    workers: Workers = None,
-    device: Device = "auto",
-    examples: Examples = 4,
-    resume: Resume = True,
-) -> None:
-    """Accuracy after blurring the highlight, insertion, deletion, Average Drop, Increase.
+@_command("perturbation", " --areas 0.1,0.3")
+@grouped()
+def perturbation(context: typer.Context, common: Common, options: PerturbationOptions) -> None:
+    """Does the network change its prediction when highlighted pixels change?
 
-    DATA may be any images; without labels the network's own top class is explained. Prints a table of
-    methods and layers by metrics, each number with its 95 % interval. OUT gets it as perturbation.md,
-    .csv and .json, the curves, and a panel of examples. The same command run again goes on where it was
-    cut off. --fast is for the predictions of perturbed images; the maps are exact.
+    Accuracy after blurring the highlighted pixels, insertion, deletion, Average Drop and Increase, each
+    with its 95 % interval. Without labels the network's top class is explained. OUT gets the tables
+    (.md, .csv, .json), the curves and a panel of examples. The same command run again continues an
+    interrupted run.
     """
     from ssgcam.evaluation import evaluate_perturbation
 
-    prepare(context).run(
-        evaluate_perturbation,
-        command_line(context),
-        measures=tuple(name.strip() for name in measures.split(",")),
-        shares=tuple(number(text, "--areas") for text in areas.split(",")),
-        sigma=blur,
-        steps=steps,
-    )
+    areas = shared.numbers(options.areas, "--areas")
+    given = {"measures": tuple(shared.names(options.measures)), "steps": options.steps}
+    _evaluate(context, common, evaluate_perturbation, shares=areas, sigma=options.blur, **given)
 
 
-@app.command(short_help="Do maps change when the network's weights are randomized?")
-def sanity(
-    context: typer.Context,
-    data: Data,
-    model: Model,
-    out: Out,
-    weights: Weights = "DEFAULT",
-    methods: Methods = "all",
-    layers: LayerNames = "auto",
-    each: Each = True,
-    fused: Fused = True,
-    score: Score = None,
-    threshold: Annotated[
-        float, typer.Option(help="A method passes where the rank correlation is below it.")
-    ] = 0.5,
-    stages: Annotated[
-        int | None,
-        typer.Option(help="Stages to look at, about.", show_default="one for each module"),
-    ] = None,
-    kind: Kind = "auto",
-    edges: Edges = None,
-    split: Split = None,
-    first_label: FirstLabel = None,
-    mask_values: MaskValues = None,
-    class_name: ClassName = None,
-    limit: Limit = 16,
-    seed: Seed = 0,
-    fast: Fast = False,
-    batch_size: BatchSize = 16,
-    workers: Workers = None,
-    device: Device = "auto",
-    resume: Resume = True,
-) -> None:
-    """Rank correlation of maps before and after the weights are randomized from the top down.
+@_command("sanity")
+@grouped(methods="all", limit=16)
+def sanity(context: typer.Context, common: Common, options: SanityOptions) -> None:
+    """Do maps change when the network's weights are randomized?
 
-    DATA may be any images; a few are enough. Prints a verdict for each method and layer. OUT gets it as
-    sanity.md, .csv and .json, and the course of the correlation. The same command run again goes on
-    where it was cut off, after the last stage.
+    Rank correlation of maps before and after the weights are randomized from the top down. A few images
+    are enough. OUT gets the tables (.md, .csv, .json) and the curves. The same command run again
+    continues an interrupted run.
     """
     from ssgcam.evaluation import evaluate_sanity
 
-    prepare(context).run(
-        evaluate_sanity, command_line(context), images=limit, stages=stages, threshold=threshold
+    _evaluate(context, common, evaluate_sanity, images=common.compare.limit, **vars(options))
+
+
+def _evaluate(
+    context: typer.Context, common: Common, evaluate: Callable[..., Evaluation], **options: Any
+) -> None:
+    """Read the data set, load the network, evaluate, print the tables and write the files."""
+    from ssgcam import evaluation
+    from ssgcam.core.methods import METHODS
+    from ssgcam.files import write_text
+    from ssgcam.recipe import Recipe
+
+    given, compare, out = context.params, common.compare, common.compare.out
+    recipe, command, task = given.get("recipe"), _command_line(context), str(context.info_name)
+    model = common.network.load()
+    samples = evaluation.limited(common.data.read(compare.folder), compare.limit)
+    methods = list(METHODS) if compare.methods == "all" else shared.names(compare.methods)
+    compared = evaluation.Entrants(
+        contenders=tuple(evaluation.Contender.parse(method) for method in methods),
+        layers=shared.layer_names(compare.layers),
+        each=compare.each,
+        fused=compare.fused,
+        score=shared.target(compare.target),
+        recipe=Recipe.load(recipe) if recipe else None,
     )
+    settings = evaluation.EvaluationSettings(
+        batch_size=common.network.batch_size,
+        pixels=given.get("pixels"),
+        fast=common.run.fast,
+        device=common.network.device,
+        workers=common.run.workers,
+        seed=compare.seed,
+        examples=given.get("examples", 0),
+        progress=True,
+        unfinished=out,
+        resume=compare.resume,
+    )
+    write_text(out / f"{task}.md", f"# {task.capitalize()}\n\nNot finished: `{command}`\n")
+    index = shared.one_class(model, compare.classes)
+    found = evaluate(model, samples, who=compared, class_index=index, settings=settings, **options)
+    found = replace(found, facts={**found.facts, "command": command})
+    for fact in ("network", "data", "images", "intervals"):
+        typer.echo(f"{fact}: {found.facts[fact]}")
+    typer.echo(f"\n{found.text(brief=True)}")
+    written = evaluation.write_evaluation(found, out)
+    typer.echo(f"\nwrote {', '.join(path.name for path in written)} in {out}")
+
+
+def _command_line(context: typer.Context) -> str:
+    """The command line, from the options that were given."""
+    words = ["ssgcam", "evaluate", str(context.info_name)]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words += [word for each in values for word in (parameter.opts[0], str(each))]
+    return shlex.join(words)

@@ -1,4 +1,4 @@
-"""``ssgcam layers``: what may be targeted in a network."""
+"""``ssgcam layers``: which layers of a network can be targeted?"""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssgcam.cli.options import MODEL
+
 if TYPE_CHECKING:
     from ssgcam.core.layers import LayerInfo
 
+EXAMPLE = "ssgcam layers resnet34"
+
 
 def layers(
-    model: Annotated[
-        str,
-        typer.Argument(help="A torchvision name, timm/NAME, a file, or package.module:factory."),
-    ],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     weights: Annotated[
-        str, typer.Option(help="none, DEFAULT or a file; the layers are the same.")
+        str, typer.Option(help="DEFAULT, none, or a weights file; the layers are the same.")
     ] = "none",
     every: Annotated[
-        bool, typer.Option("--all", help="Every place, not only blocks and defaults.")
+        bool, typer.Option("--all", help="All layers, not only blocks and defaults.")
     ] = False,
 ) -> None:
-    """List the layers that one may target, their shapes, and which are the default and why.
+    """List the layers that can be targeted, their shapes, and which are the defaults and why.
 
-    Any name goes to --layers; NAME:in is a layer's input, NAME@2 its second call.
+    Any name can be given to --layers; NAME:in is a layer's input, NAME@2 its second call.
     """
     from ssgcam.core.layers import list_layers
     from ssgcam.models import check_network, load_model
@@ -33,41 +34,24 @@ def layers(
     loaded = load_model(model, weights)
     noise, _ = check_network(loaded)
     found = list_layers(loaded.network, noise)
-    shown = found if every else blocks(found)
+    blocks = [info for info in found if every or info.default or info.name.count(".") <= 1]
     height, width = loaded.preprocessing.input_size
-    typer.echo(f"{model}, input {height}x{width}: {len(found)} places to target\n")
-    typer.echo(_table(shown))
-    if len(shown) < len(found):
-        typer.echo(
-            f"\n{len(found) - len(shown)} inside these blocks are left out; --all shows them"
-        )
+    typer.echo(f"{model}, input {height}x{width}: {len(found)} layers can be targeted\n")
+    typer.echo(_table(blocks))
+    if len(blocks) < len(found):
+        typer.echo(f"\n{len(found) - len(blocks)} layers inside these blocks: see --all")
     defaults = ",".join(info.name for info in found if info.default)
     typer.echo(f"\n--layers auto takes the last of each resolution: {defaults}")
 
 
-def blocks(found: Sequence[LayerInfo]) -> list[LayerInfo]:
-    """The default layers, and those whose name has at most one dot: blocks, not their insides."""
-    return [info for info in found if info.default or info.name.count(".") <= 1]
-
-
 def _table(rows: Sequence[LayerInfo]) -> str:
     lines = [("layer", "kind", "channels", "map", "values", "default")]
-    lines += [
-        (
-            info.name,
-            info.kind,
-            str(info.channels),
-            f"{info.height}x{info.width}",
-            "signed" if info.signed else ">= 0",
-            f"yes: {info.why}" if info.default else info.why,
-        )
-        for info in rows
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    for info in rows:
+        size, sign = f"{info.height}x{info.width}", "signed" if info.signed else ">= 0"
+        why = f"yes: {info.why}" if info.default else info.why
+        lines.append((info.name, info.kind, str(info.channels), size, sign, why))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(
-            text.rjust(width) if column in (2, 3) else text.ljust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )

@@ -1,168 +1,137 @@
-"""``ssgcam segment``: photos in, masks out."""
+"""``ssgcam segment``: from images to segmentation masks."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
+from ssgcam.cli import options as shared
+from ssgcam.cli.options import argument, grouped, option
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
     from ssgcam.bulk.inputs import Failure
     from ssgcam.bulk.stream import Engine
-    from ssgcam.cam import CAM
-    from ssgcam.models import LoadedModel
-    from ssgcam.recipe import Recipe
+
+EXAMPLE = "ssgcam segment photos/ --model network.pth --recipe recipe.json --out masks"
 
 
-def segment(
-    photos: Annotated[list[str], typer.Argument(help="Files, folders (searched) and globs.")],
-    model: Annotated[
-        str, typer.Option(help="A torchvision name, timm/NAME, a file, or package.module:factory.")
-    ],
-    out: Annotated[Path, typer.Option(help="The folder to write to; made if need be.")],
-    recipe: Annotated[
-        Path | None, typer.Option(help="A recipe of 'ssgcam search': layers, threshold, gate.")
-    ] = None,
-    weights: Annotated[str, typer.Option(help="DEFAULT, none, or a weights file.")] = "DEFAULT",
-    method: Annotated[
-        str | None, typer.Option(help="Without a recipe.", show_default="ssg_cam")
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Without a recipe: names with commas between.", show_default="auto"),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Names or indices with commas between, the k-th becomes value k; 'all', or 'top' "
-            "for the most probable one of each photo.",
-            show_default="the recipe's, else all",
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Of the map in [0, 1]; the background's score if there are several classes.",
-            show_default="the recipe's, else 0.15",
-        ),
-    ] = None,
-    gate: Annotated[
-        float | None,
-        typer.Option(
-            help="Lowest probability of a class that is marked.",
-            show_default="the recipe's, else 0.5",
-        ),
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(help="Look through windows of this side, in pixels of the photo."),
-    ] = None,
-    overlap: Annotated[
-        float, typer.Option(help="Share of a window's side that the next one shares.")
-    ] = 0.5,
-    coco: Annotated[
-        Path | None, typer.Option(help="Write all masks to this file as well, as COCO JSON.")
-    ] = None,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Write photos with their masks over them as well.")
-    ] = False,
-    fast: Annotated[
-        bool,
-        typer.Option(
-            "--fast", help="Use a copy with folded batch norms and channels last; bfloat16 on CUDA."
-        ),
-    ] = False,
-    batch_size: Annotated[int, typer.Option(help="Photos or windows for each pass.", min=1)] = 16,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Threads for files.", min=1, show_default="one per processor, at most 8"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    actors: Annotated[
-        int | None,
-        typer.Option(help="With ray: processes with a network each.", show_default="all that fit"),
-    ] = None,
-    gpus: Annotated[
-        float, typer.Option(help="With ray: GPUs of each process, such as 1, 0.5 or 0.")
-    ] = 0.0,
-    cpus: Annotated[float, typer.Option(help="With ray: processors of each process.")] = 1.0,
-) -> None:
-    """Mark the objects in photos, pixel by pixel, at the photos' own size.
+@dataclass(frozen=True, kw_only=True)
+class SegmentFiles:
+    """The images, the masks and the recipe."""
 
-    OUT gets a mask for each photo, NAME.png: an indexed picture with 0 for background and k for the
-    k-th class, in PASCAL VOC's colors; OUT/segment.json says which is which. The same command run
-    again goes on where it was cut off. A photo that can't be read is reported and the others go on;
-    the exit code is then 2.
+    images: list[str] = argument(shared.IMAGES)
+    out: Path = option(MISSING, shared.OUT)
+    recipe: Path | None = option(None, shared.RECIPE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """How maps become masks; the names are those of ``segment_images``."""
+
+    panel: ClassVar[str] = "Masks"
+    classes: list[str] | None = option(
+        None,
+        "A class, by index or name, can be repeated: the k-th gets value k; all; or top, the most "
+        "probable class of each image.",
+        "--class",
+        shown="the recipe's, else all",
+    )
+    threshold: float | None = option(
+        None,
+        "Threshold of the map in [0, 1]; with several classes the background's score.",
+        shown="the recipe's, else 0.15",
+    )
+    gate: float | None = option(None, shared.GATE, shown="the recipe's, else 0.5")
+    window: int | None = option(None, "Cut images into windows of this side, in pixels.")
+    overlap: float = option(0.5, "Share of a window that the next one covers.")
+    coco: Path | None = option(None, "Also write all masks here, as COCO JSON.")
+    overlays: bool = option(False, "Also write images with their masks over them.", "--overlay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Where the work is done."""
+
+    panel: ClassVar[str] = "Cluster"
+    engine: str = option("local", "local, or ray for a cluster.")
+    actors: int | None = option(None, "With ray: processes, each with a network.", shown="all")
+    gpus: float = option(0.0, "With ray: GPUs of a process, such as 1 or 0.5.")
+    cpus: float = option(1.0, "With ray: processors of a process.")
+
+    def make(self, workers: int | None) -> Engine | None:
+        """The engine, None for this process."""
+        if self.engine == "local":
+            if self.actors is not None or self.gpus:
+                raise SsgcamError("--actors and --gpus need --engine ray; leave them out")
+            return None
+        if self.engine != "ray":
+            raise SsgcamError(f"no engine named '{self.engine}'; give local or ray")
+        from ssgcam.bulk.ray_engine import RayEngine
+
+        return RayEngine(actors=self.actors, gpus=self.gpus, cpus=self.cpus, workers=workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """All options of the command, in groups."""
+
+    files: SegmentFiles
+    masks: MaskOptions
+    network: shared.NetworkOptions
+    method: shared.MethodOptions
+    run: shared.RunOptions
+    cluster: ClusterOptions
+
+
+@grouped()
+def segment(options: SegmentOptions) -> None:
+    """Mark the objects in images, pixel by pixel, at the images' own size.
+
+    OUT gets a mask for each image, NAME.png: an indexed picture, 0 for background and k for the k-th
+    class, in PASCAL VOC's colors; OUT/segment.json has the names. The same command run again continues
+    an interrupted run. An image that can't be read is reported; the others are segmented, and the
+    exit code is 2.
     """
     from tqdm import tqdm
 
     from ssgcam.bulk.segment import segment_images
-    from ssgcam.device import choose_device
-    from ssgcam.models import load_model
+    from ssgcam.recipe import Recipe
 
-    work = _engine(engine, workers, actors, gpus, cpus)
-    loaded = load_model(model, weights)
-    found = _recipe(recipe, method, layers)
-    cam = None if found else _cam(loaded, method, layers, fast)
+    files, method, run = options.files, options.method, options.run
+    if files.recipe is not None and method.given():
+        name = next(iter(method.given())).replace("_", "-")
+        raise SsgcamError(
+            f"--{name} and --recipe were both given; a recipe has its own, leave one out"
+        )
+    engine = options.cluster.make(run.workers)
+    recipe = None if files.recipe is None else Recipe.load(files.recipe)
+    model = options.network.load()
+    given = {**vars(options.masks), **vars(run), "batch_size": options.network.batch_size}
+    if given["classes"] in (["all"], ["top"]):
+        (given["classes"],) = given["classes"]
 
-    def say(failure: Failure) -> None:
+    def report_failure(failure: Failure) -> None:
         tqdm.write(f"ssgcam: {failure.reason}", file=typer.get_text_stream("stderr"))
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
+        cam = None if recipe else method.cam(model, fast=run.fast)
         result = segment_images(
-            photos, loaded, out, recipe=found, cam=cam, fast=fast, classes=classes,
-            threshold=threshold, gate=gate, window=window, overlap=overlap, overlays=overlay, coco=coco,
-            batch_size=batch_size, workers=workers, device=choose_device(device), engine=work,
-            failed=say, progress=True,
+            files.images, model, files.out, recipe=recipe, cam=cam, engine=engine,
+            failed=report_failure, progress=True, **given,
         )  # fmt: skip
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         typer.echo(f"ssgcam: {message}", err=True)
     made = result.total - len(result.failures)
     known = f", {result.before} of them by an earlier run" if result.before else ""
     typer.echo(
-        f"{made} of {result.total} photos have masks{known}; {result.empty} masks are empty "
-        f"(threshold {result.threshold:g}, gate {result.gate:g}); wrote {out}"
+        f"{made} of {result.total} images have masks{known}; {result.empty} masks are empty "
+        f"(threshold {result.threshold:g}, gate {result.gate:g}); wrote {files.out}"
     )
     if result.failures:
         raise typer.Exit(2)
-
-
-def _recipe(path: Path | None, method: str | None, layers: str | None) -> Recipe | None:
-    from ssgcam.recipe import Recipe
-
-    if path is None:
-        return None
-    for option, value in (("method", method), ("layers", layers)):
-        if value is not None:
-            raise SsgcamError(
-                f"--{option} and --recipe were both given; a recipe has its own, leave one out"
-            )
-    return Recipe.load(path)
-
-
-def _cam(model: LoadedModel, method: str | None, layers: str | None, fast: bool) -> CAM:
-    from ssgcam.cam import CAM
-
-    wanted = (layers or "auto").split(",")
-    names = "auto" if wanted == ["auto"] else [name.strip() for name in wanted]
-    return CAM(model, names, method or "ssg_cam", fast=fast)
-
-
-def _engine(
-    name: str, workers: int | None, actors: int | None, gpus: float, cpus: float
-) -> Engine | None:
-    if name == "local":
-        if actors is not None or gpus:
-            raise SsgcamError("--actors and --gpus need --engine ray; leave them out")
-        return None
-    if name != "ray":
-        raise SsgcamError(f"no engine named '{name}'; give local or ray")
-    from ssgcam.bulk.ray_engine import RayEngine
-
-    return RayEngine(actors=actors, gpus=gpus, cpus=cpus, workers=workers)

@@ -2,101 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Any, ClassVar
 
 import typer
 
+from ssgcam.cli.options import SEED, NetworkOptions, argument, grouped, option
 from ssgcam.errors import SsgcamError
 
-if TYPE_CHECKING:
-    from ssgcam.training.settings import Balance
+EXAMPLE = "ssgcam train classes/ --model resnet34 --weights DEFAULT --out network.pth"
 
 
-def train(
-    data: Annotated[
-        Path,
-        typer.Argument(help="A folder of class folders, or a CSV with columns image,label,group."),
-    ],
-    out: Annotated[Path, typer.Option(help="The network file to write (.pth).")],
-    model: Annotated[
-        str, typer.Option(help="Any network that --model takes elsewhere, such as timm/NAME.")
-    ] = "resnet18",
-    weights: Annotated[
-        str, typer.Option(help="Start from: none (random), DEFAULT, or a weights file.")
-    ] = "none",
-    epochs: Annotated[int, typer.Option(help="Epochs.")] = 12,
-    input_size: Annotated[
-        int | None,
-        typer.Option(help="Side of the square input, in pixels; by default the network's own."),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Photos a step.")] = 32,
-    samples_per_epoch: Annotated[
-        int | None, typer.Option(help="Photos an epoch; by default as many as there are.")
-    ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.02,
-    balance: Annotated[
-        str, typer.Option(help="Rare classes: sampling (drawn more often), loss or none.")
-    ] = "sampling",
-    augment: Annotated[bool, typer.Option(help="Flip and turn photos at random.")] = True,
-    color: Annotated[float, typer.Option(help="Largest relative change of the colors.")] = 0.2,
-    train_from: Annotated[
-        str | None, typer.Option(help="Freeze all before this module, such as layer4 or fc.")
-    ] = None,
-    group_split: Annotated[
-        float,
-        typer.Option(help="Share of the groups held out for early stopping and the report; or 0."),
-    ] = 0.2,
-    group_pattern: Annotated[
-        str | None,
-        typer.Option(help="For class folders: a regular expression for the group in a file name."),
-    ] = None,
-    patience: Annotated[
-        int, typer.Option(help="Stop after so many epochs without a better score.")
-    ] = 6,
-    amp: Annotated[
-        bool, typer.Option(help="Mixed precision (bfloat16); slow on most processors.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that read photos.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    resume: Annotated[bool, typer.Option(help="Continue a training that was killed.")] = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """The images and the network file."""
+
+    data: Path = argument("A folder of class folders, or a CSV with columns image,label,group.")
+    out: Path = option(MISSING, "The network file to write (.pth).")
+    group_pattern: str | None = option(
+        None, "For class folders: regular expression of the group in a file name."
+    )
+    resume: bool = option(False, "Continue an interrupted training.", "--resume")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How the network is trained; the names are those of ``TrainingSettings``."""
+
+    panel: ClassVar[str] = "Training"
+    input_size: int | None = option(None, "Side of the square input, in pixels.", shown="its own")
+    epochs: int = option(12, "Number of epochs.")
+    samples_per_epoch: int | None = option(None, "Images in an epoch.", shown="all")
+    learning_rate: float = option(1e-3, "Maximum of the one-cycle schedule.")
+    weight_decay: float = option(0.02, "Weight decay of AdamW.")
+    balance: str = option(
+        "sampling", "Rare classes: sampling (drawn more often), loss (weighted) or none."
+    )
+    augmentation: bool = option(True, "Flip and rotate images.", "--augment/--no-augment")
+    color: float = option(0.2, "Largest relative change of the colors.")
+    train_from: str | None = option(None, "Freeze the modules before this one, such as layer4.")
+    held_out: float = option(0.2, "Share of the groups held out; 0: none.", "--group-split")
+    patience: int = option(6, "Epochs without a better score before training stops.")
+    amp: bool = option(False, "Mixed precision (bfloat16); slow on most CPUs.", "--amp")
+    workers: int = option(0, "Processes that read images.")
+    seed: int = option(0, SEED, min=0)
+
+
+@grouped(model="resnet18", weights="none", batch_size=32)
+def train(files: FileOptions, network: NetworkOptions, training: TrainingOptions) -> None:
     """Train or fine-tune an image classifier from image-level labels.
 
-    Beside the network OUT it writes a report, OUT with the ending .json; while it trains, a
-    checkpoint with the ending .checkpoint.pth, from which --resume continues.
+    OUT is the network, beside it are a report (ending .json) and, during the training, a checkpoint
+    (ending .checkpoint.pth), from which --resume continues.
     """
     from ssgcam.files import write_json
     from ssgcam.models import save_model
     from ssgcam.training import TrainingSettings, read_labeled_images, train_classifier
 
+    out = files.out
     if out.suffix != ".pth":
         raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
-    settings = TrainingSettings(
-        model=model,
-        weights=weights,
-        input_size=input_size,
-        epochs=epochs,
-        batch_size=batch_size,
-        samples_per_epoch=samples_per_epoch,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        balance=cast("Balance", balance),
-        augmentation=augment,
-        color=color,
-        train_from=train_from,
-        held_out=group_split,
-        patience=patience,
-        amp=amp,
-        seed=seed,
-        device=device,
-        workers=workers,
-    )
+    options: dict[str, Any] = {**vars(network), **vars(training)}
     checkpoint = out.with_suffix(".checkpoint.pth")
-    samples = read_labeled_images(data, group_pattern)
-    result = train_classifier(samples, settings, checkpoint=checkpoint, resume=resume)
+    result = train_classifier(
+        read_labeled_images(files.data, files.group_pattern),
+        TrainingSettings(**options),
+        checkpoint=checkpoint,
+        resume=files.resume,
+    )
     save_model(result.model, out)
     write_json(out.with_suffix(".json"), result.to_json())
     checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,260 @@
+"""Which options do several subcommands share, and what do they mean?
+
+A group of options is a dataclass whose fields are made by :func:`option` and :func:`argument`. A
+command that is decorated with :func:`grouped` takes such groups as parameters, so that an option has
+one name, one meaning and one help text in every subcommand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
+
+from typer import Argument, Option
+from typer.models import OptionInfo
+
+from ssgcam.core.settings import SSGSettings
+from ssgcam.errors import SsgcamError
+
+if TYPE_CHECKING:
+    from ssgcam.cam import CAM
+    from ssgcam.data import SampleSet
+    from ssgcam.models import LoadedModel
+
+MODEL = "A torchvision name, timm/NAME, a file, or package.module:factory."
+LAYERS = "Layer names with commas, or auto: the last of each resolution."
+OUT = "The output folder; created if it does not exist."
+IMAGES = "Image files, folders (searched) and globs."
+RECIPE = "A recipe of 'ssgcam search': layers, settings, threshold, gate."
+CLASS = "The network's class, by index or name."
+TARGET = "What is differentiated: exp, probability, log_probability, sigmoid, odds or logit."
+SEED = "Seed of all random numbers."
+GATE = "Lowest probability of a class that gets a mask."
+
+
+def option(default: Any, text: str, *flags: str, shown: str | None = None, **settings: Any) -> Any:
+    """A field of a group: an option.
+
+    Args:
+        default: Its default value; ``MISSING`` makes the option required.
+        text: Its help text.
+        flags: Its spellings, if they are not the field's name.
+        shown: What the help shows as the default value.
+        settings: Other settings of ``typer.Option``.
+    """
+    made = Option(*flags, help=text, show_default=True if shown is None else shown, **settings)
+    return field(default=default, metadata={"option": made})
+
+
+def argument(text: str) -> Any:
+    """A field of a group: a required argument."""
+    return field(metadata={"option": Argument(help=text)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """The network and where it runs."""
+
+    panel: ClassVar[str] = "Network"
+    model: str = option(MISSING, MODEL)
+    weights: str = option("DEFAULT", "DEFAULT, none, or a weights file.")
+    device: str = option("auto", "auto, cpu, cuda or mps.")
+    batch_size: int = option(16, "Images in one pass of the network.", min=1)
+
+    def load(self) -> LoadedModel:
+        """Load the network and move it to the device."""
+        from ssgcam.device import choose_device
+        from ssgcam.models import load_model
+
+        model = load_model(self.model, self.weights)
+        model.network.to(choose_device(self.device))
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How fast maps are computed."""
+
+    panel: ClassVar[str] = "Speed"
+    fast: bool = option(
+        False, "Fold batch norms, channels last; bfloat16 on CUDA (in a copy).", "--fast"
+    )
+    workers: int | None = option(
+        None, "Threads for files.", min=1, shown="one per processor, at most 8"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """The method that computes the maps."""
+
+    panel: ClassVar[str] = "Method"
+    method: str | None = option(None, "ssg_cam, grad_cam, layer_cam, ...", shown="ssg_cam")
+    layers: str | None = option(None, LAYERS, shown="auto")
+    target: str | None = option(None, TARGET, shown="exp; logit for ShapleyCAM")
+    form: str | None = option(None, "SSG-CAM: taylor or gradient.", shown=SSGSettings.form)
+    sigma: float | None = option(
+        None,
+        "SSG-CAM: width of the smoothing as a share of the map's shorter side.",
+        shown=str(SSGSettings.sigma),
+    )
+    first_exponent: float | None = option(
+        None, "SSG-CAM: exponent of the first order.", shown=str(SSGSettings.first_exponent)
+    )
+    second_exponent: float | None = option(
+        None, "SSG-CAM: exponent of the second order.", shown=str(SSGSettings.second_exponent)
+    )
+    gamma: float | None = option(None, "Exponent of each layer's map.", shown="1")
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def cam(self, model: LoadedModel, **options: Any) -> CAM:
+        """The explainer that the options describe."""
+        from ssgcam.cam import CAM
+
+        method = self.method or "ssg_cam"
+        own = {field.name for field in fields(SSGSettings)}
+        ssg = {name: value for name, value in self.given().items() if name in own}
+        if ssg and method != "ssg_cam":
+            name = next(iter(ssg)).replace("_", "-")
+            raise SsgcamError(
+                f"--{name} belongs to the method ssg_cam, not to {method}; leave one of them out"
+            )
+        settings: dict[str, Any] = {"ssg": SSGSettings(**ssg), "gamma": self.gamma, **options}
+        return CAM(model, layer_names(self.layers), method, target=target(self.target), **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a data set with labels, boxes or masks is read."""
+
+    panel: ClassVar[str] = "Data set"
+    kind: str = option(
+        "auto", "auto, boxes, voc, coco, cub, ilsvrc, wsol, pairs, classes or images."
+    )
+    edges: str | None = option(None, "Right and bottom edges of boxes: inclusive or exclusive.")
+    split: str | None = option(None, "The split of a published data set, such as val.")
+    first_label: int | None = option(None, "Number of the first class in a table, if not 0.")
+    mask_values: str | None = option(
+        None, "Class of each stored mask value, such as 255:1,127:255 (255: ignored)."
+    )
+    void: int | None = option(None, "For images/ beside masks/: the stored value to ignore.")
+
+    def read(self, folder: Path) -> SampleSet:
+        """Read the data set in a folder."""
+        from ssgcam.data import read_samples
+
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        values: Any = given.pop("mask_values", None)
+        if values is not None:
+            given["values"] = dict(_pair(text) for text in values.split(","))
+        return read_samples(folder, **given)
+
+
+def grouped(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a command's parameters that are groups of options by the options of the groups.
+
+    Args:
+        defaults: Other default values of single options for this command.
+
+    Returns:
+        A decorator. The decorated function takes every option by name and builds the groups.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function)
+        hints.pop("return", None)
+        parameters: list[inspect.Parameter] = []
+        for name, kind in hints.items():
+            parameters += _parameters(name, kind, defaults)
+
+        @wraps(function)
+        def command(**given: Any) -> None:
+            function(**{name: _value(name, kind, given) for name, kind in hints.items()})
+
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        return command
+
+    return decorate
+
+
+def _parameters(
+    name: str, kind: Any, defaults: dict[str, Any], made: Any = None, default: Any = MISSING
+) -> Iterator[inspect.Parameter]:
+    """A parameter as Typer's; a group as those of its fields."""
+    if is_dataclass(kind):
+        types = get_type_hints(kind)
+        for each in fields(kind):
+            made = copy(each.metadata.get("option"))
+            if isinstance(made, OptionInfo):
+                made.rich_help_panel = getattr(kind, "panel", None)
+            default = defaults.get(each.name, each.default)
+            yield from _parameters(each.name, types[each.name], defaults, made, default)
+    else:
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if default is MISSING else default,
+            annotation=kind if made is None else Annotated[kind, made],
+        )
+
+
+def _value(name: str, kind: Any, given: dict[str, Any]) -> Any:
+    """A parameter's value; a group is made of the values of its fields."""
+    if not is_dataclass(kind):
+        return given[name]
+    types = get_type_hints(kind)
+    return kind(**{each.name: _value(each.name, types[each.name], given) for each in fields(kind)})  # type: ignore[operator]
+
+
+def layer_names(text: str | None) -> str | list[str]:
+    """``--layers``: auto, all, or names with commas."""
+    return names(text) if text not in (None, "auto", "all") else text or "auto"
+
+
+def names(text: str | None) -> list[str]:
+    """Names with commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def numbers(text: str, flag: str) -> tuple[float, ...]:
+    """Numbers with commas, the value of an option."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise SsgcamError(
+            f"{flag} {text} is not numbers with commas; give 0.1,0.2 or the like"
+        ) from error
+
+
+def one_class(model: LoadedModel, classes: Sequence[str] | None) -> int | None:
+    """The index of the only class of ``--class``, None if it was not given."""
+    if classes and len(classes) > 1:
+        raise SsgcamError(f"--class was given {len(classes)} times; give one class here")
+    return model.class_index(classes[0]) if classes else None
+
+
+def target(name: str | None) -> Any:
+    """The settings of ``--target``, None if it was not given."""
+    from ssgcam.core.settings import TargetSettings
+
+    sign: Any = "absolute" if name == "log_probability" else "positive"
+    chosen: Any = name
+    return None if name is None else TargetSettings(name=chosen, sign=sign)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    stored, _, value = text.partition(":")
+    if not (stored.strip().isdecimal() and value.strip().isdecimal()):
+        raise SsgcamError(f"'{text}' in --mask-values is no pair; give STORED:VALUE, such as 255:1")
+    return int(stored), int(value)
