@@ -45,7 +45,7 @@ def test_edges_are_converted_to_inclusive(tmp_path):
     found = read_samples(tmp_path, edges="exclusive")
     assert found.samples[0].boxes == ((0, 0, 19, 9), (3, 4, 3, 4), (2, 1, 3, 2))
     assert found.clipped == 0
-    assert "'open'" in refusal(read_samples, tmp_path, edges="open")
+    assert "--edges open" in refusal(read_samples, tmp_path, edges="open")
 
 
 def test_boxes_past_the_edge_are_clipped_and_counted(tmp_path):
@@ -148,7 +148,7 @@ def test_labels_csv_without_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "words"), [("x0,y0,x1,y1", "names no image"), ("image,x0,y0,x1", "corner")]
+    ("header", "words"), [("x0,y0,x1,y1", "names no image"), ("image,x0,y0,x1", "lacks a part")]
 )
 def test_wrong_headers(tmp_path, header, words):
     photo(tmp_path / "images" / "a.jpg")
@@ -173,3 +173,34 @@ def test_damaged_image_is_named(tmp_path):
     boxes_json(tmp_path, [{"image": "a.jpg", "label": 0, "boxes": [[1, 1, 2, 2]]}])
     text(tmp_path / "images" / "a.jpg", "not an image")
     assert "a.jpg" in refusal(read_samples, tmp_path)
+
+
+def test_csv_with_width_and_height(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "boxes.csv", "image,x,y,width,height\na.jpg,1,2,3,4\na.jpg,2.5,0,1,1\n")
+    found = read_samples(tmp_path)
+    assert found.samples[0].boxes == ((1, 2, 3, 5), (2, 0, 3, 0))
+    text(tmp_path / "boxes.csv", "image,x,y,width,height\na.jpg,1,2,3,\n")
+    assert "lacks a part" in refusal(read_samples, tmp_path)
+    text(tmp_path / "boxes.csv", "image,x,y,width,height\na.jpg,1,2,-3,4\n")
+    assert "can't be negative" in refusal(read_samples, tmp_path)
+
+
+def test_corners_take_precedence_over_the_width_of_the_image(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+    text(tmp_path / "boxes.csv", header + "a.jpg,20,10,cell,1,2,3,4\n")
+    found = read_samples(tmp_path)
+    assert found.samples[0].boxes == ((1, 2, 3, 4),)
+    assert found.class_names == ("cell",)
+
+
+def test_json_boxes_with_width_and_height(tmp_path):
+    boxes_json(tmp_path, [{"image": "a.jpg", "label": 0, "boxes": [[1, 2, 3, 4]]}])
+    assert read_samples(tmp_path, edges="width_height").samples[0].boxes == ((1, 2, 3, 5),)
+
+
+def test_class_names_with_commas(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels.csv", 'image,label\na.jpg,"tench, Tinca tinca"\n')
+    assert read_samples(tmp_path).class_names == ("tench, Tinca tinca",)

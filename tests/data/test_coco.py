@@ -156,3 +156,35 @@ def test_coco_refusals(tmp_path):
     assert (len(found), found.skipped) == (1, 1)
     text(tmp_path / "annotations" / "instances_val2017.json", "[]")
     assert "not a COCO" in refusal(read_samples, tmp_path)
+
+
+def test_more_categories_than_mask_values_are_refused(tmp_path):
+    coco_json(tmp_path, [instance(1, [1, 1, 2, 2], square(1, 1, 3, 3))])
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": number, "name": str(number)} for number in range(300)]
+    text(path, json.dumps(content))
+    assert "300 classes" in refusal(read_samples, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("_annotations.coco.json", "."),
+        ("result.json", "images"),
+        ("annotations/instances_default.json", "images/default"),
+        ("annotations/export.json", "images"),
+    ],
+    ids=["Roboflow", "Label Studio", "CVAT", "another name"],
+)
+def test_coco_files_of_annotation_tools(tmp_path, annotations, images):
+    photo(tmp_path / images / "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}],
+        "annotations": [instance(3, [1, 2, 3, 4], [], image=1)],
+        "categories": [{"id": 3, "name": "cell"}],
+    }
+    text(tmp_path / annotations, json.dumps(content))
+    found = read_samples(tmp_path)
+    assert (found.kind, found.class_names, len(found)) == ("coco", ("cell",), 1)
+    assert found.samples[0].boxes == ((1, 2, 3, 5),)

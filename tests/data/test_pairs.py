@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.data_trees import mask_file, photo, refusal, text
 from ssgcam.data import IGNORE, read_samples
@@ -52,10 +53,10 @@ def test_values_with_something_to_ignore(tmp_path):
         assert read_all(found) == [[0, IGNORE, 1]]
         assert found.samples[0].labels == (0,)
     message = refusal(read_samples, tmp_path)
-    assert "void=255" in message
-    assert "values=" in message
+    assert "--void 255" in message
+    assert "--mask-values" in message
     assert "127" in refusal(read_samples, tmp_path, values={255: 1})
-    assert "{127: 256}" in refusal(read_samples, tmp_path, values={255: 1, 127: 256})
+    assert "127:256" in refusal(read_samples, tmp_path, values={255: 1, 127: 256})
 
 
 def test_several_classes(tmp_path):
@@ -135,3 +136,44 @@ def test_where_the_size_does_not_tell_the_mask_is_upright(tmp_path):
     mask_file(tmp_path / "masks" / "a.png", [[1, 0, 0, 0], [0, 0, 0, 0]])
     found = read_samples(tmp_path).samples[0].mask.read((4, 2))
     assert found.tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("end", ["_mask", "-mask", "_segmentation", "_gt"])
+def test_usual_mask_suffixes_are_found(tmp_path, end):
+    for name in ("0", "1", "2"):
+        photo(tmp_path / "images" / f"{name}.jpg", (3, 1))
+    for name in ("0", "1"):
+        mask_file(tmp_path / "masks" / f"{name}{end}.png", [[0, 255, 255]])
+    found = read_samples(tmp_path, missing="skip")
+    assert (read_all(found), found.skipped) == ([[0, 1, 1]] * 2, 1)
+    assert f"2{end}.png' is missing" in refusal(read_samples, tmp_path)
+
+
+def test_jpeg_masks_are_cut_at_half_with_a_warning(tmp_path):
+    photo(tmp_path / "images" / "a.jpg", (32, 16))
+    values = np.zeros((16, 32), np.uint8)
+    values[:, 13:] = 255
+    (tmp_path / "masks").mkdir()
+    for mode in ("L", "RGB"):
+        Image.fromarray(values).convert(mode).save(tmp_path / "masks" / "a.jpg", quality=75)
+        with pytest.warns(UserWarning, match="JPEG files, whose compression changes values: 128"):
+            found = read_samples(tmp_path)
+        assert np.array_equal(found.samples[0].mask.read((32, 16)), values // 255)
+        assert found.class_names == ("object",)
+    Image.fromarray(values // 255).save(tmp_path / "masks" / "a.jpg")
+    assert "save it as PNG" in refusal(read_samples, tmp_path)
+
+
+def test_npy_masks(tmp_path):
+    photo(tmp_path / "images" / "a.jpg", (3, 1))
+    (tmp_path / "masks").mkdir()
+    path = tmp_path / "masks" / "a.npy"
+    for values in (np.array([[False, True, True]]), np.array([[[0], [1], [1]]])):
+        np.save(path, values)
+        assert read_all(read_samples(tmp_path)) == [[0, 1, 1]]
+    np.save(path, np.zeros((2, 3, 4)))
+    assert "has shape (2, 3, 4)" in refusal(read_samples, tmp_path)
+    np.save(path, np.zeros((1, 3)))
+    assert "fractions" in refusal(read_samples, tmp_path)
+    path.write_text("no array")
+    assert "not a NumPy array" in refusal(read_samples, tmp_path)

@@ -29,7 +29,7 @@ def test_kinds_and_options(tmp_path):
     message = refusal(read_samples, pairs, split="val")
     assert "'split'" in message
     assert "mask_suffix" in message
-    assert "'ignore'" in refusal(read_samples, pairs, missing="ignore")
+    assert "--missing ignore" in refusal(read_samples, pairs, missing="ignore")
 
 
 def test_groups_from_a_pattern(tmp_path):

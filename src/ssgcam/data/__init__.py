@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssgcam.data import boxes, coco, cub, folders, pairs, voc, wsol
+from ssgcam.data import boxes, coco, cub, folders, pairs, polygons, voc, wsol
 from ssgcam.data.classes import match_classes
 from ssgcam.data.collect import check_folder, exists
 from ssgcam.data.masks import with_box_masks
 from ssgcam.data.sample import IGNORE, Box, Mask, MaskSource, Sample, SampleSet
-from ssgcam.data.tables import read_json
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
 
@@ -28,14 +27,16 @@ READERS: dict[str, Callable[..., SampleSet]] = {
     "cub": cub.read_cub,
     "ilsvrc": voc.read_ilsvrc,
     "wsol": wsol.read_wsol,
+    "yolo": polygons.read_yolo,
+    "geojson": polygons.read_geojson,
     "pairs": pairs.read_pairs,
     "boxes": boxes.read_boxes,
     "classes": folders.read_class_folders,
     "images": folders.read_images,
 }
 _LAYOUTS = (
-    *(voc.VOC, coco.LAYOUT, cub.LAYOUT, voc.ILSVRC, wsol.LAYOUT, pairs.LAYOUT),
-    *boxes.LAYOUTS,
+    *(voc.VOC, coco.LAYOUT, cub.LAYOUT, voc.ILSVRC, wsol.LAYOUT),
+    *(polygons.YOLO, polygons.GEOJSON, pairs.LAYOUT, *boxes.LAYOUTS),
 )
 
 
@@ -64,9 +65,11 @@ def read_samples(
     """
     root = Path(root).expanduser()
     if root.is_file() and root.suffix.lower() in (".csv", ".json"):
-        is_coco = root.suffix.lower() == ".json" and isinstance(read_json(root), dict)
-        kind, option = ("coco", "annotations") if is_coco else ("boxes", "table")
-        root, options = root.parent, {option: root.name, "images": ".", **options}
+        if root.suffix.lower() == ".json" and coco.is_coco_file(root):
+            kind, options = "coco", {"annotations": root.name, **options}
+        else:
+            kind, options = "boxes", {"table": root.name, "images": ".", **options}
+        root = root.parent
     check_folder(root)
     if kind == "auto":
         kind = _recognize(root)
@@ -86,6 +89,8 @@ def _recognize(root: Path) -> str:
     for layout in _LAYOUTS:
         if layout.find(root):
             return layout.kind
+    if coco.find_coco_files(root):
+        return "coco"
     for layout in _LAYOUTS:
         if exists(root, layout.signs[0]):
             layout.locate(root)  # raises an error that names the missing part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from ssgcam.data.classes import LabelEncoder
 from ssgcam.data.collect import Collector, Edges, Layout, Missing, check_folder
@@ -34,8 +35,9 @@ def read_boxes(
         table: The table, relative to the root; default: the first of ``boxes.json``,
             ``boxes.csv`` and ``labels.csv`` that is there.
         images: The folder that image names are relative to, relative to the root.
-        edges: Whether x1 and y1 are the last pixels of a box (``"inclusive"``) or one past it
-            (``"exclusive"``).
+        edges: Whether x1 and y1 are the last pixels of a box (``"inclusive"``), one past it
+            (``"exclusive"``), or width and height (``"width_height"``, the default where a CSV file
+            has such columns).
         class_names: Names of the classes; default: the numbers, or the table's names sorted.
         first_label: The number of the first class, where the table has numbers.
         missing: ``"error"``, or ``"skip"`` to leave out and count images that don't exist.
@@ -47,8 +49,8 @@ def read_boxes(
         SsgcamError: If the table or an image is missing, or an entry is wrong.
     """
     check_folder(root)
-    if edges not in ("inclusive", "exclusive"):
-        raise SsgcamError(f"edges='{edges}' is unknown; use 'inclusive' or 'exclusive'")
+    if edges not in get_args(Edges):
+        raise SsgcamError(f"--edges {edges} is unknown; use one of: {', '.join(get_args(Edges))}")
     if table is None:
         table = next((name for name in TABLES if (root / name).is_file()), TABLES[0])
     Layout("boxes", LAYOUTS[0].title, (table, images)).locate(root)
@@ -71,7 +73,7 @@ def read_boxes(
                     for record, label in zip(records, indices, strict=True)
                     for box in record.boxes
                 ],
-                edges,
+                "width_height" if records[0].by_size else edges,
                 labels=[label for label in indices if label is not None],
                 size=records[0].size,
                 group=next((record.group for record in records if record.group), ""),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,27 @@ from numpy.typing import NDArray
 from ssgcam.data import rle
 from ssgcam.data.collect import Collector, Layout, Missing, check_folder
 from ssgcam.data.masks import StoredMask
-from ssgcam.data.sample import IGNORE, LAST_VALUE, Mask, SampleSet
+from ssgcam.data.sample import IGNORE, Mask, SampleSet
 from ssgcam.data.tables import read_json
 from ssgcam.errors import SsgcamError, require
 
 LAYOUT = Layout("coco", "COCO", ("annotations/instances_*.json",))
+
+
+class Annotation(NamedTuple):
+    """One object of an image.
+
+    Attributes:
+        label: Its class index; None: its pixels are ignored, and it is neither label nor box.
+        box: x, y, width and height.
+        segmentation: Its polygons or RLE (see `segmentation_pixels`), if it has any.
+        area: Its area; objects of smaller area lie on top in the mask.
+    """
+
+    label: int | None
+    box: Sequence[Any]
+    segmentation: Any
+    area: float
 
 
 def read_coco(
@@ -38,11 +54,13 @@ def read_coco(
     needed only when a mask is read.
 
     Args:
-        root: The folder that holds ``annotations`` and the images' folder.
+        root: The folder that holds ``annotations`` and the images' folder, or a JSON file beside
+            its images.
         split: Such as ``"val2017"``: ``annotations/instances_val2017.json`` and the images in
             ``val2017`` or ``images/val2017``. Default: the only one there is.
         annotations: The JSON file relative to the root, if it is elsewhere.
-        images: The images' folder relative to the root, if it is elsewhere.
+        images: The images' folder relative to the root. Default: of ``images/<split>``,
+            ``<split>``, ``images`` and the root, the first that holds the first image.
         missing: ``"error"``, or ``"skip"`` to leave out and count images that don't exist.
 
     Returns:
@@ -52,30 +70,26 @@ def read_coco(
         SsgcamError: If the root, the file or an image is wrong or missing.
     """
     check_folder(root)
-    source = root / annotations if annotations else _find_annotations(root, split)
-    split = split or source.stem.removeprefix("instances_")
-    if images is None:
-        images = f"images/{split}" if (root / "images" / split).is_dir() else split
-    check_folder(root / images)
+    source = root / annotations if annotations else _choose_file(root, split)
     content = read_json(source)
     collector = Collector(root, missing)
     try:
         categories = sorted((item["id"], str(item["name"])) for item in content["categories"])
         index = {number: label for label, (number, _) in enumerate(categories)}
-        of_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+        of_image: dict[int, list[Annotation]] = defaultdict(list)
         for item in content["annotations"]:
-            of_image[item["image_id"]].append(item)
-        masks = any(item.get("segmentation") for item in content["annotations"])
+            box, pixels = item["bbox"], item.get("segmentation")
+            label = None if item.get("iscrowd") else index[item["category_id"]]
+            area = float(item.get("area") or box[2] * box[3])
+            of_image[item["image_id"]].append(Annotation(label, box, pixels, area))
+        masks = any(item.segmentation for items in of_image.values() for item in items)
+        folder = root / (images or _images_folder(root, source, content["images"]))
+        check_folder(folder)
         for record in content["images"]:
-            image = root / images / record["file_name"]
+            image = folder / record["file_name"]
             if collector.present(image, listed_in=source):
-                items = of_image[record["id"]]
-                boxes = [
-                    (i["bbox"], index[i["category_id"]]) for i in items if not i.get("iscrowd")
-                ]
                 size = (int(record["width"]), int(record["height"]))
-                mask = CocoMask(size, _regions(items, index)) if masks else None
-                collector.add(image, source, boxes, "width_height", mask=mask, size=size)
+                add_annotated(collector, image, source, of_image[record["id"]], size, masks)
     except SsgcamError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -84,47 +98,80 @@ def read_coco(
             "images, annotations and categories"
         ) from error
     names = [name for _, name in categories]
-    if len(names) > LAST_VALUE:
-        raise SsgcamError(
-            f"'{source}' has {len(names)} categories, and a mask can't tell more than "
-            f"{LAST_VALUE} apart; leave some out"
-        )
     return collector.finish("coco", names, names if masks else ())
 
 
-def _find_annotations(root: Path, split: str | None) -> Path:
-    found = sorted(LAYOUT.locate(root).glob(LAYOUT.signs[0]))
+def find_coco_files(root: Path) -> list[Path]:
+    """List the instances files in ``annotations``, or else the COCO files beside the images."""
+    return sorted(root.glob(LAYOUT.signs[0])) or [
+        path
+        for path in (*sorted(root.glob("annotations/*.json")), *sorted(root.glob("*.json")))
+        if is_coco_file(path)
+    ]
+
+
+def is_coco_file(path: Path) -> bool:
+    """Whether a JSON file has images, annotations and categories."""
+    content = read_json(path)
+    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
+
+
+def _choose_file(root: Path, split: str | None) -> Path:
+    found = find_coco_files(root) or [LAYOUT.locate(root)]
     splits = [path.stem.removeprefix("instances_") for path in found]
     if split is None and len(found) == 1:
         return found[0]
     if split not in splits:
         what = f"no split '{split}'" if split else f"{len(found)} splits"
-        raise SsgcamError(f"'{root}' has {what}; choose one with split=: {', '.join(splits)}")
+        raise SsgcamError(f"'{root}' has {what}; choose one with --split: {', '.join(splits)}")
     return found[splits.index(split)]
 
 
-def _regions(
-    items: Sequence[Mapping[str, Any]], index: Mapping[int, int]
-) -> tuple[tuple[int, Any], ...]:
-    """Mask value and segmentation: crowds first, then objects from the largest to the smallest."""
+def _images_folder(root: Path, source: Path, images: Sequence[Mapping[str, Any]]) -> str:
+    split = source.stem.removeprefix("instances_")
+    folders = [name for name in (f"images/{split}", split, "images", ".") if (root / name).is_dir()]
+    holding = [
+        name for name in folders if images and (root / name / images[0]["file_name"]).exists()
+    ]
+    published = source.match(LAYOUT.signs[0])
+    return (holding or (folders[:-1] if published else folders) or [split])[0]
 
-    def order(item: Mapping[str, Any]) -> tuple[bool, float]:
-        return not item.get("iscrowd"), -(item.get("area") or item["bbox"][2] * item["bbox"][3])
 
-    return tuple(
-        (IGNORE if item.get("iscrowd") else index[item["category_id"]] + 1, item["segmentation"])
-        for item in sorted(items, key=order)
-        if item.get("segmentation")
+def add_annotated(
+    collector: Collector,
+    image: Path,
+    source: Path,
+    annotations: Iterable[Annotation],
+    size: tuple[int, int],
+    masks: bool,
+) -> None:
+    """Add an image with the labels and boxes of its objects, and a mask of them.
+
+    Args:
+        collector: Where to add it.
+        image: The image file.
+        source: The file with the annotations.
+        annotations: The objects.
+        size: Width and height that the annotation declares.
+        masks: Whether the sample gets a mask.
+    """
+    boxes = [(item.box, item.label) for item in annotations if item.label is not None]
+    regions = tuple(
+        (IGNORE if item.label is None else item.label + 1, item.segmentation)
+        for item in sorted(annotations, key=lambda item: (item.label is not None, -item.area))
+        if item.segmentation
     )
+    mask = CocoMask(size, regions) if masks else None
+    collector.add(image, source, boxes, "width_height", mask=mask, size=size)
 
 
 @dataclass(frozen=True)
 class CocoMask(StoredMask):
-    """A mask painted from COCO annotations.
+    """A mask painted from polygons or RLE.
 
     Attributes:
         size: Width and height in the annotation's pixels.
-        regions: Mask value and segmentation (polygons or RLE) of each object; later ones lie on top.
+        regions: Mask value and segmentation of each object; later ones lie on top.
     """
 
     size: tuple[int, int]
@@ -136,14 +183,15 @@ class CocoMask(StoredMask):
         mask = np.zeros((height, width), dtype=np.uint8)
         for value, segmentation in self.regions:
             mask[segmentation_pixels(segmentation, height, width)] = value
-        return self.upright(mask, size, "a mask of a COCO set")
+        return self.upright(mask, size, "a mask made of polygons")
 
 
 def segmentation_pixels(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     """Return the pixels of a COCO segmentation.
 
     Args:
-        segmentation: RLE, plain or compressed, or a list of polygons ``[x0, y0, x1, y1, ...]``.
+        segmentation: RLE, plain or compressed; or a list of polygons ``[x0, y0, x1, y1, ...]``; or
+            ``{"polygons": [[outline, hole, ...], ...]}``, whose rings are such polygons.
         height: Of its image.
         width: Of its image.
 
@@ -153,6 +201,12 @@ def segmentation_pixels(segmentation: Any, height: int, width: int) -> NDArray[n
     Raises:
         SsgcamError: If it is damaged, or pycocotools is not installed (polygons only).
     """
+    if isinstance(segmentation, Mapping) and "polygons" in segmentation:
+        mask = np.zeros((height, width), dtype=bool)
+        for outline, *holes in segmentation["polygons"]:
+            hidden = segmentation_pixels(holes, height, width)
+            mask |= segmentation_pixels([outline], height, width) & ~hidden
+        return mask
     if isinstance(segmentation, Mapping):
         return rle.decode({**segmentation, "size": (height, width)})
     # A polygon has three points; pycocotools takes four numbers for a box.
@@ -164,4 +218,4 @@ def segmentation_pixels(segmentation: Any, height: int, width: int) -> NDArray[n
         parts = coco.frPyObjects(polygons, height, width)
         return np.asarray(coco.decode(coco.merge(parts)), dtype=bool)
     except Exception as error:  # pycocotools raises bare exceptions
-        raise SsgcamError(f"a polygon of a COCO set is damaged ({error}); fix it") from error
+        raise SsgcamError(f"a polygon is damaged ({error}); fix it") from error

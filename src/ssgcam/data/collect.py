@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ssgcam.data.frames import annotated_pixels, upright_box
 from ssgcam.data.masks import StoredMask
-from ssgcam.data.sample import Box, Sample, SampleSet
+from ssgcam.data.sample import LAST_VALUE, Box, Sample, SampleSet
 from ssgcam.errors import SsgcamError
 
 Missing = Literal["error", "skip"]
@@ -100,7 +100,7 @@ class Collector:
 
     def __post_init__(self) -> None:
         if self.missing not in ("error", "skip"):
-            raise SsgcamError(f"missing='{self.missing}' is unknown; use 'error' or 'skip'")
+            raise SsgcamError(f"--missing {self.missing} is unknown; use error or skip")
 
     def present(self, *paths: Path, listed_in: Path) -> bool:
         """Whether all files of a sample exist. If not, the sample is counted as skipped.
@@ -112,7 +112,7 @@ class Collector:
         if absent is not None and self.missing == "error":
             raise SsgcamError(
                 f"'{absent}' is missing but listed in '{listed_in}'; fetch it, or leave such "
-                "images out with missing='skip'"
+                "images out with --missing skip"
             )
         self.skipped += absent is not None
         return absent is None
@@ -211,6 +211,11 @@ class Collector:
         if not self.samples:
             what = f"all {self.skipped} are missing" if self.skipped else "its list is empty"
             raise SsgcamError(f"'{self.root}' has no images: {what}; check the folder and split")
+        if len(mask_names) > LAST_VALUE:
+            raise SsgcamError(
+                f"'{self.root}' has {len(mask_names)} classes, and a mask can't tell more than "
+                f"{LAST_VALUE} apart; leave some out"
+            )
         names: set[str] = set()
         for sample in self.samples:
             if sample.name in names:
@@ -220,7 +225,7 @@ class Collector:
                 if not 0 <= label < len(class_names):
                     raise SsgcamError(
                         f"'{sample.name}' has class {label}, outside the {len(class_names)} "
-                        "classes of its set; check first_label and class_names"
+                        "classes of its set; check --first-label"
                     )
         return SampleSet(
             tuple(self.samples),

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +24,36 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
     """Read a mask file's values as stored: palette indices, not colors; no EXIF turn.
 
     Args:
-        path: A PNG (or other lossless picture) that is indexed, gray, or gray in three channels.
-            An alpha channel is left out.
+        path: A PNG (or other lossless picture) that is indexed, gray, or gray in three channels,
+            its alpha channel left out; or a JPEG, whose values are 255 from 128 on and 0 below, as
+            its compression changes values; or a NumPy file (``.npy``).
 
     Returns:
         ``int64[H, W]``: the stored values; black and white pictures have 0 and 1.
 
     Raises:
-        SsgcamError: If the file is not a picture or has colors instead of values.
+        SsgcamError: If the file is not a picture or array, or has colors instead of values.
     """
-    with open_image(path) as image:
-        image.load()
-        values = np.asarray(image.getchannel("L") if image.mode == "LA" else image)
+    lossy = False
+    if path.suffix.lower() == ".npy":
+        try:
+            values: NDArray[Any] = np.load(path)
+        except (OSError, ValueError) as error:
+            raise SsgcamError(f"the mask '{path}' is not a NumPy array; save it again") from error
+        if values.ndim != 2 and values.shape[2:] != (1,):
+            raise SsgcamError(f"the mask '{path}' has shape {values.shape}; save it as [H, W]")
+    else:
+        with open_image(path) as image:
+            image.load()
+            values = np.asarray(image.getchannel("L") if image.mode == "LA" else image)
+            lossy = image.format == "JPEG"
+    if lossy:
+        if 0 < values.max() < 128:
+            raise SsgcamError(
+                f"the mask '{path}' is a JPEG with values up to {values.max()}, which its "
+                "compression has changed; save it as PNG"
+            )
+        values = np.where(values >= 128, np.uint8(255), np.uint8(0))
     if values.ndim == 3:
         channels = values[..., :3]
         if not (channels == channels[..., :1]).all():
@@ -69,7 +87,7 @@ def map_values(raw: NDArray[np.int64], values: Mapping[int, int] | None, path: P
     if unknown:
         raise SsgcamError(
             f"the mask '{path}' has the value {unknown[0]}, which stands for nothing; say what it "
-            f"is with values={{{unknown[0]}: ...}}, 0 for background, 255 for ignore"
+            f"is with --mask-values {unknown[0]}:VALUE, 0 for background, 255 for ignore"
         )
     lookup = np.array([table[value] for value in found.tolist()], dtype=np.uint8)
     return lookup[inverse].reshape(raw.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,15 @@ from ssgcam.images import images_below
 
 LAYOUT = Layout("pairs", "image and mask", ("masks", "images"))
 _TABLES = ("labels.csv", "groups.csv")
+# What a mask's stem may have after its image's.
+_SUFFIXES = ("", "_mask", "-mask", "_masks", "_segmentation", "_seg", "_label", "_labels", "_gt")
 
 
 def read_pairs(
     root: Path,
     images: str = "images",
     masks: str = "masks",
-    mask_suffix: str = "",
+    mask_suffix: str | None = None,
     values: Mapping[int, int] | None = None,
     void: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -32,6 +35,8 @@ def read_pairs(
     missing: Missing = "error",
 ) -> SampleSet:
     """Read a folder of images beside a folder of masks with the same names (endings aside).
+
+    Masks are pictures or ``.npy`` arrays (see `read_raw_mask`).
 
     What the values stored in the masks mean:
 
@@ -50,7 +55,8 @@ def read_pairs(
         root: The folder that holds both folders.
         images: The images' folder, relative to the root; its subfolders are searched too.
         masks: The masks' folder, relative to the root, with the same subfolders.
-        mask_suffix: What a mask's stem has after its image's, such as ``"_mask"``.
+        mask_suffix: What a mask's stem has after its image's; default: nothing, ``_mask``,
+            ``_segmentation``, ``_label`` or alike, whichever fits the most images.
         values: Stored value to mask value: 0 background, 1 to 254 classes, 255 ignore.
         void: A stored value to ignore.
         class_names: Names of the classes: of the table's if it has any, else of the masks'.
@@ -71,28 +77,38 @@ def read_pairs(
     def stem(path: Path, folder: str) -> str:
         return path.relative_to(root / folder).with_suffix("").as_posix()
 
-    paths = {stem(path, masks): path for path in images_below(root / masks)}
+    files = [*images_below(root / masks), *sorted((root / masks).rglob("*.npy"))]
+    paths = {stem(path, masks): path for path in files}
+    names = {image: stem(image, images) for image in images_below(root / images)}
+    if mask_suffix is None:
+        matches = {end: sum(name + end in paths for name in names.values()) for end in _SUFFIXES}
+        mask_suffix = max(matches, key=lambda end: matches[end])
     stored: dict[Path, tuple[Path, tuple[int, ...], list[int]]] = {}
-    for image in images_below(root / images):
-        name = stem(image, images) + mask_suffix
-        path = paths.get(name, root / masks / f"{name}.png")
+    for image, name in names.items():
+        path = paths.get(name + mask_suffix, root / masks / f"{name}{mask_suffix}.png")
         if collector.present(path, listed_in=root / images):
             raw = read_raw_mask(path)
             stored[image] = path, raw.shape, np.unique(raw).tolist()
+    if any(path.suffix.lower() in (".jpg", ".jpeg") for path, *_ in stored.values()):
+        warnings.warn(
+            f"masks in '{root / masks}' are JPEG files, whose compression changes values: 128 and "
+            "more is taken for the object, less for background",
+            stacklevel=3,
+        )
 
     if values is None:
         classes = {value for *_, found in stored.values() for value in found} - {0, void}
         if 255 in classes and len(classes) > 1:
             raise SsgcamError(
                 f"the masks in '{root / masks}' have the value 255 beside other classes; say "
-                "void=255 if it is to be ignored, or what each value means with values={...}"
+                "--void 255 if it is to be ignored, or what each value means with --mask-values"
             )
         values = {255: 1} if classes == {255} else {value: value for value in classes}
     values = {0: 0, **values, **({} if void is None else {void: IGNORE})}
     for value, meaning in values.items():
         if not 0 <= meaning <= IGNORE:
             raise SsgcamError(
-                f"values={{{value}: {meaning}}} is outside the mask values; map to 0 (background), "
+                f"--mask-values {value}:{meaning} is outside the mask values; map to 0 (background), "
                 f"1 to {LAST_VALUE} (classes) or {IGNORE} (ignore)"
             )
     records = _read_tables(collector, ImageIndex(root / images))

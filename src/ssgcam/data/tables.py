@@ -18,9 +18,10 @@ from ssgcam.images import images_below
 _IMAGE = ("image", "imageid", "imagename", "file", "filename", "name", "path", "id")
 _LABEL = ("label", "class", "classlabel", "classindex", "classname")
 _GROUP = ("group", "patient", "patientid", "field", "slide", "subject")
+_SIZE = (("width", "w", "boxwidth"), ("height", "h", "boxheight"))
 _BOX = (
-    ("x0", "xmin", "left"),
-    ("y0", "ymin", "top"),
+    ("x0", "xmin", "left", "x"),
+    ("y0", "ymin", "top", "y"),
     ("x1", "xmax", "right"),
     ("y1", "ymax", "bottom"),
 )
@@ -33,9 +34,10 @@ class Record:
     Attributes:
         image: The image as the table names it.
         label: Its class as the table gives it (number or name), or None.
-        boxes: Corners as the table gives them.
+        boxes: Four numbers of each box as the table gives them.
         group: Its group, or empty.
         size: Width and height as the table gives them, or None.
+        by_size: Whether the boxes are x, y, width, height.
     """
 
     image: str
@@ -43,15 +45,17 @@ class Record:
     boxes: tuple[Sequence[Any], ...] = ()
     group: str = ""
     size: tuple[int, int] | None = None
+    by_size: bool = False
 
 
 def read_table(path: Path) -> list[Record]:
     """Read a CSV file with a header, or a JSON list of objects.
 
-    Both have a column (a key) for the image, and optional ones for the class and the group. CSV:
-    the four corners (``x0, y0, x1, y1`` or ``xmin, ymin, xmax, ymax``); a line for each box, or
-    without corners for an image that has none. JSON: ``boxes``, a list of ``[x0, y0, x1, y1]``, and
-    the image's ``width`` and ``height``, also optional.
+    Both have a column (a key) for the image, and optional ones for the class and the group.
+
+    - CSV: a line for each box, in the columns ``x0, y0, x1, y1`` (or ``xmin, ymin, xmax, ymax``) or
+      ``x, y, width, height``; or a line without numbers for an image that has no box.
+    - JSON: ``boxes``, a list of ``[x0, y0, x1, y1]``, and the image's ``width`` and ``height``.
 
     Args:
         path: The file; its ending tells which.
@@ -93,7 +97,7 @@ def _record(entry: Mapping[str, Any], where: str, is_json: bool, hint: str) -> R
     image, group = cell(_IMAGE), cell(_GROUP)
     if not isinstance(image, str):
         raise SsgcamError(f"{where} names no image (it has: {', '.join(cells)}); {hint}")
-    size = None
+    size, by_size = None, False
     if is_json:
         boxes = cell(["boxes"]) or []
         if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
@@ -103,11 +107,18 @@ def _record(entry: Mapping[str, Any], where: str, is_json: bool, hint: str) -> R
             width, height = (whole(side, f"the size of {where}") for side in sides)
             size = width, height
     else:
-        corners = [cell(names) for names in _BOX]
-        if None in corners and any(corners):
-            raise SsgcamError(f"{where} lacks a corner of its box; boxes need x0, y0, x1 and y1")
-        boxes = [corners] if any(corners) else []
-    return Record(image, cell(_LABEL), tuple(boxes), "" if group is None else str(group), size)
+        box = [cell(names) for names in _BOX]
+        by_size = box[2:] == [None, None] and box != [None] * 4
+        if by_size:
+            box[2:] = [cell(names) for names in _SIZE]
+        if None in box and any(box):
+            raise SsgcamError(
+                f"{where} lacks a part of its box; boxes need x0, y0, x1 and y1, or x, y, width "
+                "and height"
+            )
+        boxes = [box] if any(box) else []
+    group = "" if group is None else str(group)
+    return Record(image, cell(_LABEL), tuple(boxes), group, size, by_size)
 
 
 @dataclass

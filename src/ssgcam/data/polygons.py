@@ -1,0 +1,167 @@
+"""How are polygons read from YOLO's text files, and from GeoJSON as QuPath exports it?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssgcam.data.coco import Annotation, add_annotated
+from ssgcam.data.collect import Collector, Layout, Missing
+from ssgcam.data.frames import annotated_pixels
+from ssgcam.data.sample import SampleSet
+from ssgcam.data.tables import read_json, read_text, whole
+from ssgcam.errors import SsgcamError
+from ssgcam.images import images_below
+
+YOLO = Layout("yolo", "YOLO", ("labels/**/*.txt", "images"))
+GEOJSON = Layout("geojson", "image and GeoJSON", ("masks/**/*.geojson", "images"))
+
+
+def read_yolo(root: Path, split: str | None = None, missing: Missing = "error") -> SampleSet:
+    """Read boxes or polygons as Ultralytics, Roboflow, Label Studio and CVAT write them.
+
+    A line is a class number and either x and y of the center, width and height of a box, or x and
+    y of each corner of a polygon, all relative to the upright image. Images without a text file,
+    or with an empty one, are negatives. Class names are in ``data.yaml`` or ``classes.txt``, in the
+    root or above it; without them they are numbers. If there is any polygon, there are masks.
+
+    Args:
+        root: The folder that holds ``images`` and ``labels``.
+        split: A folder in both, such as ``"val"``; default: all.
+        missing: Accepted as by the other readers; no file can be missing here.
+
+    Returns:
+        Samples sorted by path.
+
+    Raises:
+        SsgcamError: If a folder is missing, or a line is wrong.
+    """
+    YOLO.locate(root)
+    collector = Collector(root, missing, stored=False)
+    found = {}
+    for image in images_below(root / "images" / (split or "")):
+        source = root / "labels" / image.relative_to(root / "images").with_suffix(".txt")
+        size, _ = annotated_pixels(image, None, source, stored=False)
+        lines = read_text(source).splitlines() if source.is_file() else []
+        objects = [
+            _yolo_object(line.split(), size, f"line {number} of '{source}'")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
+        found[image] = source, size, objects
+    last = max((item.label or 0 for *_, items in found.values() for item in items), default=-1)
+    names = _yolo_names(root) or [str(number) for number in range(last + 1)]
+    masks = any(item.segmentation for *_, items in found.values() for item in items)
+    for image, (source, size, objects) in found.items():
+        add_annotated(collector, image, source, objects, size, masks)
+    return collector.finish("yolo", names, names if masks else ())
+
+
+def _yolo_object(cells: list[str], size: tuple[int, int], where: str) -> Annotation:
+    label = whole(cells[0], f"the class in {where}")
+    try:
+        points = np.array(cells[1:], dtype=float).reshape(-1, 2) * size
+    except ValueError:
+        points = np.empty((0, 2))
+    if len(points) < 2 or not np.isfinite(points).all():
+        raise SsgcamError(
+            f"{where} is {' '.join(cells)!r}; it must be a class and x, y, width, height, or a "
+            "class and x, y of three or more corners"
+        )
+    if len(points) == 2:
+        (x, y), (width, height) = points.tolist()
+        return Annotation(label, (x - width / 2, y - height / 2, width, height), None, 0)
+    return _polygon_object(label, points, [points.ravel().tolist()])
+
+
+def _polygon_object(label: int | None, points: NDArray[Any], segmentation: Any) -> Annotation:
+    (x, y), (width, height) = points.min(0).tolist(), np.ptp(points, axis=0).tolist()
+    return Annotation(label, (x, y, width, height), segmentation, width * height)
+
+
+def _yolo_names(root: Path) -> list[str]:
+    """Read class names from the first of ``data.yaml`` and ``classes.txt`` that is there."""
+    for folder in (root, root.parent):
+        for name in ("data.yaml", "dataset.yaml", "classes.txt"):
+            if not (folder / name).is_file():
+                continue
+            text = read_text(folder / name)
+            if name == "classes.txt":
+                return [line.strip() for line in text.splitlines() if line.strip()]
+            _, _, text = text.partition("names:")
+            flow = re.match(r"\s*\[(.*?)\]", text, re.DOTALL)
+            pattern = r"'[^']*'|\"[^\"]*\"|[^,\s][^,]*" if flow else r"(?m)^\s*(?:-|\d+:)\s*(.+)$"
+            return [
+                item.strip(" \t\r\n'\"") for item in re.findall(pattern, flow[1] if flow else text)
+            ]
+    return []
+
+
+def read_geojson(
+    root: Path, images: str = "images", masks: str = "masks", missing: Missing = "error"
+) -> SampleSet:
+    """Read a folder of images beside a folder of GeoJSON files with the same names.
+
+    Polygons and multipolygons (with holes) in pixels of the upright image are objects; other
+    geometries are left out. The class is ``properties.classification.name``; what QuPath
+    names ``Ignore*`` is ignored; objects without a class are of class ``object``.
+
+    Args:
+        root: The folder that holds both folders.
+        images: The images' folder, relative to the root; its subfolders are searched too.
+        masks: The folder of the GeoJSON files, relative to the root, with the same subfolders.
+        missing: ``"error"``, or ``"skip"`` to leave out and count images without a file.
+
+    Returns:
+        Samples sorted by path.
+
+    Raises:
+        SsgcamError: If a folder or a file is missing, or a file is not GeoJSON.
+    """
+    Layout("geojson", GEOJSON.title, (masks, images)).locate(root)
+    collector = Collector(root, missing, stored=False)
+    features = {}
+    for image in images_below(root / images):
+        source = root / masks / image.relative_to(root / images).with_suffix(".geojson")
+        if collector.present(source, listed_in=root / images):
+            features[image] = source, _features(source)
+    names = sorted({name for _, found in features.values() for name, _ in found} - {"Ignore*"})
+    for image, (source, found) in features.items():
+        size, _ = annotated_pixels(image, None, source, stored=False)
+        objects = []
+        for name, polygons in found:
+            points = np.concatenate([outline for outline, *_ in polygons])
+            rings = [[ring.ravel().tolist() for ring in polygon] for polygon in polygons]
+            label = None if name == "Ignore*" else names.index(name)
+            objects.append(_polygon_object(label, points, {"polygons": rings}))
+        add_annotated(collector, image, source, objects, size, masks=True)
+    return collector.finish("geojson", names, names)
+
+
+def _features(source: Path) -> list[tuple[str, list[list[NDArray[Any]]]]]:
+    """Return class name and polygons (each an outline and its holes) of the objects in a file."""
+    content = read_json(source)
+    try:
+        if isinstance(content, dict):
+            content = content.get("features", [content])
+        objects = []
+        for feature in content:
+            shape, properties = feature["geometry"], feature.get("properties") or {}
+            name = (properties.get("classification") or {}).get("name") or "object"
+            parts = {"Polygon": [shape["coordinates"]], "MultiPolygon": shape["coordinates"]}
+            polygons = [
+                [np.array(ring, dtype=float)[:, [0, 1]] for ring in part]
+                for part in parts.get(shape["type"], ())
+            ]
+            if polygons:
+                objects.append((name, polygons))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SsgcamError(
+            f"'{source}' is not GeoJSON with polygons ({type(error).__name__}: {error}); export it "
+            "again"
+        ) from error
+    return objects
