@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bulk.test_segment import files_below, photos, recipe_for, small
 from helpers.data_trees import refusal
+from helpers.segmentation import files_below, photos, recipe_for, small
 from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.stream import process

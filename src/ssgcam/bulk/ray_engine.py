@@ -1,16 +1,15 @@
-"""The streaming engine on a Ray cluster: Ray Data with a pool of actors, one network in each.
+"""How does the streaming engine run on a cluster? Ray Data with a pool of actors, one network in each.
 
-    groups of names -> blocks -> actors: read, compute, write -> what became of each -> manifest, here
+    groups of names -> blocks -> actors: read, compute, write -> entries -> manifest, in this process
 
-Only names go to the actors and only lines of the manifest come back; each actor runs the engine of
-``bulk.stream`` on a few groups at a time and writes the outputs itself, so photos and outputs must be on
-a file system that all machines share. Ray gives an actor at most two tasks ahead of time, which bounds
-what waits anywhere.
+Only names are sent to the actors and only manifest entries come back. Each actor runs
+:func:`ssgcam.bulk.stream.process` on a few groups at a time and writes the outputs itself, so photos
+and outputs must be on a file system that all machines share. Ray gives an actor at most two tasks ahead
+of time.
 
-When an actor or its machine dies, Ray starts another and gives it the same groups again. Outputs
-are written whole and are the same each time, and a task's lines come back only when all of it is
-done: nothing is lost and nothing is there twice. When this process dies, the manifest knows what
-came back.
+When an actor or its machine dies, Ray starts another one with the same groups. Outputs are written
+whole and are the same each time, and a task's entries come back only when all of it is finished, so
+nothing is lost or written twice. When this process dies, the manifest has the entries that came back.
 """
 
 from __future__ import annotations
@@ -33,26 +32,25 @@ from ssgcam.bulk.stream import Task, process
 from ssgcam.errors import SsgcamError, require
 from ssgcam.manifest import Entry
 
-#: Most tasks that a run is cut into: Ray keeps a record of each.
+#: Largest number of tasks in a run: Ray keeps a record of each.
 MOST_TASKS = 5000
 
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Works off groups of jobs on a Ray cluster; an engine of :func:`ssgcam.bulk.stream.run`.
+    """Processes groups of images on a Ray cluster; an engine of :func:`ssgcam.bulk.stream.run`.
 
     It uses the cluster that this process is connected to, else the one that ``RAY_ADDRESS`` names,
     else one that it starts on this machine and stops when it is done.
 
     Attributes:
-        actors: How many; as many as fit in the cluster, also one that grows, if None.
+        actors: Number of actors; as many as fit in the cluster, also one that grows, if None.
         gpus: GPUs of each actor: 1, a fraction to share one (the networks must fit in together), or
             0 for the CPU.
         cpus: Processors of each actor.
         workers: Threads of each actor that read, and as many that write; see ``bulk.stream``.
-        groups: Groups in a task, the unit that is done again when an actor dies.
-        retries: How often a task is tried again before the run ends, so that a photo on which the
-            process dies can't keep a cluster busy for ever.
+        groups: Groups in a task, the unit that is repeated when an actor dies.
+        retries: How often a task is repeated before the run ends with an error.
     """
 
     actors: int | None = None
@@ -75,10 +73,10 @@ class RayEngine:
     def __call__(
         self, groups: Sequence[Sequence[InputImage]], task: Task[Any, Any]
     ) -> Iterator[Entry]:
-        """Work off groups of jobs.
+        """Process groups of images.
 
         Yields:
-            What became of each job, in any order, once its outputs are in place.
+            The manifest's entry of each image, in any order, when its outputs are in place.
 
         Raises:
             SsgcamError: If the outputs can't be written, or a task fails again and again.
@@ -87,11 +85,7 @@ class RayEngine:
         import ray.data
         from ray.exceptions import RayError
 
-        rows = [
-            {"group": json.dumps([(image.name, str(image.path.absolute())) for image in group])}
-            for group in groups
-        ]
-        if not rows:
+        if not groups:
             return
         started = not ray.is_initialized()
         if started:
@@ -102,8 +96,12 @@ class RayEngine:
             )
         try:
             logging.getLogger("ray.data").setLevel(logging.WARNING)
-            held = ray.put(task)  # referred to as long as actors may be started
-            yield from self._results(ray, rows, held)
+            reference = ray.put(task)  # must live as long as actors may be started
+            for row in self._results(ray, groups, reference).iter_rows():
+                line = json.loads(row["entry"])
+                if "fatal" in line:
+                    raise SsgcamError(line["fatal"])
+                yield Entry(**{**line, "outputs": tuple(line["outputs"])})
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise SsgcamError(
@@ -114,26 +112,26 @@ class RayEngine:
             if started:
                 ray.shutdown()
 
-    def _results(self, ray: Any, rows: list[dict[str, str]], task: Any) -> Iterator[Entry]:
-        at_once = max(self.groups, math.ceil(len(rows) / MOST_TASKS))
+    def _results(self, ray: Any, groups: Sequence[Sequence[InputImage]], task: Any) -> Any:
+        """A data set of rows ``{"entry": JSON}``, lazily computed."""
+        rows = [
+            {"group": json.dumps([(image.name, str(image.path.absolute())) for image in group])}
+            for group in groups
+        ]
+        batch_size = max(self.groups, math.ceil(len(rows) / MOST_TASKS))
         # with the blocks made here, no reading task can wait for a processor that an actor holds
-        data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / at_once))
+        data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / batch_size))
         data.context.enable_progress_bars = False
         pool = {"size": self.actors} if self.actors else {"min_size": 1}
-        results = data.map_batches(
+        return data.map_batches(
             _Actor,
             fn_constructor_args=[task, self.gpus > 0, self.workers],
-            batch_size=at_once,
+            batch_size=batch_size,
             compute=ray.data.ActorPoolStrategy(**pool, max_tasks_in_flight_per_actor=2),
             num_cpus=self.cpus,
             num_gpus=self.gpus,
             ray_remote_args_fn=partial(dict, max_restarts=-1, max_task_retries=self.retries),
         )
-        for row in results.iter_rows():
-            found = json.loads(row["entry"])
-            if "fatal" in found:
-                raise SsgcamError(found["fatal"])
-            yield Entry(**{**found, "outputs": tuple(found["outputs"])})
 
 
 class _Actor:
@@ -161,6 +159,8 @@ class _Actor:
 
 def _user_paths() -> str:
     """Where this process finds a user's own modules: a network's class is looked up by name."""
-    own = [path for path in sys.path if not Path(path).is_relative_to(sys.base_prefix)]
-    own = [path for path in own if not Path(path).is_relative_to(sys.prefix)]
-    return os.pathsep.join(str(Path(path).absolute()) for path in own)
+    installed = (sys.base_prefix, sys.prefix)
+    own = [
+        Path(path) for path in sys.path if not any(Path(path).is_relative_to(p) for p in installed)
+    ]
+    return os.pathsep.join(str(path.absolute()) for path in own)

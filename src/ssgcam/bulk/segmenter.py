@@ -1,29 +1,33 @@
-"""From photos to label masks: which classes does the network see, and where.
+"""How does a photo become a mask? Which classes are present, and which pixels belong to each.
 
-A class is present where its probability reaches the gate. The mask of a photo seen whole:
+A class is present where its probability reaches the gate. The mask of a whole photo:
 
-- one class: the map, resized to the photo's size and divided by its maximum, reaches the threshold;
+- one class: its map, resized to the photo's size and divided by its maximum, reaches the threshold;
 - several: ``argmax(threshold, map_k / (max(map_k) + 1e-5) for each present class k)``, the threshold
   being the constant score of the background; ties go to the lower value (Ahn et al. 2019, see
   :func:`ssgcam.metrics.masks.pseudo_masks`).
 
 In overlapping windows a class's score is the average over windows (``bulk.windows``) of its probability
-times its map divided by its maximum, and zero in a window where the gate is shut. That score is not
-divided by anything again: it reaches the threshold, or the argmax, as it is.
+times its map divided by its maximum, and zero in a window where the class is not present. That score
+is not divided by its maximum again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgcam.bulk.windows import Average, Windows
+from ssgcam.bulk.inputs import InputImage
+from ssgcam.bulk.mask_files import indexed, mask_overlay
+from ssgcam.bulk.stream import SCRATCH
+from ssgcam.bulk.windows import Windows, window_weight
 from ssgcam.cam import CAM
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.augment import Augmentation
@@ -31,28 +35,32 @@ from ssgcam.core.capture import capture
 from ssgcam.core.settings import check_range
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError
-from ssgcam.preprocessing import Preprocessing
+from ssgcam.files import write_png, written_whole
+from ssgcam.images import read_image
+from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe
 from ssgcam.threads import ahead
 
-#: Threshold of the background without a recipe, as for the pseudo-masks of the evaluation.
+#: Threshold without a recipe, as for the pseudo-masks of the evaluation.
 DEFAULT_THRESHOLD = 0.15
 #: Gate without a recipe.
 DEFAULT_GATE = 0.5
-#: Most classes in a mask of 8 bits; 0 is the background and 255 is left to "ignore".
+#: Most classes in a mask of 8 bits; 0 is the background and 255 usually means "ignore".
 MOST_CLASSES = 254
+#: The folder of the overlays, below that of the masks.
+OVERLAYS = "overlays"
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What is marked in a mask, and when.
+    """From probabilities and maps to a mask.
 
     Attributes:
         classes: Value k + 1 stands for class ``classes[k]``. Empty: value 1 stands for the most
             probable class of each photo, whichever it is.
         threshold: Of the map, or the background's score, 0 to 1; see the top of this module.
         gate: Lowest probability of a class that is present, 0 to 1.
-        windows: Look through windows; at the whole photo if None.
+        windows: Windows over large photos; whole photos if None.
     """
 
     classes: tuple[int, ...]
@@ -69,23 +77,23 @@ class MaskRule:
         if len(self.classes) > MOST_CLASSES:
             raise SsgcamError(
                 f"{len(self.classes)} classes are more than the {MOST_CLASSES} that a mask of 8 bits "
-                "can tell apart; name those to mark with --class, or 'top' for the most probable "
-                "one of each photo"
+                "can tell apart; name the classes to segment, or 'top' for the most probable one of "
+                "each photo"
             )
         if self.windows is not None and not self.classes:
             raise SsgcamError(
-                "the most probable class may differ from window to window; name the classes to mark"
+                "the most probable class may differ from window to window; name the classes to segment"
             )
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ClassScores:
     """A class in an image.
 
     Attributes:
         index: The class.
         probability: Of the class; in windows the highest.
-        scores: ``[h, w]`` float32 on the CPU, not negative; None if the gate is shut.
+        scores: ``[h, w]`` float32 on the CPU, not negative; None if the class is not present.
     """
 
     index: int
@@ -95,52 +103,122 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A network with a rule: photos in, what is seen in them out; see the top of this module.
+    """A network with a rule, and the files that are written; a task of ``bulk.stream``.
 
     Attributes:
+        model: The network; its preprocessing is used for photos and windows.
         explainer: Makes the maps.
-        preprocessing: From a photo, or a window of it, to the network's input.
-        rule: Classes, threshold, gate, windows.
-        batch_size: Windows in each pass of the network.
+        rule: From maps to masks.
+        out: The folder of the masks, absolute.
+        overlays: Write overlays as well.
+        images_at_once: Photos, or windows of one photo, in each pass of the network.
     """
 
+    model: LoadedModel
     explainer: CAM | BoundRecipe
-    preprocessing: Preprocessing
     rule: MaskRule
-    batch_size: int = 16
+    out: Path = Path()
+    overlays: bool = False
+    images_at_once: int = 16
 
     @property
     def cam(self) -> CAM:
         """The network with its layers."""
         return self.explainer.cam if isinstance(self.explainer, BoundRecipe) else self.explainer
 
-    def see(self, pixels: Tensor) -> list[dict[int, Seen]]:
+    @property
+    def batch_size(self) -> int:
+        """A batch of whole photos, or one photo in windows."""
+        return 1 if self.rule.windows else self.images_at_once
+
+    def to_device(self, device: torch.device | None) -> None:
+        """Move the network."""
+        self.cam.network.to(device)
+
+    def read(self, image: InputImage) -> tuple[tuple[int, int], Tensor | Image.Image]:
+        """A photo's height and width, and its pixels at the network's size or in full."""
+        photo = read_image(image.path)
+        pixels = photo if self.rule.windows else self.model.preprocessing.pixels(photo)
+        return (photo.height, photo.width), pixels
+
+    def compute(
+        self, images: Sequence[tuple[tuple[int, int], Any]]
+    ) -> list[tuple[tuple[int, int], dict[int, ClassScores]]]:
+        """The size of each photo and the classes in it."""
+        sizes, pixels = zip(*images, strict=True)
+        if self.rule.windows:
+            return [(size, self.in_windows(photo)) for size, photo in images]
+        return list(zip(sizes, self.in_images(torch.stack(pixels)), strict=True))
+
+    def write(
+        self, image: InputImage, made: tuple[tuple[int, int], dict[int, ClassScores]]
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Write the mask, and the overlay, for which the photo is read again."""
+        size, found = made
+        mask = self.mask(found, size)
+        labels = mask.numpy()
+        outputs = [mask_name(image)]
+        write_png(self.out / outputs[0], indexed(labels), self.out / SCRATCH, compression=3)
+        if self.overlays:
+            outputs.append(str(PurePosixPath(OVERLAYS, image.name).with_suffix(".jpg")))
+            with written_whole(self.out / outputs[1], self.out / SCRATCH) as temporary:
+                picture = mask_overlay(read_image(image.path), labels)
+                picture.save(temporary, format="JPEG", quality=90)
+        names = self.model.class_names
+        pixels = mask.flatten().bincount(minlength=max(found) + 1).tolist()
+        classes = [
+            {
+                "value": value,
+                "class": one.index,
+                "name": names[one.index] if names else "",
+                "probability": round(one.probability, 6),
+                "pixels": pixels[value],
+            }
+            for value, one in sorted(found.items())
+        ]
+        return outputs, {"size": [size[1], size[0]], "classes": classes}
+
+    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
         """Explain the present classes of a batch.
 
         Args:
             pixels: RGB with 8 bits or in [0, 1], ``[N, 3, H, W]``, of the network's input size.
 
         Returns:
-            For each image by value what was seen: the present classes or, if there is none, the most
-            probable one of the rule's, without scores. Scores are the maps at input size.
+            For each image by value: the present classes or, if there is none, the most probable one
+            of the rule's, without scores. Scores are the maps at input size.
 
         Raises:
             SsgcamError: If an image can't be explained.
         """
         device = next(iter(self.cam.network.parameters()), pixels).device
-        images = self.preprocessing.normalize(pixels.to(device))
-        return self._one(images) if len(self.rule.classes) < 2 else self._several(images)
+        images = self.model.preprocessing.normalize(pixels.to(device))
+        result = self.explainer(images, self._classes_to_explain(images))
+        assert result.probabilities is not None
+        classes = result.classes.view(len(images), -1)  # the most probable first
+        probabilities = result.probabilities.gather(1, classes)
+        maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu()
+        found: list[dict[int, ClassScores]] = [{} for _ in images]
+        for n, (of_image, row) in enumerate(zip(found, classes.tolist(), strict=True)):
+            for k, index in enumerate(row):
+                probability = float(probabilities[n, k])
+                present = probability >= self.rule.gate
+                if present or k == 0:
+                    value = self.rule.classes.index(index) + 1 if self.rule.classes else 1
+                    scores = maps[n, k] if present else None
+                    of_image[value] = ClassScores(index, probability, scores)
+        return found
 
-    def see_in_windows(self, photo: Image.Image) -> dict[int, Seen]:
-        """Look at a photo through windows.
+    def in_windows(self, photo: Image.Image) -> dict[int, ClassScores]:
+        """Explain the present classes of a photo in windows.
 
-        Memory: 4 bytes for each pixel of the photo and each class that is present.
+        Memory: 4 bytes for each pixel of the photo and each present class, and 4 bytes more.
 
         Args:
             photo: RGB, any size.
 
         Returns:
-            As :meth:`see` for one image; scores are the averages at the photo's size.
+            As :meth:`in_images` for one image; scores are the averages at the photo's size.
 
         Raises:
             SsgcamError: If a window can't be explained.
@@ -148,130 +226,85 @@ class Segmenter:
         windows = self.rule.windows
         assert windows is not None
         boxes = list(windows.boxes(photo.height, photo.width))
-        cut = partial(_cut, self.preprocessing, photo)
-        inputs = zip(boxes, ahead(cut, boxes, window=2 * self.batch_size), strict=True)
-        averages: dict[int, Average] = {}
-        found: dict[int, Seen] = {}
-        while chunk := list(islice(inputs, self.batch_size)):
-            batch = self.see(torch.stack([pixels for _, pixels in chunk]))
-            for (box, _), seen in zip(chunk, batch, strict=True):
-                for value, what in seen.items():
-                    if value not in found or what.probability > found[value].probability:
-                        found[value] = what
-                    if what.scores is not None:
-                        if value not in averages:
-                            averages[value] = windows.average(photo.height, photo.width)
-                        size = (box[3] - box[1], box[2] - box[0])
-                        averages[value].add(box, what.probability * _at(what.scores, size))
-        present = {
-            value: Seen(found[value].index, found[value].probability, average.finished())
-            for value, average in averages.items()
+        pixels = ahead(
+            lambda box: self.model.preprocessing.pixels(photo.crop(box)),
+            boxes,
+            window=2 * self.images_at_once,
+        )
+        inputs = zip(boxes, pixels, strict=True)
+        weights = torch.zeros(photo.height, photo.width)
+        sums: dict[int, Tensor] = {}
+        best: dict[int, ClassScores] = {}  # each class where it is most probable
+        while batch := list(islice(inputs, self.images_at_once)):
+            found = self.in_images(torch.stack([pixels for _, pixels in batch]))
+            for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
+                area = slice(top, bottom), slice(left, right)
+                weight = window_weight(bottom - top, right - left)
+                weights[area] += weight
+                for value, one in of_window.items():
+                    if value not in best or one.probability > best[value].probability:
+                        best[value] = one
+                    if one.scores is not None:
+                        full = pipeline.scale(
+                            pipeline.resize(one.scores[None], (bottom - top, right - left))
+                        )[0]
+                        total = sums.setdefault(value, torch.zeros_like(weights))
+                        total[area] += weight * one.probability * full
+        if not sums:
+            return dict([max(best.items(), key=lambda item: item[1].probability)])
+        return {
+            value: ClassScores(best[value].index, best[value].probability, total / weights)
+            for value, total in sums.items()
         }
-        return present or dict([max(found.items(), key=lambda item: item[1].probability)])
 
-    def mask(self, seen: dict[int, Seen], size: tuple[int, int]) -> Tensor:
-        """The mask of what was seen.
+    def mask(self, found: dict[int, ClassScores], size: tuple[int, int]) -> Tensor:
+        """The mask of one photo.
 
         Args:
-            seen: Of one photo.
+            found: The classes in it.
             size: Its height and width.
 
         Returns:
             ``[H, W]`` uint8: 0 background, k + 1 the k-th class of the rule.
         """
-        whole = self.rule.windows is None
-        present = sorted((v, what.scores) for v, what in seen.items() if what.scores is not None)
+        single = len(self.rule.classes) < 2
+        best = torch.full(size, self.rule.threshold)
+        labels = torch.zeros(size, dtype=torch.uint8)
+        for value, one in sorted(found.items()):
+            if one.scores is None:
+                continue
+            scores = one.scores
+            if not self.rule.windows:
+                scores = pipeline.resize(scores[None], size)[0]
+                scores = pipeline.scale(scores) if single else scores / (scores.amax() + 1e-5)
+            if single:
+                labels[pipeline.threshold(scores, self.rule.threshold)] = value
+            else:
+                labels[scores > best] = value
+                best = torch.maximum(best, scores)
+        return labels
+
+    def _classes_to_explain(self, images: Tensor) -> Tensor | int | None:
+        """Columns ``[N, K]``, the most probable first, with every present class; or one for all."""
         if len(self.rule.classes) < 2:
-            if not present:
-                return torch.zeros(size, dtype=torch.uint8)
-            ((value, scores),) = present
-            full = _at(scores, size) if whole else scores
-            return value * pipeline.threshold(full, self.rule.threshold).to(torch.uint8)
-        scaled = ((v, _at(scores, size, 1e-5) if whole else scores) for v, scores in present)
-        return strongest(scaled, size, self.rule.threshold)
-
-    def _one(self, images: Tensor) -> list[dict[int, Seen]]:
-        result = self.explainer(images, self.rule.classes[0] if self.rule.classes else None)
-        assert result.probabilities is not None
-        probabilities = result.probabilities.gather(1, result.classes[:, None])[:, 0].tolist()
-        maps = result.maps.cpu()
-        return [
-            {1: Seen(index, probability, maps[i] if probability >= self.rule.gate else None)}
-            for i, (index, probability) in enumerate(
-                zip(result.classes.tolist(), probabilities, strict=True)
-            )
-        ]
-
-    def _several(self, images: Tensor) -> list[dict[int, Seen]]:
-        """First the probabilities, then the maps of the present classes alone."""
+            return self.rule.classes[0] if self.rule.classes else None
         classes = torch.tensor(self.rule.classes, device=images.device)
         probabilities = self._probabilities(images)[:, classes]
-        present = probabilities >= self.rule.gate
-        ranked = probabilities.argsort(dim=1, descending=True, stable=True)
-        rows = present.any(1).nonzero()[:, 0]
-        found: list[dict[int, Seen]] = [{} for _ in images]
-        if len(rows):
-            chosen = ranked[rows, : int(present.sum(1).max())]
-            maps = self.explainer(images[rows], classes[chosen]).maps.cpu()
-            for i, row in enumerate(rows.tolist()):
-                for k in range(int(present[row].sum())):
-                    place = int(chosen[i, k])
-                    found[row][place + 1] = Seen(
-                        self.rule.classes[place], float(probabilities[row, place]), maps[i, k]
-                    )
-        for row, seen in enumerate(found):
-            if not seen:
-                place = int(ranked[row, 0])
-                seen[place + 1] = Seen(
-                    self.rule.classes[place], float(probabilities[row, place]), None
-                )
-        return found
+        most = max(1, int((probabilities >= self.rule.gate).sum(1).max()))
+        return classes[probabilities.argsort(dim=1, descending=True, stable=True)[:, :most]]
 
     def _probabilities(self, images: Tensor) -> Tensor:
         """``[N, classes of the network]``, the mean over a recipe's views."""
-        recipe = self.explainer.recipe if isinstance(self.explainer, BoundRecipe) else None
-        views = recipe.augmentation if recipe else Augmentation()
-        total = torch.zeros(())
-        for view in views:
-            logits = logits_of(capture(self.cam.network, view.apply(images), []).output)
-            if not bool(logits.isfinite().all()):
-                raise SsgcamError("the network returned NaN or infinity; check its weights")
-            total = total.to(logits) + (
-                logits.softmax(1) if self.cam.output == "softmax" else logits.sigmoid()
-            )
-        return total / views.views
+        views = Augmentation()
+        if isinstance(self.explainer, BoundRecipe):
+            views = self.explainer.recipe.augmentation
+        inputs = (view.apply(images) for view in views)
+        outputs = [logits_of(capture(self.cam.network, each, []).output) for each in inputs]
+        if self.cam.output == "softmax":
+            return torch.stack([logits.softmax(1) for logits in outputs]).mean(0)
+        return torch.stack(outputs).sigmoid().mean(0)
 
 
-def strongest(
-    scores: Iterable[tuple[int, Tensor]], size: tuple[int, int], background: float
-) -> Tensor:
-    """Label every pixel with the highest score, or 0 where none is above the background's.
-
-    Args:
-        scores: Values, ascending, each with ``[H, W]``; taken one at a time. Ties go to the lower.
-        size: Height and width.
-        background: Its score.
-
-    Returns:
-        ``[H, W]`` uint8.
-    """
-    best = torch.full(size, background)
-    labels = torch.zeros(size, dtype=torch.uint8)
-    for value, score in scores:
-        labels[score > best] = value
-        best = torch.maximum(best, score)
-    return labels
-
-
-def _at(scores: Tensor, size: tuple[int, int], epsilon: float = 0.0) -> Tensor:
-    """A map ``[h, w]`` at another size, divided by its maximum (plus epsilon)."""
-    resized = pipeline.resize(scores[None], size)
-    if epsilon:
-        return (resized / (resized.amax() + epsilon))[0]
-    return pipeline.scale(resized)[0]
-
-
-def _cut(
-    preprocessing: Preprocessing, photo: Image.Image, box: tuple[int, int, int, int]
-) -> Tensor:
-    return preprocessing.pixels(photo.crop(box))
+def mask_name(image: InputImage) -> str:
+    """Where a photo's mask is, relative to the folder of the masks."""
+    return str(PurePosixPath(image.name).with_suffix(".png"))

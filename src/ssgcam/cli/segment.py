@@ -123,7 +123,7 @@ def segment(options: SegmentOptions) -> None:
         cam = None if recipe else method.cam(model, fast=run.fast)
         result = segment_images(
             files.images, model, files.out, recipe=recipe, cam=cam, engine=engine,
-            failed=report_failure, progress=True, **given,
+            on_failure=report_failure, progress=True, **given,
         )  # fmt: skip
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         typer.echo(f"ssgcam: {message}", err=True)

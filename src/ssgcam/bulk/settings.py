@@ -1,0 +1,87 @@
+"""What do the outputs depend on beside the images? Written to the manifest and the JSON reports."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from ssgcam.cam import CAM
+from ssgcam.core.network import unwrap
+from ssgcam.errors import SsgcamError
+from ssgcam.fingerprint import parameter_hash
+from ssgcam.models import LoadedModel
+from ssgcam.recipe import BoundRecipe
+from ssgcam.version import __version__
+
+
+def class_indices(model: LoadedModel, classes: Sequence[int | str], count: int) -> tuple[int, ...]:
+    """Indices of classes that are given by index or name; ``count`` is the network's number of classes.
+
+    Raises:
+        SsgcamError: If there is no such class.
+    """
+    indices = tuple(model.class_index(each) for each in classes)
+    for index in indices:
+        if not 0 <= index < count:
+            raise SsgcamError(
+                f"class {index} is out of range: '{model.name}' has {count} classes, "
+                f"0 to {count - 1}"
+            )
+    return indices
+
+
+def settings_of(
+    model: LoadedModel, explainer: CAM | BoundRecipe, noise: Tensor, **others: Any
+) -> dict[str, Any]:
+    """The network and the method as JSON values.
+
+    Args:
+        model: The network.
+        explainer: Makes the maps.
+        noise: An input, ``[1, 3, H, W]``, from which ``layers="auto"`` is resolved.
+        **others: Further settings.
+    """
+    cam = explainer.cam if isinstance(explainer, BoundRecipe) else explainer
+    if cam.target_function is not None:
+        raise SsgcamError("class probabilities are needed; use a named target, not a function")
+    method: dict[str, Any] = {"fast": cam.fast, "computation": cam.computation}
+    if isinstance(explainer, BoundRecipe):
+        method["recipe"] = asdict(explainer.recipe)
+    else:
+        method |= {
+            "name": cam.method_name,
+            "layers": list(cam.layers(noise)),
+            "gamma": cam.gamma,
+            "layer_weights": cam.layer_weights,
+            "fusion": cam.fusion,
+            "target": asdict(cam.target),
+        }
+        if cam.method_name == "ssg_cam":
+            each = cam.ssg if isinstance(cam.ssg, Sequence) else [cam.ssg]
+            method["ssg"] = [asdict(settings) for settings in each]
+    return {
+        "model": {
+            "name": model.name,
+            "parameters": parameter_hash(unwrap(model.network)),
+            "output": cam.output,
+            "preprocessing": asdict(model.preprocessing),
+        },
+        "method": method,
+        **others,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that makes the outputs."""
+    return {
+        "ssgcam": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+    }
