@@ -18,7 +18,7 @@ from helpers.segmentation import files_below, photos, recipe_for, small
 from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.stream import process
-from ssgcam.cli.segment import _engine
+from ssgcam.cli.segment import ClusterOptions
 from ssgcam.errors import SsgcamError
 
 ray = pytest.importorskip("ray")
@@ -149,7 +149,7 @@ class Sharing:
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_share_a_gpu(tmp_path):
     jobs = [[InputImage(f"{index}.png", tmp_path / f"{index}.png")] for index in range(8)]
-    engine = _engine("ray", workers=1, actors=2, gpus=0.5, cpus=1.0)
+    engine = ClusterOptions(engine="ray", actors=2, gpus=0.5, cpus=1.0).make(workers=1)
     done = list(engine(jobs, Sharing(tmp_path)))
     assert sorted(each.unit for each in done) == [f"{index}.png" for index in range(8)]
     assert not any(each.error for each in done)
