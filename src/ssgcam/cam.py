@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ssgcam.core import fusion as pipeline
-from ssgcam.core.capture import Captured, capture
+from ssgcam.core.capture import Captured, capture, run_with_replacement
 from ssgcam.core.fast import FastCopy
+from ssgcam.core.forward_methods import recipro_cam, score_cam
 from ssgcam.core.layers import auto_layers, resolve
+from ssgcam.core.layouts import layout_of
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import explaining, outside_inference_mode, unwrap
-from ssgcam.core.score_cam import score_cam
 from ssgcam.core.settings import (
     Form,
     Fusion,
@@ -29,6 +29,7 @@ from ssgcam.core.signals import Needs, Signal, signals_of
 from ssgcam.core.target import (
     Against,
     Classes,
+    Others,
     Scalar,
     TargetFunction,
     compared_classes,
@@ -66,13 +67,13 @@ class CAM:
         gamma: Power of each layer's scaled map before the fusion: one number or one for each layer; the
             method's own by default (``METHODS[method].gamma``).
         layer_weights: Weight of each layer in the fusion; equal by default.
-        fusion: See :func:`ssgcam.core.fusion.fuse`.
+        fusion: See :func:`ssgcam.core.fusion.fuse`; the method's own by default.
         target: What is differentiated: a :class:`TargetSettings`, the name of a target, or a function
             from the network's output to one number for each image (segmentation, detection, multi-label
             networks; see :func:`ssgcam.core.target.per_image` for a function of one image).
         output: ``"softmax"`` or ``"sigmoid"``; taken from a loaded model.
         output_size: Height and width of ``Result.maps``; the input's by default.
-        batch_size: Images for each forward pass of Score-CAM.
+        batch_size: Images for each forward pass of Score-CAM and ReciproCAM.
         fast: Work on a copy of the network with batch norms folded and channels last, in bfloat16 on
             a CUDA device that has it. :attr:`computation` says which. See ``core.fast``.
 
@@ -96,7 +97,7 @@ class CAM:
         ssg: SSGSettings | Sequence[SSGSettings] | None = None,
         gamma: float | Sequence[float] | None = None,
         layer_weights: Sequence[float] | None = None,
-        fusion: Fusion = "mean",
+        fusion: Fusion | None = None,
         target: TargetSettings | TargetName | TargetFunction | None = None,
         output: Output | None = None,
         output_size: tuple[int, int] | None = None,
@@ -113,8 +114,8 @@ class CAM:
         self.target, self.target_function = settings_and_function(target, self.method.target)
         self.output = output or (loaded.output if loaded else "softmax")
         check_choice("output", self.output, Output)
-        check_choice("fusion", fusion, Fusion)
-        self.fusion: Fusion = fusion
+        self.fusion: Fusion = fusion or self.method.fusion
+        check_choice("fusion", self.fusion, Fusion)
         self.output_size = output_size
         self.batch_size = batch_size
         self.fast = fast
@@ -160,8 +161,8 @@ class CAM:
             classes: ``None`` for the top-1 class of each image, one index for all, ``[N]`` indices,
                 or ``[N, K]`` for several classes of each image.
             against: Explain why a class rather than another: an index or ``[N]`` indices (the logits'
-                difference), or ``"rest"`` (less half the mean of all other logits under their
-                softmax).
+                difference), ``"rest"`` (less half the mean of all other logits under their softmax)
+                or ``"similar"`` (less the mean of the three nearest logits).
 
         Returns:
             Maps, raw layer maps, classes and probabilities.
@@ -173,7 +174,7 @@ class CAM:
         _check_images(images)
         captured = self._capture(images)
         logits, classes = logits_and_classes(captured.output, classes, images, self.target_function)
-        others = compared_classes(against, logits, classes, self.target)
+        others = compared_classes(against or self.method.against, logits, classes, self.target)
         size = self.output_size or (int(images.shape[-2]), int(images.shape[-1]))
         raw, notes = [], []
         columns = [classes] if classes.ndim == 1 else classes.unbind(1)
@@ -184,7 +185,7 @@ class CAM:
             with torch.no_grad():
                 raw.append(
                     {
-                        name: self._layer_map(signal, ssg, images, scalar)
+                        name: self._layer_map(name, signal, ssg, images, captured, scalar)
                         for (name, signal), ssg in zip(signals.items(), settings, strict=True)
                     }
                 )
@@ -241,7 +242,7 @@ class CAM:
         captured: Captured,
         images: Tensor,
         classes: Tensor,
-        against: Tensor | Literal["rest"] | None = None,
+        against: Tensor | Others | None = None,
         retain_graph: bool = False,
     ) -> dict[str, Signal]:
         return signals_of(
@@ -256,19 +257,39 @@ class CAM:
         )
 
     def _layer_map(
-        self, signal: Signal, ssg: SSGSettings, images: Tensor, scalar: Scalar
+        self,
+        name: str,
+        signal: Signal,
+        ssg: SSGSettings,
+        images: Tensor,
+        captured: Captured,
+        scalar: Scalar,
     ) -> Tensor:
         if self.method_name == "ssg_cam":
             return ssg_cam(signal, ssg)
         if self.method.function is not None:
             return self.method.function(signal)
-        return score_cam(
-            signal.activation, images, partial(self._class_scores, scalar), self.batch_size
-        )
+        if self.method_name == "score_cam":
 
-    def _class_scores(self, scalar: Scalar, masked: Tensor, owners: Tensor) -> Tensor:
-        with explaining(self.network), torch.no_grad():
-            return scalar.select(owners).number(self.network(outside_inference_mode(masked)))
+            def of_images(masked: Tensor, owners: Tensor) -> Tensor:
+                with explaining(self.network), torch.no_grad():
+                    output = self.network(outside_inference_mode(masked))
+                    return scalar.select(owners).number(output)
+
+            return score_cam(signal.activation, images, of_images, self.batch_size)
+
+        def of_layer(image: int, tensors: Tensor) -> Tensor:
+            alone = images[image : image + 1]
+            output = run_with_replacement(self.network, alone, name, tensors)
+            owners = torch.full((len(tensors),), image, device=tensors.device)
+            chosen = scalar.select(owners)
+            if chosen.function is not None or chosen.against is not None:
+                return chosen.number(output)
+            return self._probabilities(output).gather(1, chosen.classes[:, None])[:, 0]
+
+        tensor = captured.activations[name].detach()
+        layout = layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)
+        return recipro_cam(tensor, layout, of_layer, self.batch_size)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()
@@ -321,7 +342,7 @@ class SSGCAM(CAM):
         cancellation: float = SSGSettings.cancellation,
         gamma: float | Sequence[float] | None = None,
         layer_weights: Sequence[float] | None = None,
-        fusion: Fusion = "mean",
+        fusion: Fusion | None = None,
         target: TargetSettings | TargetName | TargetFunction | None = None,
         output: Output | None = None,
         output_size: tuple[int, int] | None = None,

@@ -50,6 +50,8 @@ def piped(
         if fusion == "mean":
             total = sum(weights)
             fused = sum(part * weight / total for part, weight in zip(parts, weights, strict=True))
+        elif fusion == "product":
+            fused = parts[0] * parts[1] * parts[2]
         else:
             *shallow, last = parts
             fused = torch.stack([*(torch.tanh(2 * part) for part in shallow), last]).amax(0)
@@ -85,13 +87,15 @@ def test_shrinking_looks_at_every_cell() -> None:
     assert plain.sum() == 0
 
 
-@pytest.mark.parametrize("fusion", ["mean", "layer_cam"])
+@pytest.mark.parametrize("fusion", ["mean", "layer_cam", "product"])
 @pytest.mark.parametrize("gammas", [[1.0, 1.0, 1.0], [0.5, 2.0, 0.3]])
 def test_fuse_against_a_loop(gammas: list[float], fusion: Any) -> None:
     maps = layer_maps()
     maps[1][2] = 0
-    weights = [1.0, 1.0, 1.0] if fusion == "layer_cam" else [0.5, 3.0, 0.0]
-    given = None if fusion == "layer_cam" else weights
+    if fusion == "product":
+        maps[1] = torch.rand(3, 9, 5, dtype=torch.float64)  # a zero map would make all zero
+    weights = [0.5, 3.0, 0.0] if fusion == "mean" else [1.0, 1.0, 1.0]
+    given = weights if fusion == "mean" else None
     found = fuse(maps, (12, 15), gammas=gammas, weights=given, fusion=fusion)
     torch.testing.assert_close(
         found, piped(maps, (12, 15), gammas, weights, fusion), atol=1e-7, rtol=0
@@ -191,7 +195,7 @@ def test_threshold() -> None:
         ({"weights": [float("nan"), 1.0]}, "weights are"),
         ({"weights": [1.0]}, "give one for each"),
         ({"fusion": "max"}, "fusion is 'max'; choose one of mean, layer_cam"),
-        ({"fusion": "layer_cam", "weights": [1.0, 2.0]}, "takes the largest"),
+        ({"fusion": "layer_cam", "weights": [1.0, 2.0]}, "takes no layer weights"),
     ],
 )
 def test_bad_settings_are_one_sentence(settings: dict[str, Any], message: str) -> None:

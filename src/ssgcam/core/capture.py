@@ -162,6 +162,40 @@ def capture(
             copies |= edited
 
 
+def run_with_replacement(network: nn.Module, images: Tensor, target: str, value: Tensor) -> Any:
+    """The network's output, without a graph, where a layer's tensor is replaced.
+
+    Args:
+        network: Without wrappers.
+        images: The network's input, ``[1, C, H, W]``.
+        target: Spelling of the layer.
+        value: What the layers after it get instead, ``[B, ...]``.
+
+    Returns:
+        As of ``B`` images.
+    """
+    place = Target.parse(target)
+    module = network.get_submodule(place.module)
+    calls = 0
+
+    def replaced(inputs: tuple[Any, ...], output: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if place.call not in (None, calls):
+            return output
+        return (value, *inputs[1:]) if place.is_input else value
+
+    with explaining(network), torch.no_grad():
+        value = outside_inference_mode(value)
+        handle = (
+            module.register_forward_pre_hook(lambda _, inputs: replaced(inputs, None))
+            if place.is_input
+            else module.register_forward_hook(lambda _, inputs, output: replaced(inputs, output))
+        )
+        with handle:
+            return network(outside_inference_mode(images))
+
+
 #: Network -> the targets that it writes to after they were made (an in-place ReLU, say), learned from
 #: a first pass. These alone are copied: copies of all would cost time, and memory beyond the graph's.
 _COPIES: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()

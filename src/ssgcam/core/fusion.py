@@ -65,16 +65,17 @@ def combine(
             f"layer weights are {weights} for {len(layer_maps)} layers; give one for each, none "
             "negative and not all zero"
         )
-    if fusion == "layer_cam" and len(set(weights)) > 1:
+    if fusion != "mean" and len(set(weights)) > 1:
         raise SsgcamError(
-            "fusion='layer_cam' takes the largest of the layers, so layer weights have no place in it; "
-            "leave them out or choose fusion='mean'"
+            f"fusion='{fusion}' takes no layer weights; leave them out or choose fusion='mean'"
         )
-    fused = layer_maps[0].new_zeros(len(layer_maps[0]), *size)
+    fused = layer_maps[0].new_full((len(layer_maps[0]), *size), float(fusion == "product"))
     for index, (layer_map, gamma) in enumerate(zip(layer_maps, gammas, strict=True)):
         prepared = prepare(layer_map, size, gamma)
         if fusion == "mean":
-            fused += prepared * (weights[index] / sum(weights))
+            fused = fused + prepared * (weights[index] / sum(weights))
+        elif fusion == "product":
+            fused = fused * prepared
         else:
             last = index == len(layer_maps) - 1
             fused = torch.maximum(fused, prepared if last else torch.tanh(2 * prepared))
@@ -97,7 +98,8 @@ def fuse(
         gammas: A power for each layer, applied after scaling and before the fusion.
         weights: A weight for each layer; equal by default. They are divided by their sum.
         fusion: ``"mean"``, or ``"layer_cam"``: the largest of ``tanh(2 map)`` over layers, LayerCAM's
-            own rule (Jiang et al. 2021, equations 8 and 9; here for every layer but the last).
+            own rule (Jiang et al. 2021, equations 8 and 9; here for every layer but the last), or
+            ``"product"``, RefineCAM's rule (Domeniconi et al. 2026, arXiv 2605.14641).
 
     Returns:
         ``[N, *size]`` in [0, 1]; an image without evidence in any layer is all zeros.

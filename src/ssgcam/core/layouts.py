@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
@@ -47,6 +48,14 @@ class Layout:
             return tensor.permute(0, 3, 1, 2)
         patches = tensor[:, self.prefix :].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], self.height, self.width)
+
+    def spread(self, masks: Tensor) -> Tensor:
+        """Masks ``[N, h * w]`` shaped to multiply the tensor; class and register tokens get 1."""
+        if self.shape == "tokens":
+            prefix = masks.new_ones(len(masks), self.prefix)
+            return torch.cat([prefix, masks], 1)[:, :, None]
+        cells = masks.view(-1, self.height, self.width)
+        return cells[:, None] if self.shape == "channels_first" else cells[..., None]
 
 
 def layout_of(tensor: Tensor, image_size: tuple[int, int], name: str) -> Layout:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgcam.core.numerics import full_precision, unit, wide
-from ssgcam.core.settings import SSGSettings, TargetName
+from ssgcam.core.settings import Fusion, SSGSettings, TargetName
 from ssgcam.core.signals import Needs, Signal
 from ssgcam.core.smoothing import smooth
+from ssgcam.core.target import Others
 from ssgcam.errors import SsgcamError
 
 
@@ -75,7 +77,7 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
 
 
 def smoothed_hires_cam(signal: Signal, sigma: float = SSGSettings.sigma) -> Tensor:
-    """Smoothed HiResCAM (Rao, Boehle and Schiele 2022): ``S relu(sum_c g A)``.
+    """HiResCAM smoothed after the sum (Rao, Boehle and Schiele 2022): ``relu(S sum_c g A)``.
 
     Args:
         signal: With ``first``.
@@ -84,7 +86,8 @@ def smoothed_hires_cam(signal: Signal, sigma: float = SSGSettings.sigma) -> Tens
     Returns:
         ``[N, h, w]``.
     """
-    return smooth(hires_cam(signal), sigma)
+    total = (wide(_first(signal)) * wide(signal.activation)).sum(1)
+    return smooth(total, sigma).clamp_min(0)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -170,11 +173,13 @@ class Method:
     """One line of the registry.
 
     Attributes:
-        function: Signal to map; ``None`` for Score-CAM, which is built from forward passes.
+        function: Signal to map; ``None`` for the methods of ``core.forward_methods``.
         needs: The most costly signal that it uses.
         title: As the literature writes it.
         target: What is differentiated unless the user says otherwise.
         gamma: Power of each layer's scaled map before the fusion, unless the user says otherwise.
+        fusion: How layers are fused, unless the user says otherwise.
+        against: Which classes are subtracted, see ``core.target``.
     """
 
     function: Callable[[Signal], Tensor] | None
@@ -182,10 +187,19 @@ class Method:
     title: str
     target: TargetName = "exp"
     gamma: float = 1.0
+    fusion: Fusion = "mean"
+    against: Others | None = None
 
+
+DISCRIMINATE = SSGSettings("sum", 0.06, 1, 0.5, cancellation=1)
+LOCALIZE = SSGSettings("sum", 0.06, 1, 0, cancellation=0)
 
 METHODS: dict[str, Method] = {
     "ssg_cam": Method(ssg_cam, "second", "SSG-CAM"),
+    "discriminate": Method(
+        partial(ssg_cam, settings=DISCRIMINATE), "second", "SSG-CAM (discriminate)"
+    ),
+    "localize": Method(partial(ssg_cam, settings=LOCALIZE), "first", "SSG-CAM (localize)"),
     "grad_cam": Method(grad_cam, "first", "Grad-CAM"),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "first", "Grad-CAM++"),
     "xgrad_cam": Method(xgrad_cam, "first", "XGrad-CAM"),
@@ -194,7 +208,11 @@ METHODS: dict[str, Method] = {
     "grad_cam_elementwise": Method(grad_cam_elementwise, "first", "Element-wise Grad-CAM"),
     "shapley_cam": Method(shapley_cam, "curvature", "ShapleyCAM", "logit"),
     "eigen_cam": Method(eigen_cam, "activation", "Eigen-CAM"),
+    "smoothed_hires_cam": Method(smoothed_hires_cam, "first", "Smoothed HiResCAM"),
+    "finer_cam": Method(grad_cam, "first", "Finer-CAM", against="similar"),
+    "refine_cam": Method(grad_cam_plus_plus, "first", "RefineCAM", fusion="product"),
     "score_cam": Method(None, "forward", "Score-CAM"),
+    "recipro_cam": Method(None, "forward", "ReciproCAM"),
     "activation_sum": Method(activation_sum, "activation", "Sum of activations"),
 }
 

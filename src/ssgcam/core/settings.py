@@ -11,7 +11,7 @@ Form = Literal["taylor", "gradient", "sum"]
 TargetName = Literal["exp", "probability", "log_probability", "sigmoid", "odds", "logit"]
 SecondOrder = Literal["squared", "hutchinson"]
 Sign = Literal["positive", "absolute"]
-Fusion = Literal["mean", "layer_cam"]
+Fusion = Literal["mean", "layer_cam", "product"]
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

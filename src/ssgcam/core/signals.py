@@ -37,7 +37,7 @@ from ssgcam.core.layouts import layout_of
 from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.numerics import peak, per_image, unit, wide
 from ssgcam.core.settings import TargetSettings
-from ssgcam.core.target import Scalar, TargetFunction, class_and_rivals
+from ssgcam.core.target import Others, Scalar, TargetFunction, class_and_rivals
 from ssgcam.errors import SsgcamError
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
@@ -74,7 +74,7 @@ def signals_of(
     image_size: tuple[int, int],
     *,
     function: TargetFunction | None = None,
-    against: Tensor | Literal["rest"] | None = None,
+    against: Tensor | Others | None = None,
     retain_graph: bool = False,
 ) -> dict[str, Signal]:
     """The signals of all captured layers for one class of each image.
@@ -87,7 +87,7 @@ def signals_of(
         settings: Target and kind of second order; ``sign="absolute"`` takes its magnitude.
         image_size: Height and width of the network's input.
         function: A user's own target, from the output to ``[N]``.
-        against: Classes ``[N]`` to compare with, ``"rest"``, or ``None``; see ``core.target``.
+        against: Classes ``[N]`` to compare with, ``"rest"``, ``"similar"`` or ``None``.
         retain_graph: Keep the graph for another call.
 
     Returns:

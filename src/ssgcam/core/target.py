@@ -19,7 +19,9 @@ The log odds are those of the softmax, ``z_c - log sum_{j != c} exp(z_j)``; with
 ``exp(z_c)`` divided by its own value held constant (the Grad-CAM++ device; Chattopadhyay et al. 2018).
 
 A contrast replaces ``z_c``: by ``z_c - z_other``, or against the rest by
-``z_c - 1/2 sum_{j != c} q_j z_j`` with ``q`` the softmax over the other classes, held constant.
+``z_c - 1/2 sum_{j != c} q_j z_j`` with ``q`` the softmax over the other classes, held constant; against
+similar classes (Finer-CAM; Zhang et al. 2025) by ``z_c - sum_j q_j z_j`` over the three classes whose
+logits are nearest, with ``q`` their softmax, differentiated as in the authors' program.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ import torch
 from torch import Tensor
 
 from ssgcam.core.numerics import wide
-from ssgcam.core.settings import TargetName, TargetSettings
+from ssgcam.core.settings import TargetName, TargetSettings, check_choice
 from ssgcam.errors import SsgcamError
 
 TargetFunction = Callable[[Any], Tensor]
 Classes = Tensor | Sequence[int] | int
-Against = Classes | Literal["rest"]
+Others = Literal["rest", "similar"]
+Against = Classes | Others
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,13 @@ class Scalar:
         classes: ``[N]`` class indices.
         settings: Which target.
         function: A user's own target, from the output to ``[N]``.
-        against: ``[N]`` classes to compare with, ``"rest"`` for all others, or ``None``.
+        against: ``[N]`` classes to compare with, ``"rest"``, ``"similar"`` or ``None``.
     """
 
     classes: Tensor
     settings: TargetSettings
     function: TargetFunction | None = None
-    against: Tensor | Literal["rest"] | None = None
+    against: Tensor | Others | None = None
 
     @property
     def compares_classes(self) -> bool:
@@ -83,8 +86,14 @@ class Scalar:
             return own
         if isinstance(self.against, Tensor):
             return own - logits.gather(1, self.against[:, None])[:, 0]
-        others = logits.detach().scatter(1, self.classes[:, None], -torch.inf).softmax(1)
-        return own - 0.5 * (others * logits).sum(1)
+        if self.against == "rest":
+            others = logits.detach().scatter(1, self.classes[:, None], -torch.inf).softmax(1)
+            return own - 0.5 * (others * logits).sum(1)
+        distance = (logits - own[:, None]).detach().abs()
+        distance = distance.scatter(1, self.classes[:, None], torch.inf)
+        nearest = distance.topk(min(3, logits.shape[1] - 1), 1, largest=False).indices
+        similar = logits.gather(1, nearest)
+        return own - (similar.softmax(1) * similar).sum(1)
 
     def factor(self, number: Tensor) -> Tensor:
         """``k`` of the table, ``[N]``, where ``f`` is this number."""
@@ -245,17 +254,17 @@ def class_indices(logits: Tensor, wanted: Classes | None) -> Tensor:
 
 def compared_classes(
     against: Against | None, logits: Tensor | None, classes: Tensor, settings: TargetSettings
-) -> Tensor | Literal["rest"] | None:
+) -> Tensor | Others | None:
     """The classes that a contrast subtracts.
 
     Args:
-        against: ``None``, ``"rest"``, one class index for all images or ``[N]`` indices.
+        against: ``None``, ``"rest"``, ``"similar"``, one class index for all images or ``[N]`` indices.
         logits: ``[N, K]``; ``None`` with a target function.
         classes: ``[N]`` or ``[N, K]``, the classes that are explained.
         settings: The target.
 
     Returns:
-        ``[N]`` indices, ``"rest"`` or ``None``.
+        ``[N]`` indices, ``"rest"``, ``"similar"`` or ``None``.
 
     Raises:
         SsgcamError: If the target can't be contrasted or a class is compared with itself.
@@ -269,9 +278,8 @@ def compared_classes(
     if logits.shape[1] < 2:
         raise SsgcamError("a network with one output has no other class to compare with")
     if isinstance(against, str):
-        if against != "rest":
-            raise SsgcamError(f"against is {against!r}; give a class index or 'rest'")
-        return "rest"
+        check_choice("against", against, Others)
+        return against
     others = class_indices(logits, against)
     if others.ndim != 1:
         raise SsgcamError("against has several classes for an image; give one for each")

@@ -87,9 +87,14 @@ class Competition:
             )
             for contender in self.contenders
             if METHODS[contender.method].needs in ("curvature", "forward")
+            or METHODS[contender.method].against is not None
         }
         shared = [contender for contender in self.contenders if contender not in self._own]
-        second = any(c.method == "ssg_cam" and c.ssg.second_exponent for c in shared)
+        second = any(
+            METHODS[c.method].needs == "second"
+            and (c.method != "ssg_cam" or c.ssg.second_exponent > 0)
+            for c in shared
+        )
         first = any(METHODS[c.method].needs != "activation" for c in shared)
         self._needs: Needs = "second" if second else "first" if first else "activation"
         self.entries = self._entries()
@@ -171,7 +176,8 @@ class Competition:
         entry = Entry(contender.title, ALL_FUSED)
         if entry in self.entries:
             gammas = [contender.power] * len(raw)
-            maps[entry] = pipeline.fuse(list(raw.values()), size, gammas=gammas)
+            fusion = METHODS[contender.method].fusion
+            maps[entry] = pipeline.fuse(list(raw.values()), size, gammas=gammas, fusion=fusion)
         return maps
 
 

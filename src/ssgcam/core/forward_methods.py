@@ -1,4 +1,4 @@
-"""Score-CAM: how much of the class each channel alone lets through, from forward passes."""
+"""Methods of forward passes alone: Score-CAM masks the image, ReciproCAM the layer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssgcam.core.fusion import resize
+from ssgcam.core.layouts import Layout
 from ssgcam.core.numerics import full_precision, wide
 from ssgcam.errors import SsgcamError
 
@@ -55,3 +57,31 @@ def score_cam(
         scores[image, channel] = found.to(scores.dtype)
     with full_precision(activation):
         return torch.einsum("nc,nchw->nhw", scores.softmax(1), activation).clamp_min(0)
+
+
+def recipro_cam(
+    tensor: Tensor, layout: Layout, score: Callable[[int, Tensor], Tensor], batch_size: int = 32
+) -> Tensor:
+    """ReciproCAM (Byun and Lee 2024): the class's probability with one cell of the layer alone.
+
+    For each cell the rest of the layer's tensor is set to zero, class and register tokens aside:
+    ``map[i] = p(A mask_i) - min_j p(A mask_j)`` (single cells, as in the authors' program by default).
+
+    Args:
+        tensor: The layer's own tensor, of any layout, one entry for each of ``N`` images.
+        layout: Of this tensor.
+        score: From an image's index and ``B`` tensors that replace its own to scores ``[B]``.
+        batch_size: Tensors for each forward pass.
+
+    Returns:
+        ``[N, h, w]``, not negative.
+    """
+    cells = torch.arange(layout.height * layout.width, device=tensor.device)
+    masks = F.one_hot(cells).to(tensor.dtype)
+    maps = []
+    for image in range(len(tensor)):
+        own = tensor[image : image + 1]
+        parts = torch.split(masks, batch_size)
+        values = wide(torch.cat([score(image, own * layout.spread(part)) for part in parts]))
+        maps.append(values - values.min())
+    return torch.stack(maps).view(-1, layout.height, layout.width)
