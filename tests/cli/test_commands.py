@@ -98,6 +98,7 @@ def test_an_option_has_the_same_help_in_every_command():
 
 def test_every_command_that_reads_data_has_the_same_reading_options():
     reading = {"--kind", "--edges", "--split", "--first-label", "--mask-values", "--void"}
+    reading |= {"--mask-suffix", "--group-pattern", "--missing"}
     for path, command in COMMANDS.items():
         if path[0] in ("search", "evaluate"):
             assert reading <= set(options(command)), path

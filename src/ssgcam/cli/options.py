@@ -35,6 +35,7 @@ RECIPE = "A recipe of 'ssgcam search': layers, settings, threshold, gate."
 CLASS = "The network's class, by index or name."
 TARGET = "What is differentiated: exp, probability, log_probability, sigmoid, odds or logit."
 SEED = "Seed of all random numbers."
+GROUP_PATTERN = "Regular expression of the group (field, patient, slide) in a file name."
 GATE = "Lowest probability of a class that gets a mask."
 
 
@@ -138,15 +139,19 @@ class DataOptions:
 
     panel: ClassVar[str] = "Data set"
     kind: str = option(
-        "auto", "auto, boxes, voc, coco, cub, ilsvrc, wsol, pairs, classes or images."
+        "auto",
+        "auto, pairs, boxes, classes, images, coco, yolo, geojson, voc, cub, ilsvrc or wsol.",
     )
-    edges: str | None = option(None, "Right and bottom edges of boxes: inclusive or exclusive.")
+    edges: str | None = option(None, "Boxes of a table: inclusive, exclusive or width_height.")
     split: str | None = option(None, "The split of a published data set, such as val.")
     first_label: int | None = option(None, "Number of the first class in a table, if not 0.")
     mask_values: str | None = option(
         None, "Class of each stored mask value, such as 255:1,127:255 (255: ignored)."
     )
     void: int | None = option(None, "For images/ beside masks/: the stored value to ignore.")
+    mask_suffix: str | None = option(None, "End of a mask's name, such as _mask.", shown="found")
+    group_pattern: str | None = option(None, GROUP_PATTERN)
+    missing: str | None = option(None, "Listed files that are missing: error or skip.")
 
     def read(self, folder: Path) -> SampleSet:
         """Read the data set in a folder."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import typer
 
-from ssgcam.cli.options import SEED, NetworkOptions, argument, grouped, option
+from ssgcam.cli.options import GROUP_PATTERN, SEED, NetworkOptions, argument, grouped, option
 from ssgcam.errors import SsgcamError
 
 EXAMPLE = "ssgcam train classes/ --model resnet34 --weights DEFAULT --out network.pth"
@@ -20,9 +20,7 @@ class FileOptions:
 
     data: Path = argument("A folder of class folders, or a CSV with columns image,label,group.")
     out: Path = option(MISSING, "The network file to write (.pth).")
-    group_pattern: str | None = option(
-        None, "For class folders: regular expression of the group in a file name."
-    )
+    group_pattern: str | None = option(None, GROUP_PATTERN)
     resume: bool = option(False, "Continue an interrupted training.", "--resume")
 
 
