@@ -174,7 +174,8 @@ class CAM:
         _check_images(images)
         captured = self._capture(images)
         logits, classes = logits_and_classes(captured.output, classes, images, self.target_function)
-        others = compared_classes(against or self.method.against, logits, classes, self.target)
+        against = self.method.against if against is None else against
+        others = compared_classes(against, logits, classes, self.target)
         size = self.output_size or (int(images.shape[-2]), int(images.shape[-1]))
         raw, notes = [], []
         columns = [classes] if classes.ndim == 1 else classes.unbind(1)

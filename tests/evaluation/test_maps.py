@@ -53,7 +53,8 @@ def test_fast_is_that_of_cam():
 
 def test_one_forward_and_one_backward_for_all_methods_and_layers(monkeypatch):
     model = noise()
-    shared = tuple(c for c in EVERY if c.method not in ("score_cam", "shapley_cam"))
+    alone = ("score_cam", "recipro_cam", "shapley_cam", "finer_cam")
+    shared = tuple(c for c in EVERY if c.method not in alone)
     competition = Competition(
         model, Entrants((*shared, Contender.parse("ssg_cam:gradient")), LAYERS)
     )
