@@ -5,10 +5,21 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+import transformers
 from torch import nn
 
+from helpers import factories
+from ssgcam.cam import CAM
 from ssgcam.errors import SsgcamError
-from ssgcam.models import LoadedModel, check_network, load_model, save_model, with_classes
+from ssgcam.models import (
+    ASSUMED,
+    LoadedModel,
+    check_network,
+    load_model,
+    save_model,
+    with_classes,
+    with_settings,
+)
 
 TINY = "helpers.factories:tiny"
 
@@ -82,6 +93,112 @@ def test_names_of_timms_hub_reach_timm(monkeypatch):
         load_model("timm/hf-hub:org/absent")
     with pytest.raises(SsgcamError, match="timm has no network named 'test_vot'"):
         load_model("timm/test_vot")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A folder with a classifier as transformers saves it."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "vit"
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        image_size=32, patch_size=8, id2label={0: "cat", 1: "dog", 2: "owl"},
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(
+        size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3]
+    ).save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+def test_a_classifier_of_hugging_face_is_loaded_explained_and_saved(hub, tmp_path):
+    model = load_model(hub)
+    assert model.class_names == ("cat", "dog", "owl")
+    assert model.preprocessing.input_size == (32, 32)
+    assert model.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert model.notes == ()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(images), model.network(images).logits)
+    assert CAM(model)(images).maps.amax((1, 2)).tolist() == [1.0, 1.0]
+    tuned = load_model(hub, num_classes=2)
+    save_model(tuned, tmp_path / "net.pth")
+    assert torch.equal(load_model(str(tmp_path / "net.pth"))(images), tuned(images))
+
+
+def test_a_hub_that_can_not_be_reached_is_one_sentence(monkeypatch):
+    def offline(name, **options):
+        raise OSError(f"can't load the configuration of '{name}'\nand more lines")
+
+    classifier = transformers.AutoModelForImageClassification
+    monkeypatch.setattr(classifier, "from_pretrained", offline)
+    with pytest.raises(SsgcamError, match="'hf:nobody/nothing' could not be downloaded") as caught:
+        load_model("hf:nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+class OneLogit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, images):
+        return self.head(self.act(images).mean((2, 3)))
+
+
+def test_one_logit_is_two_classes_and_the_predicted_one_is_explained(monkeypatch):
+    made = LoadedModel(OneLogit(), "", class_names=("infected",), output="sigmoid")
+    monkeypatch.setattr(factories, "one_logit", lambda: made, raising=False)
+    model = load_model("helpers.factories:one_logit")
+    assert model.class_names == ("not infected", "infected")
+    images = torch.rand(8, 3, 16, 16)
+    with torch.no_grad():
+        made.network.head.bias -= made.network(images).median()
+        positive = made.network(images)[:, 0].sigmoid()
+    result = CAM(model, ["act"])(images)
+    assert torch.equal(result.classes, (positive > 0.5).long())
+    assert result.classes.unique().tolist() == [0, 1]
+    torch.testing.assert_close(result.probabilities[:, 1], positive)
+    torch.testing.assert_close(result.probabilities.sum(1), torch.ones(8))
+
+
+def test_what_is_not_known_of_a_network_is_noted_and_can_be_given(monkeypatch):
+    monkeypatch.setattr(factories, "bare", factories.Net, raising=False)
+    model = load_model("helpers.factories:bare")
+    assert model.notes == (ASSUMED,)
+    given = with_settings(
+        model,
+        class_names="abcd",
+        output="sigmoid",
+        input_size=(40, 30),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )
+    assert given.notes == ()
+    assert given.class_names == ("a", "b", "c", "d")
+    assert given.preprocessing == replace(
+        model.preprocessing, input_size=(40, 30), mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    assert with_settings(given) == given
+    with pytest.raises(SsgcamError, match="has 3 class names for 4 outputs"):
+        check_network(with_settings(model, class_names="abc"))
+
+
+def test_a_network_with_random_weights_is_noted():
+    assert load_model("timm/test_vit", "none").notes == (
+        "the network is untrained: its weights are random",
+    )
+    assert load_model(TINY, "none").notes == ()
+
+
+def test_an_error_in_the_users_factory_names_its_line(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "of_user.py").write_text("def make():\n    return 1 / 0\n")
+    with pytest.raises(SsgcamError, match=r"raised ZeroDivisionError in .*of_user\.py, line 2"):
+        load_model("of_user:make")
+    (tmp_path / "broken_of_user.py").write_text("spam\n")
+    with pytest.raises(SsgcamError, match="NameError: name 'spam' is not defined"):
+        load_model("broken_of_user:make")
 
 
 def test_the_check_names_an_input_that_fails():

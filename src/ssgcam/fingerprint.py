@@ -15,6 +15,7 @@ from ssgcam.core.capture import capture
 from ssgcam.core.layers import resolve
 from ssgcam.core.layouts import layout_of
 from ssgcam.core.network import unwrap
+from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError, first_line
 
 
@@ -123,8 +124,7 @@ def layer_shapes(
     for name, tensor in captured.activations.items():
         maps = layout_of(tensor, input_size, name).maps(tensor)
         shapes[name] = (int(maps.shape[1]), int(maps.shape[2]), int(maps.shape[3]))
-    output = captured.output
-    return shapes, int(output.shape[1]) if isinstance(output, Tensor) and output.ndim == 2 else 0
+    return shapes, int(logits_of(captured.output).shape[1])
 
 
 def placed(images: Tensor, network: nn.Module) -> Tensor:

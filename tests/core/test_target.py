@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -526,18 +527,40 @@ def test_a_score_function_must_give_one_number_per_image(wrong: Callable[[Any], 
         CAM(Small(), ["act1"], target=wrong)(torch.rand(2, 3, 12, 12))
 
 
+@dataclass
+class Output:
+    logits: torch.Tensor
+    loss: None = None
+
+
+def test_logits_are_found_in_what_frameworks_return() -> None:
+    logits = torch.rand(2, 3)
+    for output in (logits, (logits, None), [logits], Output(logits), {"logits": logits, "x": 1},
+                   {"out": logits}, Output((logits, logits))):  # fmt: skip
+        assert logits_of(output) is logits
+
+
+def test_one_logit_becomes_two_classes_of_a_softmax() -> None:
+    logit = torch.randn(4, 1, dtype=torch.float64)
+    probabilities = logits_of(logit).softmax(1)
+    torch.testing.assert_close(probabilities[:, 1], logit[:, 0].sigmoid())
+    torch.testing.assert_close(probabilities[:, 0], 1 - logit[:, 0].sigmoid())
+
+
 def test_outputs_that_are_not_logits() -> None:
     with pytest.raises(SsgcamError, match="returned a dict, not a tensor of logits"):
-        logits_of({"out": torch.zeros(1, 3)})
+        logits_of({"boxes": torch.zeros(1, 3)})
+    with pytest.raises(SsgcamError, match="returned a tuple, not a tensor of logits"):
+        logits_of(())
     with pytest.raises(SsgcamError, match=r"shape \[1, 3, 4, 4\], not logits"):
         logits_of(torch.zeros(1, 3, 4, 4))
 
 
-def test_one_output_has_no_odds() -> None:
-    network, images = head(1), torch.randn(1, 3, 5, 5, dtype=torch.float64)
-    with pytest.raises(SsgcamError, match="no other class to compare with"):
-        signals_of(network, images, torch.tensor([0]), TargetSettings("odds"))
-    assert signals_of(network, images, torch.tensor([0]), TargetSettings("sigmoid"))[1] is not None
+def test_the_log_odds_of_one_output_are_that_output() -> None:
+    logit = torch.randn(3, 1, dtype=torch.float64)
+    for index, sign in ((0, -1), (1, 1)):
+        found = Scalar(torch.full((3,), index), TargetSettings("odds")).number(logit)
+        torch.testing.assert_close(found, sign * logit[:, 0])
 
 
 @pytest.mark.parametrize("wrong", [

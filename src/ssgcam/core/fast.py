@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ssgcam.core.capture import Captured, Target, capture
 from ssgcam.core.network import explaining, outside_inference_mode
+from ssgcam.core.target import output_tensor
 from ssgcam.errors import SsgcamError
 
 #: Largest difference that folding may make, as a share of a tensor's largest magnitude.
@@ -125,7 +126,7 @@ def _frozen_copy(network: nn.Module) -> nn.Module:
 def _same(plain: nn.Module, twin: nn.Module, image: Tensor, targets: list[str]) -> bool:
     def outcome(network: nn.Module) -> list[Tensor]:
         captured = capture(network, image, targets)
-        output = captured.output
+        output = output_tensor(captured.output)
         return [*captured.activations.values(), *([output] if isinstance(output, Tensor) else [])]
 
     return all(

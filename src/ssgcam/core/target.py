@@ -160,21 +160,45 @@ def per_image(function: Callable[[Any], Tensor]) -> TargetFunction:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The network's output if it is logits ``[N, K]``, or one sentence on what else to do.
+    """The logits ``[N, K]`` in a network's output.
+
+    Args:
+        output: A tensor, or what frameworks wrap it in: an object or dictionary with ``logits`` or
+            ``out``, or a tuple or list whose first item is the tensor.
+
+    Returns:
+        ``[N, K]``. One logit ``z``, of which the sigmoid is the probability, becomes two,
+        ``(-z / 2, z / 2)``, with the same probabilities by the softmax; so the second class is the
+        one that the network was trained to detect.
 
     Raises:
-        SsgcamError: If it is something else.
+        SsgcamError: If the output holds no such tensor.
     """
-    if not isinstance(output, Tensor):
+    found = output_tensor(output)
+    if not isinstance(found, Tensor):
         raise SsgcamError(
             f"the network returned a {type(output).__name__}, not a tensor of logits [N, K]; wrap "
             "it to return one, or give a target function from its output to one number per image"
         )
-    if output.ndim != 2:
+    if found.ndim != 2:
         raise SsgcamError(
-            f"the network returned a tensor of shape {list(output.shape)}, not logits [N, K]; "
+            f"the network returned a tensor of shape {list(found.shape)}, not logits [N, K]; "
             "give a target function from its output to one number per image"
         )
+    return torch.cat([-found / 2, found / 2], 1) if found.shape[1] == 1 else found
+
+
+def output_tensor(output: Any) -> Any:
+    """The tensor inside a dictionary, an object or a tuple; the output itself if none is found."""
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "out"):
+        if isinstance(output, Mapping) and name in output:
+            return output_tensor(output[name])
+        if hasattr(output, name):
+            return output_tensor(getattr(output, name))
+    if isinstance(output, (tuple, list)) and output:
+        return output_tensor(output[0])
     return output
 
 
@@ -293,11 +317,6 @@ def class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
     logits = logits_of(output)
     others = logits.detach().scatter(1, classes[:, None], -torch.inf)
     count = min(top, logits.shape[1]) - 1
-    if count < 1:
-        raise SsgcamError(
-            "a network with one output has no other class to compare with; use target='sigmoid' or "
-            "'exp'"
-        )
     chosen = torch.cat([classes[:, None], others.topk(count, 1).indices], 1)
     return logits.gather(1, chosen).to(torch.promote_types(logits.dtype, torch.float32))
 

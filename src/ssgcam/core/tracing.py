@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssgcam.core.capture import capture
 from ssgcam.core.layouts import Layout, proportional, spatial_layout
 from ssgcam.core.network import explaining, outside_inference_mode
+from ssgcam.core.target import output_tensor
 
 #: Parts of ``torch.nn.modules`` whose modules learn nothing and only change the resolution, if that.
 RESAMPLING = ("pooling", "padding", "upsampling", "dropout")
@@ -190,7 +191,7 @@ def _influences(network: nn.Module, image: Tensor, places: Sequence[Place]) -> l
     if not places:
         return []
     captured = capture(network, image, [place.name for place in places])
-    output = captured.output
+    output = output_tensor(captured.output)
     if not isinstance(output, Tensor) or not output.requires_grad:
         return [True] * len(places)  # a user's own score function decides what matters
     with torch.inference_mode(False), torch.enable_grad():
