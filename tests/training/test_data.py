@@ -99,8 +99,9 @@ def test_class_folders_and_tables_are_read_alike(tmp_path):
 
 
 def test_classes_that_are_numbers_are_sorted_as_numbers(tmp_path):
-    discs(1).read(0, None).save(tmp_path / "a.png")
-    rows = [["a.png", label] for label in ("10", "2", "0")]
+    for name in ("a.png", "b.png", "c.png"):
+        discs(1).read(0, None).save(tmp_path / name)
+    rows = [["a.png", "10"], ["b.png", "2"], ["c.png", "0"]]
     found = read_labeled_images(table(tmp_path / "a.csv", [CSV[:2], *rows]))
     assert found.class_names == ("0", "2", "10")
     assert list(found.labels) == [2, 1, 0]
@@ -127,33 +128,39 @@ CSV = ["image", "label", "group"]
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["spam", "label"]], "no column for the image .spam, label."),
-        ([["image", "group"], ["a.png", "g"]], "has no label for 'a.png'"),
-        ([CSV, ["a.png", "", "g"]], "has no label for 'a.png'"),
-        ([CSV, ["a.png", "x", "g"], ["a.png", "x", " "]], "has no group for 'a.png'"),
-        ([CSV, ["a.png"]], "has no label for 'a.png'"),
-        ([CSV, ["a.png", "x", "g"], ["b.png", "y", "g"]], "no file '.*b.png', which '.*a.csv'"),
+        ([["spam", "label"], ["a.png", "x"]], "names no image .it has: spam, label."),
+        ([["image", "group"], ["a.png", "g"]], "a.png' has 0 labels; training needs exactly one"),
+        ([CSV, ["a.png", "", "g"]], "a.png' has 0 labels"),
+        ([CSV, ["a.png"]], "a.png' has 0 labels"),
+        ([CSV, ["a.png", "x", "g"], ["a.png", "y", "g"]], "a.png' has 2 labels"),
+        ([CSV, ["a.png", "x", "g"], ["b.png", "x", " "]], "b.png' has no group, but other images"),
+        (
+            [CSV, ["a.png", "x", "g"], ["c.png", "y", "g"]],
+            "c.png' is missing but listed in .*a.csv",
+        ),
         ([CSV, ["a.png", "x", "g"]], "has images of 1 class.es. .'x'., but training needs"),
-        ([CSV], "has images of 0 class.es., but"),
+        ([CSV], "has no images: its list is empty"),
     ],
 )
 def test_a_bad_table_gives_one_sentence(tmp_path, rows, message):
-    discs(1).read(0, None).save(tmp_path / "a.png")
+    for name in ("a.png", "b.png"):
+        discs(1).read(0, None).save(tmp_path / name)
     with pytest.raises(SsgcamError, match=message) as caught:
         read_labeled_images(table(tmp_path / "a.csv", rows))
     assert "\n" not in str(caught.value)
 
 
 def test_other_bad_data_gives_one_sentence(tmp_path):
-    with pytest.raises(SsgcamError, match="nowhere' does not exist"):
+    with pytest.raises(SsgcamError, match="there is no folder '"):
         read_labeled_images(tmp_path / "nowhere")
     folder = class_folders(tmp_path / "data", infected=2, healthy=2)
     with pytest.raises(SsgcamError, match="'\\(' is not a regular expression"):
         read_labeled_images(folder, "(")
     with pytest.raises(SsgcamError, match="'patient' matches nothing in the name of"):
         read_labeled_images(folder, "patient")
-    with pytest.raises(SsgcamError, match="is a table; put the groups"):
-        read_labeled_images(table(tmp_path / "a.csv", [CSV]), "slide")
+    rows = [CSV, ["data/healthy/slide0_0.png", "x", "g"]]
+    with pytest.raises(SsgcamError, match="names groups in a table already"):
+        read_labeled_images(table(tmp_path / "a.csv", rows), "slide")
     with pytest.raises(SsgcamError, match="class 'infected' can't be on both sides"):
         split_by_group(labels_only([0, 1, 0, 0], class_names=("healthy", "infected")), 0.5, 0)
     (folder / "healthy" / "slide0_0.png").write_bytes(b"broken")

@@ -299,8 +299,6 @@ def compared_classes(
         raise SsgcamError(
             "against= subtracts logits, so it takes target='exp', 'logit' or 'sigmoid', and no function"
         )
-    if logits.shape[1] < 2:
-        raise SsgcamError("a network with one output has no other class to compare with")
     if isinstance(against, str):
         check_choice("against", against, Others)
         return against

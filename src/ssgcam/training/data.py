@@ -7,7 +7,6 @@ so that a resumed training gets the same batches, with any number of workers.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,8 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from ssgcam.data import Sample, SampleSet, read_samples
-from ssgcam.data.tables import read_table
+from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.images import read_image
 from ssgcam.preprocessing import Preprocessing
@@ -63,12 +61,15 @@ def labeled_images(sample_set: SampleSet) -> LabeledImages:
     Raises:
         SsgcamError: If a sample has no label or several, or fewer than two classes have images.
     """
+    grouped = any(sample.group for sample in sample_set)
     for sample in sample_set:
         if len(sample.labels) != 1:
             raise SsgcamError(
                 f"'{sample.image}' has {len(sample.labels)} labels; training needs exactly one "
                 "class for each image"
             )
+        if bool(sample.group) != grouped:
+            raise SsgcamError(f"'{sample.image}' has no group, but other images have; add it")
     labels = [sample.labels[0] for sample in sample_set]
     names = [sample_set.class_names[index] for index in sorted(set(labels))]
     if len(names) < 2:
@@ -83,37 +84,28 @@ def labeled_images(sample_set: SampleSet) -> LabeledImages:
 
 
 def read_labeled_images(path: str | Path, group_pattern: str | None = None) -> LabeledImages:
-    """Read the labeled images of a data set or of a table.
+    """Read the labeled images of a data set or of a table; classes without images are left out.
 
     Args:
-        path: A folder that :func:`ssgcam.data.read_samples` reads, such as one with one subfolder of
-            images for each class, or a CSV with the columns ``image`` (a path, relative to the CSV),
+        path: What :func:`ssgcam.data.read_samples` reads, such as a folder with one subfolder of images
+            for each class, or a CSV with the columns ``image`` (a path, relative to the CSV),
             ``label`` and, if there are groups, ``group``.
-        group_pattern: For folders: a regular expression that is searched for in the file name; what
-            it matches (or its first parenthesis) is the group.
-
-    Returns:
-        The images; classes in alphabetical order.
+        group_pattern: A regular expression that is searched for in the file name; what it matches
+            (or its first parenthesis) is the group.
 
     Raises:
-        SsgcamError: If nothing can be read there, a label or file is missing, or fewer than two
+        SsgcamError: If nothing can be read there, an image has no label or several, or fewer than two
             classes have images.
     """
-    path = Path(path)
-    if path.is_file():
-        if group_pattern is not None:
-            raise SsgcamError(
-                f"a group pattern is for class folders, but '{path}' is a table; "
-                "put the groups in its 'group' column"
-            )
-        return labeled_images(_read_csv(path))
-    if not path.is_dir():
-        raise SsgcamError(f"'{path}' does not exist; give a folder of class folders or a CSV")
-    sample_set = read_samples(path)
-    if group_pattern is not None:
-        samples = tuple(_with_group(sample, group_pattern) for sample in sample_set)
-        sample_set = replace(sample_set, samples=samples)
-    return labeled_images(sample_set)
+    sample_set = read_samples(path, group_pattern=group_pattern)
+    present = sorted({label for sample in sample_set for label in sample.labels})
+    new_index = {old: new for new, old in enumerate(present)}
+    samples = [
+        replace(sample, labels=tuple(new_index[label] for label in sample.labels))
+        for sample in sample_set
+    ]
+    names = tuple(sample_set.class_names[index] for index in present)
+    return labeled_images(replace(sample_set, samples=tuple(samples), class_names=names))
 
 
 def split_by_group(
@@ -272,47 +264,6 @@ def _loader(
 ) -> DataLoader[tuple[Tensor, int]]:
     generator = torch.Generator()  # its own: the global generator stays as it is
     return DataLoader(inputs, batch_size, sampler=keys, num_workers=workers, generator=generator)
-
-
-def _read_csv(path: Path) -> SampleSet:
-    records = read_table(path)
-    names = {str(record.label) for record in records if record.label not in (None, "")}
-    class_names = sorted(names, key=int if all(map(str.isdecimal, names)) else None)
-    grouped = any(record.group for record in records)
-    samples = []
-    for record in records:
-        image = path.parent / record.image
-        if record.label in (None, ""):
-            raise SsgcamError(
-                f"'{path}' has no label for '{record.image}'; fill its 'label' column"
-            )
-        if not record.group and grouped:
-            raise SsgcamError(
-                f"'{path}' has no group for '{record.image}'; fill its 'group' column"
-            )
-        if not image.is_file():
-            raise SsgcamError(
-                f"there is no file '{image}', which '{path}' names; correct the table"
-            )
-        label = class_names.index(str(record.label))
-        samples.append(Sample(record.image, image, (label,), group=record.group))
-    return SampleSet(tuple(samples), tuple(class_names), path, "table")
-
-
-def _with_group(sample: Sample, group_pattern: str) -> Sample:
-    try:
-        match = re.search(group_pattern, sample.image.name)
-    except re.error as error:
-        raise SsgcamError(
-            f"group pattern '{group_pattern}' is not a regular expression ({error}); correct it"
-        ) from error
-    group = (match[1] if match.re.groups else match[0]) if match else None
-    if not group:
-        raise SsgcamError(
-            f"group pattern '{group_pattern}' matches nothing in the name of '{sample.image}'; "
-            "give a pattern that fits every file"
-        )
-    return replace(sample, group=group)
 
 
 def _read_file(paths: Sequence[Path], index: int, _: np.random.Generator | None) -> Image.Image:
