@@ -209,7 +209,7 @@ def build_cache(
         note = path.with_suffix(".json")
         if not (path.is_file() and note.is_file()):
             with written_whole(path) as temporary:
-                values = np.lib.format.open_memmap(
+                values = np.lib.format.open_memmap(  # type: ignore[no-untyped-call,unused-ignore]
                     temporary, mode="w+", dtype=_NUMPY[storage], shape=shape
                 )
                 fill(values)
