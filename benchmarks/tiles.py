@@ -1,0 +1,243 @@
+"""Magnetic tiles: masks of surface defects from the labels "defect" and "free" alone.
+
+    python benchmarks/tiles.py --data DATA --work runs
+
+EfficientNet-Lite0 with its ImageNet weights is fine-tuned on labels, in three folds by tile. A tile is
+photographed under up to six exposures, so tiles, not photos, are split and resampled. A quarter of the
+training tiles is set aside: their masks calibrate the recipe and every threshold. Foreground IoU on the
+test tiles, pooled and for each kind of defect; kinds have few tiles, so those numbers are descriptive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from ssgcam.search.fitness import fitness_parts, score_of
+
+from common import (
+    DOCS,
+    RECIPE,
+    Row,
+    calibration_set,
+    command,
+    fold_tables,
+    kept,
+    row,
+    search_fold,
+    table,
+    with_interval,
+    write_page,
+)
+from ssgcam import LoadedModel, load_model, save_model
+from ssgcam.images import read_image
+from ssgcam.metrics import bootstrap_interval
+from ssgcam.search import CalibrationSet, SearchSettings
+from ssgcam.training import LabeledImages, TrainingSettings, predict, train_classifier
+
+FOLDS, INPUT, CLASS_NAMES = 3, 256, ("free", "defect")
+#: Calibration photos with a defect, and without.
+CALIBRATION = (48, 24)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo of a tile: its file, the kind of defect or ``free``, and the tile."""
+
+    file: Path
+    kind: str
+    tile: str
+
+    @property
+    def label(self) -> int:
+        """0 free, 1 defect."""
+        return int(self.kind != "free")
+
+    def mask(self) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        """1 defect, 0 background, ``[H, W]``."""
+        file = self.file.parents[1] / "masks" / f"{self.file.stem}.png"
+        with Image.open(file) as mask:
+            return (np.asarray(mask) > 127).astype(np.uint8)
+
+
+def read_photos(data: Path) -> list[Photo]:
+    """All photos."""
+    folder = data / "magnetic_tiles"
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    return [Photo(folder / "images" / r["image"], r["label"], r["group"]) for r in lines]
+
+
+def split(photos: Sequence[Photo], fold: int) -> tuple[list[Photo], list[Photo], list[Photo]]:
+    """Photos to train on, to calibrate with and to test, by tile; every kind in each part."""
+    parts: dict[str, int] = {}
+    for number, kind in enumerate(sorted({photo.kind for photo in photos})):
+        tiles = sorted({photo.tile for photo in photos if photo.kind == kind} - set(parts))
+        order = np.random.default_rng((0, number)).permutation(len(tiles))
+        for place, index in enumerate(order):
+            turn = (place + number - fold) % FOLDS
+            held = place // FOLDS % 2 == 0 and turn == 1  # a sixth of all, a quarter of the rest
+            parts[tiles[index]] = 2 if turn == 0 else 1 if held else 0
+    return tuple([p for p in photos if parts[p.tile] == part] for part in range(3))  # type: ignore[return-value]
+
+
+def labeled(photos: Sequence[Photo]) -> LabeledImages:
+    """Photos with their labels; the group is the tile."""
+    return LabeledImages(
+        [photo.label for photo in photos],
+        [photo.tile for photo in photos],
+        CLASS_NAMES,
+        lambda index, _: read_image(photos[index].file),
+    )
+
+
+def calibration_photos(photos: Sequence[Photo], fold: int) -> list[Photo]:
+    """Photos with a defect and without, evenly over the tiles."""
+    chosen: list[Photo] = []
+    for label, count in zip((1, 0), CALIBRATION, strict=True):
+        own = [photo for photo in photos if photo.label == label]
+        taken: dict[str, int] = {}
+        ranked = []
+        for place, index in enumerate(np.random.default_rng((fold, label)).permutation(len(own))):
+            tile = own[index].tile
+            taken[tile] = taken.get(tile, 0) + 1
+            ranked.append((taken[tile], place, index))
+        chosen += [own[index] for _, _, index in sorted(ranked)[:count]]
+    return chosen
+
+
+def masked(photos: Sequence[Photo], model: LoadedModel) -> CalibrationSet:
+    """Photos with the masks of their defects, at the network's input size."""
+    images = [read_image(photo.file).resize((INPUT, INPUT)) for photo in photos]
+    masks = [
+        np.asarray(Image.fromarray(photo.mask()).resize((INPUT, INPUT), Image.Resampling.NEAREST))
+        for photo in photos
+    ]
+    return calibration_set(images, masks, model, groups=[photo.tile for photo in photos])
+
+
+def trained(photos: Sequence[Photo], fold: int, options: argparse.Namespace) -> LoadedModel:
+    """The fold's network: read if it is there, else fine-tuned."""
+    file = options.work / f"tiles_fold{fold}.pth"
+    if not file.exists():
+        settings = TrainingSettings(
+            model="efficientnet_lite0",
+            weights="DEFAULT",
+            input_size=INPUT,
+            epochs=1 if options.quick else 14,
+            samples_per_epoch=32 if options.quick else 320,
+            batch_size=16,
+            learning_rate=5e-4,
+            held_out=0.0,
+            patience=14,
+            seed=fold,
+        )
+        checkpoint = file.with_suffix(".checkpoint")
+        result = train_classifier(
+            labeled(photos), settings, checkpoint=checkpoint, resume=checkpoint.exists()
+        )
+        save_model(result.model, file)
+    return load_model(str(file))
+
+
+def classifier_rows(folds: Sequence[tuple[list[Photo], torch.Tensor]]) -> tuple[list[Row], str]:
+    """How well the labels are learned: ROC AUC and, at one half, recall for each kind."""
+    photos = [photo for own, _ in folds for photo in own]
+    scores = torch.cat([own for _, own in folds])
+    auc = roc_auc_score([photo.label for photo in photos], scores.numpy())
+    lines, rows = [], []
+    for kind in sorted({photo.kind for photo in photos}):
+        chosen = [index for index, photo in enumerate(photos) if photo.kind == kind]
+        right = (scores[chosen] >= 0.5) == (kind != "free")
+        tiles = [photos[index].tile for index in chosen]
+        found = bootstrap_interval(
+            right.double()[:, None], lambda means: means[:, 0], seed=0, groups=tiles
+        )
+        name = "specificity" if kind == "free" else f"recall of {kind}"
+        lines.append([name, with_interval(found), len(chosen), found.groups])
+        rows.append(row("efficientnet_lite0", "classifier", "", name, found))
+    text = table(["fine-tuned classifier, test tiles", "value [95 %]", "photos", "tiles"], lines)
+    return rows, f"ROC AUC of defect against free: {auc:.3f} ({len(photos)} photos).\n\n{text}"
+
+
+def kind_rows(folds: Sequence[dict[str, object]], kinds: Sequence[str]) -> tuple[list[Row], str]:
+    """The pooled IoU of the recipe and of the best rivals for each kind of defect."""
+    names = [RECIPE, "Color threshold"]
+    parts: dict[str, torch.Tensor] = {
+        name: torch.cat([fold["parts"][name] for fold in folds])  # type: ignore[index]
+        for name in folds[0]["parts"]  # type: ignore[attr-defined]
+        if all(name in fold["parts"] for fold in folds)  # type: ignore[operator]
+    }
+    groups = [group for fold in folds for group in fold["groups"]]  # type: ignore[attr-defined]
+    scores = {
+        name: float(score_of(fitness_parts(own, "pooled").mean(0)[None], "pooled")[0])
+        for name, own in parts.items()
+    }
+    for kind in ("single", "ssg"):
+        own = [name for name, of in folds[0]["kinds"].items() if of == kind and name in parts]  # type: ignore[attr-defined]
+        names.insert(-1, max(own, key=lambda name: scores[name]))
+    lines, rows = [], []
+    for kind in sorted(set(kinds) - {"free"}):
+        chosen = [index for index, own in enumerate(kinds) if own == kind]
+        line = [kind, str(len(chosen)), str(len({groups[index] for index in chosen}))]
+        for name in names:
+            found = bootstrap_interval(
+                fitness_parts(parts[name][chosen], "pooled"),
+                partial(score_of, kind="pooled"),
+                seed=0,
+                groups=[groups[index] for index in chosen],
+            )
+            rows.append(row("efficientnet_lite0", name, "", f"foreground IoU, {kind}", found))
+            line.append(with_interval(found))
+        lines.append(line)
+    return rows, table(["kind", "photos", "tiles", *names], lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds magnetic_tiles")
+    parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    options = parser.parse_args()
+    photos = read_photos(options.data)
+    generations = 3 if options.quick else 150
+    settings = SearchSettings(generations=generations, folds=0)
+    predicted, folds, kinds = [], [], []
+    for fold in range(FOLDS):
+        known, held, tested = split(photos, fold)
+        model = trained(known, fold, options)
+        predicted.append((tested, predict(model, labeled(tested))[:, 1]))
+        calibration = masked(calibration_photos(held, fold), model)
+        held_out = masked(tested, model)
+        kinds += [photo.kind for photo in tested]
+        stem = options.work / f"tiles_fold{fold}_{generations}"
+        file = stem.with_suffix(".recipe.json")
+        search = partial(search_fold, model, calibration, held_out, settings, file)
+        folds.append(kept(stem.with_suffix(".pt"), search))
+    classifier, learned = classifier_rows(predicted)
+    rows, sections = fold_tables("efficientnet_lite0", folds)
+    by_kind, text = kind_rows(folds, kinds)
+    sections = [
+        "# Magnetic tiles",
+        f"`{command()}`",
+        (__doc__ or "").split("\n\n")[2],
+        "## The classifier",
+        learned,
+        *sections,
+        "By kind of defect (descriptive; photos without a defect are left out):",
+        text,
+    ]
+    write_page("tiles", sections, classifier + rows + by_kind, options.out)
+
+
+if __name__ == "__main__":
+    main()
