@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py --data DATA --weights WEIGHTS --work runs
 
-Every second photo chooses, the other half reports; EfficientNet-Lite2 chooses nothing and confirms. The axes
-are those of ``imagenet.py``. A setting is changed at a time, from the preset ``discriminate``. For each axis
-the page shows the value of every variant on both halves, mean of layers and fused.
+Every second photo chooses, the other half reports; EfficientNet-Lite2 chooses nothing and confirms. The
+axes are those of ``imagenet.py``. One setting is changed at a time, from the preset ``discriminate``. For
+each axis the page shows the value of every variant on both halves, mean of layers and fused.
 """
 
 from __future__ import annotations

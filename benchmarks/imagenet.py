@@ -2,9 +2,9 @@
 
     python benchmarks/imagenet.py --data DATA --weights WEIGHTS --work runs
 
-EfficientNet-Lite0 and -Lite2 and SqueezeNet with ImageNet weights; every first-order method beside SSG-CAM,
-on the ``auto`` layers one by one (the mean of their scores) and fused. Photos are those that the ablation did
-not choose on (``ablation.py``), and Lite2 chose nothing. Axes: localization (PxAP against filled boxes,
+EfficientNet-Lite0 and -Lite2 and SqueezeNet with ImageNet weights; every first-order method beside
+SSG-CAM, on the ``auto`` layers one by one (the mean of their scores) and fused. Photos are those that the
+ablation did not choose on (``ablation.py``), and Lite2 chose nothing. Axes: localization (PxAP against filled boxes,
 MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity), perturbation (blur,
 insertion, deletion, ROAD). A lead counts if the interval of the paired difference excludes zero.
 """
@@ -106,12 +106,11 @@ def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> 
     """The rows of a network: every score, and our differences to the best rival."""
     rows = []
     for axis in found.values():
-        for score in axis["scores"]:
-            rows.append(_row(network, score["method"], score))
-        for difference in axis["differences"]:
-            rows.append(
-                _row(network, f"{difference['method']} - {difference['rival']}", difference)
-            )
+        rows += [_row(network, score["method"], score) for score in axis["scores"]]
+        rows += [
+            _row(network, f"{difference['method']} - {difference['rival']}", difference)
+            for difference in axis["differences"]
+        ]
     return rows
 
 

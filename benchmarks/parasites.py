@@ -126,10 +126,12 @@ def training_windows(fields: Sequence[Field], cells: LabeledImages) -> LabeledIm
     malaria_iml are shrunk to the few pixels of the other laboratories' windows.
     """
     items = [(field, center, 1) for field in fields for center in field.parasites]
-    for field in fields:
-        for box in field.grid:
-            if not field.shows_parasite(box):
-                items.append((field, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 0))
+    items += [
+        (field, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 0)
+        for field in fields
+        for box in field.grid
+        if not field.shows_parasite(box)
+    ]
     labels = [label for _, _, label in items]
     repeats = max(1, round(sum(cells.labels) / sum(labels)))
 

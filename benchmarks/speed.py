@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +175,9 @@ def measure(network_name: str, batch: int, which: str, seconds: float, least: in
     images = torch.randn(batch, 3, 224, 224)
     layers = layers_of(network_name, which)
     calls: dict[str, Call] = {"PyTorch's passes": bare_passes(network, layers, images)}
-    for method in METHODS:
-        calls[f"ssgcam {method}"] = lambda cam=CAM(network, layers, method): cam(images)
+    calls |= {f"ssgcam {m}": partial(CAM(network, layers, m), images) for m in METHODS}
     if which == "auto":
-        fast = CAM(network, layers, fast=True)
-        calls["ssgcam ssg_cam, fast"] = lambda: fast(images)
+        calls["ssgcam ssg_cam, fast"] = partial(CAM(network, layers, fast=True), images)
     calls |= other_libraries(network, network_name, layers, images)
     memory = {}
     for title, call in calls.items():
