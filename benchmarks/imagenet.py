@@ -4,9 +4,10 @@
 
 EfficientNet-Lite0 and -Lite2 and SqueezeNet with ImageNet weights; every first-order method beside
 SSG-CAM, on the ``auto`` layers one by one (the mean of their scores) and fused. Photos are those that the
-ablation did not choose on (``ablation.py``), and Lite2 chose nothing. Axes: localization (PxAP against filled boxes,
-MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity), perturbation (blur,
-insertion, deletion, ROAD). A lead counts if the interval of the paired difference excludes zero.
+ablation did not choose on (``ablation.py``), and Lite2 chose nothing. Axes: localization (PxAP against
+filled boxes, MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity),
+perturbation (blur, insertion, deletion, ROAD). A lead counts if the interval of the paired difference
+excludes zero.
 """
 
 from __future__ import annotations
