@@ -29,7 +29,7 @@ from ssgcam.core.augment import Augmentation
 from ssgcam.core.methods import METHODS
 from ssgcam.files import write_json, write_png, write_text
 from ssgcam.images import read_image
-from ssgcam.metrics import pixel_average_precision, score_histograms
+from ssgcam.metrics import pixel_average_precision, pxap_histograms
 from ssgcam.report import Cell, overlay, panel
 from ssgcam.report.heatmap import resized
 from ssgcam.result import Result
@@ -231,7 +231,7 @@ def measure(thing: OutlinedObject, values: Map, method: str, layer: str) -> Meas
     """Compare a map ``[h, w]`` with an object's outline."""
     whole = resized(values, thing.image.size).astype(np.float64)
     mask = torch.from_numpy(thing.mask)
-    histogram = score_histograms(torch.from_numpy(values)[None], [mask])[0]
+    histogram = pxap_histograms(torch.from_numpy(values)[None], [mask])[0]
     return Measurement(
         photo=thing.photo,
         object=thing.name,

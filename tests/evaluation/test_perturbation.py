@@ -9,6 +9,7 @@ import torch
 from helpers.data_trees import refusal
 from helpers.evaluation_cases import LAYERS, blobs, boxed_tree, noise, stacked
 from helpers.networks import state_of
+from helpers.sanity import sanity_check
 from ssgcam import CAM
 from ssgcam.core import fusion as pipeline
 from ssgcam.data import read_samples
@@ -29,7 +30,6 @@ from ssgcam.metrics import (
     drop_and_increase,
     gaussian_blur,
     insertion_deletion,
-    sanity_check,
 )
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=30, seed=2)

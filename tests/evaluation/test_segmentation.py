@@ -5,7 +5,7 @@ from math import isnan
 
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, jaccard_score
+from sklearn.metrics import jaccard_score
 
 from helpers.data_trees import refusal
 from helpers.evaluation_cases import LAYERS, NAMES, blobs, masked_tree, noise, stacked
@@ -16,12 +16,16 @@ from ssgcam.data import read_samples
 from ssgcam.evaluation import Contender, Entrants, EvaluationSettings, evaluate_segmentation
 from ssgcam.evaluation.result import ALL_FUSED, RECIPE
 from ssgcam.metrics import (
-    BoundaryF,
-    Segmentation,
     bootstrap_interval,
+    boundary_parts,
+    class_iou,
+    confusion_matrix,
     foreground_iou,
+    image_ious,
     mean_iou,
+    mean_of_ratios,
     pseudo_masks,
+    ratio,
 )
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
@@ -63,30 +67,34 @@ def expected_masks(model, samples, place, method="layer_cam", background=0.15, c
     return masks, truths(samples, sizes)
 
 
+def confusions(predicted, true, classes=4):
+    """One confusion matrix for each image."""
+    pairs = zip(predicted, true, strict=True)
+    return torch.stack([confusion_matrix(p, t, classes) for p, t in pairs])
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_several_classes_equal_the_metrics(tmp_path, place):
     samples = semantic(tmp_path / "s")
     found = evaluate_segmentation(noise(), samples, WHO, settings=SETTINGS)
     predicted, true = expected_masks(noise(), samples, place)
-    metric, boundary = Segmentation(("background", *NAMES)), BoundaryF(4)
-    metric.update(predicted, true)
-    boundary.update(predicted, true)
-    result = metric.compute()
+    parts = confusions(predicted, true)
+    boundary = [boundary_parts(p, t, 4) for p, t in zip(predicted, true, strict=True)]
     score = found.score("LayerCAM", place, "mIoU")
-    assert score.value == pytest.approx(result.mean_iou, abs=1e-6)
-    interval = bootstrap_interval(result.parts, mean_iou, seed=0, samples=50)
+    assert score.value == pytest.approx(float(mean_iou(parts.sum(0))), abs=1e-6)
+    interval = bootstrap_interval(parts, mean_iou, seed=0, samples=50)
     assert (score.low, score.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
     assert (score.n, score.groups) == (6, 6)
-    for row in result.table:
-        assert found.score("LayerCAM", place, f"IoU {row.name}").value == pytest.approx(row.iou)
+    for name, iou in zip(("background", *NAMES), class_iou(parts.sum(0)).tolist(), strict=True):
+        assert found.score("LayerCAM", place, f"IoU {name}").value == pytest.approx(iou)
     assert found.score("LayerCAM", place, "boundary F").value == pytest.approx(
-        boundary.compute().value
+        float(mean_of_ratios(torch.stack(boundary).mean(0)))
     )
     pixels = [(p[t != 255], t[t != 255]) for p, t in zip(predicted, true, strict=True)]
     flat_p, flat_t = (torch.cat(x).numpy() for x in zip(*pixels, strict=True))
     iou = jaccard_score(flat_t, flat_p, average=None)  # scikit-learn, independently
     assert score.value == pytest.approx(iou.mean(), abs=1e-6)
-    assert confusion_matrix(flat_t, flat_p).sum() == result.confusion.sum()
+    assert len(flat_t) == parts.sum()
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -96,24 +104,22 @@ def test_a_binary_task_reports_all_three(tmp_path, place):
         noise(), samples, WHO, class_index=2, background=0.4, settings=SETTINGS
     )
     predicted, true = expected_masks(noise(), samples, place, background=0.4, class_index=2)
-    metric = Segmentation(("background", "object"))
-    metric.update(predicted, true)
-    result = metric.compute()
-    assert result.binary is not None
+    parts = confusions(predicted, true, 2)
+    pooled, each = parts.sum(0), image_ious(parts)
     assert found.score("LayerCAM", place, "foreground IoU").value == pytest.approx(
-        result.binary.foreground
+        float(foreground_iou(pooled))
     )
     assert found.score("LayerCAM", place, "mean IoU with background").value == pytest.approx(
-        result.binary.mean_with_background
+        float(mean_iou(pooled))
     )
     assert found.score("LayerCAM", place, "per-image foreground IoU").value == pytest.approx(
-        result.binary.mean_per_image
+        float(ratio(each.mean(0)))
     )
-    interval = bootstrap_interval(result.parts, foreground_iou, seed=0, samples=50)
+    interval = bootstrap_interval(parts, foreground_iou, seed=0, samples=50)
     score = found.score("LayerCAM", place, "foreground IoU")
     assert (score.low, score.high) == pytest.approx((interval.low, interval.high))
     assert any("all background: 1." in note for note in found.notes)
-    assert result.binary.skipped == 1
+    assert each[:, 1].tolist().count(0) == 1
     assert any("both empty: 1 by every line." in note for note in found.notes)
     # the curve passes through the stated background score
     line = next(line for line in found.charts[0].plots[place] if line.label == "LayerCAM")
@@ -146,10 +152,8 @@ def test_the_curve_equals_a_plain_loop(tmp_path, place):
     line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
     for background in (0.07, 0.3, 0.77):
         predicted, true = expected_masks(noise(), samples, place, background=background)
-        metric = Segmentation(("background", *NAMES))
-        metric.update(predicted, true)
-        at = line.x.index(background)
-        assert line.y[at] == pytest.approx(metric.compute().mean_iou, abs=1e-6)
+        expected = float(mean_iou(confusions(predicted, true).sum(0)))
+        assert line.y[line.x.index(background)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_network_that_sees_blobs_covers_them(tmp_path):
@@ -170,10 +174,9 @@ def test_two_classes_in_one_image(tmp_path):
     full = torch.stack([pipeline.resize(maps[:, k], sizes[0]) for k in range(2)], 1)
     ranks = pseudo_masks(full, torch.ones(1, 2, dtype=torch.bool))[0]
     predicted = torch.tensor([0, 1, 3])[ranks]
-    metric = Segmentation(("background", *NAMES))
-    metric.update([predicted], truths(both, sizes))
+    expected = float(mean_iou(confusions(predicted[None], truths(both, sizes))[0]))
     score = found.score("LayerCAM", ALL_FUSED, "mIoU")
-    assert score.value == pytest.approx(metric.compute().mean_iou, abs=1e-6)
+    assert score.value == pytest.approx(expected, abs=1e-6)
     assert isnan(found.score("LayerCAM", ALL_FUSED, "IoU green").value)  # it doesn't occur
     assert "IoU green" not in {difference.metric for difference in found.differences}
 
@@ -194,10 +197,10 @@ def test_a_recipe_takes_part_with_its_own_threshold_and_gate(tmp_path, gate):
         full = pipeline.resize(result.maps, sizes[k])[0]
         shown = bool(sample.labels) and gate == 0
         predicted.append((full / (full.max() + 1e-5) > 0.6).long() * shown)
-    metric = Segmentation(("background", "object"))
-    metric.update(predicted, [(t > 0).long() for t in truths(samples, sizes)])
+    objects = [(t > 0).long() for t in truths(samples, sizes)]
+    expected = float(foreground_iou(confusions(predicted, objects, 2).sum(0)))
     score = found.score(RECIPE, "act1", "foreground IoU")
-    assert score.value == pytest.approx(metric.compute().binary.foreground)
+    assert score.value == pytest.approx(expected)
     assert (score.value == 0) == (gate == 1)
     against = [d for d in found.differences if d.method == RECIPE and d.metric == "foreground IoU"]
     values = {

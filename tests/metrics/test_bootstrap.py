@@ -17,6 +17,10 @@ from ssgcam.metrics import (
 )
 
 
+def draws(groups, samples, seed):
+    return resample_counts(groups, samples, torch.Generator().manual_seed(seed))
+
+
 def plain(items, names, statistic, counts):
     """One number for each row of counts: repeat each group's items as often as it was drawn."""
     order = list(dict.fromkeys(names))
@@ -53,7 +57,7 @@ def test_interval_of_a_pooled_iou_equals_the_loop(matrices, grouped):
         samples=300,
         level=0.9,
     )
-    counts = resample_counts(len(set(names)), 300, seed=3)
+    counts = draws(len(set(names)), 300, 3)
     numbers = plain(list(items), names, pooled_iou, counts)
     assert found.value == pytest.approx(pooled_iou(items))
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(numbers, [0.05, 0.95])))
@@ -66,7 +70,7 @@ def test_the_mean_of_groups_of_unequal_size_is_over_items(matrices):
     found = bootstrap_interval(
         torch.from_numpy(values), identity, seed=8, groups=names, samples=200
     )
-    numbers = plain(list(values), names, np.mean, resample_counts(len(set(names)), 200, seed=8))
+    numbers = plain(list(values), names, np.mean, draws(len(set(names)), 200, 8))
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(numbers, [0.025, 0.975])))
 
 
@@ -77,7 +81,7 @@ def test_paired_difference_uses_the_same_resamples(matrices):
         torch.from_numpy(items), torch.from_numpy(other), foreground_iou, seed=5, groups=names,
         samples=200,
     )  # fmt: skip
-    counts = resample_counts(len(set(names)), 200, seed=5)
+    counts = draws(len(set(names)), 200, 5)
     pairs = list(zip(items, other, strict=True))
 
     def difference(drawn):
@@ -99,12 +103,12 @@ def test_a_small_steady_lead_shows_only_when_paired():
 
 
 def test_counts_are_uniform_draws_with_replacement():
-    counts = resample_counts(6, 4000, seed=0)
+    counts = draws(6, 4000, 0)
     assert counts.sum(1).eq(6).all()
     assert counts.mean(0).sub(1).abs().max() < 0.06
     assert counts.var(0).sub(5 / 6).abs().max() < 0.08  # multinomial: n p (1 - p)
-    assert torch.equal(counts, resample_counts(6, 4000, seed=0))
-    assert not torch.equal(counts, resample_counts(6, 4000, seed=1))
+    assert torch.equal(counts, draws(6, 4000, 0))
+    assert not torch.equal(counts, draws(6, 4000, 1))
 
 
 def test_blocks_do_not_change_the_draws():
@@ -137,7 +141,7 @@ def test_groups_widen_the_interval_of_items_that_resemble_each_other():
 def test_undefined_resamples_are_counted_and_left_out():
     parts = torch.tensor([[0.5, 1.0], [0.0, 0.0], [0.0, 0.0]])
     interval = bootstrap_interval(parts, ratio, seed=0, samples=500)
-    without = (resample_counts(3, 500, seed=0)[:, 0] == 0).sum()
+    without = (draws(3, 500, 0)[:, 0] == 0).sum()
     assert interval.undefined == int(without) > 0
     assert (interval.low, interval.high) == (0.5, 0.5)
 

@@ -26,6 +26,8 @@ from ssgcam.evaluation.result import Evaluation
 from ssgcam.evaluation.settings import EvaluationSettings
 from ssgcam.evaluation.setup import Run, example
 from ssgcam.metrics import (
+    SCORES,
+    TAUS,
     box_hits,
     contour_boxes,
     fill_boxes,
@@ -38,11 +40,9 @@ from ssgcam.metrics import (
     pixel_average_precision,
     pixel_curves,
     prepare_maps,
+    pxap_histograms,
     quantize,
-    score_histograms,
 )
-from ssgcam.metrics.boxes import TAUS
-from ssgcam.metrics.pixels import SCORES
 from ssgcam.models import LoadedModel
 
 POINTING_TOLERANCE = 15.0
@@ -221,7 +221,7 @@ def _score_pixels(
     """PxAP, and the pointing game unless an image is too small; ``used``: the classes that occur."""
     ignored = [truth.ignore for truth in batch.extras if truth.ignore is not None]
     masks = [truth.mask for truth in batch.extras]
-    board.add(entry, "pixels", score_histograms(maps, masks, ignored or None))
+    board.add(entry, "pixels", pxap_histograms(maps, masks, ignored or None))
     near = [truth.near for truth in batch.extras if truth.near is not None]
     if len(near) == len(batch.items):
         hits = peak_hits(maps, near)

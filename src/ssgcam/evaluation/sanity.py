@@ -30,8 +30,8 @@ from ssgcam.metrics import (
     cascade,
     constant_maps,
     identity,
-    judge,
     rank_correlation,
+    sanity_result,
 )
 from ssgcam.models import LoadedModel
 
@@ -71,7 +71,7 @@ def evaluate_sanity(
         intervals, verdicts, and the course of the correlation.
 
     Raises:
-        SsgcamError: As :func:`ssgcam.metrics.sanity_check`, or if there is no image.
+        SsgcamError: As :func:`ssgcam.metrics.sanity_result`, or if there is no image.
     """
     settings = settings or EvaluationSettings()
     if not -1 < threshold <= 1:
@@ -128,7 +128,7 @@ def evaluate_sanity(
     for index, entry in enumerate(run.entries):
         keep = ~torch.cat(constant[entry])
         control = run.entries.index(Entry(CONTROL.title, entry.layers))
-        results[entry] = judge(
+        results[entry] = sanity_result(
             passed_by, found[0, index], found[0, control], found[1, index] > 0,
             keep=keep, threshold=threshold, seed=settings.seed,
         )  # fmt: skip

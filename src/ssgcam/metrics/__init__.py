@@ -1,159 +1,63 @@
-"""Evaluation of maps and masks: pure functions of tensors, thin accumulators, bootstrap intervals.
+"""Evaluation of maps and masks: pure functions from images to parts, and from their mean to the number.
 
-Each metric is two pure functions, from images to per-image parts and from their mean to the number.
-An accumulator (``update``, ``compute``) collects the parts, and its frozen result carries them as
-``parts`` for :func:`bootstrap_interval` and :func:`paired_difference`.
+Parts are rows, one for each image, such as hits, histograms or confusion matrices. A statistic of their
+mean over images is the metric, and :func:`bootstrap_interval` and :func:`paired_difference` of the same
+parts and statistic are its interval and a comparison of two methods.
+
+========================  ==============================================================================
+module                    question
+========================  ==============================================================================
+``localization``          How well do maps localize objects? MaxBoxAcc, GT-known, PxAP
+``pointing``              Does the map peak on the object?
+``masks``                 Does a mask cover the object? Pseudo-masks, confusion matrix, IoUs
+``boundary``              Does a mask's outline follow the object's?
+``offset``                Are masks displaced from the objects?
+``perturbation``          How does the network's answer change without the highest pixels?
+``randomization``         Does a map depend on the network's weights?
+``bootstrap``             How uncertain is a number?
+``histogram``, ``boxes``  What the others build on
+========================  ==============================================================================
 """
+# ruff: noqa: I001 - a name on each line would hide the list
 
 from ssgcam.metrics.bootstrap import (
-    Interval,
-    bootstrap_interval,
-    identity,
-    paired_difference,
-    resample_counts,
-)
-from ssgcam.metrics.boundary import BoundaryF, BoundaryResult, boundary_f_score, mask_boundary
-from ssgcam.metrics.boxes import (
-    BoxAccuracy,
-    BoxAccuracyResult,
-    best_ious,
-    box_hits,
-    box_iou,
-    contour_boxes,
-    max_box_acc,
-    max_box_acc_v2,
-)
+    Interval, bootstrap_interval, identity, mean_of_ratios, paired_difference, parts_by_class,
+    ratio, resample_counts,
+)  # fmt: skip
+from ssgcam.metrics.boundary import boundary_f_score, boundary_parts, mask_boundary
+from ssgcam.metrics.boxes import TAUS, best_ious, box_iou, contour_boxes, fill_boxes, scale_boxes
+from ssgcam.metrics.histogram import (
+    ThresholdCounts, counts_from_above, score_histogram, threshold_counts,
+)  # fmt: skip
 from ssgcam.metrics.localization import (
-    LocalizationAccuracy,
-    LocalizationResult,
-    localization_hits,
-)
+    SCORES, box_hits, localization_hits, max_box_acc, max_box_acc_v2, pixel_average_precision,
+    pixel_curves, prepare_maps, pxap_histograms, quantize, resize_mask,
+)  # fmt: skip
 from ssgcam.metrics.masks import (
-    BinaryIoU,
-    ClassScore,
-    Segmentation,
-    SegmentationResult,
-    class_iou,
-    confusion_matrix,
-    foreground_iou,
-    image_ious,
-    mean_iou,
-    pseudo_masks,
-)
+    class_iou, confusion_matrix, foreground_iou, image_ious, mean_iou, pseudo_masks,
+)  # fmt: skip
 from ssgcam.metrics.offset import MaskOffset, mask_offset
-from ssgcam.metrics.parts import mean_of_ratios, ratio
 from ssgcam.metrics.perturbation import (
-    AREAS,
-    area_under_curve,
-    blur_drops,
-    class_probabilities,
-    curve_counts,
-    drop_and_increase,
-    fit_maps,
-    gaussian_blur,
-    images_at_once,
-    insertion_deletion,
-    moved_ranks,
-    pixel_counts,
-    pixel_ranks,
-    replaced_probabilities,
-)
-from ssgcam.metrics.pixels import (
-    PixelPrecision,
-    PixelPrecisionResult,
-    PointingGame,
-    PointingResult,
-    near_object,
-    peak_hits,
-    pixel_average_precision,
-    pixel_curves,
-    pointing_hits,
-    score_histograms,
-)
-from ssgcam.metrics.preparation import (
-    fill_boxes,
-    prepare_maps,
-    quantize,
-    resize_mask,
-    scale_boxes,
-)
+    AREAS, area_under_curve, blur_drops, class_probabilities, curve_counts, drop_and_increase,
+    fit_maps, gaussian_blur, images_at_once, insertion_deletion, moved_ranks, pixel_counts,
+    pixel_ranks, replaced_probabilities,
+)  # fmt: skip
+from ssgcam.metrics.pointing import near_object, peak_hits
 from ssgcam.metrics.randomization import (
-    SanityResult,
-    cascade,
-    constant_maps,
-    judge,
-    rank_correlation,
-    sanity_check,
-)
+    SanityResult, cascade, constant_maps, rank_correlation, sanity_result,
+)  # fmt: skip
 
 __all__ = [
-    "AREAS",
-    "BinaryIoU",
-    "BoundaryF",
-    "BoundaryResult",
-    "BoxAccuracy",
-    "BoxAccuracyResult",
-    "ClassScore",
-    "Interval",
-    "LocalizationAccuracy",
-    "LocalizationResult",
-    "MaskOffset",
-    "PixelPrecision",
-    "PixelPrecisionResult",
-    "PointingGame",
-    "PointingResult",
-    "SanityResult",
-    "Segmentation",
-    "SegmentationResult",
-    "area_under_curve",
-    "best_ious",
-    "blur_drops",
-    "bootstrap_interval",
-    "boundary_f_score",
-    "box_hits",
-    "box_iou",
-    "cascade",
-    "class_iou",
-    "class_probabilities",
-    "confusion_matrix",
-    "constant_maps",
-    "contour_boxes",
-    "curve_counts",
-    "drop_and_increase",
-    "fill_boxes",
-    "fit_maps",
-    "foreground_iou",
-    "gaussian_blur",
-    "identity",
-    "image_ious",
-    "images_at_once",
-    "insertion_deletion",
-    "judge",
-    "localization_hits",
-    "mask_boundary",
-    "mask_offset",
-    "max_box_acc",
-    "max_box_acc_v2",
-    "mean_iou",
-    "mean_of_ratios",
-    "moved_ranks",
-    "near_object",
-    "paired_difference",
-    "peak_hits",
-    "pixel_average_precision",
-    "pixel_counts",
-    "pixel_curves",
-    "pixel_ranks",
-    "pointing_hits",
-    "prepare_maps",
-    "pseudo_masks",
-    "quantize",
-    "rank_correlation",
-    "ratio",
-    "replaced_probabilities",
-    "resample_counts",
-    "resize_mask",
-    "sanity_check",
-    "scale_boxes",
-    "score_histograms",
-]
+    "AREAS", "SCORES", "TAUS", "Interval", "MaskOffset", "SanityResult", "ThresholdCounts",
+    "area_under_curve", "best_ious", "blur_drops", "bootstrap_interval", "boundary_f_score",
+    "boundary_parts", "box_hits", "box_iou", "cascade", "class_iou", "class_probabilities",
+    "confusion_matrix", "constant_maps", "contour_boxes", "counts_from_above", "curve_counts",
+    "drop_and_increase", "fill_boxes", "fit_maps", "foreground_iou", "gaussian_blur",
+    "identity", "image_ious", "images_at_once", "insertion_deletion", "localization_hits",
+    "mask_boundary", "mask_offset", "max_box_acc", "max_box_acc_v2", "mean_iou",
+    "mean_of_ratios", "moved_ranks", "near_object", "paired_difference", "parts_by_class",
+    "peak_hits", "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks",
+    "prepare_maps", "pseudo_masks", "pxap_histograms", "quantize", "rank_correlation", "ratio",
+    "replaced_probabilities", "resample_counts", "resize_mask", "sanity_result", "scale_boxes",
+    "score_histogram", "threshold_counts",
+]  # fmt: skip

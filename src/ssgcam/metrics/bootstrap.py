@@ -1,19 +1,22 @@
-"""How far could a number move? Bootstrap intervals that resample groups.
+"""How uncertain is a number? Bootstrap intervals that resample groups, and statistics of parts.
 
-Images of one field, patient or slide resemble each other; resampling single images would make the
-interval too narrow. Percentile bootstrap (Efron 1979) over whole groups, as one matrix product:
-counts of how often each group was drawn ``[R, G]`` times summed parts ``[G, P]``.
+Every metric here is a statistic of the mean of *parts*, one row for each image (hits, histograms,
+confusion matrices). Images of one field, patient or slide resemble each other; resampling single images
+would make the interval too narrow. So the percentile bootstrap (Efron 1979) resamples whole groups, as
+one matrix product: how often each group is drawn ``[R, G]`` times summed parts ``[G, P]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check_count, double
 
 Statistic = Callable[[Tensor], Tensor]
 """From the mean of the parts ``[..., *P]`` over the resampled items to the number ``[...]``."""
@@ -21,20 +24,29 @@ Statistic = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and the interval in which ``level`` of the resampled numbers lie."""
+    """A number and the interval in which ``level`` of the resampled numbers lie.
+
+    Attributes:
+        value: The statistic of all items.
+        low: Lower end of the interval.
+        high: Upper end.
+        level: The share of resampled numbers inside.
+        n: How many items (images).
+        groups: How many groups were resampled: fields, patients, or the items themselves.
+        samples: How many resamples.
+        seed: Of the resamples.
+        undefined: Resamples for which the statistic was NaN; they are left out of the interval.
+    """
 
     value: float
     low: float
     high: float
     level: float
     n: int
-    """Items (images)."""
     groups: int
-    """What was resampled: fields, patients, or the items themselves."""
     samples: int
     seed: int
     undefined: int
-    """Resamples for which the statistic was NaN; they are left out of the interval."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -47,18 +59,67 @@ def identity(means: Tensor) -> Tensor:
     return means
 
 
-def resample_counts(groups: int, samples: int, seed: int) -> Tensor:
+def ratio(parts: Tensor) -> Tensor:
+    """``parts[..., 0] / parts[..., 1]``: a mean over the items whose second part is 1.
+
+    Args:
+        parts: Means or sums ``[..., 2]`` of (value, counted).
+
+    Returns:
+        The quotients ``[...]`` in float64; NaN where nothing was counted.
+    """
+    values = double(parts)
+    return values[..., 0] / values[..., 1]
+
+
+def mean_of_ratios(parts: Tensor) -> Tensor:
+    """Mean over classes of :func:`ratio`, leaving out the classes for which nothing was counted.
+
+    Args:
+        parts: Means or sums ``[..., classes, 2]`` of (value, counted).
+
+    Returns:
+        ``[...]`` in float64; NaN where no class was counted.
+    """
+    return ratio(parts).nanmean(-1)
+
+
+def parts_by_class(values: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """One number for each image as parts of its class, for :func:`mean_of_ratios`.
+
+    Args:
+        values: ``[N]``.
+        labels: ``[N]``, the class of each image.
+        classes: How many classes there are.
+
+    Returns:
+        Parts ``[N, classes, 2]`` float64: (value, 1) at the image's class, zeros elsewhere.
+
+    Raises:
+        SsgcamError: If the counts differ or a label is outside 0..classes - 1.
+    """
+    check_count(len(values), "values", labels, "labels")
+    labels = labels.to(values.device).long()
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        raise SsgcamError(f"labels {labels.tolist()} don't fit {classes} classes")
+    member = double(F.one_hot(labels, classes))
+    return torch.stack([member * double(values).to(member.device)[:, None], member], -1)
+
+
+def resample_counts(groups: int, samples: int, generator: torch.Generator) -> Tensor:
     """How often each group is drawn: ``groups`` draws with replacement, ``samples`` times.
 
     Args:
         groups: How many there are.
         samples: How many resamples.
-        seed: Fixes the draws.
+        generator: Source of the draws.
 
     Returns:
         ``[samples, groups]`` float64; every row sums to ``groups``.
     """
-    return torch.cat(list(_counts(groups, samples, seed, samples)))
+    drawn = torch.randint(groups, (samples, groups), generator=generator)
+    counts = torch.zeros(samples, groups, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
 
 
 def bootstrap_interval(
@@ -74,10 +135,10 @@ def bootstrap_interval(
 
     Each resample draws as many groups as there are, with replacement, takes all of their items and
     computes ``statistic(mean of their parts)``. So pooled IoU from per-image confusion matrices is
-    ``bootstrap_interval(result.parts, foreground_iou, seed=0, groups=patients)``.
+    ``bootstrap_interval(confusions, foreground_iou, seed=0, groups=patients)``.
 
     Args:
-        parts: ``[N, *P]``: the per-image rows of any result here.
+        parts: ``[N, *P]``, a row for each item.
         statistic: Maps means ``[R, *P]`` to ``[R]`` float64.
         seed: Fixes the resamples.
         groups: For each item its field, patient or slide; None resamples the items.
@@ -91,7 +152,47 @@ def bootstrap_interval(
         SsgcamError: If there is no item, the counts differ, a setting is out of range, the
             statistic returns another shape or is never defined.
     """
-    return _interval([parts], lambda means: statistic(means[0]), seed, groups, samples, level)
+    n = len(parts) if parts.ndim else 0
+    if n == 0:
+        raise SsgcamError("there is nothing to resample; pass parts [N, ...] with N of at least 1")
+    if samples < 1 or not 0 < level < 1:
+        raise SsgcamError(
+            f"{samples} samples at level {level} can't make an interval; "
+            "pass at least 1 sample and a level between 0 and 1"
+        )
+    names = range(n) if groups is None else groups
+    if len(names) != n:
+        raise SsgcamError(f"{n} items but {len(names)} groups; name the group of each item")
+    number = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    group = torch.tensor([number[name] for name in names])
+    shape, count = parts.shape[1:], len(number)
+    sums = torch.zeros(count, max(1, shape.numel()), dtype=torch.float64)
+    sums.index_add_(0, group, parts.detach().cpu().double().reshape(n, -1))
+    sizes = group.bincount(minlength=count).double()
+
+    def numbers(counts: Tensor) -> Tensor:
+        means = (counts @ sums) / (counts @ sizes)[:, None]
+        return statistic(means.reshape(-1, *shape))
+
+    value = numbers(torch.ones(1, count, dtype=torch.float64))
+    if value.shape != (1,):
+        raise SsgcamError(
+            f"the statistic made {list(value.shape)} of means [1, {', '.join(map(str, shape))}]; "
+            "it must return one number for each row"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    block = max(
+        1, 2**22 // max(count, sums.shape[1])
+    )  # resamples that are held in memory at a time
+    sizes_of_blocks = [min(block, samples - start) for start in range(0, samples, block)]
+    draws = torch.cat([numbers(resample_counts(count, r, generator)) for r in sizes_of_blocks])
+    defined = draws[~draws.isnan()].double()
+    if len(defined) == 0:
+        raise SsgcamError("the statistic is not defined on any resample; check for empty masks")
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(defined, tails).tolist()
+    undefined = samples - len(defined)
+    return Interval(float(value), low, high, level, n, count, samples, seed, undefined)
 
 
 def paired_difference(
@@ -129,81 +230,10 @@ def paired_difference(
             "score both methods on the same images in the same order"
         )
 
-    def difference(means: list[Tensor]) -> Tensor:
-        return statistic(means[0]) - statistic(means[1])
+    def difference(means: Tensor) -> Tensor:
+        return statistic(means[:, 0]) - statistic(means[:, 1])
 
-    return _interval([first, second], difference, seed, groups, samples, level)
-
-
-def _interval(
-    parts: list[Tensor],
-    statistic: Callable[[list[Tensor]], Tensor],
-    seed: int,
-    groups: Sequence[Hashable] | None,
-    samples: int,
-    level: float,
-) -> Interval:
-    n = len(parts[0]) if parts[0].ndim else 0
-    if n == 0:
-        raise SsgcamError("there is nothing to resample; pass parts [N, ...] with N of at least 1")
-    if samples < 1 or not 0 < level < 1:
-        raise SsgcamError(
-            f"{samples} samples at level {level} can't make an interval; "
-            "pass at least 1 sample and a level between 0 and 1"
-        )
-    owner, count = _owners(n, groups)
-    shape = parts[0].shape[1:]
-    sums = [
-        torch.zeros(count, max(1, shape.numel()), dtype=torch.float64).index_add_(
-            0, owner, rows.detach().cpu().double().reshape(n, -1)
-        )
-        for rows in parts
-    ]
-    sizes = owner.bincount(minlength=count).double()
-
-    def numbers(counts: Tensor) -> Tensor:
-        items = (counts @ sizes)[:, None]
-        return statistic([((counts @ s) / items).reshape(-1, *shape) for s in sums])
-
-    value = numbers(torch.ones(1, count, dtype=torch.float64))
-    if value.shape != (1,):
-        raise SsgcamError(
-            f"the statistic made {list(value.shape)} of means [1, {', '.join(map(str, shape))}]; "
-            "it must return one number for each row"
-        )
-    block = max(1, 2**22 // max(count, sums[0].shape[1]))
-    draws = torch.cat([numbers(counts) for counts in _counts(count, samples, seed, block)])
-    defined = draws[~draws.isnan()]
-    if len(defined) == 0:
-        raise SsgcamError("the statistic is not defined on any resample; check for empty masks")
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(defined.double(), tails).tolist()
-    return Interval(
-        value=float(value),
-        low=low,
-        high=high,
-        level=level,
-        n=n,
-        groups=count,
-        samples=samples,
-        seed=seed,
-        undefined=samples - len(defined),
+    pairs = torch.stack([first.detach().cpu(), second.detach().cpu()], 1)
+    return bootstrap_interval(
+        pairs, difference, seed=seed, groups=groups, samples=samples, level=level
     )
-
-
-def _counts(groups: int, samples: int, seed: int, block: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, samples, block):
-        rows = min(block, samples - start)
-        drawn = torch.randint(groups, (rows, groups), generator=generator)
-        counts = torch.zeros(rows, groups, dtype=torch.float64)
-        yield counts.scatter_add_(1, drawn, torch.ones_like(counts))
-
-
-def _owners(n: int, groups: Sequence[Hashable] | None) -> tuple[Tensor, int]:
-    if groups is None:
-        return torch.arange(n), n
-    if len(groups) != n:
-        raise SsgcamError(f"{n} items but {len(groups)} groups; name the group of each item")
-    number = {group: index for index, group in enumerate(dict.fromkeys(groups))}
-    return torch.tensor([number[group] for group in groups]), len(number)

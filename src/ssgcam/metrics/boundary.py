@@ -6,16 +6,13 @@ and recall of boundary pixels within 0.75 % of the image's diagonal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_count
-from ssgcam.metrics.parts import Parts, mean_of_ratios, ratio
 
 TOLERANCE = 0.0075
 
@@ -79,65 +76,38 @@ def boundary_f_score(
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class BoundaryResult:
-    """What :class:`BoundaryF` found."""
-
-    n: int
-    tolerance: float
-    value: float
-    """Mean over classes of the mean over the images that show the class."""
-    by_class: Tensor
-    """``[classes]`` without background; NaN for a class that no image shows."""
-    parts: Tensor
-    """``[N, classes, 2]``: (F, counted) of every image; ``mean_of_ratios`` is the statistic."""
-
-
-class BoundaryF:
+def boundary_parts(
+    prediction: Tensor,
+    truth: Tensor,
+    classes: int,
+    ignore: int | None = 255,
+    tolerance: float = TOLERANCE,
+) -> Tensor:
     """Boundary F-score of label masks: each class but background (0) against the rest.
 
     Args:
+        prediction: ``[H, W]`` labels of one image.
+        truth: ``[H, W]`` labels.
         classes: Labels including background.
         ignore: The label that marks pixels that don't count, or None.
         tolerance: As a share of the image's diagonal.
+
+    Returns:
+        Parts ``[classes - 1, 2]`` float64: (F, 1), or (0, 0) where no boundary pixel of the class is
+        counted. :func:`ssgcam.metrics.mean_of_ratios` of their mean is the mean over classes of the
+        mean over the images that show the class.
+
+    Raises:
+        SsgcamError: As :func:`boundary_f_score`.
     """
-
-    def __init__(
-        self, classes: int, ignore: int | None = 255, tolerance: float = TOLERANCE
-    ) -> None:
-        self.classes, self.ignore, self.tolerance = classes, ignore, tolerance
-        self._parts = Parts()
-
-    def update(
-        self, predictions: Sequence[Tensor] | Tensor, truths: Sequence[Tensor] | Tensor
-    ) -> None:
-        """Score one batch: for each image two ``[H, W]`` label masks of the same size.
-
-        Raises:
-            SsgcamError: As :func:`boundary_f_score`, or if the counts differ.
-        """
-        check_count(len(predictions), "predictions", truths, "truths")
-        for prediction, truth in zip(predictions, truths, strict=True):
-            void = None if self.ignore is None else truth == self.ignore
-            scores = torch.tensor(
-                [
-                    boundary_f_score(prediction == label, truth == label, void, self.tolerance)
-                    for label in range(1, self.classes)
-                ],
-                dtype=torch.float64,
-            )
-            self._parts.add(torch.stack([scores.nan_to_num(0.0), 1.0 * ~scores.isnan()], -1)[None])
-
-    def compute(self) -> BoundaryResult:
-        """The result so far.
-
-        Raises:
-            SsgcamError: If nothing was scored.
-        """
-        parts = self._parts.stacked()
-        total = parts.sum(0)
-        value = float(mean_of_ratios(total))
-        return BoundaryResult(len(parts), self.tolerance, value, ratio(total), parts)
+    void = None if ignore is None else truth == ignore
+    parts = torch.zeros(classes - 1, 2, dtype=torch.float64)
+    occurring = {*torch.stack([prediction, truth]).flatten().tolist()} - {0, ignore}
+    for label in occurring:
+        score = boundary_f_score(prediction == label, truth == label, void, tolerance)
+        if not math.isnan(score):
+            parts[label - 1] = torch.tensor([score, 1.0])
+    return parts
 
 
 def _share_near(pixels: Tensor, boundary: Tensor, reach: float) -> float:

@@ -1,21 +1,17 @@
 """Does a mask cover the object? Pseudo-masks, confusion matrix, mean IoU, the three binary IoUs.
 
 Everything derives from one confusion matrix ``[C, C]`` (rows: truth, columns: prediction) as in the
-PASCAL VOC segmentation task (Everingham et al. 2010, IJCV). Papers mix the averages: each result
-names the one it holds.
+PASCAL VOC segmentation task (Everingham et al. 2010, IJCV). Papers mix the averages: each function
+names the one it computes.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_count, double
-from ssgcam.metrics.parts import Parts, ratio
+from ssgcam.metrics.checks import double
 
 
 def pseudo_masks(maps: Tensor, present: Tensor, background: float = 0.15) -> Tensor:
@@ -137,114 +133,3 @@ def image_ious(confusions: Tensor) -> Tensor:
     """
     iou = foreground_iou(confusions)
     return torch.stack([iou.nan_to_num(0.0), (~iou.isnan()).double()], -1)
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One row of the per-class table; NaN where a quotient is 0/0."""
-
-    name: str
-    iou: float
-    precision: float
-    recall: float
-    pixels: int
-    """True pixels of the class."""
-
-
-@dataclass(frozen=True)
-class BinaryIoU:
-    """The three numbers that papers call IoU of a binary task."""
-
-    foreground: float
-    """Foreground IoU of the pooled confusion matrix."""
-    mean_with_background: float
-    """Mean of pooled foreground and pooled background IoU."""
-    mean_per_image: float
-    """Mean of per-image foreground IoU, over ``images``."""
-    images: int
-    skipped: int
-    """Images left out of ``mean_per_image``: truth and prediction are both empty."""
-
-
-@dataclass(frozen=True, eq=False)
-class SegmentationResult:
-    """What :class:`Segmentation` found."""
-
-    n: int
-    mean_iou: float
-    """VOC mIoU from ONE confusion matrix of the whole set, background a class."""
-    table: tuple[ClassScore, ...]
-    confusion: Tensor
-    """``[C, C]`` int64: rows are the truth, columns the prediction."""
-    binary: BinaryIoU | None
-    """Only for two classes (background, foreground)."""
-    parts: Tensor
-    """``[N, C, C]``: the matrix of every image, for the bootstrap."""
-
-
-class Segmentation:
-    """Confusion matrices over any number of images of any size.
-
-    Args:
-        names: The classes' names, background first.
-        ignore: The label to leave out (255 in PASCAL VOC), or None.
-
-    Raises:
-        SsgcamError: If there are fewer than two names.
-    """
-
-    def __init__(self, names: Sequence[str], ignore: int | None = 255) -> None:
-        if len(names) < 2:
-            raise SsgcamError(f"{list(names)} are too few classes; pass background and one more")
-        self.names, self.ignore = tuple(names), ignore
-        self._parts = Parts()
-
-    def update(
-        self, predictions: Sequence[Tensor] | Tensor, truths: Sequence[Tensor] | Tensor
-    ) -> None:
-        """Score one batch: for each image two ``[H, W]`` label masks of the same size.
-
-        Raises:
-            SsgcamError: As :func:`confusion_matrix`, or if the counts differ.
-        """
-        check_count(len(predictions), "predictions", truths, "truths")
-        for prediction, truth in zip(predictions, truths, strict=True):
-            matrix = confusion_matrix(prediction, truth, len(self.names), self.ignore)
-            self._parts.add(matrix[None])
-
-    def compute(self) -> SegmentationResult:
-        """The result so far.
-
-        Raises:
-            SsgcamError: If nothing was scored.
-        """
-        parts = self._parts.stacked()
-        confusion = parts.sum(0)
-        hit = confusion.diagonal().double()
-        columns = (
-            class_iou(confusion).tolist(),
-            (hit / confusion.sum(0)).tolist(),
-            (hit / confusion.sum(1)).tolist(),
-            confusion.sum(1).tolist(),
-        )
-        rows = zip(self.names, *columns, strict=True)
-        return SegmentationResult(
-            n=len(parts),
-            mean_iou=float(mean_iou(confusion)),
-            table=tuple(ClassScore(*row) for row in rows),
-            confusion=confusion,
-            binary=_binary(parts) if len(self.names) == 2 else None,
-            parts=parts,
-        )
-
-
-def _binary(parts: Tensor) -> BinaryIoU:
-    pooled, each = parts.sum(0), image_ious(parts).sum(0)
-    images = int(each[1])
-    return BinaryIoU(
-        foreground=float(foreground_iou(pooled)),
-        mean_with_background=float(mean_iou(pooled)),
-        mean_per_image=float(ratio(each)),
-        images=images,
-        skipped=len(parts) - images,
-    )

@@ -155,8 +155,24 @@ def class_probabilities(
     Raises:
         SsgcamError: If the batch size is below 1 or the answer isn't ``[B, K]`` in [0, 1].
     """
-    size = _batch_size(images, batch_size)
-    return torch.cat([_checked(probabilities, some) for some in torch.split(images, size)])
+    if batch_size is None:
+        batch_size = images_at_once(images.shape[-2], images.shape[-1], images.device)
+    if batch_size < 1:
+        raise SsgcamError(f"the batch size is {batch_size}; pass at least 1")
+    answers = []
+    for some in torch.split(images, batch_size):
+        with torch.no_grad():
+            answer = probabilities(some).float()
+        if answer.ndim != 2 or len(answer) != len(some):
+            raise SsgcamError(
+                f"probabilities made {list(answer.shape)} of {len(some)} images; return [B, classes]"
+            )
+        if not bool(((answer >= 0) & (answer <= 1.001)).all()):
+            raise SsgcamError(
+                "probabilities left [0, 1] or aren't finite; apply softmax to the logits"
+            )
+        answers.append(answer)
+    return torch.cat(answers)
 
 
 def replaced_probabilities(
@@ -183,14 +199,17 @@ def replaced_probabilities(
     Raises:
         SsgcamError: As :func:`class_probabilities`.
     """
-    size = _batch_size(outside, batch_size)
     device = outside.device
+    if batch_size is None:
+        batch_size = images_at_once(outside.shape[-2], outside.shape[-1], device)
+    size = max(1, batch_size)
     image = torch.arange(len(ranks), device=device).repeat_interleave(len(counts))
     count = counts.to(device).repeat(len(ranks))[:, None, None]
     answers = []
     for some, k in zip(torch.split(image, size), torch.split(count, size), strict=True):
         chosen = (ranks.to(device)[some] < k)[:, None]
-        answers.append(_checked(probabilities, torch.where(chosen, inside[some], outside[some])))
+        composed = torch.where(chosen, inside[some], outside[some])
+        answers.append(class_probabilities(probabilities, composed, batch_size))
     return torch.cat(answers).view(len(ranks), len(counts), -1)
 
 
@@ -335,26 +354,6 @@ def drop_and_increase(
     )
     drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
     return torch.stack([drop, (after > before).float()], 1)
-
-
-def _batch_size(images: Tensor, batch_size: int | None) -> int:
-    if batch_size is None:
-        return images_at_once(images.shape[-2], images.shape[-1], images.device)
-    if batch_size < 1:
-        raise SsgcamError(f"the batch size is {batch_size}; pass at least 1")
-    return batch_size
-
-
-def _checked(probabilities: Probabilities, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        answer = probabilities(images).float()
-    if answer.ndim != 2 or len(answer) != len(images):
-        raise SsgcamError(
-            f"probabilities made {list(answer.shape)} of {len(images)} images; return [B, classes]"
-        )
-    if not bool(((answer >= 0) & (answer <= 1.001)).all()):
-        raise SsgcamError("probabilities left [0, 1] or aren't finite; apply softmax to the logits")
-    return answer
 
 
 def _read(answers: Tensor, classes: Tensor) -> Tensor:

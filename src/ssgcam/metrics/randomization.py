@@ -1,24 +1,22 @@
 """Does a map depend on what the network learned? Cascading weight randomization.
 
 Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (NeurIPS): weights are randomized from the
-top down; a map that stays the same shows the picture, not the network's reasons.
+top down; a map that stays the same depends on the image alone, not on what the network learned.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_maps, double
 
-Explain = Callable[[nn.Module], Tensor]
-"""From a network to the maps ``[N, H, W]`` of fixed images, classes and layers."""
-
+#: Rank correlation from which a control map counts as the original one.
 UNCHANGED = 0.999
 
 
@@ -95,88 +93,35 @@ def cascade(
 
 @dataclass(frozen=True, eq=False)
 class SanityResult:
-    """What :func:`sanity_check` found."""
+    """Rank correlations of a cascade and the verdict.
+
+    Attributes:
+        n: Images whose original map isn't constant: the others have no ranks to compare.
+        stages: The module that was randomized last, top down.
+        correlation: Mean rank correlation with the original map at each stage.
+        control: The same of the control that uses no gradients.
+        vanished: Maps that became constant at each stage; they count as 0.
+        decisive: The stage of the verdict: the last at which the control's maps are still the original
+            ones (only weights above its layer are random), or the last of all where there is none.
+        threshold: The verdict is "passes" below it.
+        passed: ``correlation[decisive] < threshold``: random weights above the layer changed the map.
+        seed: Of the cascade.
+        parts: ``[N, stages]``: every image's correlation, for the bootstrap.
+    """
 
     n: int
-    """Images whose original map isn't constant: the others have no rank to lose."""
     stages: tuple[str, ...]
-    """The module that was randomized last, top down."""
     correlation: tuple[float, ...]
-    """Mean rank correlation with the original map at each stage."""
     control: tuple[float, ...]
-    """The same of the control that uses no gradients."""
     vanished: tuple[int, ...]
-    """Maps that became constant at each stage; they count as 0."""
     decisive: int
-    """The stage of the verdict: the last at which the control's maps are still the original ones
-    (only weights above its layer are random), or the last of all where there is none."""
     threshold: float
     passed: bool
-    """``correlation[decisive] < threshold``: random weights above the layer changed the map."""
     seed: int
     parts: Tensor
-    """``[N, stages]``: every image's correlation, for the bootstrap."""
-
-    @property
-    def verdict(self) -> str:
-        """One plain sentence."""
-        word = "passes" if self.passed else "fails"
-        return (
-            f"{word}: with '{self.stages[self.decisive]}' and all above it randomized the rank "
-            f"correlation with the original map is {self.correlation[self.decisive]:.3f} "
-            f"(threshold {self.threshold:g}; control {self.control[self.decisive]:.3f}; "
-            f"n = {self.n})"
-        )
 
 
-def sanity_check(
-    network: nn.Module,
-    explain: Explain,
-    control: Explain,
-    *,
-    names: Sequence[str] | None = None,
-    threshold: float = 0.5,
-    seed: int = 0,
-) -> SanityResult:
-    """Rank correlation of maps before and after randomizing weights, beside a control's.
-
-    The control is the sum of the target layer's activations over channels: it uses no gradient, so
-    weights above the layer can't change it. A method must do what the control can't.
-
-    Args:
-        network: Stays as it is.
-        explain: The method under test.
-        control: The gradient-free map of the same images and layer.
-        names: As for :func:`cascade`.
-        threshold: The verdict is "passes" below it.
-        seed: As for :func:`cascade`.
-
-    Returns:
-        The correlations of every stage and the verdict.
-
-    Raises:
-        SsgcamError: As :func:`cascade`, if the threshold is outside (-1, 1], or if every original
-            map is constant.
-    """
-    if not -1 < threshold <= 1:
-        raise SsgcamError(f"the threshold is {threshold}; pass a rank correlation in (-1, 1]")
-    originals = [explain(network).detach().clone(), control(network).detach().clone()]
-    for maps in originals:
-        check_maps(maps)
-    stages, method, other, vanished = [], [], [], []
-    for name, randomized in cascade(network, names, seed):
-        maps = explain(randomized).detach()
-        stages.append(name or "(root)")
-        method.append(rank_correlation(originals[0], maps))
-        other.append(rank_correlation(originals[1], control(randomized).detach()))
-        vanished.append(constant_maps(maps))
-    return judge(
-        stages, torch.stack(method, 1), torch.stack(other, 1), torch.stack(vanished, 1),
-        keep=~constant_maps(originals[0]), threshold=threshold, seed=seed,
-    )  # fmt: skip
-
-
-def judge(
+def sanity_result(
     stages: Sequence[str],
     method: Tensor,
     control: Tensor,
@@ -186,7 +131,10 @@ def judge(
     threshold: float = 0.5,
     seed: int = 0,
 ) -> SanityResult:
-    """The result of a cascade from its correlations, however they were computed.
+    """The verdict on a method from the rank correlations of a cascade.
+
+    The control is the sum of the target layer's activations over channels: it uses no gradient, so
+    weights above the layer can't change it. A method must change where the control doesn't.
 
     Args:
         stages: The module that was randomized last at each stage, top down.
@@ -194,15 +142,17 @@ def judge(
         control: The same of the control.
         vanished: Whether the method's map is constant at a stage, ``[N, stages]``.
         keep: Whether the original map isn't constant, ``[N]``.
-        threshold: As for :func:`sanity_check`.
+        threshold: The verdict is "passes" below it, in (-1, 1].
         seed: Of the cascade.
 
     Returns:
         Means and the verdict.
 
     Raises:
-        SsgcamError: If every original map is constant.
+        SsgcamError: If the threshold is outside (-1, 1], or if every original map is constant.
     """
+    if not -1 < threshold <= 1:
+        raise SsgcamError(f"the threshold is {threshold}; pass a rank correlation in (-1, 1]")
     if not keep.any():
         raise SsgcamError("every map of the intact network is constant; choose another layer")
     parts = method[keep].nan_to_num(0.0).cpu()
@@ -230,13 +180,9 @@ def constant_maps(maps: Tensor) -> Tensor:
 
 
 def _centered_ranks(values: Tensor) -> Tensor:
-    flat = double(values.detach()).flatten(1)
-    ordered = flat.sort(1).values
-    below = torch.searchsorted(ordered, flat, right=False)
-    up_to = torch.searchsorted(ordered, flat, right=True)
-    ranks = (below + up_to).double() / 2
-    ranks = ranks - ranks.mean(1, keepdim=True)
-    return torch.where(flat.isnan().any(1, keepdim=True), torch.nan, ranks)
+    flat = values.detach().cpu().double().flatten(1)
+    ranks = torch.from_numpy(rankdata(flat.numpy(), axis=1))
+    return ranks - ranks.mean(1, keepdim=True)
 
 
 @torch.no_grad()
