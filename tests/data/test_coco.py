@@ -188,3 +188,5 @@ def test_coco_files_of_annotation_tools(tmp_path, annotations, images):
     found = read_samples(tmp_path)
     assert (found.kind, found.class_names, len(found)) == ("coco", ("cell",), 1)
     assert found.samples[0].boxes == ((1, 2, 3, 5),)
+    (tmp_path / images / "a.jpg").unlink()
+    assert f"{images}/a.jpg' is missing".removeprefix("./") in refusal(read_samples, tmp_path)

@@ -9,7 +9,6 @@ from typing import get_args
 from ssgcam.data.classes import LabelEncoder
 from ssgcam.data.collect import Collector, Edges, Layout, Missing, check_folder
 from ssgcam.data.sample import SampleSet
-from ssgcam.data.tables import ImageIndex, Record, read_table
 from ssgcam.errors import SsgcamError
 
 TABLES = ("boxes.json", "boxes.csv", "labels.csv")
@@ -56,26 +55,13 @@ def read_boxes(
     Layout("boxes", LAYOUTS[0].title, (table, images)).locate(root)
     source = root / table
     collector = Collector(root, missing, stored=False)
-    index = ImageIndex(root / images)
-    entries: dict[Path, list[Record]] = {}
-    for record in read_table(source):
-        entries.setdefault(index.find(record.image), []).append(record)
+    entries = collector.read_tables(root / images, source)
     labels = [record.label for records in entries.values() for record in records]
-    classes = LabelEncoder(labels, class_names, first_label, source)
+    encoder = LabelEncoder(labels, class_names, first_label, source)
     for image, records in entries.items():
-        if collector.present(image, listed_in=source):
-            indices = [classes.index(record.label) for record in records]
-            collector.add(
-                image,
-                source,
-                [
-                    (box, label)
-                    for record, label in zip(records, indices, strict=True)
-                    for box in record.boxes
-                ],
-                "width_height" if records[0].by_size else edges,
-                labels=[label for label in indices if label is not None],
-                size=records[0].size,
-                group=next((record.group for record in records if record.group), ""),
-            )
-    return collector.finish("boxes", classes.names)
+        boxes = [(box, encoder.index(entry.label)) for entry in records for box in entry.boxes]
+        indices = encoder.indices(entry.label for entry in records)
+        group = next((entry.group for entry in records if entry.group), "")
+        form = "width_height" if records[0].by_size else edges
+        collector.add(image, source, boxes, form, indices, size=records[0].size, group=group)
+    return collector.finish("boxes", encoder.names)

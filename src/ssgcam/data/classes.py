@@ -95,3 +95,7 @@ class LabelEncoder:
         if label is None:
             return None
         return int(label) - self._first if self._numeric else self.names.index(str(label))
+
+    def indices(self, labels: Iterable[Any]) -> list[int]:
+        """Return the indices of classes, without those of None."""
+        return [index for label in labels if (index := self.index(label)) is not None]

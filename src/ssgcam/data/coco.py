@@ -111,13 +111,16 @@ def find_coco_files(root: Path) -> list[Path]:
 
 
 def is_coco_file(path: Path) -> bool:
-    """Whether a JSON file has images, annotations and categories."""
-    content = read_json(path)
+    """Whether a file is JSON with images, annotations and categories."""
+    try:
+        content = read_json(path)
+    except SsgcamError:
+        return False
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
 
 def _choose_file(root: Path, split: str | None) -> Path:
-    found = find_coco_files(root) or [LAYOUT.locate(root)]
+    found = find_coco_files(root) or [LAYOUT.locate(root)]  # raises an error
     splits = [path.stem.removeprefix("instances_") for path in found]
     if split is None and len(found) == 1:
         return found[0]
@@ -130,11 +133,10 @@ def _choose_file(root: Path, split: str | None) -> Path:
 def _images_folder(root: Path, source: Path, images: Sequence[Mapping[str, Any]]) -> str:
     split = source.stem.removeprefix("instances_")
     folders = [name for name in (f"images/{split}", split, "images", ".") if (root / name).is_dir()]
-    holding = [
-        name for name in folders if images and (root / name / images[0]["file_name"]).exists()
-    ]
-    published = source.match(LAYOUT.signs[0])
-    return (holding or (folders[:-1] if published else folders) or [split])[0]
+    for name in folders:
+        if images and (root / name / images[0]["file_name"]).is_file():
+            return name
+    return folders[0] if len(folders) > 1 or source.parent == root else split
 
 
 def add_annotated(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ssgcam.data.frames import annotated_pixels, upright_box
 from ssgcam.data.masks import StoredMask
 from ssgcam.data.sample import LAST_VALUE, Box, Sample, SampleSet
+from ssgcam.data.tables import Record, find_images, read_table
 from ssgcam.errors import SsgcamError
 
 Missing = Literal["error", "skip"]
@@ -117,6 +118,19 @@ class Collector:
         self.skipped += absent is not None
         return absent is None
 
+    def read_tables(self, images: Path, *tables: Path) -> dict[Path, list[Record]]:
+        """Read tables (see `read_table`), and return the entries of each image in `images`."""
+        records = [(record, table) for table in tables for record in read_table(table)]
+        paths = find_images(images, [record.image for record, _ in records])
+        found: dict[Path, tuple[Path, list[Record]]] = {}
+        for record, table in records:
+            found.setdefault(paths[record.image], (table, []))[1].append(record)
+        return {
+            image: entries
+            for image, (table, entries) in found.items()
+            if self.present(image, listed_in=table)
+        }
+
     def add(
         self,
         image: Path,
@@ -153,19 +167,18 @@ class Collector:
         checked = [(self._box(numbers, edges, pixels, where), label) for numbers, label in boxes]
         kept = [(upright_box(box, pixels, orientation), label) for box, label in checked if box]
         inside = image.is_relative_to(self.root)
-        self.samples.append(
-            Sample(
-                name or (image.relative_to(self.root) if inside else image).as_posix(),
-                image,
-                tuple(sorted(set(classes if labels is None else labels))),
-                tuple(box for box, _ in kept),
-                tuple(label for _, label in kept if label is not None)
-                if len(classes) == len(boxes)
-                else (),
-                group,
-                replace(mask, orientation=orientation) if mask else None,
-            )
+        sample = Sample(
+            name or (image.relative_to(self.root) if inside else image).as_posix(),
+            image,
+            tuple(sorted(set(classes if labels is None else labels))),
+            tuple(box for box, _ in kept),
+            tuple(label for _, label in kept if label is not None),
+            group,
+            replace(mask, orientation=orientation) if mask else None,
         )
+        # Without a class for each box, none is certain to belong to which.
+        without_class = len(classes) < len(boxes)
+        self.samples.append(replace(sample, box_labels=()) if without_class else sample)
 
     def _box(
         self, numbers: Sequence[Any], edges: Edges, size: tuple[int, int], where: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from ssgcam.data.classes import LabelEncoder
 from ssgcam.data.collect import Collector, Layout, Missing
 from ssgcam.data.masks import FileMask, map_values, read_raw_mask
 from ssgcam.data.sample import IGNORE, LAST_VALUE, SampleSet
-from ssgcam.data.tables import ImageIndex, Record, read_table
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
 
@@ -111,8 +109,9 @@ def read_pairs(
                 f"--mask-values {value}:{meaning} is outside the mask values; map to 0 (background), "
                 f"1 to {LAST_VALUE} (classes) or {IGNORE} (ignore)"
             )
-    records = _read_tables(collector, ImageIndex(root / images))
-    labels = [record.label for record in records.values()]
+    tables = [root / name for name in _TABLES if (root / name).is_file()]
+    records = collector.read_tables(root / images, *tables)
+    labels = [record.label for found in records.values() for record in found]
     encoder = LabelEncoder(labels, class_names, first_label, root / _TABLES[0])
     from_table = any(label is not None for label in labels)
     count = max((value for value in values.values() if value != IGNORE), default=0)
@@ -125,27 +124,13 @@ def read_pairs(
             )
         mask_names = list(class_names)
     for image, (path, (height, width), found) in stored.items():
-        record = records.get(image, Record(image.name))
+        entries = records.get(image, [])
         if from_table:
-            index = encoder.index(record.label)
-            indices = [] if index is None else [index]
+            indices = encoder.indices(entry.label for entry in entries)
         else:
             present = map_values(np.array(found), values, path).tolist()
             indices = [value - 1 for value in present if value not in (0, IGNORE)]
+        group = next((entry.group for entry in entries if entry.group), "")
         mask = FileMask(path, values)
-        size = (width, height)
-        collector.add(image, path, labels=indices, mask=mask, size=size, group=record.group)
+        collector.add(image, path, labels=indices, mask=mask, size=(width, height), group=group)
     return collector.finish("pairs", encoder.names if from_table else mask_names, mask_names)
-
-
-def _read_tables(collector: Collector, index: ImageIndex) -> dict[Path, Record]:
-    """Read the class and the group of each image in the tables that are there."""
-    records: dict[Path, Record] = {}
-    for table in (collector.root / name for name in _TABLES):
-        for record in read_table(table) if table.is_file() else ():
-            image = index.find(record.image)
-            if collector.present(image, listed_in=table):
-                before = records.get(image, record)
-                label = before.label if record.label is None else record.label
-                records[image] = replace(record, label=label, group=record.group or before.group)
-    return records

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +82,12 @@ def read_table(path: Path) -> list[Record]:
 
 
 def _record(entry: Mapping[str, Any], where: str, is_json: bool, hint: str) -> Record:
-    cells = {
-        "".join(filter(str.isalnum, key.lower())): value.strip()
-        if isinstance(value, str)
-        else value
-        for key, value in entry.items()
-        if key
-    }
+    cells = {"".join(filter(str.isalnum, key.lower())): entry[key] for key in entry if key}
 
     def cell(names: Sequence[str]) -> Any:
-        return next((cells[name] for name in names if cells.get(name) not in (None, "")), None)
+        values = (cells.get(name) for name in names)
+        stripped = (value.strip() if isinstance(value, str) else value for value in values)
+        return next((value for value in stripped if value not in (None, "")), None)
 
     image, group = cell(_IMAGE), cell(_GROUP)
     if not isinstance(image, str):
@@ -121,34 +116,28 @@ def _record(entry: Mapping[str, Any], where: str, is_json: bool, hint: str) -> R
     return Record(image, cell(_LABEL), tuple(boxes), group, size, by_size)
 
 
-@dataclass
-class ImageIndex:
-    """Finds a folder's images by what tables call them: path, path without ending, or number.
+def find_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Find a folder's images by what tables call them: path, path without ending, or number.
 
-    Attributes:
+    ``cat.jpg`` is ``folder/cat.jpg``; ``cat`` is the only image of that stem; ``7`` is also the
+    image numbered ``007``.
+
+    Args:
         folder: The folder with the images, searched with its subfolders.
+        names: What the tables call them.
+
+    Returns:
+        Name -> file. A file that does not exist is returned as named.
     """
-
-    folder: Path
-
-    @cached_property
-    def _by_stem(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for image in images_below(self.folder):
-            stem = image.relative_to(self.folder).with_suffix("").as_posix()
-            found.setdefault(stem, image)
-            if stem.isdecimal():
-                found.setdefault(str(int(stem)), image)
-        return found
-
-    def find(self, name: str) -> Path:
-        """Return the file that a table means.
-
-        ``cat.jpg`` is ``folder/cat.jpg``; ``cat`` is the only image of that stem; ``7`` is also
-        the image numbered ``007``. A file that does not exist is returned as named.
-        """
-        path = self.folder / name
-        return path if path.is_file() else self._by_stem.get(name, path)
+    found = {name: folder / name for name in names}
+    unknown = [name for name, path in found.items() if not path.is_file()]
+    by_stem: dict[str, Path] = {}
+    for image in images_below(folder) if unknown else ():
+        stem = image.relative_to(folder).with_suffix("").as_posix()
+        by_stem.setdefault(stem, image)
+        if stem.isdecimal():
+            by_stem.setdefault(str(int(stem)), image)
+    return {**found, **{name: by_stem[name] for name in unknown if name in by_stem}}
 
 
 def whole(text: Any, where: str) -> int:
