@@ -1,11 +1,10 @@
-"""Mask files: colors, overlays, COCO and the settings."""
+"""Mask files: colors, overlays and the settings."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from helpers.segmentation import mask_of, photos, recipe_for, small
@@ -13,7 +12,6 @@ from ssgcam import CAM
 from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.segment import segment_images
 from ssgcam.data import read_samples
-from ssgcam.data.rle import decode
 from ssgcam.fingerprint import parameter_hash
 from ssgcam.images import read_image
 
@@ -57,35 +55,6 @@ def test_overlays_show_the_photo_outside_the_mask(tmp_path):
     assert np.median(difference[~mask]) <= 4  # what JPEG changes
     expected = 0.45 * before[mask] + 0.55 * np.array([128, 0, 0])
     assert np.median(np.abs(after[mask] - expected)) <= 4
-
-
-def test_coco_annotations_are_those_of_pycocotools(tmp_path):
-    coco = pytest.importorskip("pycocotools.coco")
-    tools = pytest.importorskip("pycocotools.mask")
-    model = small("sigmoid")
-    paths = photos(tmp_path / "in", 5)
-    options = {"cam": CAM(model, ["act2"], "layer_cam"), "threshold": 0.5, "gate": 0.5}
-    segment_images(tmp_path / "in", model, tmp_path / "out", coco=tmp_path / "coco.json", **options)
-    read = coco.COCO(str(tmp_path / "coco.json"))
-    assert [category["name"] for category in read.loadCats(read.getCatIds())] == [
-        "cat", "dog", "house cat",
-    ]  # fmt: skip
-    assert len(read.getImgIds()) == len(paths)
-    several = 0
-    for image in read.loadImgs(read.getImgIds()):
-        labels = mask_of((tmp_path / "out" / image["file_name"]).with_suffix(".png"))
-        assert labels.shape == (image["height"], image["width"])
-        annotations = read.loadAnns(read.getAnnIds(imgIds=image["id"]))
-        assert [a["category_id"] for a in annotations] == np.unique(labels[labels > 0]).tolist()
-        for annotation in annotations:
-            mask = read.annToMask(annotation)
-            assert np.array_equal(mask, labels == annotation["category_id"])
-            assert np.array_equal(decode(annotation["segmentation"]), mask)
-            assert annotation["area"] == tools.area(annotation["segmentation"])
-            assert annotation["bbox"] == tools.toBbox(annotation["segmentation"]).tolist()
-        several += len(annotations) > 1
-    assert several
-    assert len({annotation["id"] for annotation in read.dataset["annotations"]}) == len(read.anns)
 
 
 def test_settings_file_lists_the_mask_values(tmp_path):

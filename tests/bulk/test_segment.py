@@ -99,7 +99,7 @@ def test_bad_images_are_reported_and_the_others_segmented(tmp_path, command):
     photo(tmp_path / "in" / "005.jpg")
     arguments = ["in", "gone.jpg", "--model", "factory:fast", "--out", "out", *COMMON]
     for _ in range(2):
-        result = command(*arguments, "--coco", "coco.json")
+        result = command(*arguments, "--export", "coco")
         assert result.exit_code == 2
         lines = [line for line in result.output.splitlines() if line.startswith("ssgcam: ")]
         for part in ("001.png' is not an image", "003.png' is cut short", "005.png' is left out",
@@ -109,7 +109,7 @@ def test_bad_images_are_reported_and_the_others_segmented(tmp_path, command):
         assert "4 of 8 images have masks" in result.output
         written = {path.name for path in (tmp_path / "out").glob("*.png")}
         assert written == {"000.png", "002.png", "004.png", "005.png"}
-        images = json.loads((tmp_path / "coco.json").read_text())["images"]
+        images = json.loads((tmp_path / "out/coco.json").read_text())["images"]
         assert [image["file_name"] for image in images] == [
             "000.png", "002.png", "004.png", "005.jpg",
         ]  # fmt: skip
@@ -154,6 +154,8 @@ def test_parameters_that_differ_from_the_recipes_are_reported(tmp_path, command)
         (["--window", "3"], "window of 3 pixels is too small"),
         (["--window", "64", "--overlap", "1"], "overlap is 1"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--export", "svg"], "export is 'svg'"),
+        (["--min-object", "0"], "min-object"),
         (["--recipe", "no.json"], "recipe 'no.json' can't be read"),
         (["--out", "in"], "all images are below the output folder"),
         (["--out", "recipe.json"], "recipe.json"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch.nn import functional as F
 
 from helpers.segmentation import SIDE, mask_of, photos, recipe_for, small
@@ -16,6 +18,7 @@ from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.segmenter import ClassScores, MaskRule, Segmenter
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
+from ssgcam.data import read_samples
 from ssgcam.images import read_image
 from ssgcam.metrics.masks import pseudo_masks
 
@@ -109,7 +112,7 @@ def test_ties_go_to_the_lower_value_and_to_the_background():
     }
     rule = MaskRule((0, 1), threshold=0.2, windows=Windows(8))  # scores are taken as they are
     model = small()
-    assert Segmenter(model, CAM(model), rule).mask(found, (1, 3)).tolist() == [[0, 1, 2]]
+    assert _mask(Segmenter(model, CAM(model), rule), found, (1, 3)).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("classes", [(1,), (0, 2)])
@@ -147,7 +150,7 @@ def test_windows_equal_a_plain_loop(classes):
     expected = total / weights
     for value, what in found_classes.items():
         np.testing.assert_allclose(what.scores.numpy(), expected[value - 1], atol=1e-5)
-    mask = segmenter.mask(found_classes, (70, 45)).numpy()
+    mask = _mask(segmenter, found_classes, (70, 45)).numpy()
     if len(classes) == 1:
         plain = (expected[0] >= 0.3).astype(int)
     else:
@@ -182,3 +185,76 @@ def test_masks_from_windows_have_the_photos_size(tmp_path):
         assert set(np.unique(mask).tolist()) == {0, 1}
         assert not np.array_equal(mask, mask_of(tmp_path / "whole" / path.name))
     assert whole.total == 2
+
+
+def _mask(segmenter, found, size):
+    return segmenter.mask(segmenter.full_scores(found, size), size)
+
+
+# --- further outputs
+
+
+def test_soft_maps_are_16_bit_and_give_the_mask_at_the_threshold(tmp_path):
+    model = small()
+    paths = photos(tmp_path / "in", 4)
+    recipe = recipe_for(model, gate=0.0)
+    segment_images(tmp_path / "in", model, tmp_path / "out", recipe=recipe, soft=True)
+    for path in paths:
+        with Image.open(tmp_path / "out/maps" / path.name) as image:
+            assert image.mode == "I;16"
+            values = np.array(image) / 65535
+        assert values.shape == (20, 30)
+        assert values.max() == 1
+        mask = mask_of(tmp_path / "out" / path.name)
+        clear = np.abs(values - recipe.threshold) > 1e-4
+        assert np.array_equal((values >= recipe.threshold)[clear], mask[clear])
+
+
+def test_each_present_class_has_a_soft_map(tmp_path):
+    model = small("sigmoid")
+    photos(tmp_path / "in", 5)
+    cam = CAM(model, ["act2"], "layer_cam")
+    segment_images(tmp_path / "in", model, tmp_path / "out", cam=cam, gate=0.5, soft=True)
+    lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").open()][1:]
+    expected = {
+        f"{Path(line['unit']).stem}_{one['value']}.png"
+        for line in lines
+        for one in line["classes"]
+        if one["probability"] >= 0.5
+    }
+    assert {path.name for path in (tmp_path / "out/maps").iterdir()} == expected
+    assert len(expected) > 5
+
+
+def test_small_objects_become_background(tmp_path):
+    model = small()
+    paths = photos(tmp_path / "in", 4)
+    recipe = recipe_for(model, gate=0.0)
+    for least in (1, 40):
+        out = tmp_path / str(least)
+        segment_images(tmp_path / "in", model, out, recipe=recipe, min_object=least)
+    removed = 0
+    for path in paths:
+        before, after = (mask_of(tmp_path / least / path.name) for least in ("1", "40"))
+        components, count = ndimage.label(before)
+        sizes = np.bincount(components.ravel(), minlength=count + 1)
+        assert np.array_equal(after > 0, (before > 0) & (sizes[components] >= 40))
+        removed += int((before != after).sum())
+    assert removed
+
+
+def test_stability_is_the_iou_of_masks_at_neighboring_thresholds(tmp_path):
+    model = small()
+    paths = photos(tmp_path / "in", 4)
+    recipe = recipe_for(model, gate=0.0)
+    segment_images(tmp_path / "in", model, tmp_path / "out", recipe=recipe, soft=True, review=2)
+    lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").open()][1:]
+    found = {line["unit"]: line["classes"][0]["stability"] for line in lines}
+    for path in paths:
+        with Image.open(tmp_path / "out/maps" / path.name) as image:
+            values = np.array(image) / 65535
+        expected = (values >= 0.45).sum() / (values >= 0.35).sum()
+        assert found[path.name] == pytest.approx(expected, abs=0.01)
+    least = sorted(found, key=found.get)[:2]
+    assert sorted(path.name for path in (tmp_path / "out/review/images").iterdir()) == sorted(least)
+    assert len(read_samples(tmp_path / "out/review", class_names=["dog"])) == 2

@@ -2,13 +2,16 @@
 
 OUT/a/1.png             the mask of a/1.jpg, indexed: 0 background, k the k-th class
 OUT/overlays/a/1.jpg    the photo with its mask over it, if asked for
+OUT/maps/a/1.png        the map, 16 bits, if asked for; with several classes a/1_VALUE.png
+OUT/review/             the least stable photos and masks, if asked for
 OUT/manifest.jsonl      a line for each photo, see ``ssgcam.manifest``
 OUT/segment.json        the settings, and which value stands for which class
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssgcam.bulk.export import ExportFormat, ExportImage, export_masks
 from ssgcam.bulk.inputs import Failure, InputImage, nested_inputs
-from ssgcam.bulk.mask_files import voc_colors, write_coco
+from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.segmenter import (
     DEFAULT_GATE,
     DEFAULT_THRESHOLD,
@@ -30,8 +34,9 @@ from ssgcam.bulk.settings import class_indices, settings_of, versions
 from ssgcam.bulk.stream import Engine, process, run
 from ssgcam.bulk.windows import Windows
 from ssgcam.cam import CAM
+from ssgcam.core.settings import check_choice
 from ssgcam.errors import SsgcamError
-from ssgcam.files import write_json
+from ssgcam.files import write_json, written_whole
 from ssgcam.manifest import Entry, Manifest
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.recipe import BoundRecipe, Recipe
@@ -77,7 +82,10 @@ def segment_images(
     window: int | None = None,
     overlap: float = 0.5,
     overlays: bool = False,
-    coco: str | Path | None = None,
+    soft: bool = False,
+    min_object: int = 1,
+    export: Sequence[ExportFormat] = (),
+    review: int = 0,
     batch_size: int = 16,
     workers: int | None = None,
     device: torch.device | None = None,
@@ -103,7 +111,11 @@ def segment_images(
         window: Explain overlapping windows of this side, in pixels of the photo.
         overlap: Fraction of a window's side that the next one overlaps, 0 to 0.9.
         overlays: Write overlays as well.
-        coco: Write all masks to this file as well, as COCO annotations.
+        soft: Write the maps as well, as 16-bit PNG: 65535 is the value 1, compared with the threshold.
+        min_object: Objects of fewer pixels become background.
+        export: Write all objects for other tools as well, see :mod:`ssgcam.bulk.export`.
+        review: Copy so many photos with the least stable masks, and these, to ``out/review``, where
+            they can be corrected and used for a search.
         batch_size: Photos, or windows, in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
         device: Where the network runs; where it is if None.
@@ -122,6 +134,8 @@ def segment_images(
     out = Path(out).absolute()
     if batch_size < 1:
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
+    for name in export:
+        check_choice("export", name, ExportFormat)
     patterns = [images] if isinstance(images, (str, Path)) else images
     inputs, left_out = nested_inputs(patterns, out)
     noise, count = check_network(loaded, device)
@@ -136,12 +150,15 @@ def segment_images(
         threshold=threshold,
         gate=gate,
         windows=None if window is None else Windows(window, overlap),
+        min_object=min_object,
     )
     names = loaded.class_names or tuple(f"class {index}" for index in range(count))
     value_names = tuple(names[index] for index in rule.classes) or ("most probable class",)
-    settings = settings_of(loaded, explainer, noise, rule=asdict(rule), overlays=overlays)
+    settings = settings_of(
+        loaded, explainer, noise, rule=asdict(rule), overlays=overlays, soft=soft
+    )
     manifest = Manifest(out / MANIFEST, settings)
-    segmenter = Segmenter(loaded, explainer, rule, out, overlays, batch_size)
+    segmenter = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size)
 
     def report(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:
@@ -165,9 +182,18 @@ def segment_images(
     failures = (*left_out, *outcome.failures)
     entries = {entry.unit: entry.facts for entry in manifest.entries() if not entry.error}
     finished = [image for image in inputs if image.name in entries]
-    if coco is not None:
-        masks = ((image.name, out / mask_name(image)) for image in finished)
-        write_coco(Path(coco), masks, value_names)
+    exported = [
+        ExportImage(
+            image.name,
+            image.path,
+            out / mask_name(image),
+            {one["value"]: one["probability"] for one in entries[image.name]["classes"]},
+        )
+        for image in finished
+    ]
+    export_masks(export, exported, value_names, out)
+    if review:
+        _copy_for_review(finished, entries, review, out)
     return Segmented(
         total=outcome.total + len(left_out),
         before=outcome.before,
@@ -204,6 +230,23 @@ def _classes(
     if given == ["top"]:
         return ()
     return tuple(range(count)) if given == ["all"] else class_indices(model, given, count)
+
+
+def _copy_for_review(
+    images: Sequence[InputImage], entries: Mapping[str, Mapping[str, Any]], count: int, out: Path
+) -> None:
+    """Copy the photos with the least stable masks, and these, in the layout of a data set."""
+    stability = {
+        image: min(one["stability"] for one in entries[image.name]["classes"] if one["pixels"])
+        for image in images
+        if any(one["pixels"] for one in entries[image.name]["classes"])
+    }
+    for image in sorted(stability, key=lambda image: stability[image])[:count]:
+        mask = mask_name(image)
+        for source, target in ((image.path, f"images/{image.name}"), (out / mask, f"masks/{mask}")):
+            if not (out / "review" / target).exists():  # it may have been corrected
+                with written_whole(out / "review" / target) as temporary:
+                    shutil.copyfile(source, temporary)
 
 
 def _legend(rule: MaskRule, names: Sequence[str]) -> list[dict[str, Any]]:

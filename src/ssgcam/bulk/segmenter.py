@@ -20,10 +20,12 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ssgcam.bulk.export import without_small_objects
 from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.mask_files import indexed, mask_overlay
 from ssgcam.bulk.stream import SCRATCH
@@ -47,8 +49,10 @@ DEFAULT_THRESHOLD = 0.15
 DEFAULT_GATE = 0.5
 #: Most classes in a mask of 8 bits; 0 is the background and 255 usually means "ignore".
 MOST_CLASSES = 254
-#: The folder of the overlays, below that of the masks.
-OVERLAYS = "overlays"
+#: The folders of the overlays and of the maps, below that of the masks.
+OVERLAYS, MAPS = "overlays", "maps"
+#: Change of the threshold by which the stability of a mask is measured.
+STABILITY_STEP = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,21 @@ class MaskRule:
         threshold: Of the map, or the background's score, 0 to 1; see the top of this module.
         gate: Lowest probability of a class that is present, 0 to 1.
         windows: Windows over large photos; whole photos if None.
+        min_object: Smaller objects become background; pixels connected by their sides.
     """
 
     classes: tuple[int, ...]
     threshold: float = DEFAULT_THRESHOLD
     gate: float = DEFAULT_GATE
     windows: Windows | None = None
+    min_object: int = 1
 
     def __post_init__(self) -> None:
         """Check every value."""
         check_range("threshold", self.threshold, 0, 1)
         check_range("gate", self.gate, 0, 1)
+        if self.min_object < 1:
+            raise SsgcamError(f"min_object is {self.min_object}; give at least 1 pixel")
         if len(set(self.classes)) < len(self.classes):
             raise SsgcamError(f"classes {list(self.classes)} names a class twice; name each once")
         if len(self.classes) > MOST_CLASSES:
@@ -111,6 +119,7 @@ class Segmenter:
         rule: From maps to masks.
         out: The folder of the masks, absolute.
         overlays: Write overlays as well.
+        soft: Write the maps as well.
         images_at_once: Photos, or windows of one photo, in each pass of the network.
     """
 
@@ -119,6 +128,7 @@ class Segmenter:
     rule: MaskRule
     out: Path = Path()
     overlays: bool = False
+    soft: bool = False
     images_at_once: int = 16
 
     @property
@@ -153,19 +163,26 @@ class Segmenter:
     def write(
         self, image: InputImage, made: tuple[tuple[int, int], dict[int, ClassScores]]
     ) -> tuple[list[str], dict[str, Any]]:
-        """Write the mask, and the overlay, for which the photo is read again."""
+        """Write the mask and, if asked for, the maps and the overlay (the photo is read again)."""
         size, found = made
-        mask = self.mask(found, size)
-        labels = mask.numpy()
+        scores = self.full_scores(found, size)
+        labels = self.mask(scores, size).numpy()
         outputs = [mask_name(image)]
-        write_png(self.out / outputs[0], indexed(labels), self.out / SCRATCH, compression=3)
+        scratch = self.out / SCRATCH
+        write_png(self.out / outputs[0], indexed(labels), scratch, compression=3)
+        for value, score in scores.items() if self.soft else ():
+            suffix = f"_{value}.png" if len(self.rule.classes) > 1 else ".png"
+            outputs.append(str(PurePosixPath(MAPS, image.name).with_suffix("")) + suffix)
+            levels = (score.clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
+            write_png(self.out / outputs[-1], Image.fromarray(levels), scratch)
         if self.overlays:
             outputs.append(str(PurePosixPath(OVERLAYS, image.name).with_suffix(".jpg")))
-            with written_whole(self.out / outputs[1], self.out / SCRATCH) as temporary:
+            with written_whole(self.out / outputs[-1], scratch) as temporary:
                 picture = mask_overlay(read_image(image.path), labels)
                 picture.save(temporary, format="JPEG", quality=90)
         names = self.model.class_names
-        pixels = mask.flatten().bincount(minlength=max(found) + 1).tolist()
+        pixels = np.bincount(labels.ravel(), minlength=max(found) + 1).tolist()
+        stability = self.stability(scores, size)
         classes = [
             {
                 "value": value,
@@ -173,6 +190,7 @@ class Segmenter:
                 "name": names[one.index] if names else "",
                 "probability": round(one.probability, 6),
                 "pixels": pixels[value],
+                "stability": stability.get(value),
             }
             for value, one in sorted(found.items())
         ]
@@ -257,32 +275,57 @@ class Segmenter:
             for value, total in sums.items()
         }
 
-    def mask(self, found: dict[int, ClassScores], size: tuple[int, int]) -> Tensor:
+    def full_scores(
+        self, found: dict[int, ClassScores], size: tuple[int, int]
+    ) -> dict[int, Tensor]:
+        """By value, ascending, the scores ``[H, W]`` of the present classes at the photo's size."""
+        present = {v: one.scores for v, one in sorted(found.items()) if one.scores is not None}
+        if self.rule.windows:
+            return present
+        resized = {v: pipeline.resize(scores[None], size)[0] for v, scores in present.items()}
+        if len(self.rule.classes) < 2:
+            return {v: pipeline.scale(scores) for v, scores in resized.items()}
+        return {v: scores / (scores.amax() + 1e-5) for v, scores in resized.items()}
+
+    def mask(
+        self, scores: dict[int, Tensor], size: tuple[int, int], threshold: float | None = None
+    ) -> Tensor:
         """The mask of one photo.
 
         Args:
-            found: The classes in it.
-            size: Its height and width.
+            scores: As of :meth:`full_scores`.
+            size: The photo's height and width.
+            threshold: The rule's by default.
 
         Returns:
             ``[H, W]`` uint8: 0 background, k + 1 the k-th class of the rule.
         """
-        single = len(self.rule.classes) < 2
-        best = torch.full(size, self.rule.threshold)
+        threshold = self.rule.threshold if threshold is None else threshold
+        best = torch.full(size, threshold)
         labels = torch.zeros(size, dtype=torch.uint8)
-        for value, one in sorted(found.items()):
-            if one.scores is None:
-                continue
-            scores = one.scores
-            if not self.rule.windows:
-                scores = pipeline.resize(scores[None], size)[0]
-                scores = pipeline.scale(scores) if single else scores / (scores.amax() + 1e-5)
-            if single:
-                labels[pipeline.threshold(scores, self.rule.threshold)] = value
+        for value, score in scores.items():
+            if len(self.rule.classes) < 2:
+                labels[pipeline.threshold(score, threshold)] = value
             else:
-                labels[scores > best] = value
-                best = torch.maximum(best, scores)
-        return labels
+                labels[score > best] = value
+                best = torch.maximum(best, score)
+        return torch.from_numpy(without_small_objects(labels.numpy(), self.rule.min_object))
+
+    def stability(self, scores: dict[int, Tensor], size: tuple[int, int]) -> dict[int, float]:
+        """By value the IoU of the masks at a threshold 0.05 lower and 0.05 higher, 0 to 1.
+
+        A low value means that the mask depends much on the threshold. The measure is that of Segment
+        Anything (Kirillov et al. 2023, "stability score"), with a step of the map instead of a logit.
+        """
+        steps = (-STABILITY_STEP, STABILITY_STEP)
+        thresholds = [min(1.0, max(0.0, self.rule.threshold + step)) for step in steps]
+        wide, narrow = (self.mask(scores, size, threshold) for threshold in thresholds)
+        found = {}
+        for value in scores:
+            one, other = wide == value, narrow == value
+            union = int((one | other).sum())
+            found[value] = round(int((one & other).sum()) / union, 4) if union else 0.0
+        return found
 
     def _classes_to_explain(self, images: Tensor) -> Tensor | int | None:
         """Columns ``[N, K]``, the most probable first, with every present class; or one for all."""

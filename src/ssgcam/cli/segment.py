@@ -49,8 +49,20 @@ class MaskOptions:
     gate: float | None = option(None, shared.GATE, shown="the recipe's, else 0.5")
     window: int | None = option(None, "Cut images into windows of this side, in pixels.")
     overlap: float = option(0.5, "Share of a window that the next one covers.")
-    coco: Path | None = option(None, "Also write all masks here, as COCO JSON.")
+    min_object: int = option(1, "Objects of fewer pixels become background.", min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What is written beside the masks; the names are those of ``segment_images``."""
+
+    panel: ClassVar[str] = "Further outputs"
     overlays: bool = option(False, "Also write images with their masks over them.", "--overlay")
+    soft: bool = option(False, "Also write the maps, as 16-bit PNG.", "--soft")
+    export: list[str] | None = option(
+        None, "Also write the objects as coco, yolo, geojson or labelstudio; can be repeated."
+    )
+    review: int = option(0, "Copy so many images with the least stable masks to OUT/review.", min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +94,7 @@ class SegmentOptions:
 
     files: SegmentFiles
     masks: MaskOptions
+    outputs: OutputOptions
     network: shared.NetworkOptions
     method: shared.MethodOptions
     run: shared.RunOptions
@@ -111,7 +124,13 @@ def segment(options: SegmentOptions) -> None:
     engine = options.cluster.make(run.workers)
     recipe = None if files.recipe is None else Recipe.load(files.recipe)
     model = options.network.load()
-    given = {**vars(options.masks), **vars(run), "batch_size": options.network.batch_size}
+    given = {
+        **vars(options.masks),
+        **vars(options.outputs),
+        **vars(run),
+        "batch_size": options.network.batch_size,
+    }
+    given["export"] = given["export"] or []
     if given["classes"] in (["all"], ["top"]):
         (given["classes"],) = given["classes"]
 

@@ -1,0 +1,270 @@
+"""Which files do other tools open? The objects of masks as COCO, YOLO, GeoJSON and Label Studio files.
+
+OUT/coco.json             COCO annotations: one for each object, its mask as compressed RLE
+OUT/yolo/                 an Ultralytics segmentation data set: ``data.yaml``, ``images/``, ``labels/``
+OUT/geojson/a/1.geojson   polygons in pixels, as QuPath imports them
+OUT/labelstudio.json      tasks with predictions; OUT/labelstudio.xml is their labeling interface
+
+An object is a set of pixels of one class that are connected by their sides. Its polygon runs along the
+pixels' edges and has exactly its area. YOLO's and Label Studio's polygons have no holes: there a hole is
+joined to the outer ring by a cut of no width. YOLO's files have no place for a confidence.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ssgcam.bulk.mask_files import Labels, voc_colors
+from ssgcam.core.settings import check_choice
+from ssgcam.data.masks import read_raw_mask
+from ssgcam.data.rle import encode
+from ssgcam.files import write_json, write_text, written_whole
+from ssgcam.version import __version__
+
+ExportFormat = Literal["coco", "yolo", "geojson", "labelstudio"]
+Ring = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskObject:
+    """Pixels of one class that are connected by their sides.
+
+    Attributes:
+        value: Of the class in the mask.
+        box: Left, top, width and height, in pixels.
+        mask: ``[height, width]`` bool, inside the box.
+    """
+
+    value: int
+    box: tuple[int, int, int, int]
+    mask: NDArray[np.bool_]
+
+    def rings(self) -> list[Ring]:
+        """The outer ring and the holes of the polygon, each ``[n, 2]``: x and y in pixels, open."""
+        height, width = self.mask.shape
+        # each pixel's closed square on a grid that also has the pixels' edges and corners
+        grid = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+        grid[1::2, 1::2] = self.mask
+        squares = np.pad(cv2.dilate(grid, np.ones((3, 3), np.uint8)), 1)
+        contours, tree = cv2.findContours(squares, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        order = np.argsort(tree[0, :, 3] >= 0, kind="stable")  # the outer ring has no parent
+        offset = np.array(self.box[:2])
+        return [_along_edges(contours[index][:, 0] - 1) / 2 + offset for index in order]
+
+
+def _along_edges(points: NDArray[Any]) -> NDArray[Any]:
+    """Corners of a contour ``[n, 2]`` on the doubled grid, without OpenCV's diagonal shortcuts."""
+    following = np.roll(points, -1, axis=0)
+    diagonal = (points != following).all(axis=1)
+    corners = np.where(points % 2 == 0, points, following)[diagonal]  # where pixels' corners are
+    points = np.insert(points, np.flatnonzero(diagonal) + 1, corners, axis=0)
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    turns: NDArray[np.bool_] = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return points[turns]
+
+
+def without_holes(rings: Sequence[Ring]) -> Ring:
+    """One ring around the same area: each hole is joined to the outer ring by a cut of no width."""
+    outer, *holes = rings
+    for hole in holes:
+        distances = np.linalg.norm(outer[:, None] - hole, axis=2)
+        i, j = np.unravel_index(distances.argmin(), distances.shape)
+        around = np.concatenate([np.roll(hole, -j, axis=0), hole[[j]]])
+        outer = np.concatenate([outer[: i + 1], around, outer[i:]])
+    return outer
+
+
+def objects_of(labels: Labels) -> list[MaskObject]:
+    """The objects of a mask ``[H, W]``, by value and then from the top."""
+    found = []
+    for value in np.unique(labels[labels > 0]).tolist():
+        count, components, stats, _ = cv2.connectedComponentsWithStats(
+            (labels == value).astype(np.uint8), connectivity=4
+        )
+        for index in range(1, count):
+            left, top, width, height = stats[index, :4].tolist()
+            mask = components[top : top + height, left : left + width] == index
+            found.append(MaskObject(value, (left, top, width, height), mask))
+    return found
+
+
+def without_small_objects(labels: Labels, least: int) -> Labels:
+    """A mask ``[H, W]`` whose objects of fewer than ``least`` pixels have become background."""
+    kept = labels.copy()
+    for found in objects_of(labels) if least > 1 else ():
+        if found.mask.sum() < least:
+            left, top, width, height = found.box
+            kept[top : top + height, left : left + width][found.mask] = 0
+    return kept
+
+
+@dataclass(frozen=True)
+class ExportImage:
+    """An image and its mask.
+
+    Attributes:
+        name: Of the image: its path below the input folder, with ``/``.
+        photo: Its file.
+        mask: The mask's file, indexed, with 0 for background.
+        probabilities: Of the class, by its value in the mask.
+    """
+
+    name: str
+    photo: Path
+    mask: Path
+    probabilities: Mapping[int, float]
+
+
+def export_masks(
+    formats: Iterable[ExportFormat], images: Sequence[ExportImage], names: Sequence[str], out: Path
+) -> None:
+    """Write the objects of masks for other tools, each file whole or not at all.
+
+    Args:
+        formats: Of ``"coco"``, ``"yolo"``, ``"geojson"`` and ``"labelstudio"``.
+        images: The images with their masks.
+        names: Of the classes; ``names[k]`` has value k + 1 in the masks.
+        out: The folder to write to, see the top of this module.
+
+    Raises:
+        SsgcamError: If a format is unknown, a mask can't be read or a file not written.
+    """
+    for name in formats:
+        check_choice("export", name, ExportFormat)
+        _WRITERS[name](images, names, out)
+
+
+def _coco(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
+    entries, annotations = [], list[dict[str, Any]]()
+    for number, (image, labels, objects) in enumerate(_read(images), 1):
+        height, width = labels.shape
+        entries.append({"id": number, "file_name": image.name, "width": width, "height": height})
+        for found in objects:
+            left, top, wide, high = found.box
+            mask = np.zeros(labels.shape, dtype=bool)
+            mask[top : top + high, left : left + wide] = found.mask
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": found.value,
+                    "iscrowd": 0,
+                    "area": int(found.mask.sum()),
+                    "bbox": list(found.box),
+                    "segmentation": encode(mask),
+                    "score": image.probabilities[found.value],
+                }
+            )
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
+    content = {"categories": categories, "images": entries, "annotations": annotations}
+    write_json(out / "coco.json", content)
+
+
+def _yolo(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
+    folder = out / "yolo"
+    for image, labels, objects in _read(images):
+        lines = []
+        for found in objects:
+            ring = without_holes(found.rings()) / labels.shape[::-1]
+            lines.append(" ".join([str(found.value - 1), *(f"{x:.6f}" for x in ring.ravel())]))
+        text = "".join(f"{line}\n" for line in lines)
+        write_text((folder / "labels" / image.name).with_suffix(".txt"), text)
+        with written_whole(folder / "images" / image.name) as temporary:
+            shutil.copyfile(image.photo, temporary)
+    listed = "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))
+    text = f"path: {json.dumps(str(folder))}\ntrain: images\nval: images\nnames:\n{listed}"
+    write_text(folder / "data.yaml", text)
+
+
+def _geojson(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
+    for image, _, objects in _read(images):
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Polygon",
+                    "coordinates": [[*ring.tolist(), ring[0].tolist()] for ring in found.rings()],
+                },
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {
+                        "name": names[found.value - 1],
+                        "color": list(voc_colors()[found.value]),
+                    },
+                    "measurements": {"probability": image.probabilities[found.value]},
+                },
+            }
+            for found in objects
+        ]
+        name = PurePosixPath(image.name).with_suffix(".geojson")
+        write_json(out / "geojson" / name, {"type": "FeatureCollection", "features": features})
+
+
+def _labelstudio(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
+    tasks = []
+    for image, labels, objects in _read(images):
+        height, width = labels.shape
+        result = [
+            {
+                "id": f"object{number}",
+                "type": "polygonlabels",
+                "from_name": "label",
+                "to_name": "image",
+                "original_width": width,
+                "original_height": height,
+                "image_rotation": 0,
+                "score": image.probabilities[found.value],
+                "value": {
+                    "points": (100 * without_holes(found.rings()) / (width, height)).tolist(),
+                    "closed": True,
+                    "polygonlabels": [names[found.value - 1]],
+                },
+            }
+            for number, found in enumerate(objects)
+        ]
+        score = max((image.probabilities[found.value] for found in objects), default=0.0)
+        local = image.photo.absolute().as_posix().lstrip("/")
+        tasks.append(
+            {
+                "data": {"image": f"/data/local-files/?d={local}"},
+                "predictions": [
+                    {"model_version": f"ssgcam {__version__}", "score": score, "result": result}
+                ],
+            }
+        )
+    write_json(out / "labelstudio.json", tasks)
+    write_text(out / "labelstudio.xml", labeling_interface(names))
+
+
+def labeling_interface(names: Sequence[str]) -> str:
+    """Label Studio's labeling interface for polygons of these classes, XML."""
+    view = Element("View")
+    SubElement(view, "Image", name="image", value="$image")
+    labels = SubElement(view, "PolygonLabels", name="label", toName="image")
+    for value, name in enumerate(names, 1):
+        SubElement(labels, "Label", value=name, background=f"#{bytes(voc_colors()[value]).hex()}")
+    return tostring(view, encoding="unicode") + "\n"
+
+
+def _read(images: Iterable[ExportImage]) -> Iterator[tuple[ExportImage, Labels, list[MaskObject]]]:
+    for image in images:
+        labels = read_raw_mask(image.mask).astype(np.uint8)
+        yield image, labels, objects_of(labels)
+
+
+_WRITERS: dict[ExportFormat, Callable[[Sequence[ExportImage], Sequence[str], Path], None]] = {
+    "coco": _coco,
+    "yolo": _yolo,
+    "geojson": _geojson,
+    "labelstudio": _labelstudio,
+}
