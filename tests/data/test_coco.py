@@ -167,6 +167,20 @@ def test_more_categories_than_mask_values_are_refused(tmp_path):
     assert "300 classes" in refusal(read_samples, tmp_path)
 
 
+def test_coco_splits_of_roboflow(tmp_path):
+    for split, name in (("train", "a"), ("valid", "b")):
+        photo(tmp_path / split / f"{name}.jpg")
+        content = {
+            "images": [{"id": 1, "file_name": f"{name}.jpg", "width": 20, "height": 10}],
+            "annotations": [instance(3, [1, 2, 3, 4], [], image=1)],
+            "categories": [{"id": 3, "name": "cell"}],
+        }
+        text(tmp_path / split / "_annotations.coco.json", json.dumps(content))
+    assert "choose one with --split: train, valid" in refusal(read_samples, tmp_path)
+    found = read_samples(tmp_path, split="valid")
+    assert [sample.name for sample in found] == ["valid/b.jpg"]
+
+
 @pytest.mark.parametrize(
     ("annotations", "images"),
     [

@@ -56,6 +56,17 @@ def test_yolo_class_names(tmp_path, name, content):
     assert read_samples(root).class_names == expected
 
 
+def test_yolo_splits_of_roboflow(tmp_path):
+    for split, name in (("train", "a"), ("valid", "b")):
+        photo(tmp_path / split / "images" / f"{name}.jpg", (20, 10))
+        text(tmp_path / split / "labels" / f"{name}.txt", "1 0.5 0.5 0.2 0.4\n")
+    text(tmp_path / "data.yaml", "names: [cell, dog]\n")
+    for options, image in (({}, "a.jpg"), ({"split": "valid"}, "b.jpg")):
+        found = read_samples(tmp_path, **options)
+        assert (found.kind, found.class_names) == ("yolo", ("cell", "dog"))
+        assert [sample.image.name for sample in found] == [image]
+
+
 def test_yolo_without_class_names_has_numbers(yolo):
     (yolo / "data.yaml").unlink()
     assert read_samples(yolo).class_names == ("0", "1")

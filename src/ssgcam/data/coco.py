@@ -57,10 +57,11 @@ def read_coco(
         root: The folder that holds ``annotations`` and the images' folder, or a JSON file beside
             its images.
         split: Such as ``"val2017"``: ``annotations/instances_val2017.json`` and the images in
-            ``val2017`` or ``images/val2017``. Default: the only one there is.
+            ``val2017`` or ``images/val2017``; or a folder of a Roboflow export, such as ``"train"``.
+            Default: the only one there is.
         annotations: The JSON file relative to the root, if it is elsewhere.
         images: The images' folder relative to the root. Default: of ``images/<split>``,
-            ``<split>``, ``images`` and the root, the first that holds the first image.
+            ``<split>``, ``images`` and the file's own folder, the first that holds the first image.
         missing: ``"error"``, or ``"skip"`` to leave out and count images that don't exist.
 
     Returns:
@@ -83,7 +84,7 @@ def read_coco(
             area = float(item.get("area") or box[2] * box[3])
             of_image[item["image_id"]].append(Annotation(label, box, pixels, area))
         masks = any(item.segmentation for items in of_image.values() for item in items)
-        folder = root / (images or _images_folder(root, source, content["images"]))
+        folder = root / images if images else _images_folder(root, source, content["images"])
         check_folder(folder)
         for record in content["images"]:
             image = folder / record["file_name"]
@@ -102,12 +103,11 @@ def read_coco(
 
 
 def find_coco_files(root: Path) -> list[Path]:
-    """List the instances files in ``annotations``, or else the COCO files beside the images."""
-    return sorted(root.glob(LAYOUT.signs[0])) or [
-        path
-        for path in (*sorted(root.glob("annotations/*.json")), *sorted(root.glob("*.json")))
-        if is_coco_file(path)
-    ]
+    """List the instances files in ``annotations``, or else the COCO files of annotation tools."""
+    published = sorted(root.glob(LAYOUT.signs[0]))
+    patterns = ("annotations/*.json", "*.json", "*/_annotations.coco.json")
+    others = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+    return published or [path for path in others if is_coco_file(path)]
 
 
 def is_coco_file(path: Path) -> bool:
@@ -119,9 +119,15 @@ def is_coco_file(path: Path) -> bool:
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
 
+def _split_of(path: Path) -> str:
+    """The split that a file is for; Roboflow names the folder after it."""
+    stem = path.stem.removeprefix("instances_")
+    return path.parent.name if stem == "_annotations.coco" else stem
+
+
 def _choose_file(root: Path, split: str | None) -> Path:
     found = find_coco_files(root) or [LAYOUT.locate(root)]  # raises an error
-    splits = [path.stem.removeprefix("instances_") for path in found]
+    splits = [_split_of(path) for path in found]
     if split is None and len(found) == 1:
         return found[0]
     if split not in splits:
@@ -130,13 +136,14 @@ def _choose_file(root: Path, split: str | None) -> Path:
     return found[splits.index(split)]
 
 
-def _images_folder(root: Path, source: Path, images: Sequence[Mapping[str, Any]]) -> str:
-    split = source.stem.removeprefix("instances_")
-    folders = [name for name in (f"images/{split}", split, "images", ".") if (root / name).is_dir()]
-    for name in folders:
-        if images and (root / name / images[0]["file_name"]).is_file():
-            return name
-    return folders[0] if len(folders) > 1 or source.parent == root else split
+def _images_folder(root: Path, source: Path, images: Sequence[Mapping[str, Any]]) -> Path:
+    split = _split_of(source)
+    folders = [root / "images" / split, root / split, root / "images", source.parent]
+    folders = [folder for folder in folders if folder.is_dir()]
+    for folder in folders:
+        if images and (folder / images[0]["file_name"]).is_file():
+            return folder
+    return folders[0] if len(folders) > 1 or source.parent == root else root / split
 
 
 def add_annotated(

@@ -17,7 +17,7 @@ from ssgcam.data.tables import read_json, read_text, whole
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
 
-YOLO = Layout("yolo", "YOLO", ("labels/**/*.txt", "images"))
+YOLO = Layout("yolo", "YOLO", ("labels/**/*.txt", "images"), ("train",))
 GEOJSON = Layout("geojson", "image and GeoJSON", ("masks/**/*.geojson", "images"))
 
 
@@ -30,8 +30,9 @@ def read_yolo(root: Path, split: str | None = None, missing: Missing = "error") 
     root or above it; without them they are numbers. If there is any polygon, there are masks.
 
     Args:
-        root: The folder that holds ``images`` and ``labels``.
-        split: A folder in both, such as ``"val"``; default: all.
+        root: The folder that holds ``images`` and ``labels``, or Roboflow's folder above it.
+        split: A folder in both, such as ``"val"``, or Roboflow's folder that holds both. Default:
+            all images in both, or Roboflow's ``train``.
         missing: Accepted as by the other readers; no file can be missing here.
 
     Returns:
@@ -40,10 +41,11 @@ def read_yolo(root: Path, split: str | None = None, missing: Missing = "error") 
     Raises:
         SsgcamError: If a folder is missing, or a line is wrong.
     """
-    YOLO.locate(root)
+    inside = split and (root / split / "labels").is_dir()
+    root = YOLO.locate(root / str(split) if inside else root)
     collector = Collector(root, missing, stored=False)
     found = {}
-    for image in images_below(root / "images" / (split or "")):
+    for image in images_below(root / "images" / ("" if inside else split or "")):
         source = root / "labels" / image.relative_to(root / "images").with_suffix(".txt")
         size, _ = annotated_pixels(image, None, source, stored=False)
         lines = read_text(source).splitlines() if source.is_file() else []
