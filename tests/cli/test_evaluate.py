@@ -122,7 +122,7 @@ def test_the_same_command_gives_the_same_numbers(boxes, tmp_path):
         ("localization", ["--recipe", "none.json"], "recipe 'none.json' can't be read"),
         ("localization", ["--limit", "0"], "limit is 0"),
         ("localization", ["--batch-size", "0"], "Invalid value for '--batch-size'"),
-        ("localization", ["--target", "loss"], "score is 'loss'"),
+        ("localization", ["--target", "loss"], "target is 'loss'"),
         ("perturbation", ["--pixels", "0"], "pixels is 0"),
         ("localization", ["--device", "abacus"], "device 'abacus' is not available"),
         ("segmentation", [], "has no mask"),
