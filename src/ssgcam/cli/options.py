@@ -99,7 +99,7 @@ class MethodOptions:
     method: str | None = option(None, "ssg_cam, grad_cam, layer_cam, ...", shown="ssg_cam")
     layers: str | None = option(None, LAYERS, shown="auto")
     target: str | None = option(None, TARGET, shown="exp; logit for ShapleyCAM")
-    form: str | None = option(None, "SSG-CAM: taylor or gradient.", shown=SSGSettings.form)
+    form: str | None = option(None, "SSG-CAM: taylor, gradient or sum.", shown=SSGSettings.form)
     sigma: float | None = option(
         None,
         "SSG-CAM: width of the smoothing as a share of the map's shorter side.",
@@ -111,7 +111,12 @@ class MethodOptions:
     second_exponent: float | None = option(
         None, "SSG-CAM: exponent of the second order.", shown=str(SSGSettings.second_exponent)
     )
-    gamma: float | None = option(None, "Exponent of each layer's map.", shown="1")
+    cancellation: float | None = option(
+        None,
+        "SSG-CAM, sum form: share of the evidence against the class that is subtracted.",
+        shown=str(SSGSettings.cancellation),
+    )
+    gamma: float | None = option(None, "Exponent of each layer's map.", shown="the method's")
 
     def given(self) -> dict[str, Any]:
         """The options that were given."""
