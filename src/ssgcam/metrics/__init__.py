@@ -13,7 +13,9 @@ module                    question
 ``boundary``              Does a mask's outline follow the object's?
 ``offset``                Are masks displaced from the objects?
 ``perturbation``          How does the network's answer change without the highest pixels?
+``road``                  The same with imputed pixels
 ``randomization``         Does a map depend on the network's weights?
+``discrimination``        Does the map tell classes apart?
 ``bootstrap``             How uncertain is a number?
 ``histogram``, ``boxes``  What the others build on
 ========================  ==============================================================================
@@ -26,6 +28,9 @@ from ssgcam.metrics.bootstrap import (
 )  # fmt: skip
 from ssgcam.metrics.boundary import boundary_f_score, boundary_parts, mask_boundary
 from ssgcam.metrics.boxes import TAUS, best_ious, box_iou, contour_boxes, fill_boxes, scale_boxes
+from ssgcam.metrics.discrimination import (
+    Mosaic, choose_mosaics, class_sensitivity, compared_classes, compose_mosaic, grid_parts,
+)  # fmt: skip
 from ssgcam.metrics.histogram import (
     ThresholdCounts, counts_from_above, score_histogram, threshold_counts,
 )  # fmt: skip
@@ -38,26 +43,29 @@ from ssgcam.metrics.masks import (
 )  # fmt: skip
 from ssgcam.metrics.offset import MaskOffset, mask_offset
 from ssgcam.metrics.perturbation import (
-    AREAS, area_under_curve, blur_drops, class_probabilities, curve_counts, drop_and_increase,
-    fit_maps, gaussian_blur, images_at_once, insertion_deletion, moved_ranks, pixel_counts,
-    pixel_ranks, replaced_probabilities,
+    AREAS, area_under_curve, blur_drops, class_answers, class_probabilities, curve_counts,
+    drop_and_increase, fit_maps, gaussian_blur, images_at_once, insertion_deletion, moved_ranks,
+    pixel_counts, pixel_ranks, replaced_probabilities,
 )  # fmt: skip
 from ssgcam.metrics.pointing import near_object, peak_hits
 from ssgcam.metrics.randomization import (
     SanityResult, cascade, constant_maps, rank_correlation, sanity_result,
 )  # fmt: skip
+from ssgcam.metrics.road import ROAD_AREAS, linear_imputation, road_parts, road_score
 
 __all__ = [
-    "AREAS", "SCORES", "TAUS", "Interval", "MaskOffset", "SanityResult", "ThresholdCounts",
-    "area_under_curve", "best_ious", "blur_drops", "bootstrap_interval", "boundary_f_score",
-    "boundary_parts", "box_hits", "box_iou", "cascade", "class_iou", "class_probabilities",
-    "confusion_matrix", "constant_maps", "contour_boxes", "counts_from_above", "curve_counts",
-    "drop_and_increase", "fill_boxes", "fit_maps", "foreground_iou", "gaussian_blur",
-    "identity", "image_ious", "images_at_once", "insertion_deletion", "localization_hits",
-    "mask_boundary", "mask_offset", "max_box_acc", "max_box_acc_v2", "mean_iou",
-    "mean_of_ratios", "moved_ranks", "near_object", "paired_difference", "parts_by_class",
-    "peak_hits", "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks",
-    "prepare_maps", "pseudo_masks", "pxap_histograms", "quantize", "rank_correlation", "ratio",
-    "replaced_probabilities", "resample_counts", "resize_mask", "sanity_result", "scale_boxes",
-    "score_histogram", "threshold_counts",
+    "AREAS", "ROAD_AREAS", "SCORES", "TAUS", "Interval", "MaskOffset", "Mosaic", "SanityResult",
+    "ThresholdCounts", "area_under_curve", "best_ious", "blur_drops", "bootstrap_interval",
+    "boundary_f_score", "boundary_parts", "box_hits", "box_iou", "cascade", "choose_mosaics",
+    "class_answers", "class_iou", "class_probabilities", "class_sensitivity",
+    "compared_classes", "compose_mosaic", "confusion_matrix", "constant_maps", "contour_boxes",
+    "counts_from_above", "curve_counts", "drop_and_increase", "fill_boxes", "fit_maps",
+    "foreground_iou", "gaussian_blur", "grid_parts", "identity", "image_ious", "images_at_once",
+    "insertion_deletion", "linear_imputation", "localization_hits", "mask_boundary",
+    "mask_offset", "max_box_acc", "max_box_acc_v2", "mean_iou", "mean_of_ratios", "moved_ranks",
+    "near_object", "paired_difference", "parts_by_class", "peak_hits",
+    "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks", "prepare_maps",
+    "pseudo_masks", "pxap_histograms", "quantize", "rank_correlation", "ratio",
+    "replaced_probabilities", "resample_counts", "resize_mask", "road_parts", "road_score",
+    "sanity_result", "scale_boxes", "score_histogram", "threshold_counts",
 ]  # fmt: skip

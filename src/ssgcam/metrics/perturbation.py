@@ -213,6 +213,29 @@ def replaced_probabilities(
     return torch.cat(answers).view(len(ranks), len(counts), -1)
 
 
+def class_answers(answers: Tensor, classes: Tensor) -> Tensor:
+    """What the answers say about one class of each image.
+
+    Args:
+        answers: ``[N, V, K]`` of :func:`replaced_probabilities`.
+        classes: ``[N]``.
+
+    Returns:
+        ``[N, 2, V]`` float32: whether the class is the first of the highest; its probability.
+
+    Raises:
+        SsgcamError: If the counts differ or a class is outside 0..K - 1.
+    """
+    check_count(len(answers), "images", classes, "classes")
+    classes = classes.to(answers.device).long()
+    if not bool(((classes >= 0) & (classes < answers.shape[-1])).all()):
+        raise SsgcamError(
+            f"classes {classes.tolist()} don't fit the {answers.shape[-1]} classes of the network"
+        )
+    probability = answers[torch.arange(len(answers), device=answers.device), :, classes]
+    return torch.stack([(answers.argmax(-1) == classes[:, None]).float(), probability], 1)
+
+
 def blur_drops(
     probabilities: Probabilities,
     images: Tensor,
@@ -252,11 +275,11 @@ def blur_drops(
     height, width = images.shape[-2:]
     counts = pixel_counts(areas, height * width)
     ranks = pixel_ranks(fit_maps(maps, height, width), seed)
-    intact = _read(class_probabilities(probabilities, images, batch_size)[:, None], classes)
+    intact = class_answers(class_probabilities(probabilities, images, batch_size)[:, None], classes)
     drops = []
     for order in (ranks, moved_ranks(ranks, seed, first)):
         answers = replaced_probabilities(probabilities, blurred, images, order, counts, batch_size)
-        drops.append(intact - _read(answers, classes))
+        drops.append(intact - class_answers(answers, classes))
     return torch.stack(drops, 1)
 
 
@@ -297,7 +320,7 @@ def insertion_deletion(
     curves = []
     for inside, outside in ((images, blurred), (torch.zeros_like(images), images)):
         answers = replaced_probabilities(probabilities, inside, outside, ranks, counts, batch_size)
-        curves.append(_read(answers, classes)[:, 1])
+        curves.append(class_answers(answers, classes)[:, 1])
     return torch.stack(curves, 1)
 
 
@@ -349,20 +372,10 @@ def drop_and_increase(
         raise SsgcamError("a map for Average Drop has negative values; apply relu to it first")
     masked = images * scale(fitted)[:, None].to(images.dtype)
     before, after = (
-        _read(class_probabilities(probabilities, some, batch_size)[:, None], classes)[:, 1, 0]
+        class_answers(class_probabilities(probabilities, some, batch_size)[:, None], classes)[
+            :, 1, 0
+        ]
         for some in (images, masked)
     )
     drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
     return torch.stack([drop, (after > before).float()], 1)
-
-
-def _read(answers: Tensor, classes: Tensor) -> Tensor:
-    """``[N, V, K]`` to ``[N, 2, V]``: whether the class is the first of the highest; its probability."""
-    check_count(len(answers), "images", classes, "classes")
-    classes = classes.to(answers.device).long()
-    if not bool(((classes >= 0) & (classes < answers.shape[-1])).all()):
-        raise SsgcamError(
-            f"classes {classes.tolist()} don't fit the {answers.shape[-1]} classes of the network"
-        )
-    probability = answers[torch.arange(len(answers), device=answers.device), :, classes]
-    return torch.stack([(answers.argmax(-1) == classes[:, None]).float(), probability], 1)
