@@ -33,7 +33,7 @@ from ssgcam.metrics import pixel_average_precision, pxap_histograms
 from ssgcam.report import Cell, overlay, panel
 from ssgcam.report.heatmap import resized
 from ssgcam.result import Result
-from ssgcam.search import Calibration, SearchSettings, search_recipe
+from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 
 NETWORK = "efficientnet_lite0"
 SHOWN_METHODS = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "ssg_cam")
@@ -265,12 +265,13 @@ def compare_recipes(
     for photo in dict.fromkeys(thing.photo for thing in objects):
         others = [thing for thing in objects if thing.photo != photo]
         path = out / f"recipe_without_{Path(photo).stem}.json"
-        calibration = Calibration(
+        calibration = CalibrationSet(
             images=[thing.image for thing in others],
             masks=[thing.mask for thing in others],
             classes=[thing.index for thing in others],
             groups=[thing.photo for thing in others],
             names=[f"{thing.photo}: {thing.name}" for thing in others],
+            preprocessing=model.preprocessing,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the set is small

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from ssgcam.preprocessing import Preprocessing
     from ssgcam.recipe import Recipe
     from ssgcam.result import Result
-    from ssgcam.search import Calibration, search_recipe
+    from ssgcam.search import CalibrationSet, search_recipe
 
 __all__ = [
     "CAM",
     "SSGCAM",
-    "Calibration",
+    "CalibrationSet",
     "LoadedModel",
     "Preprocessing",
     "Recipe",
@@ -37,7 +37,7 @@ __all__ = [
 _HOMES = {
     "CAM": "cam",
     "SSGCAM": "cam",
-    "Calibration": "search",
+    "CalibrationSet": "search",
     "LoadedModel": "models",
     "Preprocessing": "preprocessing",
     "Recipe": "recipe",

@@ -9,42 +9,50 @@ import torch
 from torch import Tensor
 
 from helpers.networks import Small
+from ssgcam.core.augment import Augmentation
+from ssgcam.core.refine import Refinement
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
-from ssgcam.search.cache import MapCache, MapGrid, packed
-from ssgcam.search.calibration import Examples
-from ssgcam.search.samples import Calibration
+from ssgcam.search import CalibrationSet, MapCache, MapGrid, SearchResult, SearchSettings
+from ssgcam.search.search import search_recipe
 
 GRID = MapGrid(("taylor",), (0.0, 0.1), ((1.0, 0.0), (1.0, 1.0)), (0.5, 1.0))
+#: A search of a few seconds.
+SHORT = SearchSettings(
+    generations=12,
+    population=24,
+    working_size=(16, 16),
+    grid=MapGrid(("taylor", "gradient"), (0.0, 0.1), ((1.0, 0.0), (1.0, 1.0)), (0.5, 1.0)),
+    views=(Augmentation(), Augmentation("horizontal")),
+    augmentations=(Augmentation(), Augmentation("horizontal", (1.0, 1.5))),
+    refinement=Refinement(iterations=2, dilations=(1, 2)),
+    folds=2,
+)
 
 
-def examples_of(
+def labeled_masks(
     masks: Tensor, probabilities: Sequence[float] | None = None, groups: Sequence[str] | None = None
-) -> Examples:
-    """Examples with masks alone; the images are noise."""
-    count = len(masks)
+) -> CalibrationSet:
+    """A calibration set of given masks with predictions; the images are noise."""
     generator = torch.Generator().manual_seed(0)
-    return Examples(
-        images=torch.rand(count, 3, 8, 8, generator=generator),
-        masks=masks.to(torch.uint8),
-        classes=torch.zeros(count, dtype=torch.long),
-        probabilities=torch.ones(count) if probabilities is None else torch.tensor(probabilities),
-        targets=(0,),
-        groups=tuple(groups or (f"#{n}" for n in range(count))),
-        names=tuple(f"image {n}" for n in range(count)),
-    )
+    images = torch.rand(len(masks), 3, *masks.shape[-2:], generator=generator)
+    data = CalibrationSet(images, masks, 0, groups, any_count=True)
+    data.classes = torch.zeros(len(masks), dtype=torch.long)
+    data.probabilities = torch.tensor(probabilities or [1.0] * len(masks))
+    return data
 
 
 def cache_of(values: Tensor, layers: int, size: tuple[int, int], grid: MapGrid = GRID) -> MapCache:
-    """A cache of given rows ``[N, layers * entries, cells]``."""
+    """A cache of given rows ``[N, layers * entries, cells]``: uint8, or in [0, 1]."""
+    if values.is_floating_point():
+        values = (values * 255).round().byte()
     names = tuple(f"layer{k}" for k in range(layers))
-    behind = packed(values) if values.dtype == torch.uint8 else None
-    return MapCache(values, names, grid, size, ((1, 2, 2),) * layers, behind)
+    return MapCache(values, names, ((1, 2, 2),) * layers, grid, size)
 
 
-def planted_set(
+def set_with_known_optimum(
     seed: int, images: int = 6, layers: int = 6, side: int = 12
-) -> tuple[MapCache, Examples, tuple[tuple[int, int], tuple[int, int]]]:
+) -> tuple[MapCache, CalibrationSet, tuple[tuple[int, int], tuple[int, int]]]:
     """Maps of which two, of two layers and one grid entry each, give the masks exactly, and no one does.
 
     The object is a left and a right half. The map of one layer shows the left half and, at 0.75,
@@ -53,7 +61,7 @@ def planted_set(
     Everything else in the cache is noise.
 
     Returns:
-        The cache, the examples, and layer and entry of the two.
+        The cache, the images, and layer and entry of the two.
     """
     rng = np.random.default_rng(seed)
     entries = len(GRID)
@@ -71,16 +79,21 @@ def planted_set(
         two[11, :] = 0.75
         values[n, first, left], values[n, second, right] = one, two
     cache = cache_of(values.flatten(1, 2).flatten(2), layers, (side, side))
-    return cache, examples_of(masks), ((first, left), (second, right))
+    return cache, labeled_masks(masks), ((first, left), (second, right))
+
+
+def small(names: tuple[str, ...] = ()) -> LoadedModel:
+    """A network with random weights and 32x32 pixels of input."""
+    torch.manual_seed(0)
+    return LoadedModel(Small().eval(), "small", Preprocessing((32, 32)), names)
 
 
 def tiny() -> LoadedModel:
-    """A factory for ``--model search_sets:tiny``."""
-    torch.manual_seed(0)
-    return LoadedModel(Small().eval(), "tiny", Preprocessing((32, 32)), ("cell", "ring", "other"))
+    """A factory for ``--model helpers.search_sets:tiny``."""
+    return small(("cell", "ring", "other"))
 
 
-def squares(count: int, negatives: int = 0, seed: int = 0, side: int = 32) -> Calibration:
+def squares(count: int, negatives: int = 0, seed: int = 0, side: int = 32) -> CalibrationSet:
     """Noise with a bright square, and its mask; the last ones without."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 3, side, side, generator=generator) * 0.5
@@ -90,4 +103,16 @@ def squares(count: int, negatives: int = 0, seed: int = 0, side: int = 32) -> Ca
         images[n, :, y : y + 12, x : x + 12] += 1.0
         masks[n, y : y + 12, x : x + 12] = 1
     groups = [f"slide {n // 2}" for n in range(count)]
-    return Calibration(images, masks, [1] * count, groups)
+    return CalibrationSet(images, masks, [1] * count, groups, any_count=True)
+
+
+def short_search(settings: SearchSettings = SHORT, **options: object) -> SearchResult:
+    """A search on six squares, with eight others held out."""
+    return search_recipe(
+        small(),
+        squares(6, negatives=2),
+        ["act1", "act2"],
+        held_out=squares(8, negatives=2, seed=1),
+        settings=settings,
+        **options,  # type: ignore[arg-type]
+    )

@@ -80,8 +80,8 @@ def search(
     kinds: list[Any] = ["none", *(["horizontal"] if flips == "both" else []), flips]
     views = tuple(dict.fromkeys(Augmentation(kind) for kind in kinds))
     given |= {
-        "score": shared.target(given.pop("target")),
-        "size": (given.pop("working_size"),) * 2,
+        "target": shared.target(given.pop("target")),
+        "working_size": (given.pop("working_size"),) * 2,
         "memory": int(options.memory * 1e9),
         "views": views,
         "augmentations": (*views, Augmentation(flips, shared.numbers(scales, "--scales"))),
@@ -90,14 +90,22 @@ def search(
     }
     settings = SearchSettings(**given)
     model = network.load()
-    with warnings.catch_warnings(record=True) as caught:
+    said: list[str] = []
+
+    def say(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in said:
+            said.append(str(message))
+            typer.echo(f"ssgcam: {message}", err=True)
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = say  # at once, not after the search
         found = search_recipe(
             model,
             data.read(files.calibration),
             shared.layer_names(layers),
             held_out=None if files.held_out is None else data.read(files.held_out),
-            target=shared.one_class(model, files.classes),
+            classes=shared.one_class(model, files.classes),
             boxes=boxes,  # type: ignore[arg-type]
             settings=settings,
             cache=files.cache,
@@ -106,9 +114,8 @@ def search(
     folder = files.report or recipe.with_name(f"{recipe.stem}-report")
     found.recipe.save(recipe)
     found.report.save(folder)
-    messages = [str(warning.message) for warning in caught]
-    for message in dict.fromkeys([*messages, *found.report.warnings]):
-        typer.echo(f"ssgcam: {message}", err=True)
+    for message in found.report.warnings:
+        say(message)
     chosen = ", ".join(f"{layer.name} {layer.weight:.2f}" for layer in found.recipe.layers)
     typer.echo(f"{found.report.summary()}; layers {chosen}")
     typer.echo(f"wrote {recipe} and {folder / 'report.md'}")

@@ -1,208 +1,123 @@
-"""The evolution itself: SciPy's differential evolution over the genes of ``objective``, resumable.
-
-A killed search goes on bit-identically: every call of the fitness is written to a journal, and a new run
-makes the very same calls again, answered from the journal as far as it reaches.
-"""
+"""Which genes have the lowest cost? SciPy's differential evolution, from known good candidates."""
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, differential_evolution
-from tqdm import tqdm
 
-from ssgcam.errors import SsgcamError
+from ssgcam.core.settings import SSGSettings
+from ssgcam.search.objective import GENES, MIN_WEIGHT, THRESHOLD_RANGE, Objective
 
 Array = NDArray[np.float64]
-Costs = Callable[[Array], Array]
-#: Small steps of few genes: after 16,000 candidates on cells' masks .002 to .004 better than SciPy's
-#: defaults (0.5 to 1, and 0.7), whose trials change most genes of a good mixture at once.
+#: After 16,000 candidates on cells' masks these were .002 to .004 better than SciPy's defaults (0.5 to
+#: 1, and 0.7), whose trials change most genes of a good mixture at once.
 MUTATION, RECOMBINATION = (0.3, 0.7), 0.2
+#: LayerCAM as a grid entry: settings and gamma.
+LAYER_CAM = (SSGSettings("gradient", 0.0, 1.0, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
-class Evolved:
-    """What an evolution found.
+class Evolution:
+    """The result of an evolution.
 
     Attributes:
         genes: ``[D]``: the best candidate.
         cost: Its cost.
-        history: The best cost after each generation, the planted population's first.
+        history: The best cost after each generation, the initial population's first.
         evaluations: How many candidates were scored.
-        interrupted: Whether it was stopped before its last generation.
     """
 
     genes: Array
     cost: float
     history: tuple[float, ...]
     evaluations: int
-    interrupted: bool
+
+
+class Minimized(Protocol):
+    """What :func:`evolve` minimizes, such as :class:`Objective`."""
+
+    bounds: list[tuple[float, float]]
+    integrality: list[bool]
+
+    def __call__(self, genomes: Array) -> Array:
+        """From genes ``[D, P]`` to costs ``[P]``, for a whole generation at once."""
+        ...
 
 
 def evolve(
-    costs: Costs,
-    bounds: Sequence[tuple[float, float]],
-    integral: Sequence[bool],
+    objective: Minimized,
     population: Array,
     *,
     generations: int,
     seed: int,
-    journal: Path | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    title: str = "search",
-) -> Evolved:
-    """Minimise a cost by differential evolution (Storn and Price 1997), ``best1bin``, deferred updates.
-
-    Ctrl-C (once) ends it after the running generation with the best so far.
+    interrupted: Callable[[], bool] = lambda: False,
+    progress: Callable[[float], object] = lambda cost: None,
+) -> Evolution:
+    """Minimize a cost by differential evolution (Storn and Price 1997), ``best1bin``, deferred updates.
 
     Args:
-        costs: From genes ``[D, P]`` to costs ``[P]``, for a whole generation at once.
-        bounds: Of every gene.
-        integral: Which genes are whole numbers.
-        population: ``[P, D]``: the first generation, P of at least 5.
-        generations: How many follow.
-        seed: Of mutation and crossover.
-        journal: File to keep every call's answers in.
-        resume: Answer from the journal, if there is one, as far as it reaches; else it is written anew.
-        progress: Show a bar with the best fitness, 1 - cost.
-        title: Of the bar.
-
-    Returns:
-        The best candidate.
-
-    Raises:
-        SsgcamError: If the journal belongs to another search.
+        objective: Costs, bounds and integrality of the genes.
+        population: ``[P, D]``: the initial population, P of at least 5.
+        generations: Generations after the initial population.
+        seed: Seed of mutation and crossover.
+        interrupted: Asked after each generation; True ends the evolution with the best so far.
+        progress: Called with the best cost after each generation.
     """
     history: list[float] = []
     evaluations = 0
-    with (
-        _Journal(journal, resume) as written,
-        _interruptible() as interrupted,
-        tqdm(total=generations + 1, desc=title, disable=not progress, unit="generation") as bar,
-    ):
 
-        def scored(genes: Array) -> Array:
-            nonlocal evaluations
-            genes = genes[:, None] if genes.ndim == 1 else genes
-            evaluations += genes.shape[1]
-            answers = written.answer(genes, costs)
-            if not history:  # the first call scores the first generation
-                report(float(answers.min()))
-            return answers
+    def counted(genes: Array) -> Array:
+        nonlocal evaluations
+        genes = genes[:, None] if genes.ndim == 1 else genes
+        evaluations += genes.shape[1]
+        costs = objective(genes)
+        if not history:  # the first call scores the initial population
+            history.append(float(costs.min()))
+        return costs
 
-        def report(best: float) -> None:
-            history.append(best)
-            bar.set_postfix(best=f"{1 - best:.4f}", refresh=False)
-            bar.update()
+    def after_generation(intermediate_result: OptimizeResult) -> None:
+        history.append(float(intermediate_result.fun))
+        progress(history[-1])
+        if interrupted():
+            raise StopIteration
 
-        def after_generation(intermediate_result: OptimizeResult) -> None:
-            report(float(intermediate_result.fun))
-            if interrupted():
-                raise StopIteration
-
-        try:
-            found = differential_evolution(
-                scored,
-                bounds,
-                init=population,
-                maxiter=generations,
-                integrality=list(integral),
-                strategy="best1bin",
-                mutation=MUTATION,
-                recombination=RECOMBINATION,
-                vectorized=True,
-                updating="deferred",
-                polish=False,
-                tol=0,
-                rng=seed,
-                callback=after_generation,
-            )
-        except RuntimeError as error:  # SciPy's word for any ValueError of the function
-            if isinstance(error.__cause__, SsgcamError):
-                raise error.__cause__ from None
-            raise
-        stopped = interrupted()
-    return Evolved(
-        genes=np.asarray(found.x, dtype=np.float64),
-        cost=float(found.fun),
-        history=tuple(history),
-        evaluations=evaluations,
-        interrupted=stopped,
+    found = differential_evolution(
+        counted,
+        objective.bounds,
+        init=population,
+        maxiter=generations,
+        integrality=objective.integrality,
+        strategy="best1bin",
+        mutation=MUTATION,
+        recombination=RECOMBINATION,
+        vectorized=True,
+        updating="deferred",
+        polish=False,
+        tol=0,
+        rng=seed,
+        callback=after_generation,
     )
-
-
-class _Journal:
-    """Answers of the calls so far, one JSON line each, flushed."""
-
-    def __init__(self, path: Path | None, resume: bool) -> None:
-        self.path = None if path is None else Path(path)
-        self.calls: list[dict[str, Any]] = []
-        self.next = 0
-        if self.path is not None and self.path.is_file() and resume:
-            self.calls = list(_whole_lines(self.path))
-
-    def __enter__(self) -> _Journal:
-        self.stream = None
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.stream = self.path.open("w", encoding="utf-8")
-            for call in self.calls:  # a line that was cut off by a kill is not written again
-                self._write(call)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.stream is not None:
-            self.stream.close()
-
-    def answer(self, genes: Array, costs: Costs) -> Array:
-        digest = sha256(np.ascontiguousarray(genes).tobytes()).hexdigest()
-        if self.next < len(self.calls):
-            call = self.calls[self.next]
-            if call["candidates"] != digest:
-                raise SsgcamError(
-                    f"the journal '{self.path}' belongs to another search (other images, network, "
-                    "settings or seed); search without --resume or name another journal"
-                )
-            answers = np.array([float.fromhex(text) for text in call["costs"]])
-        else:
-            answers = costs(genes)
-            self._write({"candidates": digest, "costs": [float(c).hex() for c in answers]})
-        self.next += 1
-        return answers
-
-    def _write(self, call: dict[str, Any]) -> None:
-        if self.stream is not None:
-            self.stream.write(json.dumps(call) + "\n")
-            self.stream.flush()
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            return
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise SsgcamError(
-                f"'{path}' is not the journal of a search; name another file"
-            ) from error
+    genes = np.asarray(found.x, dtype=np.float64)
+    return Evolution(genes, float(found.fun), tuple(history), evaluations)
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag; the second one is an ordinary KeyboardInterrupt."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a flag; the second one is an ordinary KeyboardInterrupt.
+
+    Yields:
+        Whether there was a Ctrl-C.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag.is_set
@@ -218,3 +133,57 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield flag.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def known_candidates(objective: Objective) -> dict[str, Array]:
+    """Candidates that every search starts from: single layers, LayerCAM and naive means.
+
+    Returns:
+        ``[candidates, D]`` by kind. ``"layer"``: each layer alone by its best entry; ``"layer_cam"``:
+        each alone by LayerCAM, if the grid has it; ``"mean"``: the mean of all layers, equally weighted,
+        each by its best entry and all by each entry that is best in some layer, at the mean of the
+        layers' best thresholds and at 1.5 times that.
+    """
+    layers, order = objective.layers, objective.order
+    place = order.argsort(1)  # of an entry in the order
+    found: dict[str, list[Array]] = {"layer": [], "layer_cam": [], "mean": []}
+    entries = {"layer": order[:, 0]}
+    if LAYER_CAM in objective.cache.grid.entries:
+        index = objective.cache.grid.entries.index(LAYER_CAM)
+        entries["layer_cam"] = torch.full((layers,), index)
+    for kind, of_layer in entries.items():
+        indices = place.gather(1, of_layer[:, None])
+        cuts = objective.thresholds.gather(1, indices)
+        for layer in range(layers):
+            genes = np.tile([0, MIN_WEIGHT, 0], (layers, 1))
+            genes[layer] = 1, 1, int(indices[layer])
+            found[kind].append(np.append(genes, [float(cuts[layer]), 0.0]))
+    for entry in (None, *sorted(set(order[:, 0].tolist()))):
+        indices = torch.zeros(layers, 1).long() if entry is None else place[:, [entry]]
+        mean = float(objective.thresholds.gather(1, indices).mean())
+        genes = np.column_stack([np.ones((layers, 2)), indices.numpy()])
+        found["mean"] += [np.append(genes, [cut, 0.0]) for cut in (mean, min(0.9, 1.5 * mean))]
+    low, high = np.array(objective.bounds).T
+    return {kind: np.stack(genes).clip(low, high) for kind, genes in found.items() if genes}
+
+
+def initial_population(objective: Objective, size: int, seed: int) -> Array:
+    """The known candidates and random ones: ``[max(size, known), D]``.
+
+    A random candidate has each layer with probability 3 / layers (at least one), a random weight, and a
+    grid entry that is more often one of the layer's best (uniform rank, squared); its threshold is
+    uniform over the known candidates' range, its class gate uniform.
+    """
+    known = np.concatenate([*known_candidates(objective).values()])
+    rng = np.random.default_rng([seed, 1])
+    count = max(0, size - len(known))
+    layers, entries = objective.layers, len(objective.cache.grid)
+    genes = np.zeros((count, layers, GENES))
+    genes[..., 0] = rng.random((count, layers)) < min(1.0, 3 / layers)
+    genes[np.arange(count), rng.integers(layers, size=count), 0] = 1
+    genes[..., 1] = rng.uniform(MIN_WEIGHT, 1, (count, layers))
+    genes[..., 2] = np.floor(rng.random((count, layers)) ** 2 * entries)
+    low, high = np.clip([known[:, -2].min() / 2, known[:, -2].max() * 1.5], *THRESHOLD_RANGE)
+    cuts, gates = rng.uniform(low, high, (count, 1)), rng.random((count, 1))
+    random = np.concatenate([genes.reshape(count, layers * GENES), cuts, gates], 1)
+    return np.concatenate([known, random])

@@ -1,16 +1,51 @@
-"""The settings of a search, shared by the API, the command and the recipe's origin."""
+"""Which settings does a search have? The API, the command and the recipe's origin share them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import Literal
 
 from ssgcam.core.augment import Augmentation
 from ssgcam.core.refine import Refinement
-from ssgcam.core.settings import TargetSettings, check_choice, check_range
+from ssgcam.core.settings import Form, SSGSettings, TargetSettings, check_choice, check_range
 from ssgcam.errors import SsgcamError
-from ssgcam.search.cache import MapGrid, Storage
-from ssgcam.search.scoring import Fitness
+
+Fitness = Literal["pooled", "per_image", "with_background", "box"]
+PLAIN, HORIZONTAL, BOTH = Augmentation(), Augmentation("horizontal"), Augmentation("both")
+
+
+@dataclass(frozen=True)
+class MapGrid:
+    """The settings that a search chooses from for each layer: every combination.
+
+    Attributes:
+        forms: See ``SSGSettings``.
+        sigmas: See ``SSGSettings``.
+        exponents: Pairs of first and second exponent.
+        gammas: Powers of the scaled map.
+    """
+
+    forms: tuple[Form, ...] = ("taylor", "gradient")
+    sigmas: tuple[float, ...] = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2)
+    exponents: tuple[tuple[float, float], ...] = ((1.0, 0.0), (0.3, 0.3), (0.5, 0.5), (1.0, 1.0))
+    gammas: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0)
+
+    @cached_property
+    def settings(self) -> tuple[SSGSettings, ...]:
+        """Everything but gamma."""
+        combinations = product(self.forms, self.sigmas, self.exponents)
+        return tuple(SSGSettings(form, sigma, *powers) for form, sigma, powers in combinations)
+
+    @cached_property
+    def entries(self) -> tuple[tuple[SSGSettings, float], ...]:
+        """Settings and gamma of every row of a layer."""
+        return tuple(product(self.settings, self.gammas))
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
 @dataclass(frozen=True)
@@ -18,23 +53,22 @@ class SearchSettings:
     """How a recipe is searched.
 
     Attributes:
-        generations: Of the evolution, after the first.
-        population: Candidates in a generation; more if more are planted.
-        seed: Of everything random.
-        fitness: What is maximized; see ``search.scoring.fitness``.
-        penalty: Taken off the fitness for each layer in use, 0 to 0.1.
+        generations: Generations of the evolution after the initial population.
+        population: Candidates in a generation; more if the initial population needs more.
+        seed: Seed of everything random.
+        fitness: What is maximized; see ``search.fitness``.
+        penalty: Subtracted from the fitness for each layer in use, 0 to 0.1.
         grid: The settings of a layer that are tried.
-        size: Working height and width of the search and of the recipe.
-        score: What is differentiated.
-        views: The evolution is run on the maps averaged over each of these, the cheapest first.
-        augmentations: Other views that are tried on what it found, such as input scales.
+        working_size: Height and width at which maps are fused, in the search and in the recipe.
+        target: What is differentiated.
+        views: The evolution runs on the maps averaged over each of these, the cheapest first.
+        augmentations: Views that are tried with the recipe afterwards, such as input scales.
         refinement: PAMR, which is tried as well; None leaves it out.
-        margin: What costs more is taken only for a fitness this much higher, 0 to 1.
-        gate: A fixed class gate; None: from the calibration images that show no object, else 0.
-        folds: Of the cross-validation; below 2: none.
-        storage: Type of the cached maps.
-        memory: Bytes of one cache of maps that may be held in memory; a larger one goes to a file. Two
-            are held at a time, the best views' and the next.
+        margin: Views and refinement are used only for a fitness this much higher, 0 to 1.
+        gate: A fixed class gate; None: chosen on images without the object, 0 if there are none.
+        folds: Folds of the cross-validation; below 2: none.
+        memory: Bytes of one view's maps that may be held in memory; more go to a temporary file. One
+            set of maps for each view, and two averages, are held at a time.
         batch_size: Images for each pass of the network.
     """
 
@@ -44,31 +78,25 @@ class SearchSettings:
     fitness: Fitness = "pooled"
     penalty: float = 0.001
     grid: MapGrid = field(default_factory=MapGrid)
-    size: tuple[int, int] = (56, 56)
-    score: TargetSettings = field(default_factory=TargetSettings)
-    views: tuple[Augmentation, ...] = (
-        Augmentation(),
-        Augmentation("horizontal"),
-        Augmentation("both"),
-    )
+    working_size: tuple[int, int] = (56, 56)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    views: tuple[Augmentation, ...] = (PLAIN, HORIZONTAL, BOTH)
     augmentations: tuple[Augmentation, ...] = (
-        Augmentation(),
-        Augmentation("horizontal"),
-        Augmentation("both"),
+        PLAIN,
+        HORIZONTAL,
+        BOTH,
         Augmentation("both", (1.0, 1.5)),
     )
     refinement: Refinement | None = field(default_factory=Refinement)
     margin: float = 0.003
     gate: float | None = None
     folds: int = 5
-    storage: Storage = "uint8"
     memory: int = 2**30
     batch_size: int = 8
 
     def __post_init__(self) -> None:
         """Check every value."""
         check_choice("fitness", self.fitness, Fitness)
-        check_choice("storage", self.storage, Storage)
         check_range("generations", self.generations, 1, 100000)
         check_range("population", self.population, 5, 100000)
         check_range("seed", self.seed, 0, 2**32 - 1)
@@ -76,15 +104,14 @@ class SearchSettings:
         check_range("margin", self.margin, 0, 1)
         check_range("folds", self.folds, 0, 1000)
         check_range("batch_size", self.batch_size, 1, 100000)
-        if self.gate is not None:
-            check_range("gate", self.gate, 0, 1)
-        if min(self.size) < 2:
-            raise SsgcamError(f"size is {list(self.size)}; the working size is at least 2x2 cells")
+        check_range("gate", self.gate or 0, 0, 1)
+        check_range("the smaller side of working_size", min(self.working_size), 2, 10000)
         if not self.views:
             raise SsgcamError("views is empty; give at least Augmentation(), the plain view")
 
     def as_text(self) -> dict[str, str]:
         """Every setting that changes the result, as JSON text."""
-        without = ("memory", "batch_size")
         values = asdict(self)
-        return {key: json.dumps(values[key]) for key in values if key not in without}
+        return {
+            key: json.dumps(values[key]) for key in values if key not in ("memory", "batch_size")
+        }

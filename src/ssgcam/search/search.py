@@ -1,0 +1,380 @@
+"""DE-SSG-CAM: from a few labeled images to a recipe and a report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ssgcam.cam import CAM
+from ssgcam.core.augment import Augmentation, View
+from ssgcam.core.blocks import block_layers
+from ssgcam.core.fusion import resize, threshold
+from ssgcam.core.layers import resolve
+from ssgcam.core.refine import Refinement
+from ssgcam.data import SampleSet
+from ssgcam.fingerprint import Fingerprint, parameter_hash, placed
+from ssgcam.metrics.offset import mask_offset
+from ssgcam.models import LoadedModel
+from ssgcam.recipe import Origin, Recipe, RecipeLayer
+from ssgcam.search.cache import MapCache, build_cache, mean_of
+from ssgcam.search.calibration_set import Boxes, CalibrationSet, with_preprocessing
+from ssgcam.search.evolution import (
+    Evolution,
+    evolve,
+    initial_population,
+    interruptible,
+    known_candidates,
+)
+from ssgcam.search.fitness import ThresholdSweep, choose_cut
+from ssgcam.search.maps import batch_maps, sweep_maps
+from ssgcam.search.objective import Objective
+from ssgcam.search.report import SETS, Report, example_panel
+from ssgcam.search.settings import SearchSettings
+from ssgcam.search.validation import (
+    Where,
+    compare,
+    group_folds,
+    other_rows,
+    validation_warnings,
+)
+
+Layers = Literal["auto", "all"] | Sequence[str | nn.Module]
+#: How far masks are moved at most to find an offset, as a share of the shorter side.
+OFFSET_RANGE = 0.125
+#: Rows of the best single layer, on the recipe's views, by kind of ``known_candidates``.
+ALONE = {
+    "layer": "SSG-CAM, best layer and settings",
+    "layer_cam": "LayerCAM, best layer, recipe's views",
+}
+#: Steps of the progress bar for one view of an image; a generation is one step.
+VIEW_STEPS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search finds.
+
+    Attributes:
+        recipe: To save and to bind.
+        report: What was tried, on which images, and how reliable the scores are.
+    """
+
+    recipe: Recipe
+    report: Report
+
+
+class CandidateRecipe(NamedTuple):
+    """A recipe as the evolution left it, and simpler ones from the same maps.
+
+    Attributes:
+        recipe: With the views of its maps; threshold and gate of the evolution.
+        alone: The best layer alone, by name of its row: with the settings that are best for it, and by
+            LayerCAM (if the grid has it).
+        evolution: How it was found.
+    """
+
+    recipe: Recipe
+    alone: dict[str, Recipe]
+    evolution: Evolution
+
+
+def search_recipe(
+    model: nn.Module | LoadedModel,
+    calibration: CalibrationSet | SampleSet,
+    layers: Layers = "auto",
+    *,
+    held_out: CalibrationSet | SampleSet | None = None,
+    classes: int | str | None = None,
+    boxes: Boxes = "filled",
+    settings: SearchSettings | None = None,
+    cache: Path | str | None = None,
+    progress: bool = False,
+) -> SearchResult:
+    """Search the layers, their settings and their weights that give the best masks (DE-SSG-CAM).
+
+    Args:
+        model: The network, or what :func:`ssgcam.load_model` returns.
+        calibration: Ten to two hundred images with masks or boxes; images without the object calibrate
+            the class gate.
+        layers: Names or modules; ``"auto"``: the outputs of at most 12 blocks, see
+            ``core.blocks.block_layers``; ``"all"``: of every block.
+        held_out: Labeled images of other groups, to score the result on.
+        classes: The network's class that the masks of a :class:`SampleSet` show, where the data don't
+            say it.
+        boxes: What masks are made of boxes.
+        settings: Everything else.
+        cache: Folder that keeps the layers' maps for the next search.
+        progress: Show a progress bar.
+
+    Returns:
+        The recipe and its report. Ctrl-C keeps the best so far, and the report says so.
+
+    Raises:
+        SsgcamError: If the images can't be used (see :class:`CalibrationSet`) or a layer doesn't exist.
+    """
+    settings, loaded = settings or SearchSettings(), with_preprocessing(model)
+    index = None if classes is None else loaded.class_index(classes)
+
+    def read(data: CalibrationSet | SampleSet, any_count: bool) -> CalibrationSet:
+        if isinstance(data, CalibrationSet):
+            return data
+        return CalibrationSet.from_samples(
+            data, loaded, classes=index, boxes=boxes, any_count=any_count
+        )
+
+    sets: dict[Where, CalibrationSet] = {"folds": read(calibration, False)}
+    if held_out is not None:
+        sets["held_out"] = read(held_out, True)
+    data = sets["folds"]
+    for weakness in data.weaknesses():
+        warnings.warn(weakness, stacklevel=2)
+    if isinstance(layers, str) and layers in ("auto", "all"):
+        image = placed(data.images[:1], loaded.network)
+        names = block_layers(loaded.network, image, **({"most": None} if layers == "all" else {}))
+    else:
+        names = resolve(loaded.network, [layers] if isinstance(layers, str) else layers)
+    sets = {
+        where: each.with_predictions(loaded, settings.batch_size) for where, each in sets.items()
+    }
+    folder = None if cache is None else Path(cache)
+    with interruptible() as interrupted, tqdm(disable=not progress, unit="step") as bar:
+        return _Search(loaded, sets, names, settings, folder, interrupted, bar).run()
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """The parts of one search; ``sets`` holds the calibration images as ``"folds"``."""
+
+    model: LoadedModel
+    sets: dict[Where, CalibrationSet]
+    layers: list[str]
+    settings: SearchSettings
+    folder: Path | None
+    interrupted: Callable[[], bool]
+    bar: tqdm[None]
+
+    def run(self) -> SearchResult:
+        """Everything after the checks."""
+        data, settings = self.sets["folds"], self.settings
+        folds = group_folds(data, settings.folds)
+        best, maps, views = self._best_views(len(folds))
+        candidates: list[CandidateRecipe] = []
+        for number, test in enumerate(folds, 1):
+            if not self.interrupted():
+                title, rows = f"fold {number}", other_rows(len(data), test)
+                candidates.append(self._evolve(maps, best.recipe.augmentation, title, rows))
+        stopped = self.interrupted()
+        if stopped:  # the last fold's evolution is not complete
+            folds, candidates = [], []
+        variants = self._variants(best.recipe)
+        recipes = best.alone | variants
+        sweeps = self._sweeps("folds", {name: [recipe] for name, recipe in recipes.items()}, True)
+        scores: dict[str, float] = {}
+        for name in variants:
+            cut, gate, scores[name] = choose_cut(
+                sweeps[name][0], settings.fitness, gate=settings.gate
+            )
+            recipes[name] = replace(recipes[name], threshold=cut, gate=gate)
+        first, final = next(iter(variants)), max(scores, key=lambda name: scores[name])
+        if scores[final] <= scores[first] + settings.margin:
+            final = first
+        recipe = recipes[final]
+        held_out = {}
+        if "held_out" in self.sets:
+            held_out = self._sweeps("held_out", {name: [r] for name, r in recipes.items()}, True)
+        in_folds: dict[str, list[Recipe]] = {name: [] for name in recipes}
+        for each in candidates:
+            for name in {*best.alone, first, final}:
+                like = recipes[name]
+                variant = replace(
+                    each.recipe, augmentation=like.augmentation, refinement=like.refinement
+                )
+                in_folds[name].append(each.alone.get(name, variant))
+        groups = {where: one.groups for where, one in self.sets.items()}
+        fold_sweeps = self._sweeps("folds", in_folds)
+        table = compare(sweeps, held_out, fold_sweeps, groups, folds, settings, final)
+        where: Where = "held_out" if held_out else "folds"
+        shown = self.sets[where]
+        shown_maps, masks = self._masks(recipe, shown)
+        offset = mask_offset(masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
+        fold_layers = [frozenset(layer.name for layer in each.recipe.layers) for each in candidates]
+        reasons = [*data.weaknesses(), *validation_warnings(table, fold_layers, offset)]
+        if stopped:
+            reasons.insert(0, "The search was interrupted: this is the best candidate so far.")
+        if not table.leads:
+            reasons.append(
+                "There are no folds and no held-out images, so every score is one of the images that "
+                "the recipe was searched on, and too high."
+            )
+        row, evolution = table.row(final), best.evolution
+        title = f"Worst, median and best {SETS[where]} images"
+        origin = Origin(
+            data=data.digest,
+            **data.counts,
+            seed=settings.seed,
+            settings={**settings.as_text(), "evaluations": str(evolution.evaluations)},
+            versions={name: version(name) for name in ("ssgcam", "torch", "scipy", "numpy")},
+            scores={
+                "search": 1 - evolution.cost,
+                "calibration": row.calibration,
+                "folds": row.score("folds"),
+                "held_out": row.score("held_out"),
+            },
+        )
+        report = Report(
+            recipe=replace(recipe, origin=origin),
+            fitness=settings.fitness,
+            table=table,
+            warnings=tuple(reasons),
+            views=views,
+            history=tuple(1 - cost for cost in evolution.history),
+            evaluations=evolution.evaluations,
+            fold_layers=tuple(tuple(sorted(layers)) for layers in fold_layers),
+            counts={where: one.counts for where, one in self.sets.items()},
+            interrupted=stopped,
+            offset=offset,
+            examples=example_panel(self.model.preprocessing, shown, shown_maps, masks, title),
+        )
+        return SearchResult(report.recipe, report)
+
+    def _best_views(
+        self, folds: int
+    ) -> tuple[CandidateRecipe, MapCache, tuple[tuple[str, float], ...]]:
+        """Search on the maps of each augmentation: the best, its maps, and the fitness of each."""
+        settings, images = self.settings, len(self.sets["folds"])
+        views = {view for augmentation in settings.views for view in augmentation}
+        evolutions = settings.generations * (len(settings.views) + folds)
+        self.bar.total = VIEW_STEPS * images * len(views) + evolutions
+        of_view: dict[View, MapCache] = {}
+        best: tuple[CandidateRecipe, MapCache] | None = None
+        tried = []
+        for augmentation in settings.views:
+            name = variant_name(augmentation)
+            for view in augmentation:
+                if view not in of_view:
+                    self.bar.set_description(f"maps ({name})")
+                    of_view[view] = build_cache(
+                        self.model,
+                        self.sets["folds"],
+                        self.layers,
+                        settings,
+                        view,
+                        folder=self.folder,
+                        progress=lambda images: self.bar.update(VIEW_STEPS * images),
+                    )
+            maps = mean_of([of_view[view] for view in augmentation], settings.memory)
+            found = self._evolve(maps, augmentation, f"search ({name})")
+            tried.append((name, 1 - found.evolution.cost))
+            if best is None or best[0].evolution.cost - found.evolution.cost > settings.margin:
+                best = found, maps
+            if self.interrupted():
+                break
+        assert best is not None
+        return *best, tuple(tried)
+
+    def _evolve(
+        self, maps: MapCache, views: Augmentation, title: str, rows: list[int] | None = None
+    ) -> CandidateRecipe:
+        """Search on some of the images (None: all)."""
+        data, settings, gate = self.sets["folds"], self.settings, self.settings.gate
+        if gate is None and not data.negatives[slice(None) if rows is None else rows].any():
+            gate = 0.0  # there is no image to choose it on
+        objective = Objective(maps, data, settings.fitness, settings.penalty, rows, gate)
+
+        def progress(cost: float) -> None:
+            self.bar.set_description(f"{title}, best {1 - cost:.4f}", refresh=False)
+            self.bar.update(1)
+
+        evolution = evolve(
+            objective,
+            initial_population(objective, settings.population, settings.seed),
+            generations=settings.generations,
+            seed=settings.seed,
+            interrupted=self.interrupted,
+            progress=progress,
+        )
+        alone = {}
+        for kind, genes in known_candidates(objective).items():
+            if kind in ALONE:
+                best = int(objective(genes.T).argmin())
+                alone[ALONE[kind]] = self._recipe(objective, genes[best], views)
+        return CandidateRecipe(self._recipe(objective, evolution.genes, views), alone, evolution)
+
+    def _recipe(
+        self, objective: Objective, genes: NDArray[np.float64], views: Augmentation
+    ) -> Recipe:
+        """A candidate as a recipe."""
+        maps, model, data = objective.cache, self.model, self.sets["folds"]
+        candidate = objective.decode(genes[:, None])
+        weights, entries = candidate.weights[0], candidate.entries[0].tolist()
+        layers = []
+        for k in weights.nonzero()[:, 0].tolist():
+            ssg, gamma = maps.grid.entries[entries[k]]
+            weight = float(weights[k] / weights.sum())
+            layers.append(RecipeLayer(maps.layers[k], weight, ssg, gamma, maps.shapes[k]))
+        return Recipe(
+            layers=tuple(layers),
+            threshold=float(candidate.thresholds[0]),
+            gate=float(candidate.gates[0]),
+            network=Fingerprint(
+                Path(model.name).name, data.image_size, parameter_hash(model.network), model.output
+            ),
+            working_size=maps.size,
+            classes=data.class_choices,
+            target=self.settings.target,
+            augmentation=views,
+        )
+
+    def _variants(self, recipe: Recipe) -> dict[str, Recipe]:
+        """The recipe with its own views, then with others, each with and without refinement."""
+        refinements = dict.fromkeys((None, self.settings.refinement))
+        return {
+            f"Recipe, {variant_name(views, refinement)}": replace(
+                recipe, augmentation=views, refinement=refinement
+            )
+            for views in dict.fromkeys((recipe.augmentation, *self.settings.augmentations))
+            for refinement in refinements
+        }
+
+    def _sweeps(
+        self, where: Where, recipes: dict[str, list[Recipe]], baselines: bool = False
+    ) -> dict[str, list[ThresholdSweep]]:
+        """Recipes, and baselines if asked for, at every threshold."""
+        data, layers = self.sets[where], self.layers if baselines else []
+        self.bar.set_description("comparison")
+        return sweep_maps(self.model, data, self.settings, recipes, layers)
+
+    def _masks(self, recipe: Recipe, data: CalibrationSet) -> tuple[Tensor, Tensor]:
+        """A recipe's maps ``[N, h, w]`` at the masks' size, and its masks."""
+        names = [layer.name for layer in recipe.layers]
+        cam = CAM(self.model, names, target=self.settings.target)
+        found = [
+            batch_maps(cam, [recipe], data, part)[0]
+            for part in data.batches(self.settings.batch_size)
+        ]
+        maps, probabilities = (torch.cat(each) for each in zip(*found, strict=True))
+        maps = resize(maps, data.mask_size)
+        is_open = probabilities >= recipe.gate
+        return maps, threshold(maps, recipe.threshold) & is_open[:, None, None]
+
+
+def variant_name(augmentation: Augmentation, refinement: Refinement | None = None) -> str:
+    """Such as ``"flips horizontal, scales 1 1.5, PAMR"`` or ``"plain"``."""
+    parts = []
+    if augmentation.flips != "none":
+        parts.append(f"flips {augmentation.flips}")
+    if augmentation.scales != (1.0,):
+        parts.append("scales " + " ".join(f"{scale:g}" for scale in augmentation.scales))
+    if refinement is not None:
+        parts.append("PAMR")
+    return ", ".join(parts) or "plain"
