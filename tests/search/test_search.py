@@ -67,14 +67,15 @@ def test_the_report_lists_every_method_and_scores_on_other_images(
     report = found.report
     rows = {row.name: row for row in report.table.rows}
     methods = (
-        "SSG-CAM", "Grad-CAM", "Grad-CAM++", "XGrad-CAM", "HiResCAM", "LayerCAM",
+        "SSG-CAM", "SSG-CAM (discriminate)", "SSG-CAM (localize)",
+        "Grad-CAM", "Grad-CAM++", "XGrad-CAM", "HiResCAM", "LayerCAM",
         "Element-wise Grad-CAM",
     )  # fmt: skip
     for method in methods:
         for layer in ("act1", "act2"):
             row = rows[f"{method}, {layer}"]
             assert row.held_out.n == 8
-            assert row.kind == ("ssg" if method == "SSG-CAM" else "single")
+            assert row.kind == ("ssg" if method.startswith("SSG-CAM") else "single")
     assert rows["SSG-CAM, mean of all layers"].kind == "mean"
     assert rows["SSG-CAM, best layer and settings"].kind == "ssg"
     assert rows["SSG-CAM, best layer and settings"].folds.groups == 3
@@ -109,7 +110,7 @@ def test_the_report_lists_every_method_and_scores_on_other_images(
     }  # fmt: skip
     text = (tmp_path / "report.md").read_text()
     assert "| Recipe, plain |" in text
-    assert "gamma 1 for SSG-CAM, 1 for Grad-CAM, " in text
+    assert " for Grad-CAM++, " in text
     content = json.loads((tmp_path / "report.json").read_text())
     assert len(content["table"]["rows"]) == len(rows)
     assert content["history"][0] <= content["history"][-1]

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssgcam.metrics.bootstrap import ratio
 from ssgcam.metrics.histogram import score_histogram, threshold_counts
 from ssgcam.metrics.masks import foreground_iou, image_ious, mean_iou
-from ssgcam.metrics.parts import ratio
 from ssgcam.search.settings import Fitness
 
 #: Thresholds that are tried on a map in [0, 1].

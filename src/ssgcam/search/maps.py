@@ -22,7 +22,7 @@ from ssgcam.search.settings import SearchSettings
 #: SSG-CAM and every first-order method.
 COMPARED = [name for name, method in METHODS.items() if method.needs in ("first", "second")]
 #: Methods whose mean over all layers is compared.
-AVERAGED = ("ssg_cam", "layer_cam")
+AVERAGED = ("ssg_cam", "discriminate", "localize", "layer_cam")
 MEAN = "mean of all layers"
 
 

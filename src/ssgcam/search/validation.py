@@ -137,7 +137,7 @@ def kind_of(name: str) -> Kind:
         return "recipe"
     if name.endswith(MEAN):
         return "mean"
-    return "ssg" if name.startswith("SSG-CAM, ") else "single"
+    return "ssg" if name.startswith("SSG-CAM") else "single"
 
 
 def compare(
