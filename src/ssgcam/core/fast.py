@@ -8,8 +8,9 @@ bfloat16, which is approximate; on any other device in the network's own number 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ssgcam.core.capture import Captured, Target, capture
-from ssgcam.core.network import explaining, outside_inference_mode
+from ssgcam.core.network import outside_inference_mode
 from ssgcam.core.target import output_tensor
 from ssgcam.errors import SsgcamError
 
@@ -92,8 +93,9 @@ class FastCopy:
 def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Module:
     """A copy in eval mode with frozen parameters, batch norms folded and channels last.
 
-    A batch norm goes into a convolution that feeds it and nothing else, and is no target. Where that
-    changes what a probe image gives (an output used in a way that hooks don't see), nothing is folded.
+    A batch norm that follows a convolution among the children of a module is folded into it, unless one
+    of the two is a target. Where that changes what a probe image gives (a convolution whose output goes
+    elsewhere, too), nothing is folded.
 
     Raises:
         SsgcamError: If the network can't be copied.
@@ -101,12 +103,31 @@ def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Mod
     with torch.inference_mode(False), torch.no_grad():
         image = outside_inference_mode(images[:1])
         plain, twin = _frozen_copy(network), _frozen_copy(network)
-        for convolution, norm in _pairs(twin, image).items():
-            if not {convolution, norm} & {Target.parse(spelling).module for spelling in targets}:
-                _fold(twin, convolution, norm)
+        kept = {twin.get_submodule(Target.parse(spelling).module) for spelling in targets}
+        for parent in twin.modules():
+            children = [(n, m) for n, m in parent.named_children() if isinstance(m, _FOLDABLE)]
+            for (_, convolution), (name, norm) in pairwise(children):
+                if isinstance(convolution, nn.Conv2d) and not {convolution, norm} & kept:
+                    _fold(parent, convolution, name, norm)
         if not _same(plain, twin, image, list(targets)):
             twin = plain
         return twin.to(memory_format=torch.channels_last)
+
+
+_FOLDABLE = (nn.Conv2d, nn.BatchNorm2d)
+
+
+def _fold(parent: nn.Module, convolution: nn.Conv2d, name: str, norm: nn.Module) -> None:
+    if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
+        return
+    if norm.num_features != convolution.out_channels:
+        return
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps,
+        norm.weight, norm.bias,
+    )  # fmt: skip
+    convolution.weight, convolution.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+    setattr(parent, name, nn.Identity())
 
 
 def _frozen_copy(network: nn.Module) -> nn.Module:
@@ -118,68 +139,14 @@ def _frozen_copy(network: nn.Module) -> nn.Module:
         ) from error
     for module in twin.modules():
         module.training = False
-    for parameter in twin.parameters():
-        parameter.requires_grad_(False)
-    return twin
+    return twin.requires_grad_(False)
 
 
 def _same(plain: nn.Module, twin: nn.Module, image: Tensor, targets: list[str]) -> bool:
-    def outcome(network: nn.Module) -> list[Tensor]:
-        captured = capture(network, image, targets)
-        output = output_tensor(captured.output)
-        return [*captured.activations.values(), *([output] if isinstance(output, Tensor) else [])]
-
-    return all(
-        bool((one - two).abs().amax() <= TOLERANCE * one.abs().amax())
-        for one, two in zip(outcome(plain), outcome(twin), strict=True)
-    )
-
-
-def _pairs(network: nn.Module, image: Tensor) -> dict[str, str]:
-    """Convolution -> the batch norm that alone takes its output, both called once."""
-    makers: dict[int, str] = {}  # a tensor's id -> the convolution that made it
-    takers: dict[str, list[str]] = {}
-    calls: dict[str, int] = {}
-    alive: list[Any] = []  # or the id of a freed tensor would come again
-    modules = dict(network.named_modules())
-
-    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            alive.append((inputs, output))
-            calls[name] = calls.get(name, 0) + 1
-            if not module._modules:
-                for value in inputs:
-                    if id(value) in makers:
-                        takers.setdefault(makers[id(value)], []).append(name)
-            if isinstance(module, nn.Conv2d):
-                makers[id(output)] = name
-
-        return hook
-
-    handles = [m.register_forward_hook(watch(name)) for name, m in modules.items()]
-    try:
-        with explaining(network):
-            network(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {
-        convolution: norms[0]
-        for convolution, norms in takers.items()
-        if len(norms) == 1
-        and isinstance(modules[norms[0]], nn.BatchNorm2d)
-        and calls[convolution] == calls[norms[0]] == 1
-    }
-
-
-def _fold(network: nn.Module, convolution: str, norm: str) -> None:
-    conv, bn = network.get_submodule(convolution), network.get_submodule(norm)
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(bn, nn.BatchNorm2d)
-    if bn.running_mean is None or bn.running_var is None:
-        return
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
-    )
-    conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
-    network.set_submodule(norm, nn.Identity())
+    """Whether both give the same target layers and output."""
+    found, wanted = (capture(network, image, targets) for network in (twin, plain))
+    pairs = [(found.activations[name], wanted.activations[name]) for name in targets]
+    outputs = output_tensor(found.output), output_tensor(wanted.output)
+    if isinstance(outputs[1], Tensor):
+        pairs.append(outputs)
+    return all((one - two).abs().amax() <= TOLERANCE * two.abs().amax() for one, two in pairs)
