@@ -34,6 +34,7 @@ from ssgcam.core.target import (
     TargetFunction,
     compared_classes,
     logits_and_classes,
+    logits_of,
     settings_and_function,
 )
 from ssgcam.errors import SsgcamError
@@ -286,7 +287,7 @@ class CAM:
             chosen = scalar.select(owners)
             if chosen.function is not None or chosen.against is not None:
                 return chosen.number(output)
-            return self._probabilities(output).gather(1, chosen.classes[:, None])[:, 0]
+            return self._probabilities(logits_of(output)).gather(1, chosen.classes[:, None])[:, 0]
 
         tensor = captured.activations[name].detach()
         layout = layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)

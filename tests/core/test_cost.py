@@ -71,7 +71,7 @@ def test_the_peak_is_what_was_held() -> None:
     ids=["last", "auto", "blocks", "VGG auto", "VGG ReLUs"],
 )
 def test_memory_above_the_floor(name: str, layers: list[str], method: str) -> None:
-    """At most three copies of the largest activation, and the maps."""
+    """At most one copy of each target, eight of the largest and the maps."""
     torch.manual_seed(0)
     network = tv.get_model(name, weights=None, num_classes=10).eval()
     if name == "vgg16":
@@ -82,7 +82,7 @@ def test_memory_above_the_floor(name: str, layers: list[str], method: str) -> No
     maps = cam(images)
     held = maps.maps.nbytes + sum(layer_map.nbytes for layer_map in maps.layer_maps.values())
     above = peak_memory(lambda: cam(images)) - peak_memory(lambda: floor(network, images, layers))
-    assert above <= 3 * max(sizes) + held
+    assert above <= sum(sizes) / 2 + 8 * max(sizes) + held  # sizes holds gradients as well
 
 
 def test_passes_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from helpers.networks import state_of
 from helpers.search_sets import SHORT, short_search, small, squares
 from ssgcam.core.augment import Augmentation
-from ssgcam.core.blocks import block_layers
+from ssgcam.core.layers import block_layers
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics import confusion_matrix, foreground_iou
 from ssgcam.recipe import Recipe

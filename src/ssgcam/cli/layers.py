@@ -10,7 +10,7 @@ import typer
 from ssgcam.cli.options import MODEL
 
 if TYPE_CHECKING:
-    from ssgcam.core.layers import LayerInfo
+    from ssgcam.core.tracing import LayerInfo
 
 EXAMPLE = "ssgcam layers resnet34"
 

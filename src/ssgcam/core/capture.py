@@ -12,12 +12,11 @@ k-th call, from 1, of a module that is called several times); ``name@k:in`` comb
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -138,28 +137,27 @@ def capture(
             differentiated.
     """
     network = unwrap(network)
-    parsed = [Target.parse(spelling) for spelling in targets]
+    kept: dict[str, tuple[Tensor, int]] = {}
     attention = sdpa_kernel(SDPBackend.MATH) if double_backward else nullcontext()
-    with explaining(network), torch.enable_grad(), attention:
-        images = outside_inference_mode(images)
-        copies = _COPIES.setdefault(network, set())
-        while True:
-            recorder = _Recorder(parsed, copies)
-            try:
-                output = recorder.run(network, images)
-            except RuntimeError as error:
-                if "Inference tensors cannot be saved" in str(error):
-                    raise made_in_inference_mode() from error
-                if "leaf Variable that requires grad" not in str(error):
-                    raise
-                edited = recorder.leaves() - copies
-                if not edited:
-                    raise
-            else:
-                edited = recorder.edited()
-                if not edited:
-                    return Captured(output, recorder.activations(), network)
-            copies |= edited
+    with explaining(network), torch.enable_grad(), attention, ExitStack() as handles:
+        hooks = [_Hook(Target.parse(name), partial(_keep, kept, name)) for name in targets]
+        for hook in hooks:
+            handles.enter_context(hook.register(network))
+        try:
+            output = network(outside_inference_mode(images))
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved" in str(error):
+                raise made_in_inference_mode() from error
+            raise
+    for hook in hooks:
+        hook.check_calls()
+    for name, (tensor, version) in kept.items():
+        if tensor._version != version:
+            raise SsgcamError(
+                f"layer '{name}' gives a tensor that the network writes to through another name; "
+                "target the layer after it"
+            )
+    return Captured(output, {name: kept[name][0] for name in targets}, network)
 
 
 def run_with_replacement(network: nn.Module, images: Tensor, target: str, value: Tensor) -> Any:
@@ -174,129 +172,70 @@ def run_with_replacement(network: nn.Module, images: Tensor, target: str, value:
     Returns:
         As of ``B`` images.
     """
-    place = Target.parse(target)
-    module = network.get_submodule(place.module)
-    calls = 0
-
-    def replaced(inputs: tuple[Any, ...], output: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if place.call not in (None, calls):
-            return output
-        return (value, *inputs[1:]) if place.is_input else value
-
     with explaining(network), torch.no_grad():
         value = outside_inference_mode(value)
-        handle = (
-            module.register_forward_pre_hook(lambda _, inputs: replaced(inputs, None))
-            if place.is_input
-            else module.register_forward_hook(lambda _, inputs, output: replaced(inputs, output))
-        )
-        with handle:
+        with _Hook(Target.parse(target), lambda _: value).register(network):
             return network(outside_inference_mode(images))
 
 
-#: Network -> the targets that it writes to after they were made (an in-place ReLU, say), learned from
-#: a first pass. These alone are copied: copies of all would cost time, and memory beyond the graph's.
-_COPIES: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+def _keep(kept: dict[str, tuple[Tensor, int]], name: str, value: Any) -> Tensor:
+    """Note the tensor with its version and give the network one to go on with."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
+        raise SsgcamError(
+            f"layer '{name}' gives a {kind}, not one floating-point tensor; choose a layer inside or "
+            "after it"
+        )
+    tensor: Tensor = value if value.requires_grad else value.detach().requires_grad_()
+    kept[name] = tensor, tensor._version
+    return tensor.clone()  # the network may write to it: an in-place ReLU, say
 
 
-class _Recorder:
-    """Forward hooks for one pass; ``copies`` are the targets that somebody else writes to."""
+class _Hook:
+    """Replaces the tensor of one target by ``act`` of it and counts the calls of its module."""
 
-    def __init__(self, targets: Sequence[Target], copies: set[str]) -> None:
-        self.targets = targets
-        self.copies = copies
-        self.calls: dict[tuple[str, bool], int] = {}
-        self.kept: dict[str, tuple[Tensor, int]] = {}
+    def __init__(self, target: Target, act: Callable[[Any], Any]) -> None:
+        self.target = target
+        self.act = act
+        self.calls = 0
 
-    def run(self, network: nn.Module, images: Tensor) -> Any:
-        places: dict[tuple[str, bool], list[Target]] = {}
-        for target in self.targets:
-            places.setdefault((target.module, target.is_input), []).append(target)
-        handles: list[RemovableHandle] = []
+    def register(self, network: nn.Module) -> RemovableHandle:
         try:
-            for place, wanted in places.items():
-                handles.append(self._watch(network, place, wanted))
-            output = network(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self._check_calls()
-        return output
-
-    def activations(self) -> dict[str, Tensor]:
-        return {target.spelling: self.kept[target.spelling][0] for target in self.targets}
-
-    def edited(self) -> set[str]:
-        return {name for name, (tensor, version) in self.kept.items() if tensor._version != version}
-
-    def leaves(self) -> set[str]:
-        return {name for name, (tensor, _) in self.kept.items() if tensor.is_leaf}
-
-    def _watch(
-        self, network: nn.Module, place: tuple[str, bool], wanted: list[Target]
-    ) -> RemovableHandle:
-        name, is_input = place
-        try:
-            module = network.get_submodule(name)
+            module = network.get_submodule(self.target.module)
         except AttributeError as error:
-            raise SsgcamError(f"the network has no layer '{name}'") from error
+            raise SsgcamError(f"the network has no layer '{self.target.module}'") from error
+        if self.target.is_input:
+            return module.register_forward_pre_hook(self._on_input)
+        return module.register_forward_hook(lambda module, inputs, output: self._value(output))
 
-        def on_output(module: nn.Module, inputs: Any, output: Any) -> Any:
-            return self._keep(place, wanted, output)
-
-        def on_input(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-            if not inputs:
-                raise SsgcamError(
-                    f"layer '{name}' gets its input by keyword, so '{name}:in' can't be taken; "
-                    "target the layer before it"
-                )
-            return (self._keep(place, wanted, inputs[0]), *inputs[1:])
-
-        if is_input:
-            return module.register_forward_pre_hook(on_input)
-        return module.register_forward_hook(on_output)
-
-    def _keep(self, place: tuple[str, bool], wanted: list[Target], value: Any) -> Any:
-        call = self.calls[place] = self.calls.get(place, 0) + 1
-        fitting = [target.spelling for target in wanted if target.call in (None, call)]
-        if not fitting:
-            return value
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
+    def _on_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        if not inputs:
+            name = self.target.module
             raise SsgcamError(
-                f"layer '{fitting[0]}' gives a {kind}, not one floating-point tensor; "
-                "choose a layer inside or after it"
+                f"layer '{name}' gets its input by keyword, so '{name}:in' can't be taken; "
+                "target the layer before it"
             )
-        copied = not self.copies.isdisjoint(fitting)
-        if copied:
-            value = value.clone()
-        kept = value if value.requires_grad else value.detach().requires_grad_()
-        for spelling in fitting:
-            self.kept[spelling] = (kept, kept._version)
-        if copied:
-            return kept.clone()
-        return kept.view_as(kept) if kept.is_leaf else kept  # PyTorch's hooks can't watch a leaf
+        return (self._value(inputs[0]), *inputs[1:])
 
-    def _check_calls(self) -> None:
-        for target in self.targets:
-            calls = self.calls.get((target.module, target.is_input), 0)
-            if calls == 0:
-                raise SsgcamError(
-                    f"layer '{target.module}' is not called in the forward pass; choose another"
-                )
-            if target.call is None and calls > 1:
-                suffix = ":in" if target.is_input else ""
-                ways = ", ".join(
-                    f"'{target.module}@{k}{suffix}'" for k in range(1, min(calls, 6) + 1)
-                )
-                raise SsgcamError(
-                    f"layer '{target.spelling}' is called {calls} times; say which call: {ways}"
-                    + (", ..." if calls > 6 else "")
-                )
-            if target.call is not None and target.call > calls:
-                raise SsgcamError(
-                    f"layer '{target.module}' is called {calls} times, so '{target.spelling}' "
-                    "doesn't exist"
-                )
+    def _value(self, value: Any) -> Any:
+        self.calls += 1
+        return self.act(value) if self.target.call in (None, self.calls) else value
+
+    def check_calls(self) -> None:
+        target, calls = self.target, self.calls
+        if calls == 0:
+            raise SsgcamError(
+                f"layer '{target.module}' is not called in the forward pass; choose another"
+            )
+        if target.call is None and calls > 1:
+            suffix = ":in" if target.is_input else ""
+            ways = ", ".join(f"'{target.module}@{k}{suffix}'" for k in range(1, min(calls, 6) + 1))
+            raise SsgcamError(
+                f"layer '{target.spelling}' is called {calls} times; say which call: {ways}"
+                + (", ..." if calls > 6 else "")
+            )
+        if target.call is not None and target.call > calls:
+            raise SsgcamError(
+                f"layer '{target.module}' is called {calls} times, so '{target.spelling}' "
+                "doesn't exist"
+            )

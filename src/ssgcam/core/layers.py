@@ -1,41 +1,20 @@
-"""Which layers are targeted: those a user names, or those that ``auto`` takes, and the list of all."""
+"""Which layers are targeted: those a user names, those of ``auto``, a network's blocks, or all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from ssgcam.core.capture import Target
 from ssgcam.core.network import unwrap
-from ssgcam.core.tracing import Place, trace
+from ssgcam.core.tracing import LayerInfo, resamples, trace
 from ssgcam.errors import SsgcamError, did_you_mean
 
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """One place that can be targeted.
-
-    Attributes:
-        name: Its spelling.
-        kind: The module's class.
-        channels: Number of channels.
-        height: Rows of its map.
-        width: Columns of its map.
-        signed: Whether it had negative values on the probe image.
-        default: Whether ``auto`` takes it.
-        why: Why it is a default, or why not.
-    """
-
-    name: str
-    kind: str
-    channels: int
-    height: int
-    width: int
-    signed: bool
-    default: bool = False
-    why: str = ""
+#: How many blocks a search chooses from unless the user asks for all.
+MOST = 12
 
 
 def resolve(network: nn.Module, wanted: Sequence[str | nn.Module]) -> list[str]:
@@ -108,7 +87,7 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
         One entry for each distinct tensor; of several names for one, the shortest.
     """
     places = trace(unwrap(network), image)
-    usable: dict[tuple[int, int], list[Place]] = {}
+    usable: dict[tuple[int, int], list[LayerInfo]] = {}
     for place in places:
         if place.influences:
             usable.setdefault(place.layout.resolution, []).append(place)
@@ -122,15 +101,16 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
             why = "after an activation function"
         chosen[best.name] = f"last of {height}x{width}, {why}"
     return [
-        LayerInfo(
-            p.name, p.kind, p.channels, *p.layout.resolution, p.signed,
-            p.name in chosen, chosen.get(p.name) or ("" if p.influences else "no path to the output"),
+        replace(
+            place,
+            default=place.name in chosen,
+            why=chosen.get(place.name) or ("" if place.influences else "no path to the output"),
         )
-        for p in places
-    ]  # fmt: skip
+        for place in places
+    ]
 
 
-def _last_of(places: Sequence[Place]) -> Place:
+def _last_of(places: Sequence[LayerInfo]) -> LayerInfo:
     fewest = min(place.leaves for place in places)
     candidates = [place for place in places if place.leaves == fewest]
     candidates = [place for place in candidates if not place.resampling] or candidates
@@ -140,3 +120,77 @@ def _last_of(places: Sequence[Place]) -> Place:
         if telling and place.depth <= last.depth:
             return place
     return last
+
+
+def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) -> list[str]:
+    """The outputs of a network's blocks, in the order of the forward pass.
+
+    These are what a search chooses from: of the layers that ``core.tracing`` finds, those of at least
+    2x2 cells that influence the output and that are
+
+    1. at most half the input's resolution (a quarter where ``most`` is given),
+    2. not inside a block of the next stage, nor inside another block of the same resolution (plain
+       sequences aside), and
+    3. not one linear layer (a convolution or a normalization), nor pooling.
+
+    So ResNet gives each residual block, VGG each ReLU, EfficientNet each inverted bottleneck, a
+    transformer each encoder block.
+
+    Args:
+        network: The network.
+        image: ``[1, C, H, W]``; only its shape matters.
+        most: Keep at most this many: the last of each resolution and others evenly over the depth;
+            None keeps all.
+
+    Returns:
+        Spellings of the layers.
+
+    Raises:
+        SsgcamError: If there is none.
+    """
+    network = unwrap(network)
+    coarser = 2 if most is None else 4
+    modules = dict(network.named_modules())
+    places = [
+        place
+        for place in trace(network, image)
+        if place.influences
+        and not resamples(modules[_last_block(_module(place), modules)])
+        and min(place.layout.resolution) >= 2
+        and place.layout.height * coarser <= image.shape[-2]
+        and place.layout.width * coarser <= image.shape[-1]
+    ]
+    blocks = [place for place in places if _is_block(place, places, modules)]
+    if not blocks:
+        raise SsgcamError(
+            "no block of the network gives a map that influences its output; name the layers"
+        )
+    names = [place.name for place in blocks]
+    if most is None or len(names) <= most:
+        return names
+    last = {place.layout.resolution: place.name for place in blocks}.values()
+    others = [name for name in names if name not in last]
+    spread = torch.linspace(len(others) - 1, 0, max(0, most - len(last))).round().long().tolist()
+    kept = {*last, *(others[index] for index in spread)}
+    return [name for name in names if name in kept]
+
+
+def _is_block(place: LayerInfo, places: list[LayerInfo], modules: dict[str, nn.Module]) -> bool:
+    same = [other for other in places if other.layout.resolution == place.layout.resolution]
+    if place.leaves > min(other.leaves for other in same):
+        return False
+    if place.linear and not (place.activated or place.normalized):
+        return False
+    blocks = {_last_block(_module(other), modules) for other in same}
+    return not any(_module(place).startswith(f"{block}.") for block in blocks)
+
+
+def _module(place: LayerInfo) -> str:
+    return Target.parse(place.name).module
+
+
+def _last_block(name: str, modules: dict[str, nn.Module]) -> str:
+    """The module itself, or the last in it if it is a plain sequence: both give the same tensor."""
+    while isinstance(modules[name], nn.Sequential) and len(modules[name]._modules):
+        name = f"{name}.{list(modules[name]._modules)[-1]}"
+    return name

@@ -20,8 +20,8 @@ LINEAR = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Identity)
 
 
 @dataclass(frozen=True)
-class Place:
-    """One tensor that a network makes and that can be read as maps.
+class LayerInfo:
+    """One layer that can be targeted: a tensor that a network makes and that can be read as maps.
 
     Attributes:
         name: Its spelling, see ``core.capture``; of several names for one tensor, the shortest.
@@ -35,6 +35,8 @@ class Place:
         linear: Whether one linear layer gives it.
         leaves: How many blocks around it (plain sequences aside) put out another resolution.
         influences: Whether its map can change the network's output.
+        default: Whether ``layers="auto"`` takes it.
+        why: Why it is a default, or why not.
     """
 
     name: str
@@ -48,6 +50,18 @@ class Place:
     linear: bool
     leaves: int
     influences: bool = True
+    default: bool = False
+    why: str = ""
+
+    @property
+    def height(self) -> int:
+        """Rows of its map."""
+        return self.layout.height
+
+    @property
+    def width(self) -> int:
+        """Columns of its map."""
+        return self.layout.width
 
     @property
     def depth(self) -> int:
@@ -55,7 +69,7 @@ class Place:
         return self.name.count(".")
 
 
-def trace(network: nn.Module, image: Tensor) -> list[Place]:
+def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     """One forward pass that lists the tensors, then one backward that asks which of them matter.
 
     The image goes in twice: what has another number of rows than two (windows, tables of position
@@ -73,13 +87,13 @@ def trace(network: nn.Module, image: Tensor) -> list[Place]:
     records, calls = _recorded(network, image, size)
     modules = dict(network.named_modules())
     resolutions = {record.name: record.layout.resolution for record in records}
-    places: dict[tuple[int, int], Place] = {}
+    places: dict[tuple[int, int], LayerInfo] = {}
     for record in records:
         resolution = record.layout.resolution
         if len(record.tensor) != len(image) or not proportional(resolution, size):
             continue  # windows, attention heads and the like
         kind = type(record.module)
-        place = Place(
+        place = LayerInfo(
             name=record.name if calls[record.name] == 1 else f"{record.name}@{record.call}",
             kind=kind.__name__,
             layout=record.layout,
@@ -149,7 +163,7 @@ def _recorded(
     return records, calls
 
 
-def _joined(inner: Place, outer: Place) -> Place:
+def _joined(inner: LayerInfo, outer: LayerInfo) -> LayerInfo:
     """One entry for two names of the same tensor: the shorter name, and what either knows of it."""
     named = outer if len(outer.name) < len(inner.name) else inner
     return replace(
@@ -172,7 +186,7 @@ def _leaving_blocks(
     modules: dict[str, nn.Module],
     resolutions: dict[str, tuple[int, int]],
 ) -> int:
-    """How many blocks around a place (plain sequences aside) put out another resolution."""
+    """How many blocks around a layer (plain sequences aside) put out another resolution."""
     parts = name.split(".")
     around = [".".join(parts[:end]) for end in range(1, len(parts))]
     return sum(
@@ -183,7 +197,7 @@ def _leaving_blocks(
     )
 
 
-def _influences(network: nn.Module, image: Tensor, places: Sequence[Place]) -> list[bool]:
+def _influences(network: nn.Module, image: Tensor, places: Sequence[LayerInfo]) -> list[bool]:
     """Whether each place's map can change the output, which ViT's last patch tokens can't.
 
     Not-a-number is sent backwards: unlike a gradient it also comes through weights that are zero.

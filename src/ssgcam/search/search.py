@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ssgcam.cam import CAM
 from ssgcam.core.augment import Augmentation, View
-from ssgcam.core.blocks import block_layers
+from ssgcam.core.layers import block_layers
 from ssgcam.core.fusion import resize, threshold
 from ssgcam.core.layers import resolve
 from ssgcam.core.refine import Refinement
@@ -107,7 +107,7 @@ def search_recipe(
         calibration: Ten to two hundred images with masks or boxes; images without the object calibrate
             the class gate.
         layers: Names or modules; ``"auto"``: the outputs of at most 12 blocks, see
-            ``core.blocks.block_layers``; ``"all"``: of every block.
+            ``core.layers.block_layers``; ``"all"``: of every block.
         held_out: Labeled images of other groups, to score the result on.
         classes: The network's class that the masks of a :class:`SampleSet` show, where the data don't
             say it.
