@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from ssgcam.cam import CAM
 from ssgcam.core.augment import Augmentation, View
-from ssgcam.core.layers import block_layers
 from ssgcam.core.fusion import resize, threshold
-from ssgcam.core.layers import resolve
+from ssgcam.core.layers import block_layers, resolve
 from ssgcam.core.refine import Refinement
 from ssgcam.data import SampleSet
 from ssgcam.fingerprint import Fingerprint, parameter_hash, placed
