@@ -114,8 +114,8 @@ def test_the_same_command_gives_the_same_numbers(boxes, tmp_path):
     [
         ("localization", ["--methods", "gradcam"], "no method named 'gradcam'"),
         ("localization", ["--layers", "act3"], "no layer 'act3'"),
-        ("localization", ["--kind", "vco"], "kind 'vco' is unknown"),
-        ("localization", ["--edges", "open"], "edges='open' is unknown"),
+        ("localization", ["--kind", "vco"], "--kind vco is unknown"),
+        ("localization", ["--edges", "open"], "--edges open is unknown"),
         ("localization", ["--split", "val"], "has no option 'split'"),
         ("localization", ["--class", "purple"], "class 'purple' is not a class"),
         ("localization", ["--class", "7"], "class 7 is out of range"),

@@ -60,7 +60,7 @@ def test_cub_segmentations(cub, beside):
 
 
 def test_cub_refusals(cub):
-    assert "'val'" in refusal(read_samples, cub, split="val")
+    assert "--split val" in refusal(read_samples, cub, split="val")
     text(cub / "bounding_boxes.txt", "1 6.0 2.0 10.0 5.0\n2 0 0 4 4\n3 12.0 one 9.0 9.0\n")
     assert "'one'" in refusal(read_samples, cub)
     text(cub / "bounding_boxes.txt", "1 6.0 2.0 10.0 5.0\n")

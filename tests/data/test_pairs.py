@@ -48,15 +48,15 @@ def test_zero_one_masks_and_a_mask_suffix(tmp_path):
 def test_values_with_something_to_ignore(tmp_path):
     photo(tmp_path / "images" / "a.png", (3, 1))
     mask_file(tmp_path / "masks" / "a.png", [[0, 127, 255]])
-    for options in ({"values": {255: 1, 127: 255}}, {"void": 127}):
+    for options in ({"mask_values": {255: 1, 127: 255}}, {"void": 127}):
         found = read_samples(tmp_path, **options)
         assert read_all(found) == [[0, IGNORE, 1]]
         assert found.samples[0].labels == (0,)
     message = refusal(read_samples, tmp_path)
     assert "--void 255" in message
     assert "--mask-values" in message
-    assert "127" in refusal(read_samples, tmp_path, values={255: 1})
-    assert "127:256" in refusal(read_samples, tmp_path, values={255: 1, 127: 256})
+    assert "127" in refusal(read_samples, tmp_path, mask_values={255: 1})
+    assert "127:256" in refusal(read_samples, tmp_path, mask_values={255: 1, 127: 256})
 
 
 def test_several_classes(tmp_path):

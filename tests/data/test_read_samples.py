@@ -25,7 +25,7 @@ def test_kinds_and_options(tmp_path):
     pairs = tmp_path
     photo(pairs / "images" / "a.jpg", (4, 2))
     mask_file(pairs / "masks" / "a.png", [[0, 0, 255, 255]] * 2)
-    assert "'vocc'" in refusal(read_samples, pairs, "vocc")
+    assert "--kind vocc" in refusal(read_samples, pairs, "vocc")
     message = refusal(read_samples, pairs, split="val")
     assert "'split'" in message
     assert "mask_suffix" in message

@@ -162,10 +162,11 @@ class DataOptions:
         """Read the data set in a folder."""
         from ssgcam.data import read_samples
 
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        values: Any = given.pop("mask_values", None)
-        if values is not None:
-            given["values"] = dict(_pair(text) for text in values.split(","))
+        given: dict[str, Any] = {
+            name: value for name, value in vars(self).items() if value is not None
+        }
+        if self.mask_values is not None:
+            given["mask_values"] = dict(_pair(text) for text in self.mask_values.split(","))
         return read_samples(folder, **given)
 
 

@@ -74,7 +74,7 @@ def read_samples(
     if kind == "auto":
         kind = _recognize(root)
     if kind not in READERS:
-        raise SsgcamError(f"data set kind '{kind}' is unknown; use one of: {', '.join(READERS)}")
+        raise SsgcamError(f"--kind {kind} is unknown; use one of: {', '.join(READERS)}")
     known = list(inspect.signature(READERS[kind]).parameters)[1:]
     unknown = [option for option in options if option not in known]
     if unknown:
@@ -109,13 +109,13 @@ def _with_groups(samples: SampleSet, group_pattern: str) -> SampleSet:
     """Take the group of each image from its file name."""
     if any(sample.group for sample in samples):
         raise SsgcamError(
-            f"'{samples.root}' names groups in a table already; leave out the group pattern"
+            f"'{samples.root}' names groups in a table already; leave out --group-pattern"
         )
     try:
         pattern = re.compile(group_pattern)
     except re.error as error:
         raise SsgcamError(
-            f"group pattern '{group_pattern}' is not a regular expression ({error}); correct it"
+            f"--group-pattern '{group_pattern}' is not a regular expression ({error}); correct it"
         ) from error
     grouped = []
     for sample in samples:
@@ -123,7 +123,7 @@ def _with_groups(samples: SampleSet, group_pattern: str) -> SampleSet:
         group = match and match[1 if pattern.groups else 0]
         if not group:
             raise SsgcamError(
-                f"group pattern '{group_pattern}' matches nothing in the name of '{sample.image}'; "
+                f"--group-pattern '{group_pattern}' matches nothing in the name of '{sample.image}'; "
                 "give a pattern that fits every file"
             )
         grouped.append(replace(sample, group=group))

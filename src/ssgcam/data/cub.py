@@ -49,7 +49,7 @@ def read_cub(
     """
     base = LAYOUT.locate(root)
     if split not in _SPLITS:
-        raise SsgcamError(f"split '{split}' is unknown; use 'test', 'train' or 'all'")
+        raise SsgcamError(f"--split {split} is unknown; use test, train or all")
     source = base / "images.txt"
     collector = Collector(base, missing)
     tables = {

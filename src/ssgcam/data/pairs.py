@@ -26,7 +26,7 @@ def read_pairs(
     images: str = "images",
     masks: str = "masks",
     mask_suffix: str | None = None,
-    values: Mapping[int, int] | None = None,
+    mask_values: Mapping[int, int] | None = None,
     void: int | None = None,
     class_names: Sequence[str] | None = None,
     first_label: int = 0,
@@ -38,7 +38,7 @@ def read_pairs(
 
     What the values stored in the masks mean:
 
-    - `values` says it for each, such as ``{255: 1, 127: 255}``; 0 is background unless said.
+    - `mask_values` says it for each, such as ``{255: 1, 127: 255}``; 0 is background unless said.
     - Otherwise, `void` aside: nothing but 0 and 255 in the whole set is a binary mask, 255 being
       the object. Values up to 254 are classes as they are. 255 beside other classes is ambiguous
       and refused.
@@ -55,7 +55,7 @@ def read_pairs(
         masks: The masks' folder, relative to the root, with the same subfolders.
         mask_suffix: What a mask's stem has after its image's; default: nothing, ``_mask``,
             ``_segmentation``, ``_label`` or alike, whichever fits the most images.
-        values: Stored value to mask value: 0 background, 1 to 254 classes, 255 ignore.
+        mask_values: Stored value to mask value: 0 background, 1 to 254 classes, 255 ignore.
         void: A stored value to ignore.
         class_names: Names of the classes: of the table's if it has any, else of the masks'.
         first_label: The number of the first class in the table.
@@ -94,15 +94,15 @@ def read_pairs(
             stacklevel=3,
         )
 
-    if values is None:
+    if mask_values is None:
         classes = {value for *_, found in stored.values() for value in found} - {0, void}
         if 255 in classes and len(classes) > 1:
             raise SsgcamError(
                 f"the masks in '{root / masks}' have the value 255 beside other classes; say "
                 "--void 255 if it is to be ignored, or what each value means with --mask-values"
             )
-        values = {255: 1} if classes == {255} else {value: value for value in classes}
-    values = {0: 0, **values, **({} if void is None else {void: IGNORE})}
+        mask_values = {255: 1} if classes == {255} else {value: value for value in classes}
+    values = {0: 0, **mask_values, **({} if void is None else {void: IGNORE})}
     for value, meaning in values.items():
         if not 0 <= meaning <= IGNORE:
             raise SsgcamError(
