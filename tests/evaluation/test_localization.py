@@ -13,13 +13,13 @@ from ssgcam.core.methods import METHODS
 from ssgcam.data import Sample, SampleSet, read_samples
 from ssgcam.data.masks import BoxMask
 from ssgcam.evaluation import (
-    Contender,
-    Entrants,
     EvaluationSettings,
+    MethodsCompared,
+    MethodSpec,
     evaluate_localization,
     limited,
 )
-from ssgcam.evaluation.result import ALL_FUSED, MEAN
+from ssgcam.evaluation.maps import ALL_FUSED, MEAN
 from ssgcam.metrics import (
     bootstrap_interval,
     box_hits,
@@ -27,10 +27,8 @@ from ssgcam.metrics import (
     localization_hits,
     max_box_acc,
     max_box_acc_v2,
-    mean_of_ratios,
     near_object,
     paired_difference,
-    parts_by_class,
     peak_hits,
     pixel_average_precision,
     pixel_curves,
@@ -38,7 +36,7 @@ from ssgcam.metrics import (
 )
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=50, seed=5)
-WHO = Entrants((Contender(), Contender("layer_cam"), Contender("hires_cam")), LAYERS)
+COMPARED = MethodsCompared((MethodSpec(), MethodSpec("layer_cam"), MethodSpec("hires_cam")), LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def samples(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(samples):
-    return evaluate_localization(noise(), samples, WHO, tau=0.3, settings=SETTINGS)
+    return evaluate_localization(noise(), samples, COMPARED, tau=0.3, settings=SETTINGS)
 
 
 def maps_of(model, samples, method, layer):
@@ -62,25 +60,30 @@ def maps_of(model, samples, method, layer):
     return pipeline.scale(result.layer_maps[layer]).pow(power), result.logits, labels, sizes
 
 
+def mean(parts):
+    return parts.double().mean(0)
+
+
 @pytest.mark.parametrize("layer", ["act1", "act2", ALL_FUSED])
 @pytest.mark.parametrize(("method", "title"), [("ssg_cam", "SSG-CAM"), ("layer_cam", "LayerCAM")])
-def test_equals_the_metrics(samples, found, method, title, layer):
+def test_scores_equal_the_metrics_on_maps_of_cam(samples, found, method, title, layer):
     maps, logits, labels, sizes = maps_of(noise(), samples, method, layer)
     boxes = [torch.tensor(sample.boxes) for sample in samples]
     masks = [fill_boxes(b, *size) for b, size in zip(boxes, sizes, strict=True)]
     groups = [sample.group for sample in samples]
     by_box, by_pixel = box_hits(maps, boxes, sizes), pxap_histograms(maps, masks)
-    at_tau = localization_hits(maps, boxes, sizes, logits, labels, 0.3).double().mean(0)
-    pointing = parts_by_class(peak_hits(maps, [near_object(m) for m in masks]), labels, 3)
+    gt_known, top1, top5 = mean(localization_hits(maps, boxes, sizes, logits, labels, 0.3))
+    hits = peak_hits(maps, [near_object(mask) for mask in masks])
+    by_class = [hits[labels == label].mean() for label in labels.unique()]
     expected = {
-        "PxAP-box": pixel_average_precision(by_pixel.sum(0)),
-        "best pixel IoU": pixel_curves(by_pixel.sum(0))[2].max(),
-        "MaxBoxAcc": max_box_acc(by_box.double().mean(0)),
-        "MaxBoxAccV2": max_box_acc_v2(by_box.double().mean(0)),
-        "GT-known": at_tau[0],
-        "Top-1 Loc": at_tau[1],
-        "Top-5 Loc": at_tau[2],
-        "pointing game": mean_of_ratios(pointing.mean(0)),
+        "PxAP-box": pixel_average_precision(mean(by_pixel)),
+        "best pixel IoU": pixel_curves(mean(by_pixel))[2].max(),
+        "MaxBoxAcc": max_box_acc(mean(by_box)),
+        "MaxBoxAccV2": max_box_acc_v2(mean(by_box)),
+        "GT-known": gt_known,
+        "Top-1 Loc": top1,
+        "Top-5 Loc": top5,
+        "pointing game": sum(by_class) / len(by_class),
     }
     assert {s.metric for s in found.scores} == set(expected)
     for metric, value in expected.items():
@@ -117,9 +120,9 @@ def test_mean_of_layers_and_paired_differences(samples, found):
     )
 
 
-def test_a_network_that_sees_blobs_finds_them(samples):
-    who = Entrants((Contender("layer_cam"),), ["act"])
-    found = evaluate_localization(blobs(), samples, who, settings=SETTINGS)
+def test_maps_of_a_network_that_detects_blobs_find_them(samples):
+    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    found = evaluate_localization(blobs(), samples, compared, settings=SETTINGS)
     assert found.score("LayerCAM", "act", "MaxBoxAcc").value == 1
     assert found.score("LayerCAM", "act", "Top-1 Loc").value == 1
     assert found.score("LayerCAM", "act", "pointing game").value == 1
@@ -132,8 +135,8 @@ def test_a_network_that_sees_blobs_finds_them(samples):
 
 
 def test_batches_and_bounded_units_keep_the_values(samples, found):
-    settings = replace(SETTINGS, batch_size=2, bins=2)
-    few = evaluate_localization(noise(), samples, WHO, tau=0.3, settings=settings)
+    settings = replace(SETTINGS, batch_size=2, max_units=2)
+    few = evaluate_localization(noise(), samples, COMPARED, tau=0.3, settings=settings)
     for a, b in zip(few.scores, found.scores, strict=True):
         assert (a.method, a.layers, a.metric, a.n, a.groups) == (
             b.method, b.layers, b.metric, b.n, b.groups
@@ -142,22 +145,25 @@ def test_batches_and_bounded_units_keep_the_values(samples, found):
     assert any(abs(a.low - b.low) > 1e-3 for a, b in zip(few.scores, found.scores, strict=True))
 
 
-def test_one_class_for_all_objects(samples):
-    who = Entrants((Contender("layer_cam"),), ["act1"])
-    found = evaluate_localization(noise(), samples, who, class_index=2, settings=SETTINGS)
+def test_one_class_explains_all_objects(samples):
+    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    found = evaluate_localization(noise(), samples, compared, classes=2, settings=SETTINGS)
     inputs, sizes = stacked(noise(), samples)
     maps = CAM(noise(), ["act1"], "layer_cam")(inputs, 2).layer_maps["act1"]
-    hits = box_hits(maps, [torch.tensor(s.boxes) for s in samples], sizes).double().mean(0)
-    assert found.score("LayerCAM", "act1", "MaxBoxAcc").value == float(max_box_acc(hits))
+    hits = box_hits(maps, [torch.tensor(sample.boxes) for sample in samples], sizes)
+    assert found.score("LayerCAM", "act1", "MaxBoxAcc").value == float(max_box_acc(mean(hits)))
+    by_name = evaluate_localization(noise(), samples, compared, classes="blue", settings=SETTINGS)
+    assert by_name.scores == found.scores
 
 
-def test_the_facts_say_which_score_each_method_had(samples):
-    for score, told in ((None, True), (TargetSettings("odds"), False)):
-        who = Entrants((Contender("layer_cam"), Contender("shapley_cam")), ["act1"], score=score)
-        facts = evaluate_localization(noise(), samples, who, settings=SETTINGS).facts
-        assert ("score logit" in facts["ShapleyCAM"]) == told
-        assert "score" not in facts["LayerCAM"]
-        assert facts["score"].startswith("exp" if told else "odds")
+def test_facts_name_the_target_of_each_method(samples):
+    methods = (MethodSpec("layer_cam"), MethodSpec("shapley_cam"))
+    for target, own in ((None, True), (TargetSettings("odds"), False)):
+        compared = MethodsCompared(methods, ["act1"], target=target)
+        facts = evaluate_localization(noise(), samples, compared, settings=SETTINGS).facts
+        assert ("target logit" in facts["ShapleyCAM"]) == own
+        assert "target" not in facts["LayerCAM"]
+        assert facts["target"].startswith("exp" if own else "odds")
 
 
 def test_masks_give_pxap_and_images_without_object_are_left_out(tmp_path):
@@ -165,8 +171,8 @@ def test_masks_give_pxap_and_images_without_object_are_left_out(tmp_path):
     samples = replace(
         samples, class_names=("red", "green", "blue"), mask_names=("red", "green", "blue")
     )
-    who = Entrants((Contender("layer_cam"),), ["act1"])
-    found = evaluate_localization(noise(), samples, who, settings=SETTINGS)
+    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    found = evaluate_localization(noise(), samples, compared, settings=SETTINGS)
     assert {s.metric for s in found.scores} == {"PxAP", "best pixel IoU"}  # 40 px: no pointing
     shown = [sample for sample in samples if sample.labels]
     assert any("were left out: 1." in note for note in found.notes)
@@ -176,10 +182,10 @@ def test_masks_give_pxap_and_images_without_object_are_left_out(tmp_path):
     truths = [
         samples.object_mask(s, (w, h), s.labels[0]) for s, (h, w) in zip(shown, sizes, strict=True)
     ]
-    histograms = pxap_histograms(
+    pixels = pxap_histograms(
         maps, [torch.from_numpy(m) for m, _ in truths], [torch.from_numpy(i) for _, i in truths]
     )
-    expected = float(pixel_average_precision(histograms.sum(0)))
+    expected = float(pixel_average_precision(mean(pixels)))
     assert found.score("LayerCAM", "act1", "PxAP").value == pytest.approx(expected)
 
 
@@ -189,43 +195,46 @@ def test_an_image_with_two_classes_is_scored_for_each(tmp_path):
     both = replace(first, labels=(0, 2), box_labels=(0, 2))
     found = evaluate_localization(
         blobs(), replace(samples, samples=(both,), class_names=("red", "green", "blue")),
-        Entrants((Contender("layer_cam"),), ["act"]), settings=SETTINGS,
+        MethodsCompared((MethodSpec("layer_cam"),), ["act"]), settings=SETTINGS,
     )  # fmt: skip
     score = found.score("LayerCAM", "act", "GT-known")
     assert (score.n, score.groups, score.value) == (2, 1, 0.5)  # no blue there
 
 
-def test_limit_is_spread():
+def test_a_limit_takes_samples_spread_over_the_set():
     every = SampleSet(tuple(Sample(str(k), None) for k in range(10)), (), None, "images")
     assert [s.name for s in limited(every, 4)] == ["0", "2", "5", "7"]
     assert len(limited(every, 40)) == len(limited(every, None)) == 10
     assert "limit is 0" in refusal(limited, every, 0)
 
 
-def test_refusals(samples, tmp_path):
-    def say(samples, **options):
-        return refusal(evaluate_localization, noise(), samples, WHO, settings=SETTINGS, **options)
+def test_unusable_data_and_settings_are_refused(samples, tmp_path):
+    def message(samples, **options):
+        return refusal(
+            evaluate_localization, noise(), samples, COMPARED, settings=SETTINGS, **options
+        )
 
     bare = replace(samples, samples=tuple(replace(s, boxes=()) for s in samples))
-    assert "localization needs both" in say(bare)
+    assert "localization needs both" in message(bare)
     part = (replace(samples.samples[0], boxes=(), mask=BoxMask((), ())), *samples.samples[1:])
-    assert "has a class but no box" in say(replace(samples, samples=part))
-    assert "out of range" in say(samples, class_index=3)
-    assert "tau is 1.5" in say(samples, tau=1.5)
-    strangers = replace(samples, class_names=("cat", "dog", "cow", "hen"))
-    assert "'cat' is not a class of" in say(strangers)
+    assert "has a class but no box" in message(replace(samples, samples=part))
+    assert "out of range" in message(samples, classes=3)
+    assert "'cow' is not a class" in message(samples, classes="cow")
+    assert "tau is 1.5" in message(samples, tau=1.5)
+    unknown = replace(samples, class_names=("cat", "dog", "cow", "hen"))
+    assert "'cat' is not a class of" in message(unknown)
     far = replace(
         samples,
         class_names=tuple(map(str, range(9))),
         samples=(replace(samples.samples[0], labels=(7,), box_labels=()),),
     )
-    assert "class 7 ('7') is out of range" in say(far)
+    assert "class 7 ('7') is out of range" in message(far)
     missing = replace(samples.samples[0], image=tmp_path / "gone.png")
-    assert "gone.png" in say(replace(samples, samples=(missing,)))
+    assert "gone.png" in message(replace(samples, samples=(missing,)))
 
 
 def test_classes_are_matched_by_name(samples):
     turned = replace(samples, class_names=("blue", "red", "green"))
-    who = Entrants((Contender("layer_cam"),), ["act"])
-    found = evaluate_localization(blobs(), turned, who, settings=SETTINGS)
+    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    found = evaluate_localization(blobs(), turned, compared, settings=SETTINGS)
     assert found.score("LayerCAM", "act", "Top-1 Loc").value == 0  # now every label is wrong

@@ -8,55 +8,55 @@ from helpers.networks import state_of
 from ssgcam import CAM, SsgcamError, SSGSettings, TargetSettings
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
-from ssgcam.evaluation import Competition, Contender, Entrants, Entry
-from ssgcam.evaluation.result import ALL_FUSED
+from ssgcam.evaluation import MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.maps import ALL_FUSED, Explainer
 
-EVERY = tuple(Contender(name) for name in METHODS)
+EVERY = tuple(MethodSpec(name) for name in METHODS)
 
 
 def explain(*given):
-    return Competition(noise(), Entrants(layers=LAYERS))(*given)
+    return Explainer(noise(), MethodsCompared(layers=LAYERS))(*given)
 
 
 def images(count=3):
     return torch.rand(count, 3, SIDE, SIDE)
 
 
-@pytest.mark.parametrize("contender", EVERY, ids=[c.method for c in EVERY])
-def test_maps_are_those_of_cam(contender):
+@pytest.mark.parametrize("method", EVERY, ids=[c.method for c in EVERY])
+def test_maps_are_those_of_cam(method):
     model, batch = noise(), images()
-    found = Competition(model, Entrants(EVERY, LAYERS))(batch)
-    cam = CAM(model, LAYERS, contender.method)
+    found = Explainer(model, MethodsCompared(EVERY, LAYERS))(batch)
+    cam = CAM(model, LAYERS, method.method)
     expected = cam(batch)
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.classes[:, 0], expected.classes)
-    fused = found.maps[Entry(contender.title, ALL_FUSED)]
+    fused = found.maps[MapSource(method.title, ALL_FUSED)]
     torch.testing.assert_close(fused[:, 0], expected.maps)
     for name in LAYERS:
-        single = found.maps[Entry(contender.title, name)][:, 0]
+        single = found.maps[MapSource(method.title, name)][:, 0]
         assert single.shape == expected.layer_maps[name].shape
         torch.testing.assert_close(
-            single, pipeline.scale(expected.layer_maps[name]).pow(contender.power)
+            single, pipeline.scale(expected.layer_maps[name]).pow(method.power)
         )
 
 
 def test_fast_is_that_of_cam():
     model, batch = noise(), images()
-    contenders = (Contender("layer_cam"), Contender("score_cam"))
-    found = Competition(model, Entrants(contenders, LAYERS), fast=True)(batch)
-    for contender in contenders:
-        cam = CAM(model, LAYERS, contender.method, fast=True)
+    methods = (MethodSpec("layer_cam"), MethodSpec("score_cam"))
+    found = Explainer(model, MethodsCompared(methods, LAYERS), fast=True)(batch)
+    for method in methods:
+        cam = CAM(model, LAYERS, method.method, fast=True)
         torch.testing.assert_close(
-            found.maps[Entry(contender.title, ALL_FUSED)][:, 0], cam(batch).maps
+            found.maps[MapSource(method.title, ALL_FUSED)][:, 0], cam(batch).maps
         )
 
 
 def test_one_forward_and_one_backward_for_all_methods_and_layers(monkeypatch):
     model = noise()
-    alone = ("score_cam", "recipro_cam", "shapley_cam", "finer_cam")
-    shared = tuple(c for c in EVERY if c.method not in alone)
-    competition = Competition(
-        model, Entrants((*shared, Contender.parse("ssg_cam:gradient")), LAYERS)
+    separate = ("score_cam", "recipro_cam", "shapley_cam", "finer_cam")
+    shared = tuple(spec for spec in EVERY if spec.method not in separate)
+    explainer = Explainer(
+        model, MethodsCompared((*shared, MethodSpec.parse("ssg_cam:gradient")), LAYERS)
     )
     calls = []
     model.network.register_forward_hook(lambda *_: calls.append("forward"))
@@ -64,99 +64,100 @@ def test_one_forward_and_one_backward_for_all_methods_and_layers(monkeypatch):
     monkeypatch.setattr(
         torch.autograd, "grad", lambda *a, **k: calls.append("backward") or grad(*a, **k)
     )
-    competition(images())
+    explainer(images())
     assert calls == ["forward", "backward"]
 
 
-def test_no_backward_where_no_method_needs_it(monkeypatch):
-    competition = Competition(noise(), Entrants((Contender("eigen_cam"),), LAYERS))
+def test_no_backward_pass_if_no_method_needs_it(monkeypatch):
+    explainer = Explainer(noise(), MethodsCompared((MethodSpec("eigen_cam"),), LAYERS))
     monkeypatch.setattr(torch.autograd, "grad", None)
-    assert competition(images()).maps
+    assert explainer(images()).maps
 
 
 def test_several_classes_from_one_forward():
     model, batch = noise(), images()
-    competition = Competition(model, Entrants(layers=LAYERS))
+    explainer = Explainer(model, MethodsCompared(layers=LAYERS))
     calls = []
     model.network.register_forward_hook(lambda *_: calls.append(1))
-    both = competition(batch, torch.tensor([[0, 2], [1, 0], [2, 1]]))
+    both = explainer(batch, torch.tensor([[0, 2], [1, 0], [2, 1]]))
     assert len(calls) == 1
     for k, classes in enumerate(([0, 1, 2], [2, 0, 1])):
-        alone = competition(batch, torch.tensor(classes)[:, None])
-        for entry, maps in alone.maps.items():
-            torch.testing.assert_close(both.maps[entry][:, k], maps[:, 0])
+        alone = explainer(batch, torch.tensor(classes)[:, None])
+        for source, maps in alone.maps.items():
+            torch.testing.assert_close(both.maps[source][:, k], maps[:, 0])
 
 
 @pytest.mark.parametrize(
-    "score",
+    "target",
     [
         TargetSettings("odds"),
         TargetSettings("log_probability", sign="absolute"),
         TargetSettings(second="hutchinson", probes=3),
     ],
 )
-def test_other_scores(score):
+def test_maps_of_other_targets_are_those_of_cam(target):
     model, batch = noise(), images()
     ssg = SSGSettings("gradient", 0.2, 0.5, 1.0)
-    contenders = (Contender(ssg=ssg, gamma=0.7), Contender("layer_cam"))
-    found = Competition(model, Entrants(contenders, LAYERS, score=score))(batch)
-    ours = CAM(model, LAYERS, ssg=ssg, gamma=0.7, target=score)(batch)
+    methods = (MethodSpec(ssg=ssg, gamma=0.7), MethodSpec("layer_cam"))
+    found = Explainer(model, MethodsCompared(methods, LAYERS, target=target))(batch)
+    ours = CAM(model, LAYERS, ssg=ssg, gamma=0.7, target=target)(batch)
     torch.testing.assert_close(
-        found.maps[Entry("SSG-CAM (gradient form)", ALL_FUSED)][:, 0], ours.maps
+        found.maps[MapSource("SSG-CAM (gradient form)", ALL_FUSED)][:, 0], ours.maps
     )
-    layer_cam = CAM(model, LAYERS, "layer_cam", target=score)(batch)
-    torch.testing.assert_close(found.maps[Entry("LayerCAM", ALL_FUSED)][:, 0], layer_cam.maps)
+    layer_cam = CAM(model, LAYERS, "layer_cam", target=target)(batch)
+    torch.testing.assert_close(found.maps[MapSource("LayerCAM", ALL_FUSED)][:, 0], layer_cam.maps)
 
 
 @pytest.mark.parametrize("method", ["shapley_cam", "score_cam"])
-@pytest.mark.parametrize("score", [None, TargetSettings("odds")])
-def test_methods_with_passes_of_their_own_take_the_score_as_well(method, score):
+@pytest.mark.parametrize("target", [None, TargetSettings("odds")])
+def test_methods_with_separate_passes_use_the_target_as_well(method, target):
     model, batch = noise(), images()
-    found = Competition(model, Entrants((Contender(method),), LAYERS, score=score))(batch)
-    alone = CAM(model, LAYERS, method, target=score)(batch)
+    found = Explainer(model, MethodsCompared((MethodSpec(method),), LAYERS, target=target))(batch)
+    alone = CAM(model, LAYERS, method, target=target)(batch)
     torch.testing.assert_close(
-        found.maps[Entry(METHODS[method].title, ALL_FUSED)][:, 0], alone.maps
+        found.maps[MapSource(METHODS[method].title, ALL_FUSED)][:, 0], alone.maps
     )
-    other = CAM(model, LAYERS, method, target="odds" if score is None else None)(batch)
-    assert not torch.allclose(alone.maps, other.maps)  # the score matters
+    other = CAM(model, LAYERS, method, target="odds" if target is None else None)(batch)
+    assert not torch.allclose(alone.maps, other.maps)  # the target matters
 
 
-def test_which_entries():
+def test_sources_are_methods_times_layers_and_all_layers_fused():
     model = noise()
-    one = (Contender(),)
+    one = (MethodSpec(),)
 
-    def lines(**who):
-        return [entry.layers for entry in Competition(model, Entrants(one, **who)).entries]
+    def places(**options):
+        sources = Explainer(model, MethodsCompared(one, **options)).sources
+        return [source.layers for source in sources]
 
-    assert lines(layers=LAYERS) == [*LAYERS, ALL_FUSED]
-    assert lines(layers=LAYERS, each=False) == [ALL_FUSED]
-    assert lines(layers=LAYERS, fused=False) == LAYERS
-    assert lines(layers=["act2"]) == ["act2"]
-    assert lines(layers=["act2"], each=False) == ["act2"]
-    assert lines(layers="auto") == ["act2"]
+    assert places(layers=LAYERS) == [*LAYERS, ALL_FUSED]
+    assert places(layers=LAYERS, each=False) == [ALL_FUSED]
+    assert places(layers=LAYERS, fused=False) == LAYERS
+    assert places(layers=["act2"]) == ["act2"]
+    assert places(layers=["act2"], each=False) == ["act2"]
+    assert places(layers="auto") == ["act2"]
 
 
-def test_the_network_stays_as_it_is():
+def test_the_network_is_not_changed():
     model = noise()
     model.network.train()
     before = state_of(model.network)
-    Competition(model, Entrants(EVERY, LAYERS))(images())
+    Explainer(model, MethodsCompared(EVERY, LAYERS))(images())
     assert state_of(model.network) == before
 
 
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: Contender("grad_camm"), "no method named 'grad_camm'"),
-        (lambda: Contender.parse("layer_cam:taylor"), "only ssg_cam has"),
-        (lambda: Contender.parse("ssg_cam:round"), "form is 'round'"),
-        (lambda: Entrants((Contender(), Contender())), "named twice"),
-        (lambda: Entrants(()), "no method was given"),
-        (lambda: Competition(noise(), Entrants(layers=["act9"])), "no layer 'act9'"),
+        (lambda: MethodSpec("grad_camm"), "no method named 'grad_camm'"),
+        (lambda: MethodSpec.parse("layer_cam:taylor"), "only ssg_cam has"),
+        (lambda: MethodSpec.parse("ssg_cam:round"), "form is 'round'"),
+        (lambda: MethodsCompared((MethodSpec(), MethodSpec())), "named twice"),
+        (lambda: MethodsCompared(()), "no method was given"),
+        (lambda: Explainer(noise(), MethodsCompared(layers=["act9"])), "no layer 'act9'"),
         (lambda: explain(images(), torch.tensor([[3]] * 3)), "class 3"),
         (lambda: explain(images() * torch.nan), "NaN"),
     ],
 )  # fmt: skip
-def test_refusals(act, words):
+def test_wrong_names_and_inputs_are_refused(act, words):
     with pytest.raises(SsgcamError, match=words):
         act()

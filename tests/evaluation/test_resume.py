@@ -1,4 +1,4 @@
-"""A killed evaluation goes on, and its numbers are those of one that was not killed, to the last bit."""
+"""A killed evaluation resumes, and its numbers are those of one that was not killed, to the last bit."""
 
 import shutil
 from dataclasses import replace
@@ -15,18 +15,17 @@ from ssgcam.cli import app
 from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.data import read_samples
 from ssgcam.evaluation import (
-    Contender,
-    Entrants,
     EvaluationSettings,
+    MethodsCompared,
+    MethodSpec,
     evaluate_localization,
     evaluate_perturbation,
     evaluate_sanity,
     evaluate_segmentation,
-    plots,
-    unfinished,
+    report,
     write_evaluation,
 )
-from ssgcam.evaluation.competition import Competition
+from ssgcam.evaluation.maps import Explainer
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
 SETTINGS = EvaluationSettings(batch_size=2, resamples=20, examples=2)
@@ -34,10 +33,8 @@ TASKS = ("localization", "segmentation", "calibrated", "perturbation", "sanity")
 
 
 @pytest.fixture(autouse=True)
-def each_batch_is_saved(monkeypatch):
-    monkeypatch.setattr(unfinished, "EVERY", 0.0)
-    monkeypatch.setattr(unfinished, "SPARING", 0.0)
-    monkeypatch.setattr(plots, "write_pictures", lambda *_: None)
+def charts_are_not_drawn(monkeypatch):
+    monkeypatch.setattr(report, "draw_chart", lambda chart: Image.new("RGB", (1, 1)))
 
 
 @pytest.fixture
@@ -48,15 +45,15 @@ def calls(monkeypatch):
         most = 10**6
 
     found = Calls()
-    explain = Competition.__call__
+    explain = Explainer.__call__
 
-    def counted(competition, images, classes=None):
+    def counted(explainer, images, classes=None):
         if len(found) == found.most:
             raise KeyboardInterrupt
         found.append(len(images))
-        return explain(competition, images, classes)
+        return explain(explainer, images, classes)
 
-    monkeypatch.setattr(Competition, "__call__", counted)
+    monkeypatch.setattr(Explainer, "__call__", counted)
     return found
 
 
@@ -70,28 +67,28 @@ def case(task, root):
         (RecipeLayer("act2", 1.0, SSGSettings(), 0.5, (6, 16, 16)),), 0.5, 0.0,
         Fingerprint("noise", (32, 32), parameter_hash(noise().network)), (32, 32),
     )  # fmt: skip
-    who = Entrants((Contender(), Contender("layer_cam")), LAYERS, recipe=recipe)
+    compared = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS, recipe=recipe)
     function, options = {
         "localization": (evaluate_localization, {}),
-        "segmentation": (evaluate_segmentation, {"class_index": 1}),
-        "calibrated": (evaluate_segmentation, {"class_index": 1, "calibration": samples}),
-        "perturbation": (evaluate_perturbation, {"shares": (0.1, 0.3), "steps": 3}),
+        "segmentation": (evaluate_segmentation, {"classes": 1}),
+        "calibrated": (evaluate_segmentation, {"classes": 1, "calibration": samples}),
+        "perturbation": (evaluate_perturbation, {"areas": (0.1, 0.3), "steps": 3}),
         "sanity": (evaluate_sanity, {"stages": 3}),
     }[task]
-    return partial(function, noise(), samples, who, **options)
+    return partial(function, noise(), samples, compared, **options)
 
 
 def run(evaluate, out, calls, most=10**6, **settings):
     """Evaluate and write; what was written. ``calls`` are those of this run."""
     calls.clear()
     calls.most = most
-    given = replace(SETTINGS, unfinished=out, **settings)
+    given = replace(SETTINGS, out=out, **settings)
     written = write_evaluation(evaluate(settings=given), out)
     return {path.name: path.read_bytes() for path in written if path.suffix != ".png"}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_killed_run_goes_on_to_the_same_numbers(task, tmp_path, calls):
+def test_a_killed_run_resumes_with_the_same_numbers(task, tmp_path, calls):
     evaluate, out = case(task, tmp_path), tmp_path / "out"
     expected, whole = run(evaluate, out, calls), len(calls)
     assert not list(out.glob(".*"))
@@ -99,28 +96,28 @@ def test_a_killed_run_goes_on_to_the_same_numbers(task, tmp_path, calls):
     cut = 3 * whole // 4
     with pytest.raises(KeyboardInterrupt):
         run(evaluate, out, calls, cut)
-    assert list(out.glob(".*/*.pt"))
+    assert list(out.glob(".*/*.npz"))
     assert run(evaluate, out, calls) == expected
-    again = 3 if task == "sanity" else 1  # the original maps of three batches; the examples
-    assert len(calls) == whole - cut + again
+    in_batch = whole // 4 if task == "sanity" else 1  # four batches: original maps, and each stage
+    assert len(calls) == whole - cut + cut % in_batch
     assert not list(out.glob(".*"))
 
 
-def test_a_run_that_is_killed_three_times(tmp_path, calls):
+def test_a_run_that_is_killed_three_times_resumes(tmp_path, calls):
     evaluate, out = case("localization", tmp_path), tmp_path / "out"
     expected = run(evaluate, out, calls)
-    assert calls == [2, 2, 2, 2, 1]  # the examples, then the images
+    assert calls == [2, 2, 2, 1, 2]  # the images, then the examples
     shutil.rmtree(out)
-    for most in (2, 1, 3):
+    for most in (1, 1, 1):
         with pytest.raises(KeyboardInterrupt):
             run(evaluate, out, calls, most)
     assert run(evaluate, out, calls) == expected
-    assert calls == [2, 1]
+    assert calls == [1, 2]
 
 
 def a_damaged_file(root):
-    (path,) = root.glob("out/.*/*.pt")
-    path.write_bytes(path.read_bytes()[:-100])
+    for path in root.glob("out/.*/*.npz"):
+        path.write_bytes(path.read_bytes()[:-100])
 
 
 def another_picture(root):
@@ -134,38 +131,38 @@ def other_weights(evaluate):
     return evaluate
 
 
-def other_score(evaluate):
-    model, samples, who = evaluate.args
+def other_target(evaluate):
+    model, samples, compared = evaluate.args
     return partial(
-        evaluate_localization, model, samples, replace(who, score=TargetSettings("odds"))
+        evaluate_localization, model, samples, replace(compared, target=TargetSettings("odds"))
     )
 
 
 @pytest.mark.parametrize(
-    ("change", "again", "settings"),
+    ("change", "again", "settings", "batches"),
     [
-        (None, None, {"resume": False}),
-        (None, None, {"seed": 1}),
-        (None, None, {"fast": True}),
-        (None, lambda evaluate: partial(evaluate, tau=0.2), {}),
-        (None, lambda evaluate: partial(evaluate, class_index=1), {}),
-        (None, other_score, {}),
-        (None, other_weights, {}),
-        (another_picture, None, {}),
-        (a_damaged_file, None, {}),
+        (None, None, {"resume": False}, [2, 2, 2, 1]),
+        (None, None, {"seed": 1}, [2, 2, 2, 1]),
+        (None, None, {"fast": True}, [2, 2, 2, 1]),
+        (None, lambda evaluate: partial(evaluate, tau=0.2), {}, [2, 2, 2, 1]),
+        (None, lambda evaluate: partial(evaluate, classes=1), {}, [2, 2, 2, 1]),
+        (None, other_target, {}, [2, 2, 2, 1]),
+        (None, other_weights, {}, [2, 2, 2, 1]),
+        (another_picture, None, {}, [2, 1]),
+        (a_damaged_file, None, {}, [2, 2, 2, 1]),
     ],
 )
-def test_what_belongs_to_another_run_is_not_used(tmp_path, calls, change, again, settings):
+def test_batches_of_another_run_are_not_used(tmp_path, calls, change, again, settings, batches):
     evaluate, out = case("localization", tmp_path), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        run(evaluate, out, calls, most=4)
+        run(evaluate, out, calls, most=3)
     if change is not None:
         change(tmp_path)
     run(again(evaluate) if again else evaluate, out, calls, **settings)
-    assert calls == [2, 2, 2, 2, 1]
+    assert calls == [*batches, 2]  # then the examples
 
 
-def test_an_unreadable_image_can_be_mended_without_starting_again(tmp_path, calls):
+def test_a_run_resumes_after_an_unreadable_image_is_corrected(tmp_path, calls):
     evaluate, out = case("localization", tmp_path), tmp_path / "out"
     expected = run(evaluate, out, calls, examples=0)
     last = tmp_path / "boxes" / "images" / "6.png"
@@ -178,7 +175,7 @@ def test_an_unreadable_image_can_be_mended_without_starting_again(tmp_path, call
     assert calls == [1]
 
 
-def test_the_command_goes_on_and_says_so(tmp_path, calls):
+def test_the_command_resumes_and_says_so(tmp_path, calls):
     boxed_tree(tmp_path / "boxes", count=5)
     words = [
         "evaluate", "localization", tmp_path / "boxes", "--model", "helpers.evaluation_cases:noise",
@@ -196,27 +193,6 @@ def test_the_command_goes_on_and_says_so(tmp_path, calls):
         calls.clear()
         result = CliRunner().invoke(app, [*map(str, words), *more])
         assert result.exit_code == 0
-        assert ("localization: going on after 4 of 5 images" in result.stderr) == said
+        assert ("localization: resuming after 4 of 5 images" in result.stderr) == said
         assert calls == explained
         shutil.copytree(kept, state)
-
-
-def test_saving_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(unfinished, "EVERY", 30.0)
-    monkeypatch.setattr(unfinished, "SPARING", 20.0)
-    monkeypatch.setattr(unfinished.time, "monotonic", lambda: now[0])
-    kept = unfinished.Unfinished(tmp_path / "state.pt", "mine", True)
-    asked = []
-
-    def state():
-        asked.append(now[0])
-        now[0] += 5  # a slow disk
-        return {"items": len(asked)}
-
-    for second in range(0, 500, 10):
-        now[0] = max(now[0], second)
-        kept.save(state)
-    assert asked == [30, 140, 250, 360, 470]
-    assert kept.load() == {"items": 5}
-    assert unfinished.Unfinished(tmp_path / "state.pt", "other", True).load() == {}

@@ -13,24 +13,21 @@ from ssgcam import CAM, Preprocessing
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.settings import SSGSettings
 from ssgcam.data import read_samples
-from ssgcam.evaluation import Contender, Entrants, EvaluationSettings, evaluate_segmentation
-from ssgcam.evaluation.result import ALL_FUSED, RECIPE
+from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_segmentation
+from ssgcam.evaluation.maps import ALL_FUSED, RECIPE
 from ssgcam.metrics import (
     bootstrap_interval,
-    boundary_parts,
+    boundary_f_score,
     class_iou,
     confusion_matrix,
     foreground_iou,
-    image_ious,
     mean_iou,
-    mean_of_ratios,
     pseudo_masks,
-    ratio,
 )
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
 SETTINGS = EvaluationSettings(batch_size=3, resamples=50)
-WHO = Entrants((Contender(), Contender("layer_cam")), LAYERS)
+COMPARED = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS)
 PLACES = [*LAYERS, ALL_FUSED]
 
 
@@ -50,7 +47,7 @@ def truths(samples, sizes):
     ]
 
 
-def expected_masks(model, samples, place, method="layer_cam", background=0.15, class_index=None):
+def expected_masks(model, samples, place, method="layer_cam", background=0.15, classes=None):
     """Pseudo-masks by CAM alone, image by image."""
     inputs, sizes = stacked(model, samples)
     masks = []
@@ -59,7 +56,7 @@ def expected_masks(model, samples, place, method="layer_cam", background=0.15, c
             masks.append(torch.zeros(sizes[k], dtype=torch.long))
             continue
         label = sample.labels[0]
-        result = CAM(model, LAYERS, method)(inputs[k : k + 1], class_index or label)
+        result = CAM(model, LAYERS, method)(inputs[k : k + 1], classes or label)
         values = result.maps if place == ALL_FUSED else pipeline.scale(result.layer_maps[place])
         full = pipeline.resize(values, sizes[k])
         found = pseudo_masks(full[None], torch.ones(1, 1, dtype=torch.bool), background)[0]
@@ -67,19 +64,29 @@ def expected_masks(model, samples, place, method="layer_cam", background=0.15, c
     return masks, truths(samples, sizes)
 
 
-def confusions(predicted, true, classes=4):
-    """One confusion matrix for each image."""
+def confusions(predicted, true, classes):
     pairs = zip(predicted, true, strict=True)
-    return torch.stack([confusion_matrix(p, t, classes) for p, t in pairs])
+    return torch.stack([confusion_matrix(mask, truth, classes) for mask, truth in pairs])
+
+
+def mean_boundary_score(predicted, true, classes):
+    """Mean over classes of the mean over the images in which a boundary of the class counts."""
+    by_class = []
+    for label in range(1, classes):
+        scores = [
+            boundary_f_score(mask == label, truth == label, truth == 255)
+            for mask, truth in zip(predicted, true, strict=True)
+        ]
+        by_class.append(torch.tensor(scores).nanmean())
+    return float(torch.stack(by_class).nanmean())
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_several_classes_equal_the_metrics(tmp_path, place):
+def test_scores_of_several_classes_equal_the_metrics(tmp_path, place):
     samples = semantic(tmp_path / "s")
-    found = evaluate_segmentation(noise(), samples, WHO, settings=SETTINGS)
+    found = evaluate_segmentation(noise(), samples, COMPARED, settings=SETTINGS)
     predicted, true = expected_masks(noise(), samples, place)
-    parts = confusions(predicted, true)
-    boundary = [boundary_parts(p, t, 4) for p, t in zip(predicted, true, strict=True)]
+    parts = confusions(predicted, true, 4)
     score = found.score("LayerCAM", place, "mIoU")
     assert score.value == pytest.approx(float(mean_iou(parts.sum(0))), abs=1e-6)
     interval = bootstrap_interval(parts, mean_iou, seed=0, samples=50)
@@ -88,38 +95,35 @@ def test_several_classes_equal_the_metrics(tmp_path, place):
     for name, iou in zip(("background", *NAMES), class_iou(parts.sum(0)).tolist(), strict=True):
         assert found.score("LayerCAM", place, f"IoU {name}").value == pytest.approx(iou)
     assert found.score("LayerCAM", place, "boundary F").value == pytest.approx(
-        float(mean_of_ratios(torch.stack(boundary).mean(0)))
+        mean_boundary_score(predicted, true, 4)
     )
     pixels = [(p[t != 255], t[t != 255]) for p, t in zip(predicted, true, strict=True)]
     flat_p, flat_t = (torch.cat(x).numpy() for x in zip(*pixels, strict=True))
     iou = jaccard_score(flat_t, flat_p, average=None)  # scikit-learn, independently
     assert score.value == pytest.approx(iou.mean(), abs=1e-6)
-    assert len(flat_t) == parts.sum()
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_binary_task_reports_all_three(tmp_path, place):
+def test_a_binary_task_reports_three_kinds_of_iou(tmp_path, place):
     samples = binary(tmp_path / "b")
     found = evaluate_segmentation(
-        noise(), samples, WHO, class_index=2, background=0.4, settings=SETTINGS
+        noise(), samples, COMPARED, classes=2, background=0.4, settings=SETTINGS
     )
-    predicted, true = expected_masks(noise(), samples, place, background=0.4, class_index=2)
+    predicted, true = expected_masks(noise(), samples, place, background=0.4, classes=2)
     parts = confusions(predicted, true, 2)
-    pooled, each = parts.sum(0), image_ious(parts)
-    assert found.score("LayerCAM", place, "foreground IoU").value == pytest.approx(
-        float(foreground_iou(pooled))
-    )
-    assert found.score("LayerCAM", place, "mean IoU with background").value == pytest.approx(
-        float(mean_iou(pooled))
-    )
-    assert found.score("LayerCAM", place, "per-image foreground IoU").value == pytest.approx(
-        float(ratio(each.mean(0)))
-    )
+    per_image = foreground_iou(parts)
+    expected = {
+        "foreground IoU": foreground_iou(parts.sum(0)),
+        "mean IoU with background": mean_iou(parts.sum(0)),
+        "per-image foreground IoU": per_image.nanmean(),
+    }
+    for metric, value in expected.items():
+        assert found.score("LayerCAM", place, metric).value == pytest.approx(float(value))
     interval = bootstrap_interval(parts, foreground_iou, seed=0, samples=50)
     score = found.score("LayerCAM", place, "foreground IoU")
     assert (score.low, score.high) == pytest.approx((interval.low, interval.high))
     assert any("all background: 1." in note for note in found.notes)
-    assert each[:, 1].tolist().count(0) == 1
+    assert per_image.isnan().sum() == 1
     assert any("both empty: 1 by every line." in note for note in found.notes)
     # the curve passes through the stated background score
     line = next(line for line in found.charts[0].plots[place] if line.label == "LayerCAM")
@@ -129,14 +133,14 @@ def test_a_binary_task_reports_all_three(tmp_path, place):
 def test_calibration_images_choose_each_background(tmp_path):
     samples, other = binary(tmp_path / "b"), binary(tmp_path / "c", count=3)
     found = evaluate_segmentation(
-        noise(), samples, WHO, class_index=2, calibration=other, settings=SETTINGS
+        noise(), samples, COMPARED, classes=2, calibration=other, settings=SETTINGS
     )
-    on_other = evaluate_segmentation(noise(), other, WHO, class_index=2, settings=SETTINGS)
+    on_other = evaluate_segmentation(noise(), other, COMPARED, classes=2, settings=SETTINGS)
     for place in PLACES:
         line = next(x for x in on_other.charts[0].plots[place] if x.label == "LayerCAM")
         best = max(line.x[1:], key=lambda at: line.y[line.x.index(at)])
         alone = evaluate_segmentation(
-            noise(), samples, WHO, class_index=2, background=best, settings=SETTINGS
+            noise(), samples, COMPARED, classes=2, background=best, settings=SETTINGS
         )
         for metric in ("foreground IoU", "boundary F"):
             expected = alone.score("LayerCAM", place, metric)
@@ -146,49 +150,48 @@ def test_calibration_images_choose_each_background(tmp_path):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_curve_equals_a_plain_loop(tmp_path, place):
+def test_the_curve_equals_a_loop_over_background_scores(tmp_path, place):
     samples = semantic(tmp_path / "s")
-    found = evaluate_segmentation(noise(), samples, WHO, settings=SETTINGS)
+    found = evaluate_segmentation(noise(), samples, COMPARED, settings=SETTINGS)
     line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
     for background in (0.07, 0.3, 0.77):
         predicted, true = expected_masks(noise(), samples, place, background=background)
-        expected = float(mean_iou(confusions(predicted, true).sum(0)))
+        expected = float(mean_iou(confusions(predicted, true, 4).sum(0)))
         assert line.y[line.x.index(background)] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_network_that_sees_blobs_covers_them(tmp_path):
+def test_masks_of_a_network_that_detects_blobs_cover_them(tmp_path):
     samples = semantic(tmp_path / "s")
     found = evaluate_segmentation(
-        blobs(), samples, Entrants((Contender("layer_cam"),), ["act"]), settings=SETTINGS
+        blobs(), samples, MethodsCompared((MethodSpec("layer_cam"),), ["act"]), settings=SETTINGS
     )
     assert found.score("LayerCAM", "act", "mIoU").value > 0.8
-    assert not found.differences  # nobody to compare with
+    assert not found.differences  # no rival
 
 
 def test_two_classes_in_one_image(tmp_path):
     samples = semantic(tmp_path / "s")
     both = replace(samples, samples=(replace(samples.samples[0], labels=(0, 2)),))
-    found = evaluate_segmentation(noise(), both, WHO, settings=SETTINGS)
+    found = evaluate_segmentation(noise(), both, COMPARED, settings=SETTINGS)
     inputs, sizes = stacked(noise(), both)
     maps = CAM(noise(), LAYERS, "layer_cam")(inputs, [[0, 2]]).maps
     full = torch.stack([pipeline.resize(maps[:, k], sizes[0]) for k in range(2)], 1)
     ranks = pseudo_masks(full, torch.ones(1, 2, dtype=torch.bool))[0]
     predicted = torch.tensor([0, 1, 3])[ranks]
-    expected = float(mean_iou(confusions(predicted[None], truths(both, sizes))[0]))
-    score = found.score("LayerCAM", ALL_FUSED, "mIoU")
-    assert score.value == pytest.approx(expected, abs=1e-6)
+    expected = float(mean_iou(confusions([predicted], truths(both, sizes), 4).sum(0)))
+    assert found.score("LayerCAM", ALL_FUSED, "mIoU").value == pytest.approx(expected, abs=1e-6)
     assert isnan(found.score("LayerCAM", ALL_FUSED, "IoU green").value)  # it doesn't occur
     assert "IoU green" not in {difference.metric for difference in found.differences}
 
 
 @pytest.mark.parametrize("gate", [0.0, 1.0])
-def test_a_recipe_takes_part_with_its_own_threshold_and_gate(tmp_path, gate):
+def test_a_recipe_is_compared_with_its_own_threshold_and_gate(tmp_path, gate):
     samples, model = binary(tmp_path / "b"), noise()
     layer = RecipeLayer("act1", 1.0, SSGSettings(sigma=0.1), 0.5, (4, 32, 32))
     made_for = Fingerprint("noise", (32, 32), parameter_hash(model.network))
     recipe = Recipe((layer,), 0.6, gate, made_for, (32, 32))
-    who = replace(WHO, recipe=recipe)
-    found = evaluate_segmentation(model, samples, who, class_index=1, settings=SETTINGS)
+    compared = replace(COMPARED, recipe=recipe)
+    found = evaluate_segmentation(model, samples, compared, classes=1, settings=SETTINGS)
     inputs, sizes = stacked(model, samples)
     bound = recipe.bind(model)
     predicted = []
@@ -197,10 +200,9 @@ def test_a_recipe_takes_part_with_its_own_threshold_and_gate(tmp_path, gate):
         full = pipeline.resize(result.maps, sizes[k])[0]
         shown = bool(sample.labels) and gate == 0
         predicted.append((full / (full.max() + 1e-5) > 0.6).long() * shown)
-    objects = [(t > 0).long() for t in truths(samples, sizes)]
-    expected = float(foreground_iou(confusions(predicted, objects, 2).sum(0)))
+    parts = confusions(predicted, [(t > 0).long() for t in truths(samples, sizes)], 2)
     score = found.score(RECIPE, "act1", "foreground IoU")
-    assert score.value == pytest.approx(expected)
+    assert score.value == pytest.approx(float(foreground_iou(parts.sum(0))))
     assert (score.value == 0) == (gate == 1)
     against = [d for d in found.differences if d.method == RECIPE and d.metric == "foreground IoU"]
     values = {
@@ -212,20 +214,22 @@ def test_a_recipe_takes_part_with_its_own_threshold_and_gate(tmp_path, gate):
     assert against[0].value == pytest.approx(score.value - max(values.values()))
 
 
-def test_refusals(tmp_path):
+def test_unusable_data_and_settings_are_refused(tmp_path):
     samples = semantic(tmp_path / "s")
 
-    def say(samples, who=WHO, **options):
-        return refusal(evaluate_segmentation, noise(), samples, who, settings=SETTINGS, **options)
+    def message(samples, compared=COMPARED, **options):
+        return refusal(
+            evaluate_segmentation, noise(), samples, compared, settings=SETTINGS, **options
+        )
 
     bare = replace(samples, samples=(replace(samples.samples[0], mask=None),))
-    assert "has no mask" in say(bare)
-    assert "has no mask" in say(replace(samples, samples=()))
-    assert "background score is 2" in say(samples, background=2)
+    assert "has no mask" in message(bare)
+    assert "has no mask" in message(replace(samples, samples=()))
+    assert "background score is 2" in message(samples, background=2)
     layer = RecipeLayer("act1", 1.0, SSGSettings(), 0.5, (9, 32, 32))
     wrong = Recipe((layer,), 0.6, 0.0, Fingerprint("other", (32, 32), ""), (32, 32))
-    assert "recipe was made for" in say(samples, replace(WHO, recipe=wrong))
+    assert "recipe was made for" in message(samples, replace(COMPARED, recipe=wrong))
     more = replace(samples, class_names=(*NAMES, "gray"), mask_names=(*NAMES, "gray"))
-    assert "give sets of the same classes" in say(samples, calibration=more)
+    assert "give sets of the same classes" in message(samples, calibration=more)
     model = replace(noise(), preprocessing=Preprocessing((2, 2)))
-    assert "act2" in refusal(evaluate_segmentation, model, samples, WHO)
+    assert "act2" in refusal(evaluate_segmentation, model, samples, COMPARED)

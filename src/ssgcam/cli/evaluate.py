@@ -155,7 +155,7 @@ def perturbation(context: typer.Context, common: Common, options: PerturbationOp
 
     areas = shared.numbers(options.areas, "--areas")
     given = {"measures": tuple(shared.names(options.measures)), "steps": options.steps}
-    _evaluate(context, common, evaluate_perturbation, shares=areas, sigma=options.blur, **given)
+    _evaluate(context, common, evaluate_perturbation, areas=areas, sigma=options.blur, **given)
 
 
 @_command("sanity")
@@ -186,12 +186,12 @@ def _evaluate(
     model = common.network.load()
     samples = evaluation.limited(common.data.read(compare.folder), compare.limit)
     methods = list(METHODS) if compare.methods == "all" else shared.names(compare.methods)
-    compared = evaluation.Entrants(
-        contenders=tuple(evaluation.Contender.parse(method) for method in methods),
+    compared = evaluation.MethodsCompared(
+        methods=tuple(evaluation.MethodSpec.parse(method) for method in methods),
         layers=shared.layer_names(compare.layers),
         each=compare.each,
         fused=compare.fused,
-        score=shared.target(compare.target),
+        target=shared.target(compare.target),
         recipe=Recipe.load(recipe) if recipe else None,
     )
     settings = evaluation.EvaluationSettings(
@@ -203,12 +203,12 @@ def _evaluate(
         seed=compare.seed,
         examples=given.get("examples", 0),
         progress=True,
-        unfinished=out,
+        out=out,
         resume=compare.resume,
     )
     write_text(out / f"{task}.md", f"# {task.capitalize()}\n\nNot finished: `{command}`\n")
     index = shared.one_class(model, compare.classes)
-    found = evaluate(model, samples, who=compared, class_index=index, settings=settings, **options)
+    found = evaluate(model, samples, compared, classes=index, settings=settings, **options)
     found = replace(found, facts={**found.facts, "command": command})
     for fact in ("network", "data", "images", "intervals"):
         typer.echo(f"{fact}: {found.facts[fact]}")

@@ -1,52 +1,36 @@
 """How well do maps find objects that are known by boxes or masks?
 
 Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right" (CVPR): MaxBoxAcc,
-MaxBoxAccV2, PxAP; beside them GT-known, Top-1 and Top-5 Loc and the pointing game. All definitions
-are those of :mod:`ssgcam.metrics`.
+MaxBoxAccV2, PxAP; and GT-known, Top-1 and Top-5 Loc and the pointing game. All definitions are those
+of :mod:`ssgcam.metrics`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
+from ssgcam import metrics
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation.board import Board, Metric
-from ssgcam.evaluation.contenders import Entrants
-from ssgcam.evaluation.figures import Chart, Entry, Example, Picture, Series, plots_of
-from ssgcam.evaluation.items import Batch, Item
-from ssgcam.evaluation.result import Evaluation
-from ssgcam.evaluation.settings import EvaluationSettings
-from ssgcam.evaluation.setup import Run, example
-from ssgcam.metrics import (
-    SCORES,
-    TAUS,
-    box_hits,
-    contour_boxes,
-    fill_boxes,
-    localization_hits,
-    max_box_acc,
-    max_box_acc_v2,
-    mean_of_ratios,
-    near_object,
-    peak_hits,
-    pixel_average_precision,
-    pixel_curves,
-    prepare_maps,
-    pxap_histograms,
-    quantize,
-)
+from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
+from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
+from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
+from ssgcam.metrics import SCORES, TAUS
 from ssgcam.models import LoadedModel
 
 POINTING_TOLERANCE = 15.0
-EVERY = 5  # of the 1001 points of a curve, so many are kept for the charts
+EVERY = 5  # the charts keep every fifth of the 1001 points of a curve
+LEGEND = (
+    "First column: true boxes or outline. Others: the map and, if boxes are known, the box of its "
+    "largest contour at the threshold of MaxBoxAcc."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,26 +40,27 @@ class Truth:
     Attributes:
         boxes: ``[K, 4]`` inclusive; K is 0 in a set without boxes.
         mask: The object, ``[H, W]`` bool: from a mask, or the filled boxes.
-        ignore: Pixels that don't count, ``[H, W]`` bool, or None.
-        near: Where a maximum hits, ``[H, W]`` bool; None in an image too small for the pointing game.
+        ignore: Pixels that don't count, ``[H, W]`` bool.
+        near: Where a maximum hits, ``[H, W]`` bool; None if the image is too small for the pointing
+            game.
     """
 
     boxes: Tensor
     mask: Tensor
-    ignore: Tensor | None
+    ignore: Tensor
     near: Tensor | None
 
 
 def evaluate_localization(
     model: LoadedModel,
     samples: SampleSet,
-    who: Entrants | None = None,
+    methods: MethodsCompared | None = None,
     *,
-    class_index: int | None = None,
+    classes: int | str | None = None,
     tau: float = 0.15,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
-    """Score maps against boxes, and against masks where the set has them.
+    """Score maps against boxes, and against masks if the set has them.
 
     An item is an image and one of its classes; the map of that class is scored against the boxes
     (or the mask) of that class. Images without any object are left out and counted.
@@ -83,217 +68,184 @@ def evaluate_localization(
     Args:
         model: The network.
         samples: Images with labels and boxes or masks.
-        who: Methods, layers and recipe; the gradient methods on automatic layers if None.
-        class_index: Explain this class of the network for every object.
+        methods: Methods, layers and recipe; the gradient methods on automatic layers if None.
+        classes: Explain this class of the network for every object, by index or name.
         tau: The fixed threshold of GT-known, Top-1 and Top-5 Loc, a share of the map's maximum.
         settings: Batch size, seed, ...
 
     Returns:
         Scores, paired differences, curves and examples. With boxes: MaxBoxAcc, MaxBoxAccV2,
         GT-known, Top-1 and Top-5 Loc. PxAP (PxAP-box without masks), the best pixel IoU at one
-        threshold for the set, and the pointing game where images are large enough.
+        threshold for the set, and the pointing game if images are large enough.
 
     Raises:
         SsgcamError: If the set has neither boxes nor masks, some objects lack theirs, classes
             don't fit the network, or a setting is out of range.
     """
-    settings = settings or EvaluationSettings()
-    run = Run("localization", model, samples, who or Entrants(), settings)
-    items = _items(samples, run.classes_of(class_index), class_index)
-    boxed, masked = _kinds(samples, items)
-    board = run.board(items)
+    run = Run("localization", model, samples, methods, settings)
+    wanted = run.class_index(classes)
+    items = _items(samples, run.class_mapping(samples, wanted), wanted)
+    boxed, masked = _annotations(samples, items)
     used = sorted({item.classes[0] for item in items})
-    read = partial(_truth, samples=samples, masked=masked)
-    with run.running():
-        kept = [shown for batch in run.few(items, read) for shown in _mapped(run, batch)]
-        for batch in run.batches(board, items, read, tau):
-            explained = run.explain(
-                model.preprocessing.normalize(batch.pixels), batch.classes, board
-            )
-            for entry, maps in explained.maps.items():
-                if boxed:
-                    _score_boxes(board, entry, maps[:, 0], batch, explained.logits, tau)
-                _score_pixels(board, entry, maps[:, 0], batch, used)
 
-    name = "PxAP" if masked else "PxAP-box"
-    pointing = board.count(run.entries[0], "pointing") == len(items)
-    metrics = _metrics(name, boxed, pointing)
-    notes = run.notes(board)
+    def score(batch: Batch[Truth], found: BatchMaps) -> Parts:
+        parts: Parts = {}
+        truths = batch.extras
+        boxes, masks = [t.boxes for t in truths], [t.mask for t in truths]
+        ignored = [t.ignore for t in truths]
+        near = [t.near for t in truths if t.near is not None]
+        place = torch.tensor([used.index(item.classes[0]) for item in batch.items])
+        for source, own in found.maps.items():
+            maps = own[:, 0]
+            if boxed:
+                parts[source, "boxes"] = metrics.box_hits(maps, boxes, batch.sizes)
+                parts[source, "fixed"] = metrics.localization_hits(
+                    maps, boxes, batch.sizes, found.logits, found.classes[:, 0], tau
+                )
+            parts[source, "pixels"] = metrics.pxap_histograms(maps, masks, ignored)
+            if len(near) == len(maps):
+                hits = metrics.peak_hits(maps, near)
+                parts[source, "pointing"] = metrics.parts_by_class(hits, place, len(used))
+        return parts
+
+    read = partial(_truth, samples=samples, masked=masked)
+    table = run.accumulate(items, read, score, tau)
+
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, truth: Truth) -> Picture:
+        values = found.maps[source][k, 0]
+        return values, [_box(values, table.total(source, "boxes")[0])] if boxed else [], None
+
+    pointing = table.count(run.sources[0], "pointing") == len(items)
+    images = len({item.sample.name for item in items})
+    notes = []
     if not pointing:
         notes.append(
             "The pointing game was left out: an image's shorter side is less than five times its "
             f"tolerance of {POINTING_TOLERANCE:g} pixels."
         )
-    images = len({item.sample.name for item in items})
     if images < len(samples):
         notes.append(f"Images without an object, which were left out: {len(samples) - images}.")
-    return Evaluation(
-        task="localization",
-        facts=run.facts(
-            images=f"{images}, {len(items)} pairs of an image and a class, {board.groups} groups",
-            **{"fixed threshold of GT-known, Top-1 and Top-5 Loc": f"{tau:g} of the maximum"},
-        ),
-        scores=board.scores(metrics),
-        differences=board.differences(metrics, run.ours()),
-        charts=_charts(board, name, boxed),
-        examples=tuple(_example(run, board, boxed, *found) for found in kept),
-        notes=tuple(notes),
-    )
+    name = "PxAP" if masked else "PxAP-box"
+    facts = {
+        "images": f"{images}, {len(items)} pairs of an image and a class, {table.groups} groups",
+        "fixed threshold of GT-known, Top-1 and Top-5 Loc": f"{tau:g} of the maximum",
+    }
+    return run.evaluation(
+        table, _metrics(name, boxed, pointing), facts, notes,
+        charts=_charts(table, name, boxed), legend=LEGEND,
+        examples=run.examples(items, read, draw, lambda truth: truth.mask),
+    )  # fmt: skip
 
 
-def _items(samples: SampleSet, classes: dict[int, int], class_index: int | None) -> list[Item]:
-    """One for each class of an image; where one class stands for all, one for each image."""
+def _items(samples: SampleSet, mapping: dict[int, int], wanted: int | None) -> list[Item]:
+    """One for each class of an image; if one class stands for all, one for each image."""
     items = []
     for sample in samples:
         if not (sample.boxes or sample.mask):
             continue
         labels = tuple(sorted({*sample.box_labels})) or sample.labels
-        if class_index is not None:
-            items += [Item(sample, labels, (class_index,))] if labels or sample.boxes else []
-        else:
-            items += [Item(sample, (label,), (classes[label],)) for label in labels]
+        if wanted is None:
+            items += [Item(sample, (label,), (mapping[label],)) for label in labels]
+        elif labels or sample.boxes:
+            items.append(Item(sample, labels, (wanted,)))
     return items
 
 
-def _kinds(samples: SampleSet, items: Sequence[Item]) -> tuple[bool, bool]:
+def _annotations(samples: SampleSet, items: Sequence[Item]) -> tuple[bool, bool]:
     """Whether items have boxes and masks; refuse sets in which only some have."""
-    boxed = [item for item in items if item.sample.boxes]
-    masked = [item for item in items if item.sample.mask]
     if not items:
         raise SsgcamError(
             f"no image of '{samples.root}' has a class and a box or a mask; localization needs both"
         )
-    for kind, found in (("box", boxed), ("mask", masked)):
-        if 0 < len(found) < len(items):
-            lacking = next(item for item in items if item not in found)
+    has = {
+        "box": [bool(item.sample.boxes) for item in items],
+        "mask": [item.sample.mask is not None for item in items],
+    }
+    for kind, present in has.items():
+        if any(present) and not all(present):
             raise SsgcamError(
-                f"'{lacking.sample.name}' has a class but no {kind}, while {len(found)} others "
-                "have one; leave such images out or complete the annotation"
+                f"'{items[present.index(False)].sample.name}' has a class but no {kind}, while "
+                f"{sum(present)} others have one; leave such images out or complete the annotation"
             )
-    return bool(boxed), bool(masked)
+    return any(has["box"]), any(has["mask"])
 
 
 def _truth(item: Item, photo: Image.Image, *, samples: SampleSet, masked: bool) -> Truth:
     """The ground truth of one item; called in a thread."""
     sample = item.sample
+    labels = sample.box_labels or [item.labels[0] if item.labels else 0] * len(sample.boxes)
     own = [
         box
-        for index, box in enumerate(sample.boxes)
-        if not sample.box_labels or sample.box_labels[index] in item.labels
+        for box, label in zip(sample.boxes, labels, strict=True)
+        if not sample.box_labels or label in item.labels
     ]
     boxes = torch.tensor(own).view(-1, 4)
-    ignore = None
     if masked:
         label = item.labels[0] if len(item.labels) == 1 else None
-        found, ignored = samples.object_mask(sample, photo.size, label)
-        mask, ignore = torch.from_numpy(found), torch.from_numpy(ignored)
+        mask, ignore = map(torch.from_numpy, samples.object_mask(sample, photo.size, label))
         if not mask.any():
             name = ", ".join(samples.class_names[label] for label in item.labels)
             raise SsgcamError(
                 f"the mask of '{sample.name}' has no pixel of its class '{name}'; correct one of them"
             )
     else:
-        mask = fill_boxes(boxes, photo.height, photo.width)
+        mask = metrics.fill_boxes(boxes, photo.height, photo.width)
+        ignore = torch.zeros_like(mask, dtype=torch.bool)
     large = min(photo.size) >= 5 * POINTING_TOLERANCE
-    return Truth(boxes, mask, ignore, near_object(mask, POINTING_TOLERANCE) if large else None)
-
-
-def _score_boxes(
-    board: Board, entry: Entry, maps: Tensor, batch: Batch[Truth], logits: Tensor, tau: float
-) -> None:
-    boxes = [truth.boxes for truth in batch.extras]
-    board.add(entry, "boxes", box_hits(maps, boxes, batch.sizes))
-    hits = localization_hits(maps, boxes, batch.sizes, logits, batch.classes[:, 0], tau)
-    board.add(entry, "fixed", hits)
-
-
-def _mapped(run: Run, batch: Batch[Truth]) -> Iterator[tuple[Item, Truth, dict[Entry, Tensor]]]:
-    """Items with the maps that the panel of examples shows."""
-    inputs = run.model.preprocessing.normalize(batch.pixels)
-    maps = run.explain(inputs, batch.classes, None).maps
-    for k, (item, truth) in enumerate(zip(batch.items, batch.extras, strict=True)):
-        yield item, truth, {entry: maps[entry][k, 0].cpu() for entry in run.pictured()}
-
-
-def _score_pixels(
-    board: Board, entry: Entry, maps: Tensor, batch: Batch[Truth], used: Sequence[int]
-) -> None:
-    """PxAP, and the pointing game unless an image is too small; ``used``: the classes that occur."""
-    ignored = [truth.ignore for truth in batch.extras if truth.ignore is not None]
-    masks = [truth.mask for truth in batch.extras]
-    board.add(entry, "pixels", pxap_histograms(maps, masks, ignored or None))
-    near = [truth.near for truth in batch.extras if truth.near is not None]
-    if len(near) == len(batch.items):
-        hits = peak_hits(maps, near)
-        place = torch.tensor([used.index(item.classes[0]) for item in batch.items])
-        member = functional.one_hot(place, len(used)).double()
-        board.add(entry, "pointing", torch.stack([member * hits[:, None], member], -1))
+    return Truth(
+        boxes, mask, ignore, metrics.near_object(mask, POINTING_TOLERANCE) if large else None
+    )
 
 
 def _metrics(name: str, boxed: bool, pointing: bool) -> list[Metric]:
-    metrics = [
-        Metric(name, "pixels", pixel_average_precision),
+    rows = [
+        Metric(name, "pixels", metrics.pixel_average_precision),
         Metric("best pixel IoU", "pixels", _best_iou, shown=False),
     ]
     if boxed:
-        metrics += [
-            Metric("MaxBoxAcc", "boxes", max_box_acc),
-            Metric("MaxBoxAccV2", "boxes", max_box_acc_v2),
+        rows += [
+            Metric("MaxBoxAcc", "boxes", metrics.max_box_acc),
+            Metric("MaxBoxAccV2", "boxes", metrics.max_box_acc_v2),
             Metric("GT-known", "fixed", lambda means: means[..., 0]),
             Metric("Top-1 Loc", "fixed", lambda means: means[..., 1]),
             Metric("Top-5 Loc", "fixed", lambda means: means[..., 2]),
         ]
-    return metrics + [Metric("pointing game", "pointing", mean_of_ratios)] * pointing
+    return rows + [Metric("pointing game", "pointing", metrics.mean_of_ratios)] * pointing
 
 
 def _best_iou(histogram: Tensor) -> Tensor:
-    """The highest IoU at ONE threshold for the whole set."""
-    return pixel_curves(histogram)[2].nan_to_num(0.0).amax(-1)
+    """The highest IoU at one threshold for the whole set."""
+    return metrics.pixel_curves(histogram)[2].nan_to_num(0.0).amax(-1)
 
 
-def _charts(board: Board, name: str, boxed: bool) -> tuple[Chart, ...]:
-    scores = tuple(SCORES[::EVERY].tolist())
-    iou, trade, accuracy = [], [], []
-    for entry in board.entries:
-        precision, recall, ious = (
-            curve[::EVERY] for curve in pixel_curves(board.total(entry, "pixels"))
-        )
+def _charts(table: ScoreTable, name: str, boxed: bool) -> tuple[Chart, ...]:
+    iou, trade, accuracy = {}, {}, {}
+    for source in table.sources:
+        curves = metrics.pixel_curves(table.total(source, "pixels"))
+        precision, recall, ious = (curve[::EVERY] for curve in curves)
         known = ~precision.isnan()
-        line = Series(entry.method, scores, tuple(ious.nan_to_num(0.0).tolist()))
-        iou.append((entry, line))
-        line = Series(entry.method, tuple(recall[known].tolist()), tuple(precision[known].tolist()))
-        trade.append((entry, line))
+        iou[source] = SCORES[::EVERY], ious.nan_to_num(0.0)
+        trade[source] = recall[known], precision[known]
         if boxed:
-            hits = board.total(entry, "boxes")[0, ::EVERY].double() / len(board.owners)
-            line = Series(entry.method, tuple(TAUS[::EVERY].tolist()), tuple(hits.tolist()))
-            accuracy.append((entry, line))
+            hits = table.total(source, "boxes")[0, ::EVERY] / table.count(source, "boxes")
+            accuracy[source] = TAUS[::EVERY], hits
     truth = "filled boxes" if name == "PxAP-box" else "masks"
-    charts = [
-        Chart("localization_iou", f"Pixel IoU with the {truth} against the threshold",
-              "threshold, a share of the map's range", "IoU, all pixels of the set", plots_of(iou)),
-        Chart("localization_precision_recall", f"Precision and recall ({name})", "recall",
-              "precision", plots_of(trade)),
-    ]  # fmt: skip
-    if boxed:
-        charts.append(
-            Chart("localization_box_accuracy", "Images with a box of IoU at least 0.5",
-                  "threshold, a share of the map's maximum", "BoxAcc", plots_of(accuracy))
-        )  # fmt: skip
-    return tuple(charts)
+    labels = "threshold, a share of the map's range", "IoU, all pixels of the set"
+    title = f"Pixel IoU with the {truth} against the threshold"
+    charts = [curve_chart("localization_iou", title, labels, iou)]
+    labels, title = ("recall", "precision"), f"Precision and recall ({name})"
+    charts.append(curve_chart("localization_precision_recall", title, labels, trade))
+    labels = "threshold, a share of the map's maximum", "BoxAcc"
+    title = "Images with a box of IoU at least 0.5"
+    charts.append(curve_chart("localization_box_accuracy", title, labels, accuracy))
+    return tuple(charts if boxed else charts[:2])
 
 
-def _example(
-    run: Run, board: Board, boxed: bool, item: Item, truth: Truth, maps: dict[Entry, Tensor]
-) -> Example:
-    pictures = []
-    for entry, values in maps.items():
-        boxes: tuple[tuple[float, float, float, float], ...] = ()
-        if boxed:  # at the threshold of MaxBoxAcc
-            best = float(TAUS[board.total(entry, "boxes")[0].argmax()])
-            prepared = quantize(prepare_maps(values[None]))[0]
-            found, largest = contour_boxes(prepared, int(best * int(prepared.max())))
-            side = prepared.shape[-1]
-            x0, y0, x1, y1 = (found[largest].double() / side).tolist()
-            boxes = ((x0, y0, x1 + 1 / side, y1 + 1 / side),)
-        pictures.append(Picture(entry, values, boxes))
-    return example(run, item, truth.mask, pictures)
+def _box(values: Tensor, hits: Tensor) -> list[float]:
+    """The box of the largest contour, as shares of the sides, at the threshold of the most hits."""
+    prepared = metrics.quantize(metrics.prepare_maps(values[None]))[0]
+    threshold = int(float(TAUS[hits.argmax()]) * int(prepared.max()))
+    boxes, largest = metrics.contour_boxes(prepared, threshold)
+    x0, y0, x1, y1 = boxes[largest].tolist()
+    side = prepared.shape[-1]
+    return [x0 / side, y0 / side, (x1 + 1) / side, (y1 + 1) / side]

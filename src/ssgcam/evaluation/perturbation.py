@@ -1,4 +1,4 @@
-"""What does the network's answer lose when the highlighted pixels go?
+"""How does the network's answer change when the pixels that a map highlights are replaced?
 
 The blur test of the paper, insertion and deletion (Petsiuk et al. 2018), Average Drop and Increase
 (Chattopadhyay et al. 2018). All definitions are those of :mod:`ssgcam.metrics`.
@@ -6,72 +6,71 @@ The blur test of the paper, insertion and deletion (Petsiuk et al. 2018), Averag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ssgcam import metrics
+from ssgcam.core.fast import FastCopy
+from ssgcam.core.network import unwrap
 from ssgcam.core.settings import check_choice
-from ssgcam.data import Sample, SampleSet
+from ssgcam.core.target import logits_of
+from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation.answers import Answers
-from ssgcam.evaluation.board import Board, Metric
-from ssgcam.evaluation.contenders import Entrants
-from ssgcam.evaluation.figures import Chart, Example, Picture, Series, plots_of
-from ssgcam.evaluation.items import Batch, Item, nothing
-from ssgcam.evaluation.result import Evaluation
-from ssgcam.evaluation.settings import EvaluationSettings
-from ssgcam.evaluation.setup import Run, counted, example
-from ssgcam.metrics import (
-    area_under_curve,
-    blur_drops,
-    curve_counts,
-    drop_and_increase,
-    fit_maps,
-    gaussian_blur,
-    images_at_once,
-    insertion_deletion,
-    pixel_counts,
-    pixel_ranks,
+from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
+from ssgcam.evaluation.report import Chart, Evaluation, Series, curve_chart
+from ssgcam.evaluation.run import (
+    Batch,
+    EvaluationSettings,
+    Item,
+    Picture,
+    Run,
+    count_text,
+    no_extra,
 )
+from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.models import LoadedModel
 
 Measure = Literal["blur", "insertion_deletion", "drop_increase"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
+LEGEND = (
+    "First column: the photo, with true boxes if they are known. Others: the map and the outline of "
+    "its top 20 % of pixels."
+)
 
 
 def evaluate_perturbation(
     model: LoadedModel,
     samples: SampleSet,
-    who: Entrants | None = None,
+    methods: MethodsCompared | None = None,
     *,
-    class_index: int | None = None,
+    classes: int | str | None = None,
     measures: Sequence[Measure] = MEASURES,
-    shares: tuple[float, ...] = SHARES,
+    areas: Sequence[float] = metrics.AREAS,
     sigma: float = 0.05,
     steps: int = 28,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
-    """Blur, insert and delete what the maps highlight.
+    """Blur, insert and delete the pixels that the maps highlight.
 
-    The class of an image is its label; where it has none (or several), the network's top class, and
+    The class of an image is its label; if it has none (or several), it is the network's top class, and
     "accuracy" is then how often the network keeps its answer.
 
     Args:
         model: The network.
         samples: Images, with or without labels.
-        who: Methods, layers and recipe; the gradient methods on automatic layers if None.
-        class_index: Explain this class in every image.
+        methods: Methods, layers and recipe; the gradient methods on automatic layers if None.
+        classes: Explain this class in every image, by index or name.
         measures: Which experiments to run.
-        shares: Shares of the image that are blurred, the same for every method.
+        areas: Shares of the image that are blurred, the same for every method.
         sigma: The blur's standard deviation, a share of the input's shorter side.
         steps: Points of the insertion and deletion curves after the first; each step is
             ``ceil(H * W / steps)`` pixels.
-        settings: Batch size, seed, ... ``fast`` is for the predictions; the maps are exact.
+        settings: Batch size, seed, ... With ``fast`` a copy of the network answers to the perturbed
+            images; the maps are exact.
 
     Returns:
         Scores, paired differences, curves and examples.
@@ -79,192 +78,174 @@ def evaluate_perturbation(
     Raises:
         SsgcamError: If a measure is unknown, there is no image, or a setting is out of range.
     """
-    settings = settings or EvaluationSettings()
     for measure in measures:
         check_choice("measure", measure, Measure)
     if not measures or steps < 1:
         raise SsgcamError("name at least one measure, and at least one step")
-    exactly = replace(settings, fast=False)  # maps cost next to nothing here
-    run = Run("perturbation", model, samples, who or Entrants(), exactly)
-    lookup = run.classes_of(class_index)
-    items = [_item(sample, lookup, class_index) for sample in samples]
-    if not items:
+    if not len(samples):
         raise SsgcamError(f"'{samples.root}' has no image to perturb")
-    board = run.board(items)
+    run = Run("perturbation", model, samples, methods, settings, True, partial(_classes, model))
+    settings, normalize = run.settings, model.preprocessing.normalize
+    wanted = run.class_index(classes)
+    mapping = run.class_mapping(samples, wanted)
+    items = []
+    for sample in samples:
+        own = [wanted] if wanted is not None else [mapping[label] for label in sample.labels]
+        items.append(Item(sample, sample.labels, tuple(own) if len(own) == 1 else ()))
     height, width = model.preprocessing.input_size
-    at_once = images_at_once(height, width, run.device, settings.pixels)
-    pixel_counts(shares, height * width)  # refuses areas that don't fit
+    at_once = metrics.images_at_once(height, width, run.device, settings.pixels)
+    metrics.pixel_counts(areas, height * width)  # refuses areas that aren't shares
     step = -(-height * width // steps)
-    points = curve_counts(height * width, step)
-    steps_at = points.double() / (height * width)
-    answers = Answers(model, settings.fast)
+    counts = metrics.curve_counts(height * width, step)
+    shares = counts.double() / (height * width)
+    answers = _Answers(model, settings.fast)
 
-    with run.running():
-        shown = [found for batch in run.few(items, nothing) for found in _examples(run, batch)]
-        for batch in run.batches(
-            board, items, nothing, measures, shares, sigma, steps, settings.fast
-        ):
-            inputs = model.preprocessing.normalize(batch.pixels)
-            explained = run.explain(inputs, _classes(run, batch.items, inputs), board)
-            classes, top = explained.classes[:, 0], explained.logits.argmax(1)
-            board.add_total(None, "correct", (top == classes).sum())
-            blurred = answers.ready(
-                model.preprocessing.normalize(gaussian_blur(batch.pixels, sigma))
-            )
-            inputs = answers.ready(inputs)
-            for entry, found in explained.maps.items():
-                maps = found[:, 0]
-                if "blur" in measures:
-                    drops = blur_drops(
-                        answers, inputs, blurred, maps, classes, areas=shares,
-                        seed=settings.seed, first=batch.first, batch_size=at_once,
-                    )  # fmt: skip
-                    board.add(entry, "blur", drops)
-                if "insertion_deletion" in measures:
-                    curves = insertion_deletion(
-                        answers, inputs, blurred, maps, top, counts=points,
-                        seed=settings.seed, batch_size=at_once,
-                    )  # fmt: skip
-                    board.add(entry, "areas", area_under_curve(curves, steps_at))
-                    board.add_total(entry, "curves", curves.cpu().double().sum(0))
-                if "drop_increase" in measures:
-                    drops = drop_and_increase(answers, inputs, maps, classes, at_once)
-                    board.add(entry, "drop", drops)
+    def score(batch: Batch[None], found: BatchMaps) -> Parts:
+        own, top = found.classes[:, 0], found.logits.argmax(1)
+        parts: Parts = {(None, "correct"): (top == own).int()}
+        inputs = answers.ready(batch.inputs)
+        blurred = answers.ready(normalize(metrics.gaussian_blur(batch.pixels, sigma)))
+        for source, all_maps in found.maps.items():
+            maps = all_maps[:, 0]
+            if "blur" in measures:
+                parts[source, "blur"] = metrics.blur_drops(
+                    answers, inputs, blurred, maps, own, areas=areas, seed=settings.seed,
+                    first=batch.first, batch_size=at_once,
+                )  # fmt: skip
+            if "insertion_deletion" in measures:
+                curves = metrics.insertion_deletion(
+                    answers, inputs, blurred, maps, top, counts=counts, seed=settings.seed,
+                    batch_size=at_once,
+                )  # fmt: skip
+                parts[source, "curves"] = curves
+                parts[source, "curve areas"] = metrics.area_under_curve(curves, shares)
+            if "drop_increase" in measures:
+                drops = metrics.drop_and_increase(answers, inputs, maps, own, at_once)
+                parts[source, "drop"] = drops
+        return parts
 
-    correct = int(board.total(None, "correct"))
-    metrics = _metrics(measures, shares)
+    table = run.accumulate(items, no_extra, score, measures, areas, sigma, steps, pooled=["curves"])
+
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Picture:
+        values = found.maps[source][k, 0]
+        fitted = metrics.fit_maps(values[None], height, width)
+        ranks = metrics.pixel_ranks(fitted, settings.seed)[0]
+        return values, [], ranks < 0.2 * height * width
+
+    intact = float(table.total(None, "correct")) / len(items)
     named = sum(len(item.classes) == 1 for item in items)
-    known = f"of {named} images the label, of {len(items) - named} the network's top class"
-    if class_index is not None:
-        known = run.class_name(class_index)
-    charts, more = [], {}
+    explained = f"of {named} images the label, of {len(items) - named} the network's top class"
+    if wanted is not None:
+        explained = run.class_title(wanted)
+    facts = {
+        "images": count_text(len(items), table.groups),
+        "explained class": explained,
+        "accuracy of the intact images": f"{intact:.3f}",
+    }
+    charts = []
     if "blur" in measures:
-        charts.append(_blur_chart(board, shares, correct / len(items)))
-        more["blurred"] = f"the top {', '.join(f'{q:.0%}' for q in shares)} of the pixels"
-        more["random control"] = "each image's own highlight moved to a random place"
+        charts.append(_blur_chart(table, areas, intact))
+        facts["blurred"] = f"the top {', '.join(f'{area:.0%}' for area in areas)} of the pixels"
+        facts["random control"] = "each image's own highlighted region moved to a random place"
     if "insertion_deletion" in measures:
-        charts += _curve_charts(board, steps_at, len(items))
-        more["insertion and deletion"] = f"{step} pixels a step, {steps} steps"
+        for index, name in enumerate(("insertion", "deletion")):
+            charts.append(_curve_chart(table, shares, name, index))
+        facts["insertion and deletion"] = f"{step} pixels a step, {steps} steps"
     if charts:
-        more["blur"] = f"Gaussian, sigma {sigma:.1%} of the input's shorter side"
-    return Evaluation(
-        task="perturbation",
-        facts=run.facts(
-            images=counted(len(items), board.groups),
-            **{
-                "explained class": known,
-                "accuracy of the intact images": f"{correct / len(items):.3f}",
-                **more,
-                "perturbed images": f"{at_once} for each pass of the network",
-                "fast": f"{settings.fast} for perturbed images, exact maps".lower(),
-            },
-        ),
-        scores=board.scores(metrics),
-        differences=board.differences(metrics, run.ours()),
-        charts=tuple(charts),
-        examples=tuple(shown),
-        notes=tuple(run.notes(board)),
-    )
+        facts["blur"] = f"Gaussian, sigma {sigma:.1%} of the input's shorter side"
+    facts["perturbed images"] = f"{at_once} for each pass of the network"
+    facts["computation"] = f"{answers.description} answers to perturbed images, exact maps"
+    return run.evaluation(
+        table, _metrics(measures, areas), facts, charts=tuple(charts), legend=LEGEND,
+        examples=run.examples(items, no_extra, draw, lambda extra: None),
+    )  # fmt: skip
 
 
-def _item(sample: Sample, lookup: dict[int, int], class_index: int | None) -> Item:
-    if class_index is not None:
-        return Item(sample, sample.labels, (class_index,))
-    single = len(sample.labels) == 1
-    return Item(sample, sample.labels, (lookup[sample.labels[0]],) if single else ())
+class _Answers:
+    """Class probabilities of a network's inputs, from the network itself or from its fast copy."""
+
+    def __init__(self, model: LoadedModel, fast: bool) -> None:
+        self._model, self._network = model, unwrap(model.network)
+        self._fast = FastCopy(self._network) if fast else None
+        self.description = self._fast.description if self._fast else "exact"
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Probabilities ``[N, K]`` in float32 of inputs of :meth:`ready`."""
+        network = self._network
+        if self._fast is not None:
+            network = self._fast(inputs[:1].to(next(network.parameters()).dtype), ())
+            inputs = self.ready(inputs)
+        with torch.no_grad():
+            return self._model.probabilities(logits_of(network(inputs)).float())
+
+    def ready(self, inputs: Tensor) -> Tensor:
+        """Inputs in the number format and memory format of the copy."""
+        if self._fast is None:
+            return inputs
+        return inputs.to(self._fast.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _classes(run: Run, items: Sequence[Item], inputs: Tensor) -> Tensor | None:
-    """``[N, 1]``: the label, or the network's top class; None where no item has a label."""
-    if not any(item.classes for item in items):
-        return None
-    known = torch.tensor([[item.classes[0] if item.classes else -1] for item in items])
-    known = known.to(inputs.device)
-    if all(item.classes for item in items):
-        return known
+def _classes(model: LoadedModel, batch: Batch[None]) -> Tensor:
+    """``[N, 1]``: the class of each item, or the network's top class if it has none."""
     with torch.no_grad():
-        top = run.model.network(inputs).argmax(1)[:, None]
-    return torch.where(known < 0, top, known)
+        top = logits_of(model.network(batch.inputs)).argmax(1)[:, None]
+    known = torch.tensor([[bool(item.classes)] for item in batch.items], device=top.device)
+    return torch.where(known, batch.classes(), top)
 
 
-def _metrics(measures: Sequence[Measure], shares: Sequence[float]) -> list[Metric]:
-    metrics: list[Metric] = []
+def _metrics(measures: Sequence[Measure], areas: Sequence[float]) -> list[Metric]:
+    rows: list[Metric] = []
     if "blur" in measures:
-        metrics += [
+        rows += [
             Metric("accuracy drop", "blur", lambda m: m[..., 0, 0, :].mean(-1)),
             Metric("random control", "blur", lambda m: m[..., 1, 0, :].mean(-1), ""),
             Metric("probability drop", "blur", lambda m: m[..., 0, 1, :].mean(-1)),
         ]
-        for index, share in enumerate(shares):
-            metrics += [
-                Metric(f"accuracy drop at {share:.0%}", "blur", partial(_drop, 0, index),
-                       shown=False),
-                Metric(f"probability drop at {share:.0%}", "blur", partial(_drop, 1, index),
-                       shown=False),
-            ]  # fmt: skip
+        for index, area in enumerate(areas):
+            for kind, name in enumerate(("accuracy drop", "probability drop")):
+                drop = partial(_drop, kind, index)
+                rows.append(Metric(f"{name} at {area:.0%}", "blur", drop, shown=False))
     if "insertion_deletion" in measures:
-        metrics += [
-            Metric("insertion", "areas", lambda m: m[..., 0]),
-            Metric("deletion", "areas", lambda m: m[..., 1], "lower"),
+        rows += [
+            Metric("insertion", "curve areas", lambda m: m[..., 0]),
+            Metric("deletion", "curve areas", lambda m: m[..., 1], "lower"),
         ]
     if "drop_increase" in measures:
-        metrics += [
+        rows += [
             Metric("Average Drop", "drop", lambda m: m[..., 0], "lower"),
             Metric("Increase", "drop", lambda m: m[..., 1]),
         ]
-    return metrics
+    return rows
 
 
-def _drop(kind: int, share: int, means: Tensor) -> Tensor:
-    """Of the highlight: accuracy (0) or probability (1)."""
-    return means[..., 0, kind, share]
+def _drop(kind: int, area: int, means: Tensor) -> Tensor:
+    """Of the highlighted pixels: accuracy (0) or probability (1)."""
+    return means[..., 0, kind, area]
 
 
-def _blur_chart(board: Board, shares: Sequence[float], intact: float) -> Chart:
-    plots: dict[str, tuple[Series, ...]] = {}
-    x = (0.0, *shares)
-    for layers in dict.fromkeys(entry.layers for entry in board.entries):
-        lines, controls = [], []
-        for entry in board.entries:
-            if entry.layers == layers:
-                drops = board.total(entry, "blur") / len(board.owners)
-                after = (intact - drops[0, 0]).tolist()
-                lines.append(Series(entry.method, x, (intact, *after)))
-                controls.append(intact - drops[1, 0])
-        control = torch.stack(controls).mean(0).tolist()
-        lines.append(Series("moved at random (mean of methods)", x, (intact, *control), True))
-        plots[layers] = tuple(lines)
-    return Chart(
-        "perturbation_blur", "Accuracy against the blurred area", "share of the image blurred",
-        "accuracy", plots,
-    )  # fmt: skip
+def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float) -> Chart:
+    """Accuracy at each blurred area, and with the random control, the mean of the methods."""
+    x, start = torch.tensor([0.0, *areas]).double(), torch.tensor([intact]).double()
+    curves = {}
+    controls: dict[str, list[Tensor]] = {}
+    for source in table.sources:
+        drops = table.total(source, "blur") / table.count(source, "blur")
+        after, control = (torch.cat([start, intact - drops[k, 0]]) for k in range(2))
+        curves[source] = x, after
+        controls.setdefault(source.layers, []).append(control)
+    labels = "share of the image blurred", "accuracy"
+    chart = curve_chart("perturbation_blur", "Accuracy against the blurred area", labels, curves)
+    for layers, lines in chart.plots.items():
+        y = tuple(torch.stack(controls[layers]).mean(0).tolist())
+        line = Series("moved at random (mean of methods)", lines[0].x, y, dashed=True)
+        chart.plots[layers] = (*lines, line)
+    return chart
 
 
-def _curve_charts(board: Board, steps_at: Tensor, count: int) -> list[Chart]:
-    x = tuple(steps_at.tolist())
-    charts = []
-    for index, name in enumerate(("insertion", "deletion")):
-        plots = plots_of(
-            (entry, Series(entry.method, x, tuple((total[index] / count).tolist())))
-            for entry, total in ((entry, board.total(entry, "curves")) for entry in board.entries)
-        )
-        charts.append(
-            Chart(f"perturbation_{name}", name.capitalize(), "share of the pixels",
-                  "probability of the top class", plots)
-        )  # fmt: skip
-    return charts
-
-
-def _examples(run: Run, batch: Batch[None]) -> Iterator[Example]:
-    """Maps with the outline of their top 20 % of pixels."""
-    inputs = run.model.preprocessing.normalize(batch.pixels)
-    maps = run.explain(inputs, _classes(run, batch.items, inputs), None).maps
-    height, width = run.model.preprocessing.input_size
-    for k, item in enumerate(batch.items):
-        pictures = []
-        for entry in run.pictured():
-            values = maps[entry][k, 0]
-            ranks = pixel_ranks(fit_maps(values[None], height, width), run.settings.seed)[0]
-            top = ranks < 0.2 * height * width
-            pictures.append(Picture(entry, values.cpu(), (), top.cpu()))
-        yield example(run, item, None, pictures)
+def _curve_chart(table: ScoreTable, shares: Tensor, name: str, index: int) -> Chart:
+    curves = {
+        source: (shares, table.total(source, "curves")[index] / table.count(source, "curves"))
+        for source in table.sources
+    }
+    labels = "share of the pixels", "probability of the top class"
+    return curve_chart(f"perturbation_{name}", name.capitalize(), labels, curves)

@@ -1,7 +1,8 @@
-"""How well do pseudo-masks made of maps and image-level classes cover the objects?
+"""Do pseudo-masks that are computed from maps cover the objects?
 
-PASCAL VOC's mean IoU (Everingham et al. 2010), the pseudo-masks of Ahn et al. 2019, the boundary
-F-score (Csurka et al. 2013). All definitions are those of :mod:`ssgcam.metrics`.
+One confusion matrix of the whole set (PASCAL VOC; Ahn et al. 2019, CVPR); for a binary task all three
+numbers that papers call IoU; the boundary F-score (Csurka et al. 2013, BMVC). All definitions are
+those of :mod:`ssgcam.metrics`.
 """
 
 from __future__ import annotations
@@ -13,38 +14,35 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgcam.core import fusion as pipeline
+from ssgcam import metrics
+from ssgcam.core import fusion
 from ssgcam.data import IGNORE, SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation.board import Board, Metric
-from ssgcam.evaluation.contenders import Entrants
-from ssgcam.evaluation.figures import Entry, Example, Picture
-from ssgcam.evaluation.items import Batch, Item
-from ssgcam.evaluation.levels import best_background, best_levels, level_chart, level_counts
-from ssgcam.evaluation.result import RECIPE, Evaluation
-from ssgcam.evaluation.settings import EvaluationSettings
-from ssgcam.evaluation.setup import Run, counted, example
-from ssgcam.metrics import (
-    boundary_f_score,
-    class_iou,
-    confusion_matrix,
-    foreground_iou,
-    image_ious,
-    mean_iou,
-    mean_of_ratios,
-    pseudo_masks,
-    ratio,
+from ssgcam.evaluation.maps import RECIPE, BatchMaps, MapSource, MethodsCompared
+from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
+from ssgcam.evaluation.run import (
+    Batch,
+    EvaluationSettings,
+    Item,
+    Picture,
+    Run,
+    count_text,
 )
+from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.boundary import TOLERANCE
 from ssgcam.models import LoadedModel
+
+#: The background scores of the curve.
+BACKGROUNDS = torch.arange(100, dtype=torch.float64) / 100
+LEGEND = "First column: true outline. Others: the map and the outline of its pseudo-mask."
 
 
 def evaluate_segmentation(
     model: LoadedModel,
     samples: SampleSet,
-    who: Entrants | None = None,
+    methods: MethodsCompared | None = None,
     *,
-    class_index: int | None = None,
+    classes: int | str | None = None,
     background: float = 0.15,
     calibration: SampleSet | None = None,
     settings: EvaluationSettings | None = None,
@@ -60,9 +58,9 @@ def evaluate_segmentation(
     Args:
         model: The network.
         samples: Images with labels and masks.
-        who: Methods, layers and recipe; the gradient methods on automatic layers if None.
-        class_index: Explain this class of the network in every image that has a label, and take
-            all foreground as the object.
+        methods: Methods, layers and recipe; the gradient methods on automatic layers if None.
+        classes: Explain this class of the network, by index or name, in every image that has a
+            label, and take all foreground as the object.
         background: Score of the background channel, in (0, 1).
         calibration: Other images with masks, on which the background score of each method and
             choice of layers is chosen instead (the highest mIoU, or foreground IoU). A fixed score
@@ -77,219 +75,224 @@ def evaluate_segmentation(
         SsgcamError: If an image has no mask, classes don't fit the network, or a setting is out of
             range.
     """
-    settings = settings or EvaluationSettings()
-    who = who or Entrants()
-    run = Run("segmentation", model, samples, who, settings)
-    task = _Task(run, samples, class_index)
-    board = run.board(task.items)
-    with run.running():
-        backgrounds = _backgrounds(run, task, background, class_index, calibration)
-        shown = [
-            _example(run, task, backgrounds, *found)
-            for batch in run.few(task.items, task.truth)
-            for found in task.images(batch, None)
-        ]
-        for batch in run.batches(
-            board, task.items, task.truth, task.names, sorted(backgrounds.values())
-        ):
-            for item, labels, found in task.images(batch, board):
-                for entry, maps in found.items():
-                    predicted = _predicted(maps, task.values(item), backgrounds[entry])
-                    _score_image(board, entry, predicted, labels, len(task.names))
-                    board.add_total(entry, "levels", task.levels(item, maps, labels))
+    run = Run("segmentation", model, samples, methods, settings)
+    task = _Task(run, samples, run.class_index(classes))
+    recipe = run.compared.recipe
+    backgrounds = dict.fromkeys(run.sources, background)
+    if calibration is not None:
+        backgrounds = _calibrated(run, task, _Task(run, calibration, run.class_index(classes)))
+    if recipe is not None:
+        backgrounds[run.sources[-1]] = min(max(recipe.threshold, 1e-6), 1 - 1e-6)
+    table = task.accumulate(backgrounds)
 
-    metrics = _metrics(task.names)
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, labels: Tensor) -> Picture:
+        maps = task.maps(found, source, k, item, labels)
+        strongest = maps.amax(0) if len(maps) else torch.zeros(labels.shape)
+        return strongest, [], task.predicted(maps, item, backgrounds[source]) > 0
+
+    notes = []
     negatives = sum(not item.labels for item in task.items)
-    notes = run.notes(board)
     if negatives:
         notes.append(f"Images without a label, whose pseudo-masks are all background: {negatives}.")
     if len(task.names) == 2:
-        notes += _skipped(board)
-    chart = level_chart({e: board.total(e, "levels") for e in run.entries}, task.names)
+        notes += _left_out(table)
     rule = f"score {background:g} of each map's maximum"
     if calibration is not None:
         rule = f"the best score for each line on {len(calibration)} calibration images"
-        at = "; ".join(f"{e.method} ({e.layers}) {value:g}" for e, value in backgrounds.items())
+        at = "; ".join(f"{s.method} ({s.layers}) {value:g}" for s, value in backgrounds.items())
         notes.append(f"Background scores: {at}.")
-    if who.recipe is not None:
+    if recipe is not None:
         rule += "; the recipe has its own threshold"
-    return Evaluation(
-        task="segmentation",
-        facts=run.facts(
-            images=counted(len(task.items), board.groups),
-            classes=", ".join(task.names),
-            background=rule,
-            **{"boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal"},
+    chart, best = _chart(table, task.names)
+    facts = {
+        "images": count_text(len(task.items), table.groups),
+        "classes": ", ".join(task.names),
+        "background": rule,
+        "boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal",
+    }
+    return run.evaluation(
+        table, _metrics(task.names), facts, [*notes, best],
+        charts=(chart,), legend=LEGEND, examples=run.examples(
+            task.items, task.read, draw, lambda labels: (labels > 0) & (labels != IGNORE)
         ),
-        scores=board.scores(metrics),
-        differences=board.differences(metrics, run.ours()),
-        charts=(chart,),
-        examples=tuple(shown),
-        notes=(*notes, best_levels(chart)),
-    )
+    )  # fmt: skip
 
 
 class _Task:
     """The images of one set, their label masks, and their maps at the masks' size."""
 
-    def __init__(self, run: Run, samples: SampleSet, class_index: int | None) -> None:
+    def __init__(self, run: Run, samples: SampleSet, wanted: int | None) -> None:
+        lacking = [sample for sample in samples if sample.mask is None]
+        if lacking or not len(samples):
+            where = lacking[0].name if lacking else samples.root
+            raise SsgcamError(
+                f"'{where}' has no mask; segmentation needs a mask for every image (localization "
+                "takes boxes)"
+            )
         self.run = run
-        self.semantic = samples.semantic and class_index is None and len(samples.class_names) > 1
+        self.semantic = samples.semantic and wanted is None and len(samples.class_names) > 1
         self.names = ("background", *(samples.mask_names if self.semantic else ("object",)))
-        self.items = _items(samples, run.classes_of(class_index, samples), self.semantic)
+        mapping = run.class_mapping(samples, wanted)
+        self.items = []
+        for sample in samples:
+            classes = [mapping[label] for label in sample.labels]
+            if not self.semantic:  # one object, whatever its classes: each class once
+                classes = list(dict.fromkeys(classes))
+            self.items.append(Item(sample, sample.labels, tuple(classes)))
 
-    def values(self, item: Item) -> list[int] | None:
-        """The mask values of an item's maps; None where all are 1."""
-        return [label + 1 for label in item.labels] if self.semantic else None
+    def accumulate(self, backgrounds: dict[MapSource, float] | None, title: str = "") -> ScoreTable:
+        """The parts of all images; without background scores only the counts for the curve."""
 
-    def levels(self, item: Item, maps: Tensor, labels: Tensor) -> Tensor:
-        """The item's pixels by :func:`level_counts`."""
-        return level_counts(maps, self.values(item), labels, len(self.names))
+        def score(batch: Batch[Tensor], found: BatchMaps) -> Parts:
+            parts: Parts = {}
+            for source in found.maps:
+                rows: dict[str, list[Tensor]] = {}
+                for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
+                    maps = self.maps(found, source, k, item, labels)
+                    own = {"levels": self._levels(maps, item, labels)}
+                    if backgrounds is not None:
+                        predicted = self.predicted(maps, item, backgrounds[source])
+                        own |= _image_parts(predicted, labels, len(self.names))
+                    for part, row in own.items():
+                        rows.setdefault(part, []).append(row)
+                parts |= {(source, part): torch.stack(found) for part, found in rows.items()}
+                parts[source, "levels"] = parts[source, "levels"].sum(0, keepdim=True)
+            return parts
 
-    def images(
-        self, batch: Batch[Tensor], board: Board | None
-    ) -> Iterator[tuple[Item, Tensor, dict[Entry, Tensor]]]:
-        """Item, label mask ``[H, W]`` and each entry's maps ``[K, H, W]`` of each image of a batch."""
-        inputs = self.run.model.preprocessing.normalize(batch.pixels)
-        explained = self.run.explain(inputs, batch.classes, board)
-        for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
-            size = (int(labels.shape[0]), int(labels.shape[1]))
-            present = len(item.classes)
-            found = {}
-            for entry, maps in explained.maps.items():
-                own = maps[k, :present].cpu()
-                if entry.method == RECIPE and explained.gate is not None:
-                    own = own * explained.gate[k, :present].cpu()[:, None, None]
-                found[entry] = pipeline.resize(own, size) if present else own.new_zeros(0, *size)
-            yield item, labels, found
+        chosen = None if backgrounds is None else sorted(backgrounds.values())
+        return self.run.accumulate(
+            self.items, self.read, score, self.names, chosen, title=title, pooled=["levels"]
+        )
 
-    def truth(self, item: Item, photo: Image.Image) -> Tensor:
+    def read(self, item: Item, photo: Image.Image) -> Tensor:
         """The label mask ``[H, W]`` of an item; called in a thread."""
         assert item.sample.mask is not None
         labels = torch.from_numpy(item.sample.mask.read(photo.size).copy()).long()
-        if self.semantic:
-            return labels
-        return torch.where(labels == IGNORE, IGNORE, (labels > 0).long())
+        return labels if self.semantic else labels.where(labels == IGNORE, (labels > 0).long())
 
+    def maps(
+        self, found: BatchMaps, source: MapSource, k: int, item: Item, labels: Tensor
+    ) -> Tensor:
+        """The maps ``[K, H, W]`` of the classes present in the k-th image, at its label mask's size."""
+        present = len(item.classes)
+        own = found.maps[source][k, :present].cpu()
+        if not present:
+            return own.new_zeros(0, *labels.shape)
+        if source.method == RECIPE and found.gate is not None:
+            own = own * found.gate[k, :present].cpu()[:, None, None]
+        return fusion.resize(own, (int(labels.shape[0]), int(labels.shape[1])))
 
-def _backgrounds(
-    run: Run,
-    task: _Task,
-    background: float,
-    class_index: int | None,
-    calibration: SampleSet | None,
-) -> dict[Entry, float]:
-    """The background score of each entry: the stated one, the calibrated one, the recipe's own."""
-    found = dict.fromkeys(run.entries, background)
-    if calibration is not None:
-        other = _Task(run, calibration, class_index)
-        if other.names != task.names:
-            raise SsgcamError(
-                f"the calibration images have the classes {', '.join(other.names)}, those that are "
-                f"scored {', '.join(task.names)}; give sets of the same classes"
-            )
-        board = run.board(other.items)
-        for batch in run.batches(board, other.items, other.truth, other.names, title="calibration"):
-            for item, labels, maps in other.images(batch, None):
-                for entry, own in maps.items():
-                    board.add_total(entry, "levels", other.levels(item, own, labels))
-        found = {entry: best_background(board.total(entry, "levels")) for entry in run.entries}
-    recipe = run.who.recipe
-    if recipe is not None:
-        found[run.entries[-1]] = min(max(recipe.threshold, 1e-6), 1 - 1e-6)
-    return found
+    def predicted(self, maps: Tensor, item: Item, background: float) -> Tensor:
+        """The label mask ``[H, W]`` of the maps ``[K, H, W]`` of the classes present."""
+        if not len(maps):
+            return torch.zeros(maps.shape[1:], dtype=torch.long)
+        present = torch.ones(1, len(maps), dtype=torch.bool)
+        return self._values(item, 0)[metrics.pseudo_masks(maps[None], present, background)[0]]
 
+    def _levels(self, maps: Tensor, item: Item, labels: Tensor) -> Tensor:
+        """Pixels by true class, class of the strongest map and background scores below that map.
 
-def _example(
-    run: Run,
-    task: _Task,
-    backgrounds: dict[Entry, float],
-    item: Item,
-    labels: Tensor,
-    maps: dict[Entry, Tensor],
-) -> Example:
-    pictures = []
-    for entry in run.pictured():
-        own = maps[entry]
-        predicted = _predicted(own, task.values(item), backgrounds[entry])
-        seen = own.amax(0) if len(own) else torch.zeros_like(labels).float()
-        pictures.append(Picture(entry, seen, (), predicted > 0))
-    return example(run, item, (labels > 0) & (labels != IGNORE), pictures)
-
-
-def _skipped(board: Board) -> list[str]:
-    """Images that the mean per-image IoU leaves out."""
-    counts = {e: board.count(e, "image") - int(board.total(e, "image")[1]) for e in board.entries}
-    if not any(counts.values()):
-        return []
-    told = ", ".join(f"{entry.method} ({entry.layers}) {n}" for entry, n in counts.items())
-    if len({*counts.values()}) == 1:
-        told = f"{counts[board.entries[0]]} by every line"
-    return [f"The per-image IoU leaves out images whose masks are both empty: {told}."]
-
-
-def _items(samples: SampleSet, lookup: dict[int, int], semantic: bool) -> list[Item]:
-    lacking = [sample for sample in samples if sample.mask is None]
-    if lacking or not len(samples):
-        where = f"'{lacking[0].name}'" if lacking else f"'{samples.root}'"
-        raise SsgcamError(
-            f"{where} has no mask; segmentation needs a mask for every image (localization takes "
-            "boxes)"
+        Returns:
+            ``[C, C, 101]``.
+        """
+        classes = len(self.names)
+        shares, strongest = torch.zeros(labels.shape).double(), torch.zeros_like(labels)
+        if len(maps):
+            usable = maps.isfinite().all(-1).all(-1)[:, None, None]
+            safe = torch.where(usable, maps, 0.0).double()
+            shares, strongest = (safe / (safe.amax((1, 2), keepdim=True) + 1e-5)).max(0)
+            strongest = self._values(item)[strongest]
+        slot = torch.where(labels == IGNORE, -1, labels * classes + strongest)
+        counts = metrics.score_histogram(
+            shares[None], slot[None], BACKGROUNDS, classes=classes**2, strict=True
         )
-    items = []
-    for sample in samples:
-        labels = sample.labels
-        classes = [lookup[label] for label in labels]
-        if not semantic:  # one object, whatever its classes: each class of the network once
-            classes = list(dict.fromkeys(classes))
-        items.append(Item(sample, labels, tuple(classes)))
-    return items
+        return counts.view(classes, classes, -1)
+
+    def _values(self, item: Item, *before: int) -> Tensor:
+        """The mask values of an item's maps."""
+        values = [label + 1 for label in item.labels] if self.semantic else [1] * len(item.classes)
+        return torch.tensor([*before, *values])
 
 
-def _predicted(maps: Tensor, values: Sequence[int] | None, background: float) -> Tensor:
-    """Maps ``[K, H, W]`` of the classes present to a label mask ``[H, W]``."""
-    if not len(maps):
-        return torch.zeros(maps.shape[1:], dtype=torch.long)
-    present = torch.ones(1, len(maps), dtype=torch.bool)
-    ranks = pseudo_masks(maps[None], present, background)[0]
-    return torch.tensor([0, *(values or [1] * len(maps))])[ranks]
+def _image_parts(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    confusion = metrics.confusion_matrix(predicted, labels, classes)
+    boundary = metrics.boundary_parts(predicted, labels, classes)
+    parts = {"confusion": confusion, "boundary": boundary}
+    return parts | ({"image": metrics.image_ious(confusion[None])[0]} if classes == 2 else {})
 
 
-def _score_image(
-    board: Board, entry: Entry, predicted: Tensor, truth: Tensor, classes: int
-) -> None:
-    confusion = confusion_matrix(predicted, truth, classes)[None]
-    board.add(entry, "confusion", confusion)
-    if classes == 2:
-        board.add(entry, "image", image_ious(confusion))
-    outlines = torch.zeros(1, classes - 1, 2, dtype=torch.float64)
-    void = truth == IGNORE
-    occurring = {*torch.cat([predicted, truth]).flatten().tolist()} - {0, IGNORE}
-    for label in occurring:
-        found = boundary_f_score(predicted == label, truth == label, void)
-        if found == found:  # NaN: no boundary pixel counts
-            outlines[0, label - 1] = torch.tensor([found, 1.0])
-    board.add(entry, "boundary", outlines)
+def _calibrated(run: Run, task: _Task, other: _Task) -> dict[MapSource, float]:
+    """The background score with the best IoU on other images, for each source; of equals the lowest."""
+    if other.names != task.names:
+        raise SsgcamError(
+            f"the calibration images have the classes {', '.join(other.names)}, those that are "
+            f"scored {', '.join(task.names)}; give sets of the same classes"
+        )
+    table = other.accumulate(None, "calibration")
+    return {
+        source: float(BACKGROUNDS[1 + int(_level_ious(table, source)[1:].argmax())])
+        for source in run.sources
+    }
+
+
+def _level_ious(table: ScoreTable, source: MapSource) -> Tensor:
+    """Foreground IoU (two classes) or mIoU at each of the background scores, ``[100]``."""
+    counts = table.total(source, "levels")
+    above = metrics.counts_from_above(counts)[..., 1:]
+    confusions = above.permute(2, 0, 1).clone()
+    confusions[..., 0] += (counts.sum(-1, keepdim=True) - above).sum(1).T
+    score = metrics.foreground_iou if len(counts) == 2 else metrics.mean_iou
+    return score(confusions).nan_to_num(0.0)
+
+
+def _chart(table: ScoreTable, names: Sequence[str]) -> tuple[Chart, str]:
+    """IoU against the background score, and what each method reaches with its best score."""
+    y_label = "foreground IoU" if len(names) == 2 else "mIoU"
+    curves, best = {}, []
+    for source in table.sources:
+        ious = _level_ious(table, source)
+        at = float(BACKGROUNDS[ious.argmax()])
+        best.append(f"{source.method} ({source.layers}) {float(ious.max()):.3f} at {at:g}")
+        curves[source] = BACKGROUNDS, ious
+    labels = "background score", f"{y_label}, all pixels of the set"
+    title = f"{y_label} against the background score"
+    chart = curve_chart("segmentation_iou", title, labels, curves)
+    note = (
+        f"{chart.y_label} at the best background score, chosen on the scored images (an upper "
+        f"bound): {'; '.join(best)}."
+    )
+    return chart, note
+
+
+def _left_out(table: ScoreTable) -> Iterator[str]:
+    """Images that the mean per-image IoU leaves out."""
+    counts = {
+        f"{source.method} ({source.layers})": table.count(source, "image")
+        - int(table.total(source, "image")[1])
+        for source in table.sources
+    }
+    if any(counts.values()):
+        by = ", ".join(f"{name} {count}" for name, count in counts.items())
+        if len({*counts.values()}) == 1:
+            by = f"{next(iter(counts.values()))} by every line"
+        yield f"The per-image IoU leaves out images whose masks are both empty: {by}."
 
 
 def _metrics(names: Sequence[str]) -> list[Metric]:
-    boundary = Metric("boundary F", "boundary", mean_of_ratios)
+    boundary = Metric("boundary F", "boundary", metrics.mean_of_ratios)
     if len(names) == 2:
         return [
-            Metric("foreground IoU", "confusion", foreground_iou),
-            Metric("mean IoU with background", "confusion", mean_iou),
-            Metric("per-image foreground IoU", "image", ratio),
+            Metric("foreground IoU", "confusion", metrics.foreground_iou),
+            Metric("mean IoU with background", "confusion", metrics.mean_iou),
+            Metric("per-image foreground IoU", "image", metrics.ratio),
             boundary,
         ]
-    return [
-        Metric("mIoU", "confusion", mean_iou),
-        boundary,
-        *(
-            Metric(f"IoU {name}", "confusion", partial(_class_iou, index=index), shown=False)
-            for index, name in enumerate(names)
-        ),
-    ]
+    rows = [Metric("mIoU", "confusion", metrics.mean_iou), boundary]
+    for index, name in enumerate(names):
+        iou = partial(_class_iou, index=index)
+        rows.append(Metric(f"IoU {name}", "confusion", iou, shown=False))
+    return rows
 
 
 def _class_iou(means: Tensor, index: int) -> Tensor:
-    return class_iou(means)[..., index]
+    return metrics.class_iou(means)[..., index]

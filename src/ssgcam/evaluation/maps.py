@@ -1,0 +1,299 @@
+"""Which maps are compared, and how are those of all methods computed from one pass of the network?
+
+All methods that use gradients share their signals: a batch costs one forward pass and one backward
+pass for each class of an image, whatever the number of methods and layers. ShapleyCAM (a second
+backward pass for each layer), Finer-CAM (other classes), Score-CAM and ReciproCAM (forward passes for
+each layer) run on their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ssgcam.cam import CAM, Layers
+from ssgcam.core import fusion
+from ssgcam.core.capture import capture
+from ssgcam.core.fast import FastCopy
+from ssgcam.core.layers import auto_layers, resolve
+from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.network import unwrap
+from ssgcam.core.settings import SSGSettings, TargetSettings
+from ssgcam.core.signals import Needs, Signal, signals_of
+from ssgcam.core.target import logits_and_classes
+from ssgcam.errors import SsgcamError
+from ssgcam.models import LoadedModel
+from ssgcam.recipe import BoundRecipe, Recipe
+
+#: In place of layer names: all layers fused, and the mean of the scores of single layers.
+ALL_FUSED = "all fused"
+MEAN = "mean of layers"
+#: In place of a method's title.
+RECIPE = "recipe"
+
+
+@dataclass(frozen=True)
+class MapSource:
+    """Where a map comes from: a line of a table."""
+
+    method: str
+    layers: str
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method with its settings.
+
+    Attributes:
+        method: A key of ``core.methods.METHODS``.
+        ssg: Settings of the method ``"ssg_cam"``.
+        gamma: Power of each layer's scaled map; None is the method's default.
+        name: Name in tables; None is the method's title, with the form of SSG-CAM if it isn't the
+            default one.
+
+    Raises:
+        SsgcamError: If there is no such method.
+    """
+
+    method: str = "ssg_cam"
+    ssg: SSGSettings = field(default_factory=SSGSettings)
+    gamma: float | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the method's name."""
+        if self.method not in METHODS:
+            raise SsgcamError(
+                f"no method named '{self.method}'; choose one of {', '.join(METHODS)}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> MethodSpec:
+        """A method from ``METHOD`` or ``ssg_cam:FORM``, such as ``ssg_cam:gradient``."""
+        method, _, form = text.strip().partition(":")
+        if not form:
+            return cls(method)
+        if method != "ssg_cam":
+            raise SsgcamError(f"'{text}' has a form, which only ssg_cam has; leave ':{form}' out")
+        return cls(method, SSGSettings(form=form))  # type: ignore[arg-type]
+
+    @property
+    def title(self) -> str:
+        """Name in tables."""
+        title = METHODS[self.method].title
+        if self.method == "ssg_cam" and self.ssg.form != SSGSettings().form:
+            title += f" ({self.ssg.form} form)"
+        return self.name or title
+
+    @property
+    def power(self) -> float:
+        """Gamma: the one given, or the method's default."""
+        return METHODS[self.method].gamma if self.gamma is None else self.gamma
+
+    @property
+    def needs(self) -> Needs:
+        """The most costly signal that the method uses with these settings."""
+        if self.method == "ssg_cam":
+            return "second" if self.ssg.second_exponent else "first"
+        return METHODS[self.method].needs
+
+    @property
+    def separate(self) -> bool:
+        """Whether the method needs passes of the network that it can't share with others."""
+        return self.needs in ("curvature", "forward") or METHODS[self.method].against is not None
+
+    def layer_map(self, signal: Signal) -> Tensor:
+        """The raw map ``[N, h, w]`` of one layer, for a method that runs on shared signals."""
+        if self.method == "ssg_cam":
+            return ssg_cam(signal, self.ssg)
+        function = METHODS[self.method].function
+        assert function is not None
+        return function(signal)
+
+
+DEFAULT_METHODS = tuple(
+    MethodSpec(name)
+    for name in (
+        "ssg_cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam",
+        "grad_cam_elementwise",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MethodsCompared:
+    """Which maps are compared.
+
+    Attributes:
+        methods: Their titles must differ.
+        layers: Names or modules, as for :class:`ssgcam.CAM`, or ``"auto"``: the last of each
+            resolution.
+        each: Whether each layer is scored on its own.
+        fused: Whether all layers fused are scored, if there are several.
+        target: What is differentiated, the same for all; None takes each method's default, as
+            :class:`ssgcam.CAM` does.
+        recipe: Compared as one more method.
+
+    Raises:
+        SsgcamError: If a method is named twice or there is nothing to compare.
+    """
+
+    methods: tuple[MethodSpec, ...] = DEFAULT_METHODS
+    layers: Layers = "auto"
+    each: bool = True
+    fused: bool = True
+    target: TargetSettings | None = None
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is something to compare."""
+        titles = [spec.title for spec in self.methods]
+        if len(set(titles)) < len(titles):
+            raise SsgcamError("a method is named twice; name each once")
+        if not titles and self.recipe is None:
+            raise SsgcamError("no method was given; name at least one, or a recipe")
+
+
+@dataclass(frozen=True, eq=False)
+class BatchMaps:
+    """The maps of a batch.
+
+    Attributes:
+        maps: For each source ``[N, K, h, w]``, not negative, divided by its maximum and raised to its
+            gamma: a single layer at the layer's own resolution, the others at the input's.
+        classes: ``[N, K]``.
+        logits: ``[N, outputs]``.
+        gate: ``[N, K]`` bool: whether the recipe's gate is open; None without a recipe.
+    """
+
+    maps: dict[MapSource, Tensor]
+    classes: Tensor
+    logits: Tensor
+    gate: Tensor | None
+
+
+class Explainer:
+    """Computes the maps of all methods and layers for a batch of images.
+
+    Args:
+        model: The network.
+        compared: Methods, layers and recipe.
+        fast: As for :class:`ssgcam.CAM`.
+
+    Attributes:
+        layers: Names of the layers.
+        sources: Where the maps come from, the recipe last.
+        recipe: The bound recipe, or None.
+        target: What is differentiated in the backward pass that methods share.
+        computation: How the network is run, in words.
+
+    Raises:
+        SsgcamError: If a layer doesn't exist or the recipe doesn't fit.
+    """
+
+    def __init__(self, model: LoadedModel, compared: MethodsCompared, fast: bool = False) -> None:
+        self.network = unwrap(model.network)
+        self.methods = compared.methods
+        self.target = compared.target or TargetSettings()
+        self.layers = _layer_names(model, compared.layers)
+        self.recipe: BoundRecipe | None = None
+        if compared.recipe is not None:
+            self.recipe = compared.recipe.bind(model, fast=fast)
+        self._fast_copy = FastCopy(self.network) if fast else None
+        self._separate = {
+            spec: CAM(model, self.layers, spec.method, target=compared.target, fast=fast)
+            for spec in self.methods
+            if spec.separate
+        }
+        shared = {spec.needs for spec in self.methods if not spec.separate}
+        order: tuple[Needs, ...] = ("second", "first", "activation")
+        self._needs: Needs = "activation"
+        for needs in order[::-1]:
+            self._needs = needs if needs in shared else self._needs
+        self.sources = self._sources(compared)
+
+    @property
+    def computation(self) -> str:
+        """How the network is run: ``"exact"``, or what ``fast=True`` chose."""
+        return self._fast_copy.description if self._fast_copy else "exact"
+
+    def __call__(self, images: Tensor, classes: Tensor | None = None) -> BatchMaps:
+        """Explain a batch.
+
+        Args:
+            images: The network's input, ``[N, C, H, W]``.
+            classes: ``[N, K]``; None is the network's top class (K = 1).
+
+        Returns:
+            Maps of all sources.
+
+        Raises:
+            SsgcamError: If a class is out of range or the network's output isn't finite.
+        """
+        twice = self._needs == "second" and self.target.second == "hutchinson"
+        if self._fast_copy is not None:
+            captured = self._fast_copy.capture(images, self.layers, double_backward=twice)
+        else:
+            captured = capture(self.network, images, self.layers, double_backward=twice)
+        logits, classes = logits_and_classes(captured.output, classes, images, None)
+        assert logits is not None
+        classes = classes.view(len(images), -1)
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        found: dict[MapSource, list[Tensor]] = {}
+        for k, column in enumerate(classes.unbind(1), 1):
+            more = k < classes.shape[1]
+            signals = signals_of(
+                captured, column, self._needs, self.target, size, retain_graph=more
+            )
+            for spec in self.methods:
+                if spec in self._separate:
+                    raw = self._separate[spec](images, column).layer_maps
+                else:
+                    raw = {name: spec.layer_map(signal) for name, signal in signals.items()}
+                for source, maps in self._prepared(spec, raw, size).items():
+                    found.setdefault(source, []).append(maps)
+        stacked = {source: torch.stack(maps, 1) for source, maps in found.items()}
+        gate = None
+        if self.recipe is not None:
+            result = self.recipe(images, classes)
+            stacked[self.sources[-1]] = result.maps
+            gate = self.recipe.is_open(result)
+        return BatchMaps(stacked, classes, logits, gate)
+
+    def _sources(self, compared: MethodsCompared) -> tuple[MapSource, ...]:
+        several = len(self.layers) > 1
+        places = [*self.layers] if compared.each else []
+        places += [ALL_FUSED] if compared.fused and several else []
+        places = places or ([ALL_FUSED] if several else self.layers)
+        sources = [MapSource(spec.title, place) for spec in self.methods for place in places]
+        if compared.recipe is not None:
+            names = ", ".join(layer.name for layer in compared.recipe.layers)
+            sources.append(MapSource(RECIPE, names))
+        return tuple(sources)
+
+    def _prepared(
+        self, spec: MethodSpec, raw: dict[str, Tensor], size: tuple[int, int]
+    ) -> dict[MapSource, Tensor]:
+        """Raw layer maps to scaled maps of the sources of one method."""
+        maps = {}
+        for name, values in raw.items():
+            own = (int(values.shape[-2]), int(values.shape[-1]))
+            maps[MapSource(spec.title, name)] = fusion.prepare(values, own, spec.power)
+        maps[MapSource(spec.title, ALL_FUSED)] = fusion.fuse(
+            [*raw.values()],
+            size,
+            gammas=[spec.power] * len(raw),
+            fusion=METHODS[spec.method].fusion,
+        )
+        return {source: values for source, values in maps.items() if source in self.sources}
+
+
+def _layer_names(model: LoadedModel, layers: Layers) -> list[str]:
+    if layers != "auto":
+        return resolve(model.network, [layers] if isinstance(layers, str) else layers)
+    device = next((p.device for p in model.network.parameters()), None)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 3, *model.preprocessing.input_size, generator=generator)
+    return auto_layers(model.network, noise.to(device))

@@ -1,0 +1,192 @@
+"""Do maps depend on what the network learned? Cascading weight randomization for all methods at once.
+
+Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (NeurIPS). One cascade serves all methods and
+layers: at each stage one forward and one backward pass for each batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ssgcam.core.capture import Target
+from ssgcam.data import SampleSet
+from ssgcam.errors import SsgcamError
+from ssgcam.evaluation.maps import BatchMaps, Explainer, MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.report import Evaluation, Table, curve_chart
+from ssgcam.evaluation.run import (
+    Batch,
+    EvaluationSettings,
+    Item,
+    Run,
+    count_text,
+    limited,
+    no_extra,
+)
+from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
+from ssgcam.metrics import cascade, constant_maps, rank_correlation
+from ssgcam.metrics.randomization import UNCHANGED
+from ssgcam.models import LoadedModel
+
+CONTROL = MethodSpec("activation_sum", name="control: sum of activations")
+
+
+def evaluate_sanity(
+    model: LoadedModel,
+    samples: SampleSet,
+    methods: MethodsCompared | None = None,
+    *,
+    images: int | None = 16,
+    stages: int | None = None,
+    threshold: float = 0.5,
+    classes: int | str | None = None,
+    settings: EvaluationSettings | None = None,
+) -> Evaluation:
+    """Randomize the weights from the top down and compare the maps with the original ones.
+
+    The explained class of an image is the intact network's top class throughout. A recipe is left
+    out: it belongs to the network it was made for.
+
+    Args:
+        model: The network; it stays as it is.
+        samples: Images; labels aren't needed.
+        methods: Methods and layers; the gradient methods on automatic layers if None.
+        images: How many images, spread evenly over the set; all if None.
+        stages: At most about so many stages of the cascade, spread evenly, and always the first and
+            those just above a target layer; None takes all (one for each module with weights).
+        threshold: A method passes if the mean rank correlation is below it.
+        classes: Explain this class instead, by index or name.
+        settings: Batch size, seed, ...
+
+    Returns:
+        Rank correlations at the decisive stage with intervals, verdicts, and the course of the
+        correlation. The decisive stage is the last at which the control's maps are still the original
+        ones (only weights above the layer are random), or the last of all if there is none. Images
+        whose original map is constant are left out; a map that became constant counts as 0.
+
+    Raises:
+        SsgcamError: If there is no image, the threshold is outside (-1, 1], the network can't be
+            copied, or every original map is constant.
+    """
+    if not -1 < threshold <= 1:
+        raise SsgcamError(f"the threshold is {threshold}; give a rank correlation in (-1, 1]")
+    samples = limited(samples, images)
+    if not len(samples):
+        raise SsgcamError(f"'{samples.root}' has no image")
+    methods = methods or MethodsCompared()
+    judged = tuple(spec for spec in methods.methods if spec.method != CONTROL.method)
+    methods = replace(methods, methods=(*judged, CONTROL), recipe=None)
+
+    def classes_of(batch: Batch[None]) -> Tensor | None:
+        return None if classes is None else batch.classes()
+
+    run = Run("sanity", model, samples, methods, settings, classes=classes_of)
+    wanted = run.class_index(classes)
+    names = _stages(model.network, run.explainer.layers, stages)
+    fixed = replace(methods, layers=run.explainer.layers)
+    given = () if wanted is None else (wanted,)
+    items = [Item(sample, (), given) for sample in samples]
+
+    def score(batch: Batch[None], found: BatchMaps) -> Parts:
+        rows: dict[MapSource, list[Tensor]] = {}
+        for stage, randomized in cascade(model.network, seed=run.settings.seed):
+            if stage in names:
+                other = replace(model, network=randomized)
+                explain = Explainer(other, fixed, run.settings.fast)
+                for source, maps in explain(batch.inputs, found.classes).maps.items():
+                    rows.setdefault(source, []).append(_compared(found.maps[source], maps))
+        return {(source, "correlation"): torch.stack(own, 1) for source, own in rows.items()}
+
+    table = run.accumulate(items, no_extra, score, wanted, names)
+    scores, rows, curves = [], [], {}
+    for source in run.sources:
+        correlations = _means(table, source, 1)
+        if correlations.isnan().any():
+            raise SsgcamError(
+                "every map of the intact network is constant; choose another layer than "
+                f"'{source.layers}'"
+            )
+        control = _means(table, MapSource(CONTROL.title, source.layers), 3)
+        same = [k for k, value in enumerate(control.tolist()) if value >= UNCHANGED]
+        decisive = same[-1] if same else len(names) - 1
+        statistic = partial(_mean_at, stage=decisive)
+        metric = Metric("rank correlation", "correlation", statistic, "lower", shown=False)
+        _, kept, vanished, _ = table.total(source, "correlation")[decisive].tolist()
+        found = replace(table.score(source, metric), n=int(kept))
+        scores.append(found)
+        passed = "passes" if found.value < threshold else "fails"
+        rows.append((
+            source.method, source.layers, names[decisive],
+            f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]", f"{control[decisive]:.3f}",
+            f"{correlations[-1]:.3f}", f"{vanished:.0f}", str(found.n), passed,
+        ))  # fmt: skip
+        curves[source] = torch.arange(1.0, len(names) + 1), correlations
+    title = "Rank correlation with the original map while weights are randomized"
+    labels = "stages randomized, from the top", "rank correlation"
+    chart = curve_chart("sanity_cascade", title, labels, curves, dashed=CONTROL.title)
+    header = (
+        "method", "layers", "random down to", "rank correlation there", "control there",
+        "all random", "vanished", "n", "verdict",
+    )  # fmt: skip
+    facts = {
+        "images": count_text(len(items), table.groups),
+        "explained class": "the intact network's top class"
+        if wanted is None
+        else run.class_title(wanted),
+        "threshold": f"passes if the mean rank correlation is below {threshold:g}",
+        "stages": f"{len(names)}: {', '.join(names)}",
+    }
+    return run.evaluation(
+        table, [], facts, scores=tuple(scores), charts=(chart,),
+        tables=(Table("Rank correlation with the original map", header, tuple(rows)),),
+    )  # fmt: skip
+
+
+def _compared(before: Tensor, now: Tensor) -> Tensor:
+    """Compare the original maps ``[N, 1, h, w]`` of a stage with the new ones.
+
+    Returns:
+        ``[N, 4]``: the rank correlation (0 if it is not defined), and whether the original map isn't
+        constant, the new one is constant although the original isn't, the correlation is defined.
+    """
+    correlation = rank_correlation(before[:, 0], now[:, 0]).cpu().double()
+    kept = ~constant_maps(before[:, 0]).cpu()
+    vanished = kept & constant_maps(now[:, 0]).cpu()
+    flags = [kept.double(), vanished.double(), (~correlation.isnan()).double()]
+    return torch.stack([correlation.nan_to_num(0.0), *flags], 1)
+
+
+def _means(table: ScoreTable, source: MapSource, of: int) -> Tensor:
+    """Mean correlation at each stage ``[stages]``, over the images that a column of parts counts."""
+    total = table.total(source, "correlation")
+    return total[:, 0] / total[:, of]
+
+
+def _mean_at(means: Tensor, stage: int) -> Tensor:
+    """Mean correlation at a stage, over the images whose original map isn't constant."""
+    return means[..., stage, 0] / means[..., stage, 1]
+
+
+def _stages(network: nn.Module, layers: Sequence[str], most: int | None) -> list[str]:
+    """Names of the stages of the cascade to compare, from the top."""
+    owners = [
+        name
+        for name, module in network.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ][::-1]
+    if most is None:
+        return owners
+    if most < 1:
+        raise SsgcamError(f"{most} stages are too few; give at least 1")
+    step = max(1.0, len(owners) / most)
+    wanted = {0} | {min(len(owners) - 1, int((k + 1) * step) - 1) for k in range(most)}
+    for layer in layers:
+        module = Target.parse(layer).module
+        inside = [k for k, name in enumerate(owners) if f"{name}.".startswith(f"{module}.")]
+        if inside and inside[0] > 0:
+            wanted.add(inside[0] - 1)
+    return [owners[k] for k in sorted(wanted)]

@@ -1,0 +1,327 @@
+"""What did an evaluation find? Tables as Markdown, CSV and JSON, charts, and a panel of examples."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
+from torch import Tensor
+
+from ssgcam.core import fusion
+from ssgcam.evaluation.maps import ALL_FUSED, MEAN, RECIPE, MapSource
+from ssgcam.evaluation.scores import Difference, Score
+from ssgcam.files import write_json, write_png, write_text
+from ssgcam.report.heatmap import overlay
+from ssgcam.report.panel import Cell, panel
+
+COLUMNS = 3
+LONGEST = 640  # longer side of a photo in the panel, in pixels
+
+
+@dataclass(frozen=True)
+class Table:
+    """Another table of the report."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines, in one small plot for each choice of layers.
+
+    Attributes:
+        name: Of its file, without ending.
+        title: Above it.
+        x_label: Under the axis.
+        y_label: Beside the axis.
+        plots: Title of each small plot -> its lines.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    plots: dict[str, tuple[Series, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        task: ``"localization"``, ``"segmentation"``, ``"perturbation"`` or ``"sanity"``.
+        facts: What makes the numbers comparable: network, layers, thresholds, seed, ...
+        scores: All numbers.
+        differences: Paired differences from the best rival.
+        tables: Other tables.
+        charts: Curves.
+        examples: Rows of the panel of examples.
+        legend: What the panel shows.
+        notes: Sentences that a reader must know.
+    """
+
+    task: str
+    facts: dict[str, str]
+    scores: tuple[Score, ...]
+    differences: tuple[Difference, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    examples: tuple[list[Cell], ...] = ()
+    legend: str = ""
+    notes: tuple[str, ...] = ()
+
+    def score(self, method: str, layers: str, metric: str) -> Score:
+        """The score of a line of the table.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        for found in self.scores:
+            if (found.method, found.layers, found.metric) == (method, layers, metric):
+                return found
+        raise KeyError((method, layers, metric))
+
+    def table(self) -> str:
+        """The main table, methods and layers by metrics, as Markdown that is readable as text."""
+        columns = ["method", "layers", "n"]
+        rows: dict[tuple[str, ...], dict[str, str]] = {}
+        for score in self.scores:
+            if score.shown:
+                n = f"{score.n}" + f" ({score.groups} groups)" * (score.groups != score.n)
+                column = score.metric + " (lower is better)" * (score.better == "lower")
+                columns += [column] * (column not in columns)
+                line = {"method": score.method, "layers": score.layers, "n": n}
+                row = rows.setdefault(tuple(line.values()), line)
+                row[column] = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+        cells = [[row.get(column, "") for column in columns] for row in rows.values()]
+        return markdown_table(columns, cells) if rows else ""
+
+    def difference_table(self, brief: bool = False) -> str:
+        """The paired differences of the metrics that the main table shows, as Markdown.
+
+        Args:
+            brief: Leave out the single layers if there are fused ones or means of layers.
+        """
+        shown = [d for d in self.differences if d.shown]
+        joint = [d for d in shown if d.layers in (ALL_FUSED, MEAN)]
+        if brief and joint:
+            shown = joint + [d for d in shown if d.method == RECIPE]
+        rows = [
+            [
+                d.metric,
+                f"{d.method}, {d.layers}",
+                d.rival + f", {d.rival_layers}" * (d.rival_layers != d.layers),
+                f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+                d.verdict,
+            ]
+            for d in shown
+        ]
+        header = ["metric", "of", "best rival", "difference", ""]
+        return markdown_table(header, rows) if rows else ""
+
+    def text(self, brief: bool = False) -> str:
+        """The tables and the notes.
+
+        Args:
+            brief: As for :meth:`difference_table`.
+        """
+        parts = [self.table()]
+        parts += [f"{t.title}\n\n{markdown_table(t.header, t.rows)}" for t in self.tables]
+        if differences := self.difference_table(brief):
+            parts.append(
+                "Difference from the best rival, paired (positive: higher; open: the interval "
+                f"contains zero)\n\n{differences}"
+            )
+        return "\n\n".join([part for part in parts if part] + list(self.notes))
+
+    def picture_names(self) -> list[str]:
+        """Names of the files of the charts and the panel of examples."""
+        names = [f"{chart.name}.png" for chart in self.charts]
+        return names + [f"{self.task}_examples.png"] * bool(self.examples)
+
+    def markdown(self) -> str:
+        """The report, with links to the pictures."""
+        facts = "\n".join(f"- {name}: {value}" for name, value in self.facts.items())
+        pictures = "\n\n".join(
+            f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in self.picture_names()
+        )
+        parts = [f"# {self.task.capitalize()}", facts, self.text(), pictures]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the examples, as plain values."""
+        return {
+            "task": self.task,
+            "facts": self.facts,
+            "scores": [asdict(score) for score in self.scores],
+            "differences": [{**asdict(d), "verdict": d.verdict} for d in self.differences],
+            "tables": [asdict(table) for table in self.tables],
+            "charts": [asdict(chart) for chart in self.charts],
+            "notes": list(self.notes),
+        }
+
+
+def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
+    """Write ``TASK.json``, ``.csv``, ``_differences.csv``, ``.md``, charts and the panel of examples.
+
+    The finished batches that the run kept there are removed when the tables are written.
+
+    Args:
+        evaluation: What was found.
+        out: The folder; made if need be.
+
+    Returns:
+        The files.
+
+    Raises:
+        SsgcamError: If the folder can't be written to or a photo can't be read again.
+    """
+    out, task = Path(out), evaluation.task
+    written = [out / f"{task}.json", out / f"{task}.md"]
+    write_json(written[0], evaluation.to_json())
+    write_text(written[1], evaluation.markdown())
+    rows: Sequence[Score]
+    for name, rows in ((task, evaluation.scores), (f"{task}_differences", evaluation.differences)):
+        if rows:
+            written.append(out / f"{name}.csv")
+            write_text(written[-1], _csv(rows))
+    shutil.rmtree(out / f".{task}", ignore_errors=True)
+    for chart in evaluation.charts:
+        write_png(out / f"{chart.name}.png", draw_chart(chart))
+    if evaluation.examples:
+        picture = panel(evaluation.examples, footer=evaluation.legend)
+        write_png(out / f"{task}_examples.png", picture)
+    return [*written, *(out / name for name in evaluation.picture_names())]
+
+
+def curve_chart(
+    name: str,
+    title: str,
+    labels: tuple[str, str],
+    curves: Mapping[MapSource, tuple[Tensor, Tensor]],
+    dashed: str = "",
+) -> Chart:
+    """A chart with one line for each source.
+
+    Args:
+        name: Of its file, without ending.
+        title: Above it.
+        labels: Of the x axis and the y axis.
+        curves: The x values and the y values of each line.
+        dashed: Title of the method whose lines are dashed.
+    """
+    plots: dict[str, tuple[Series, ...]] = {}
+    for source, (x, y) in curves.items():
+        x_values, y_values = tuple(x.tolist()), tuple(y.tolist())
+        line = Series(source.method, x_values, y_values, source.method == dashed)
+        plots[source.layers] = (*plots.get(source.layers, ()), line)
+    return Chart(name, title, *labels, plots)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    widths = [max(3, *map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    padded = [
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def draw_chart(chart: Chart) -> Image.Image:
+    """A chart as a picture: one small plot for each choice of layers, one color for each label."""
+    labels = list(dict.fromkeys(line.label for lines in chart.plots.values() for line in lines))
+    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"]
+    columns = min(COLUMNS, len(chart.plots))
+    rows = -(-len(chart.plots) // columns)
+    size = (4.2 * columns + 0.4, 3.1 * rows + 1.1)
+    figure = Figure(size, dpi=110, layout=ConstrainedLayoutEngine())
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    handles: dict[str, Artist] = {}
+    for axes, (title, lines) in zip(grid.flat, chart.plots.items(), strict=False):
+        for line in lines:
+            number = labels.index(line.label)
+            color = "0.4" if line.dashed else palette(number % palette.N)
+            width = max(0.8, 2.8 - 0.25 * number)  # lines under others stay visible
+            style = "--" if line.dashed else "-"
+            (drawn,) = axes.plot(line.x, line.y, style, color=color, linewidth=width)
+            handles.setdefault(line.label, drawn)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(chart.x_label, fontsize=8)
+        axes.tick_params(labelbottom=True, labelsize=8)
+        axes.grid(alpha=0.3)
+    for axes in list(grid.flat)[len(chart.plots) :]:
+        axes.set_axis_off()
+    figure.suptitle(chart.title, fontsize=11)
+    figure.supylabel(chart.y_label, fontsize=9)
+    figure.legend(
+        handles=list(handles.values()), labels=list(handles), loc="outside lower center",
+        ncols=min(4, len(handles)), fontsize=8,
+    )  # fmt: skip
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Image.open(stream).convert("RGB")
+
+
+def example_cell(
+    photo: Image.Image,
+    title: str,
+    caption: str = "",
+    *,
+    maps: Tensor | None = None,
+    boxes: Iterable[Sequence[float]] = (),
+    mask: Tensor | None = None,
+) -> Cell:
+    """A cell of the panel of examples.
+
+    Args:
+        photo: The photo.
+        title: Above it.
+        caption: Below it.
+        maps: A map ``[h, w]``, not negative, to draw over the photo.
+        boxes: Corners x0, y0, x1, y1 as shares of the photo's sides.
+        mask: ``[H, W]`` bool of any size, to outline.
+    """
+    picture = photo
+    if maps is not None:
+        values = fusion.scale(maps[None].float().cpu())[0].nan_to_num(0.0).clamp(0, 1)
+        picture = overlay(photo, values.numpy())
+    sides = (*photo.size, *photo.size)
+    scaled = [tuple(round(c * s) for c, s in zip(box, sides, strict=True)) for box in boxes]
+    outline = None
+    if mask is not None:
+        resized = Image.fromarray(mask.cpu().numpy().astype(np.uint8) * 255)
+        outline = np.asarray(resized.resize(photo.size, Image.Resampling.NEAREST)) > 0
+    return Cell(picture, title, caption, boxes=scaled, mask=outline)  # type: ignore[arg-type]
+
+
+def _csv(rows: Sequence[Score]) -> str:
+    stream = io.StringIO()
+    names = [name for name in asdict(rows[0]) if name != "shown"]
+    writer = csv.DictWriter(stream, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return stream.getvalue()

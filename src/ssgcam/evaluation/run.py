@@ -1,0 +1,544 @@
+"""How does an evaluation run? Settings, batches that are read ahead, resuming, and the facts of a run."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ssgcam.core.methods import METHODS
+from ssgcam.core.network import explaining
+from ssgcam.data import Sample, SampleSet
+from ssgcam.data.classes import match_classes
+from ssgcam.device import choose_device
+from ssgcam.errors import SsgcamError
+from ssgcam.evaluation.maps import RECIPE, BatchMaps, Explainer, MapSource, MethodsCompared
+from ssgcam.evaluation.report import LONGEST, Evaluation, example_cell
+from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
+from ssgcam.files import written_whole
+from ssgcam.fingerprint import parameter_hash
+from ssgcam.images import read_image
+from ssgcam.manifest import Entry, Manifest, file_stamp
+from ssgcam.models import LoadedModel, check_network
+from ssgcam.preprocessing import unit_range
+from ssgcam.report.panel import Cell
+from ssgcam.threads import ahead
+from ssgcam.version import __version__
+
+Extra = TypeVar("Extra")
+#: A map ``[h, w]`` of an example, predicted boxes as shares of the sides, and the predicted mask.
+Picture = tuple[Tensor, Sequence[Sequence[float]], Tensor | None]
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How an evaluation runs.
+
+    Attributes:
+        batch_size: Images whose maps are computed in one pass of the network.
+        pixels: Of the perturbed images of one pass: so many images fit as have no more pixels. None
+            takes what suits the device, see :func:`ssgcam.metrics.images_at_once`.
+        fast: As for :class:`ssgcam.CAM`. The maps of a perturbation are always exact; there it is
+            the network's answer to perturbed images that is computed by the fast copy.
+        device: Where the network is moved to; None leaves it where it is.
+        workers: Threads that read images; one for each processor, at most 8, if None.
+        seed: Of the bootstrap, of ties and of everything else that is random.
+        resamples: Bootstrap resamples of each interval.
+        max_units: How many resampling units are kept apart. If there are more groups (or images, in
+            a set without groups), some share a unit, so that memory doesn't grow with the data set.
+        examples: Images in the panel of examples.
+        progress: Show a progress bar if the standard error is a terminal.
+        out: The folder of the results. Finished batches are kept there until
+            :func:`ssgcam.evaluation.write_evaluation` has written to it; None keeps none.
+        resume: Use the finished batches of a killed run of the same network, images and settings.
+
+    Raises:
+        SsgcamError: If a number is out of range.
+    """
+
+    batch_size: int = 16
+    pixels: int | None = None
+    fast: bool = False
+    device: str | None = None
+    workers: int | None = None
+    seed: int = 0
+    resamples: int = 1000
+    max_units: int = 500
+    examples: int = 4
+    progress: bool = False
+    out: str | Path | None = None
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        for name in ("batch_size", "pixels", "workers", "resamples", "max_units"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SsgcamError(f"{name} is {value}; give at least 1")
+        if self.seed < 0 or self.examples < 0:
+            raise SsgcamError("seed and examples can't be negative")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image and what to explain in it.
+
+    Attributes:
+        sample: The image.
+        labels: Classes of the data set.
+        classes: The same as outputs of the network; may be empty.
+    """
+
+    sample: Sample
+    labels: tuple[int, ...] = ()
+    classes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Generic[Extra]):
+    """Some items with their images.
+
+    Attributes:
+        first: Index of the first item in the whole set.
+        items: The items.
+        pixels: RGB in [0, 1] at the network's input size, ``[N, 3, H, W]``, on its device.
+        inputs: The same, normalized.
+        sizes: Height and width of each original image.
+        extras: What else was read for each item.
+    """
+
+    first: int
+    items: list[Item]
+    pixels: Tensor
+    inputs: Tensor
+    sizes: list[tuple[int, int]]
+    extras: list[Extra]
+
+    def classes(self) -> Tensor:
+        """``[N, K]``: the classes, padded by repeating the first (0 if an item has none)."""
+        most = max(1, *(len(item.classes) for item in self.items))
+        rows = []
+        for item in self.items:
+            own = item.classes or (0,)
+            rows.append([*own, *own[:1] * (most - len(own))])
+        return torch.tensor(rows, device=self.pixels.device)
+
+
+def limited(samples: SampleSet, limit: int | None) -> SampleSet:
+    """At most ``limit`` samples, spread evenly over the set.
+
+    Raises:
+        SsgcamError: If the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise SsgcamError(f"the limit is {limit}; give at least 1")
+    return replace(samples, samples=spread(samples.samples, limit))
+
+
+def spread(items: Sequence[Extra], limit: int | None) -> tuple[Extra, ...]:
+    """At most ``limit`` of the items, spread evenly; all if it is None."""
+    count = len(items)
+    if limit is None or limit >= count:
+        return tuple(items)
+    return tuple(items[k * count // limit] for k in range(limit))
+
+
+def no_extra(item: Item, photo: Image.Image) -> None:
+    """What is read for items that need only their image."""
+
+
+class Run:
+    """One evaluation: a network on its device, the methods that are compared, and the settings.
+
+    Args:
+        task: Its name.
+        model: The network; moved to the device of the settings.
+        samples: The images that are scored.
+        methods: What is compared; :class:`MethodsCompared` with its defaults if None.
+        settings: Defaults if None.
+        exact: Compute exact maps whatever the settings say.
+        classes: Which classes ``[N, K]`` of a batch are explained; None is the network's top class.
+
+    Raises:
+        SsgcamError: If the network fails on noise, a layer doesn't exist, or the recipe doesn't fit.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        model: LoadedModel,
+        samples: SampleSet,
+        methods: MethodsCompared | None,
+        settings: EvaluationSettings | None,
+        exact: bool = False,
+        classes: Callable[[Batch[Any]], Tensor | None] = Batch.classes,
+    ) -> None:
+        self.task, self.model, self.samples = task, model, samples
+        self.compared = methods or MethodsCompared()
+        self.settings = settings or EvaluationSettings()
+        device = None if self.settings.device is None else choose_device(self.settings.device)
+        with explaining(model.network):
+            self.outputs = check_network(model, device)[1]
+        self.device = next((p.device for p in model.network.parameters()), torch.device("cpu"))
+        self.explainer = Explainer(model, self.compared, self.settings.fast and not exact)
+        self._classes = classes
+        self.sources = self.explainer.sources
+
+    def class_index(self, wanted: int | str | None) -> int | None:
+        """The index of a class of the network given by index or name; None for None."""
+        if wanted is None:
+            return None
+        index = self.model.class_index(wanted)
+        if not 0 <= index < self.outputs:
+            raise SsgcamError(
+                f"class {index} is out of range: '{self.model.name}' has {self.outputs} "
+                f"classes, 0 to {self.outputs - 1}"
+            )
+        return index
+
+    def class_mapping(self, samples: SampleSet, wanted: int | None) -> dict[int, int]:
+        """Class of a data set -> output of the network; all to ``wanted`` if it is given."""
+        if wanted is None:
+            return match_classes(samples, self.model.class_names, self.outputs, self.model.name)
+        return dict.fromkeys({label for sample in samples for label in sample.labels}, wanted)
+
+    def explain(self, batch: Batch[Any]) -> BatchMaps:
+        """The maps of all sources."""
+        return self.explainer(batch.inputs, self._classes(batch))
+
+    def accumulate(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Item, Image.Image], Extra],
+        score: Callable[[Batch[Extra], BatchMaps], Parts],
+        *options: object,
+        title: str = "",
+        pooled: Sequence[str] = (),
+    ) -> ScoreTable:
+        """Score all items, batch by batch; use the finished batches of a killed run.
+
+        Args:
+            items: All that are scored.
+            read: Reads what else an item needs, such as its mask; called in a thread.
+            score: From a batch and its maps to parts.
+            options: What else the parts depend on.
+            title: Of the progress bar and of the kept batches; the task by default.
+            pooled: As for :class:`ScoreTable`.
+
+        Returns:
+            The table with the parts of all items, and the part ``"empty"``: how many maps of an image
+            are zero everywhere, and how many there are.
+
+        Raises:
+            SsgcamError: If an image or an extra can't be read, or memory is too small.
+        """
+        settings, title = self.settings, title or self.task
+        units, groups = _resampling_units(items, settings.max_units)
+        table = ScoreTable(
+            self.sources, units, groups, seed=settings.seed, resamples=settings.resamples,
+            pooled=pooled,
+        )  # fmt: skip
+        starts = range(0, len(items), settings.batch_size)
+        kept = None
+        if settings.out is not None:
+            path = Path(settings.out) / f".{self.task}" / f"{title}.jsonl"
+            kept = _FinishedBatches(path, self._identity(title, *options), self.sources)
+        stamps = {k: _stamp(items[k : k + settings.batch_size]) for k in starts if kept}
+        done = kept.load(table, stamps) if kept and settings.resume else set()
+        if done and settings.progress:
+            count = sum(len(items[k : k + settings.batch_size]) for k in done)
+            said = f"{title}: resuming after {count} of {len(items)} images"
+            tqdm.write(said, file=sys.stderr)
+        opened = kept.manifest.opened(lambda entry: int(entry.unit) in done) if kept else None
+        with self._computing(), opened or nullcontext():
+            for batch in self._batches(items, read, [k for k in starts if k not in done], title):
+                maps = self.explain(batch)
+                parts = _empty_maps(maps) | score(batch, maps)
+                if kept:
+                    kept.add(batch.first, stamps[batch.first], parts)
+                table.add(batch.first, parts)
+        return table
+
+    def examples(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Item, Image.Image], Extra],
+        draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Picture],
+        mask: Callable[[Extra], Tensor | None],
+    ) -> tuple[list[Cell], ...]:
+        """The panel of examples: a row of cells for each of a few items.
+
+        Args:
+            items: All items.
+            read: As for :meth:`accumulate`.
+            draw: From maps, a source, and index, item and extra of an image to what is shown.
+            mask: From an extra to the true mask ``[H, W]``, or None.
+        """
+        last = {source.method: source for source in self.sources}
+        recipe = last.pop(RECIPE, None)
+        shown = [*list(last.values())[:7], *([recipe] if recipe else [])]
+        some = spread(items, self.settings.examples)
+        rows = []
+        with self._computing():
+            for batch in self._batches(
+                some, read, range(0, len(some), self.settings.batch_size), ""
+            ):
+                found = self.explain(batch)
+                for k, (item, extra) in enumerate(zip(batch.items, batch.extras, strict=True)):
+                    photo, truth = self._photo(item, mask(extra))
+                    row = [truth]
+                    for source in shown:
+                        values, boxes, outline = draw(found, source, k, item, extra)
+                        row.append(
+                            example_cell(
+                                photo, source.method, source.layers, maps=values, boxes=boxes,
+                                mask=outline,
+                            )
+                        )  # fmt: skip
+                    rows.append(row)
+        return tuple(rows)
+
+    def _photo(self, item: Item, mask: Tensor | None) -> tuple[Image.Image, Cell]:
+        """A small copy of an item's photo, and the cell with its ground truth."""
+        own, names = self.samples.class_names, self.model.class_names
+        title = ", ".join(own[label] for label in item.labels if label < len(own))
+        if item.classes and names:
+            title = ", ".join(names[index] for index in item.classes)
+        photo = read_image(item.sample.image)
+        width, height = photo.size
+        photo.thumbnail((LONGEST, LONGEST))
+        boxes = [
+            (x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height)
+            for x0, y0, x1, y1 in item.sample.boxes
+        ]
+        return photo, example_cell(photo, title, boxes=boxes, mask=mask)
+
+    def evaluation(
+        self,
+        table: ScoreTable,
+        metrics: Sequence[Metric],
+        facts: dict[str, str],
+        notes: Sequence[str] = (),
+        **found: Any,
+    ) -> Evaluation:
+        """The result.
+
+        Args:
+            table: Of :meth:`accumulate`.
+            metrics: What is computed from it.
+            facts: Of this task.
+            notes: Of this task.
+            found: Other fields of :class:`Evaluation`.
+        """
+        counts = {source: table.total(source, "empty").tolist() for source in self.sources}
+        empty = ", ".join(
+            f"{source.method} ({source.layers}) {zero} of {maps}"
+            for source, (zero, maps) in counts.items()
+            if zero
+        )
+        if empty:
+            notes = [f"Maps that are zero everywhere, which count as constant: {empty}.", *notes]
+        variants = [spec.title for spec in self.explainer.methods if spec.method == "ssg_cam"]
+        return Evaluation(
+            task=self.task,
+            facts=self._facts(facts),
+            scores=found.pop("scores", None) or table.scores(metrics),
+            differences=table.differences(metrics, variants),
+            notes=tuple(notes),
+            **found,
+        )
+
+    def class_title(self, index: int) -> str:
+        """Name and index of a class of the network."""
+        names = self.model.class_names
+        return f"{names[index]} ({index})" if names else str(index)
+
+    def _facts(self, own: dict[str, str]) -> dict[str, str]:
+        """What makes the numbers comparable and repeatable."""
+        explain, settings = self.explainer, self.settings
+        target = explain.target
+        facts = {
+            "network": self.model.name,
+            "input": "x".join(map(str, self.model.preprocessing.input_size)) + ", whole image",
+            "data": f"{self.samples.root.name} ({self.samples.kind})",
+            "layers": ", ".join(explain.layers),
+        }
+        for spec in explain.methods:
+            about, ssg, default = f"gamma {spec.power:g}", spec.ssg, METHODS[spec.method].target
+            if spec.method == "ssg_cam":
+                about = (
+                    f"{ssg.form} form, sigma {ssg.sigma:g}, exponents {ssg.first_exponent:g} and "
+                    f"{ssg.second_exponent:g}, {about}"
+                )
+            if self.compared.target is None and default != target.name:
+                about += f", target {default}"
+            facts[spec.title] = about
+        facts["target"] = f"{target.name}, second order {target.second}, sign {target.sign}"
+        facts["computation"] = explain.computation
+        if explain.recipe is not None:
+            recipe = explain.recipe.recipe
+            facts["recipe"] = (
+                f"threshold {recipe.threshold:g}, gate {recipe.gate:g}, "
+                f"made for {recipe.network.name}"
+            )
+        return facts | own | {
+            "intervals": f"95 % percentile bootstrap, {settings.resamples} resamples of groups, or "
+            f"of images if there are none, in at most {settings.max_units} units; "
+            f"seed {settings.seed}",
+            "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
+        }  # fmt: skip
+
+    def _batches(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Item, Image.Image], Extra],
+        starts: Sequence[int],
+        title: str,
+    ) -> Iterator[Batch[Extra]]:
+        """The batches that start at these items, read ahead by threads; at most two batches wait."""
+        size, model = self.settings.batch_size, self.model
+
+        def load(item: Item) -> tuple[Item, Tensor, tuple[int, int], Extra]:
+            photo = read_image(item.sample.image)
+            pixels = model.preprocessing.pixels(photo)
+            return item, pixels, (photo.height, photo.width), read(item, photo)
+
+        wanted = [item for first in starts for item in items[first : first + size]]
+        stream = ahead(load, wanted, window=2 * size, workers=self.settings.workers)
+        hidden = None if self.settings.progress and title else True
+        before = len(items) - len(wanted)
+        with tqdm(
+            total=len(items), initial=before, desc=title, unit="image", disable=hidden
+        ) as bar:
+            for first in starts:
+                loaded = islice(stream, min(size, len(items) - first))
+                found, images, sizes, extras = zip(*loaded, strict=True)
+                pixels = unit_range(torch.stack(images).to(self.device))
+                inputs = model.preprocessing.normalize(pixels)
+                yield Batch(first, list(found), pixels, inputs, list(sizes), list(extras))
+                bar.update(len(found))
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Eval mode, restored afterwards; one sentence if the device has too little memory."""
+        try:
+            with explaining(self.model.network):
+                yield
+        except torch.OutOfMemoryError as error:
+            raise SsgcamError(
+                f"the device has too little memory for {self.settings.batch_size} images at once; "
+                "give a smaller --batch-size (or, for perturbed images, --pixels)"
+            ) from error
+
+    def _identity(self, *options: object) -> dict[str, str]:
+        """All that the parts of a batch depend on, besides its files."""
+        settings, model, compared = self.settings, self.model, self.compared
+        modules = [(name, type(module).__name__) for name, module in model.network.named_modules()]
+        values = (
+            model.name, modules, str(self.device), model.preprocessing, model.output,
+            self.sources, self.explainer.layers, compared.methods, compared.target, compared.recipe,
+            settings.batch_size, settings.pixels, settings.fast, settings.seed,
+            *options,
+        )  # fmt: skip
+        return {
+            "versions": f"ssgcam {__version__}, torch {torch.__version__}",
+            "network": parameter_hash(model.network),
+            "settings": sha256(repr(values).encode()).hexdigest(),
+        }
+
+
+class _FinishedBatches:
+    """The parts of finished batches: one file for each, and the manifest that names them."""
+
+    def __init__(self, path: Path, settings: dict[str, str], sources: Sequence[MapSource]) -> None:
+        self.manifest = Manifest(path, settings)
+        self._sources = [*sources, None]
+
+    def load(self, table: ScoreTable, stamps: dict[int, str]) -> set[int]:
+        """Add what is kept to a table; return the indices of the first items of these batches."""
+        done = set()
+        for entry in self.manifest.entries():
+            first = int(entry.unit)
+            if not self.manifest.is_current(entry, stamps.get(first)):
+                continue
+            try:
+                with np.load(self.manifest.path.parent / entry.outputs[0]) as arrays:
+                    parts = {self._key(name): torch.from_numpy(arrays[name]) for name in arrays}
+            except Exception:  # NumPy raises many kinds of errors for a damaged file
+                continue
+            table.add(first, parts)
+            done.add(first)
+        return done
+
+    def add(self, first: int, stamp: str, parts: Parts) -> None:
+        """Keep the parts of a batch."""
+        file = f"{self.manifest.path.stem}_{first}.npz"
+        arrays: dict[str, Any] = {
+            f"{self._sources.index(source)} {part}": rows.detach().cpu().numpy()
+            for (source, part), rows in parts.items()
+        }
+        with written_whole(self.manifest.path.parent / file) as temporary:
+            np.savez_compressed(temporary, **arrays)
+        self.manifest.add(Entry(str(first), stamp, (file,)))
+
+    def _key(self, name: str) -> tuple[MapSource | None, str]:
+        source, _, part = name.partition(" ")
+        return self._sources[int(source)], part
+
+
+def _empty_maps(found: BatchMaps) -> Parts:
+    parts: Parts = {}
+    for source, maps in found.maps.items():
+        empty = ~(maps.flatten(2).amax(2) > 0)
+        counts = torch.full((len(empty),), empty.shape[1], device=empty.device)
+        parts[source, "empty"] = torch.stack([empty.sum(1), counts], 1)
+    return parts
+
+
+def count_text(images: int, groups: int) -> str:
+    """The number of images, and of groups if these aren't the images themselves."""
+    return f"{images}, {groups} groups" if groups != images else str(images)
+
+
+def _resampling_units(items: Sequence[Item], most: int) -> tuple[Tensor, int]:
+    """The resampling unit of each item ``[N]``, and how many groups there are.
+
+    Items of one group (field, patient, slide) stay together; without groups, those of one image. The
+    k-th group belongs to unit ``k % most``.
+    """
+    numbers: dict[tuple[bool, str], int] = {}
+    found = []
+    for item in items:
+        key = (bool(item.sample.group), item.sample.group or item.sample.name)
+        found.append(numbers.setdefault(key, len(numbers)))
+    return torch.tensor(found) % most, len(numbers)
+
+
+def _stamp(items: Sequence[Item]) -> str:
+    """Changes when an item, or the size or time of a file that it names, changes."""
+    stamps = [(path, file_stamp(path)) for item in items for path in _paths(item)]
+    return sha256(repr((items, stamps)).encode()).hexdigest()
+
+
+def _paths(value: object) -> Iterator[Path]:
+    """The paths in a dataclass, and in the tuples and dataclasses in it."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _paths(each)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _paths(getattr(value, field.name))

@@ -1,0 +1,236 @@
+"""How good is each method on each choice of layers, and how sure is that?
+
+A metric is a function of the mean of per-image parts (hits, histograms, confusion matrices). Parts are
+added batch by batch. They are summed in at most ``max_units`` resampling units, which bounds memory;
+the bootstrap resamples single images or groups as long as there are no more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ssgcam.evaluation.maps import ALL_FUSED, MEAN, RECIPE, MapSource
+from ssgcam.metrics import bootstrap_interval, paired_difference
+
+Better = Literal["higher", "lower", ""]
+#: Rows ``[n, *P]`` of some items, by source (None: of no source) and name of the part.
+Parts = dict[tuple[MapSource | None, str], Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that is computed from the mean of parts.
+
+    Attributes:
+        name: In tables.
+        part: Name of the parts.
+        statistic: Their mean ``[..., *P]`` over images to the number ``[...]``.
+        better: Which direction is better; empty for a number that says nothing about quality.
+        shown: Whether the printed table has it; the files have all.
+    """
+
+    name: str
+    part: str
+    statistic: Callable[[Tensor], Tensor]
+    better: Better = "higher"
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with its 95 % interval.
+
+    Attributes:
+        method: Title of the method.
+        layers: Names of the layers.
+        metric: Name of the metric.
+        value: The number, NaN if it is not defined.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        n: Images (for an image with several classes, one for each).
+        groups: What was resampled: fields, patients, or the images themselves.
+        better: As in :class:`Metric`.
+        shown: As in :class:`Metric`.
+    """
+
+    method: str
+    layers: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    groups: int
+    better: Better
+    shown: bool
+
+
+@dataclass(frozen=True)
+class Difference(Score):
+    """The score of a method less that of a rival on the same images, with its 95 % interval.
+
+    Attributes:
+        rival: Title of the other method.
+        rival_layers: Names of its layers.
+    """
+
+    rival: str
+    rival_layers: str
+
+    @property
+    def verdict(self) -> str:
+        """``leads``, ``loses`` or ``open`` (the interval contains zero)."""
+        if self.low <= 0 <= self.high:
+            return "open"
+        return "leads" if (self.low > 0) == (self.better == "higher") else "loses"
+
+
+class ScoreTable:
+    """Sums of the parts of all sources, and the scores that follow from them.
+
+    Args:
+        sources: The lines of the table.
+        units: The resampling unit of each item, ``[N]``.
+        groups: How many groups the items come from.
+        seed: Seed of the bootstrap.
+        resamples: How many resamples each interval has.
+        pooled: Names of parts that are summed over all items and not resampled.
+
+    Attributes:
+        lines: Each line of the table and the sources whose mean it is: itself, or all single layers.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[MapSource],
+        units: Tensor,
+        groups: int,
+        *,
+        seed: int,
+        resamples: int,
+        pooled: Sequence[str] = (),
+    ) -> None:
+        self.sources, self.groups = tuple(sources), groups
+        self._units, self._sizes = units, units.bincount().double()
+        self._bootstrap: dict[str, Any] = {"seed": seed, "samples": resamples}
+        self._pooled = pooled
+        self._sums: dict[tuple[MapSource | None, str], Tensor] = {}
+        self._counts: dict[tuple[MapSource | None, str], int] = {}
+        self.lines: dict[MapSource, list[MapSource]] = {}
+        for method in dict.fromkeys(source.method for source in sources):
+            own = [source for source in sources if source.method == method]
+            self.lines |= {source: [source] for source in own}
+            single = [source for source in own if source.layers != ALL_FUSED and method != RECIPE]
+            if len(single) > 1:
+                self.lines[MapSource(method, MEAN)] = single
+
+    def add(self, first: int, parts: Mapping[tuple[MapSource | None, str], Tensor]) -> None:
+        """Add the parts of the items from index ``first`` on."""
+        for key, rows in parts.items():
+            rows = rows.detach().cpu()
+            self._counts[key] = self._counts.get(key, 0) + len(rows)
+            if key[1] in self._pooled:
+                rows = rows.double() if rows.is_floating_point() else rows.long()
+                self._sums[key] = self._sums.get(key, 0) + rows.sum(0, keepdim=True)
+                continue
+            rows = rows.double() if rows.is_floating_point() else rows.int()
+            if key not in self._sums:
+                shape = (len(self._sizes), *rows.shape[1:])
+                self._sums[key] = torch.zeros(shape, dtype=rows.dtype)
+            self._sums[key].index_add_(0, self._units[first : first + len(rows)], rows)
+
+    def total(self, source: MapSource | None, part: str) -> Tensor:
+        """The sum of a part over all items, ``[*P]``."""
+        return self._sums[source, part].sum(0)
+
+    def count(self, source: MapSource | None, part: str) -> int:
+        """For how many items a part was added."""
+        return self._counts.get((source, part), 0)
+
+    def scores(self, metrics: Sequence[Metric]) -> tuple[Score, ...]:
+        """Every metric of every line."""
+        return tuple(self.score(line, metric) for line in self.lines for metric in metrics)
+
+    def score(self, line: MapSource, metric: Metric) -> Score:
+        """A metric of a line with its interval; NaN if it is not defined, as the IoU of no object."""
+        value, low, high = self._value(line, metric), nan, nan
+        if not isnan(value):
+            statistic, sums = self._statistic(line, metric), self._flat(line, metric)
+            found = bootstrap_interval(sums, statistic, **self._bootstrap)
+            value, low, high = found.value, found.low, found.high
+        return Score(line.method, line.layers, metric.name, value, low, high,
+                     *self._about(line, metric))  # fmt: skip
+
+    def differences(
+        self, metrics: Sequence[Metric], methods: Sequence[str]
+    ) -> tuple[Difference, ...]:
+        """A method less its best rival on the same layers; the recipe less the best of all others.
+
+        The rival is the best of the others on the very images that are scored, so the choice
+        favors it.
+
+        Args:
+            metrics: Those with a better direction are compared.
+            methods: The method, then variants of it, which are not rivals; if empty, only the recipe
+                is compared.
+        """
+        found = []
+        for line in self.lines:
+            if line.method == RECIPE:
+                rivals = [r for r in self.lines if r.method != RECIPE and r.layers != MEAN]
+            elif line.method in methods[:1]:
+                rivals = [
+                    rival
+                    for rival in self.lines
+                    if rival.method not in (RECIPE, *methods) and rival.layers == line.layers
+                ]
+            else:
+                continue
+            found += [self._difference(line, rivals, metric) for metric in metrics if metric.better]
+        return tuple(difference for difference in found if difference is not None)
+
+    def _difference(
+        self, line: MapSource, rivals: Sequence[MapSource], metric: Metric
+    ) -> Difference | None:
+        """None if the number is not defined or there is no rival."""
+        values = {rival: self._value(rival, metric) for rival in rivals}
+        values = {rival: value for rival, value in values.items() if not isnan(value)}
+        if not values or isnan(self._value(line, metric)):
+            return None
+        best = (min if metric.better == "lower" else max)(values, key=lambda rival: values[rival])
+        found = paired_difference(
+            self._flat(line, metric), self._flat(best, metric), self._statistic(line, metric),
+            **self._bootstrap,
+        )  # fmt: skip
+        return Difference(line.method, line.layers, metric.name, found.value, found.low, found.high,
+                          *self._about(line, metric), best.method, best.layers)  # fmt: skip
+
+    def _about(self, line: MapSource, metric: Metric) -> tuple[int, int, Better, bool]:
+        n = self._counts[self.lines[line][0], metric.part]
+        return n, self.groups, metric.better, metric.shown
+
+    def _value(self, line: MapSource, metric: Metric) -> float:
+        sums = self._flat(line, metric).sum(0, keepdim=True)
+        return float(self._statistic(line, metric)(sums))
+
+    def _flat(self, line: MapSource, metric: Metric) -> Tensor:
+        """Sums of each unit, of all sources of a line, and how many items it has: ``[units, P + 1]``."""
+        sums = [self._sums[source, metric.part] for source in self.lines[line]]
+        return torch.cat([torch.stack(sums, 1).flatten(1).double(), self._sizes[:, None]], 1)
+
+    def _statistic(self, line: MapSource, metric: Metric) -> Callable[[Tensor], Tensor]:
+        """From the sums of :meth:`_flat` ``[R, P + 1]`` to the mean number of the sources ``[R]``."""
+        members = self.lines[line]
+        shape = (-1, len(members), *self._sums[members[0], metric.part].shape[1:])
+
+        def statistic(sums: Tensor) -> Tensor:
+            means = (sums[:, :-1] / sums[:, -1:]).view(shape)
+            return metric.statistic(means).double().mean(-1)
+
+        return statistic
