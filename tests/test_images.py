@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from ssgcam.errors import SsgcamError
-from ssgcam.images import find_images, read_image
+from ssgcam.images import Reading, find_images, read_image
 
 
 def saved(tmp_path, name, array, mode=None, **options):
@@ -29,16 +30,16 @@ def quiet():
         yield
 
 
-def pixels(path):
+def pixels(path, reading=None):
     with quiet():
-        image = read_image(path)
+        image = read_image(path, reading)
     assert image.mode == "RGB"
     return np.asarray(image)
 
 
-def sentence(path):
+def sentence(path, reading=None):
     with quiet(), pytest.raises(SsgcamError) as caught:
-        read_image(path)
+        read_image(path, reading)
     message = str(caught.value)
     assert str(path) in message
     assert ";" in message
@@ -96,40 +97,130 @@ def test_cmyk(tmp_path):
     assert np.abs(red.astype(int) - [255, 0, 0]).max() <= 4
 
 
+FULL = Reading("full")
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
-def test_gray_of_16_bits_is_scaled_by_the_range_of_16_bits(tmp_path, name, dtype):
+def test_gray_of_16_bits_in_full_is_scaled_by_the_range_of_16_bits(tmp_path, name, dtype):
     values = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
     if dtype == ">u2" and name == "a.tif":
         image = Image.frombytes("I;16B", (6, 1), values.astype(">u2").tobytes())
     else:
         image = Image.fromarray(values)
-    found = pixels(saved(tmp_path, name, image))
+    found = pixels(saved(tmp_path, name, image), FULL)
     assert found[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
-def test_color_of_16_bits_agrees_with_gray_of_16_bits(tmp_path):
-    values = np.arange(0, 65536, 97, dtype=np.uint16)
-    row = b"\x00" + np.stack([values] * 3, 1).astype(">u2").tobytes()
-    path = tmp_path / "c.png"
-    path.write_bytes(png_bytes(len(values), 1, zlib.compress(row), depth=16, color=2))
-    color = pixels(path)[0, :, 0].astype(int)
-    gray = pixels(saved(tmp_path, "g.png", values[None]))[0, :, 0].astype(int)
-    assert np.abs(color - gray).max() <= 1
+def color_of_16_bits(path, values):
+    """A PNG of 16 bits; ``values`` is ``[H, W, 3]``."""
+    rows = [b"\x00" + row.astype(">u2").tobytes() for row in values]
+    height, width, _ = values.shape
+    path.write_bytes(png_bytes(width, height, zlib.compress(b"".join(rows)), depth=16, color=2))
+    return path
 
 
-def test_wide_integers_within_16_bits_are_read_and_others_refused(tmp_path):
+@pytest.mark.parametrize("reading", [FULL, Reading("100,60000")])
+def test_color_of_16_bits_agrees_with_gray_of_16_bits(tmp_path, reading):
+    values = np.arange(0, 65536, 97, dtype=np.uint16)[None]
+    color = pixels(color_of_16_bits(tmp_path / "c.png", np.stack([values] * 3, 2)), reading)
+    gray = pixels(saved(tmp_path, "g.png", values), reading)
+    assert np.array_equal(color, gray)
+    order = color_of_16_bits(tmp_path / "o.png", np.array([[[65535, 30000, 0]]]))
+    assert pixels(order, FULL)[0, 0].tolist() == [255, 117, 0]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_twelve_bits_are_seen_in_full_contrast(tmp_path, kind):
+    values = np.random.default_rng(0).integers(0, 4096, (64, 64))
+    path = saved(tmp_path, "a.tif", values.astype(kind))
+    low, high = np.percentile(values, (0.1, 99.9))
+    expected = np.rint(255 * ((values - low) / (high - low)).clip(0, 1))
+    with quiet():
+        image = read_image(path)
+    assert np.array_equal(np.asarray(image)[..., 0], expected)
+    assert image.info["notes"] == [f"values from {low:g} to {high:g} were read"]
+    assert np.array_equal(pixels(path, Reading("0,4095"))[..., 1], np.rint(values / 4095 * 255))
+
+
+def test_a_file_that_uses_little_of_its_range_in_full_is_noted(tmp_path):
+    path = saved(tmp_path, "a.png", np.array([[0, 3000]], np.uint16))
+    assert "uses less than 5 %" in read_image(path, FULL).info["notes"][0]
+    path = saved(tmp_path, "b.png", np.array([[0, 4095]], np.uint16))
+    assert "less than" not in read_image(path, FULL).info["notes"][0]
+
+
+def test_flat_and_not_finite_pixels(tmp_path):
+    assert pixels(saved(tmp_path, "flat.png", np.full((4, 4), 900, np.uint16))).max() == 0
+    values = np.array([[0, np.nan, 1, np.inf]], np.float32)
+    assert pixels(saved(tmp_path, "n.tif", values), Reading("0,1"))[0, :, 0].tolist() == [
+        0,
+        0,
+        255,
+        255,
+    ]
+    assert "no finite pixel" in sentence(saved(tmp_path, "none.tif", values[:, 1:2]))
+
+
+def test_pixels_outside_16_bits_are_refused_in_full(tmp_path):
     good = Image.fromarray(np.array([[0, 65535]], np.int32))
-    assert pixels(saved(tmp_path, "i.tif", good))[0, :, 0].tolist() == [0, 255]
-    bad = Image.fromarray(np.array([[-3, 70000]], np.int32))
-    assert "-3 to 70000" in sentence(saved(tmp_path, "bad.tif", bad))
-    negative = Image.fromarray(np.array([[-3, 5]], np.int32))
-    assert "-3 to 5" in sentence(saved(tmp_path, "negative.tif", negative))
-
-
-def test_floating_point_is_refused(tmp_path):
+    assert pixels(saved(tmp_path, "i.tif", good), FULL)[0, :, 0].tolist() == [0, 255]
+    for name, values in (("a.tif", [[-3, 70000]]), ("b.tif", [[-3, 5]])):
+        message = sentence(saved(tmp_path, name, np.array(values, np.int32)), FULL)
+        assert f"{values[0][0]} to {values[0][1]}" in message
     path = saved(tmp_path, "f.tif", np.full((2, 2), 0.5, np.float32))
-    assert "floating-point" in sentence(path)
+    assert "give the intensity auto or LOW,HIGH" in sentence(path, FULL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"intensity": "bright"}, "intensity is 'bright'; give auto, full or LOW,HIGH"),
+        ({"intensity": "9,3"}, "intensity is '9,3'"),
+        ({"intensity": "1,2,3"}, "intensity is '1,2,3'"),
+        ({"page": 0}, "page is 0; pages count from 1"),
+        ({"channels": (1, 2)}, "give one or three, counted from 1"),
+        ({"channels": (0,)}, "give one or three, counted from 1"),
+    ],
+)
+def test_settings_of_reading_are_checked(settings, said):
+    with pytest.raises(SsgcamError, match=said):
+        Reading(**settings)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.webp"])
+def test_a_page_is_chosen_and_noted(tmp_path, name):
+    pages = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
+    path = tmp_path / name
+    pages[0].save(path, save_all=True, append_images=pages[1:], lossless=True)
+    for number, page in enumerate(pages, start=1):
+        image = read_image(path, Reading(page=number))
+        assert image.getpixel((4, 4)) == page.getpixel((4, 4))
+        assert image.info["notes"] == [f"page {number} of 3 was read"]
+    assert "has no page 4; give one from 1 to 3" in sentence(path, Reading(page=4))
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_channels_of_a_tiff_are_chosen_and_noted(tmp_path, planar):
+    values = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)
+    stored = values if planar == "separate" else values.transpose(1, 2, 0)
+    path = tmp_path / "five.tif"
+    tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar)
+    image = read_image(path)
+    assert np.array_equal(np.asarray(image), values[:3].transpose(1, 2, 0))
+    assert image.info["notes"] == ["of 5 channels these were read: 1, 2, 3"]
+    one = pixels(path, Reading(channels=(4,)))
+    assert np.array_equal(one, np.stack([values[3]] * 3, 2))
+    assert "has no channel 6; give some from 1 to 5" in sentence(path, Reading(channels=(6,)))
+    tifffile.imwrite(path, stored * np.uint16(10), photometric="minisblack", planarconfig=planar)
+    assert pixels(path, Reading("0,2550", channels=(5, 1, 2)))[0, 0].tolist() == [168, 0, 42]
+
+
+def test_a_heic_picture_is_named(tmp_path):
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic")
+    assert "is a HEIC picture, which Pillow can't read" in sentence(path)
+    assert find_images([tmp_path]) == [path]
 
 
 @pytest.mark.parametrize(("name", "mode"), [("e.jpg", "RGB"), ("e.tif", "I;16"), ("e.png", "P")])
@@ -157,13 +248,6 @@ def test_a_broken_exif_block_does_not_matter(tmp_path):
 def test_one_pixel(tmp_path):
     path = saved(tmp_path, "1.png", np.array([[[1, 2, 3]]], np.uint8))
     assert pixels(path).tolist() == [[[1, 2, 3]]]
-
-
-def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    path = tmp_path / "a.gif"
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert pixels(path)[0, 0].tolist() == [255, 0, 0]
 
 
 def test_content_counts_not_the_name(tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 
 from helpers import factories
 from ssgcam.cam import CAM
+from ssgcam.core.settings import SSGSettings
 from ssgcam.errors import SsgcamError
 from ssgcam.models import (
     ASSUMED,
@@ -20,6 +21,7 @@ from ssgcam.models import (
     with_classes,
     with_settings,
 )
+from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
 TINY = "helpers.factories:tiny"
 
@@ -210,3 +212,19 @@ def test_the_check_names_an_input_that_fails():
 
 def noise_size(side):
     return replace(load_model(TINY).preprocessing, input_size=(side, side))
+
+
+def test_a_gray_network_is_loaded_checked_and_explained(monkeypatch):
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    monkeypatch.setattr(factories, "gray", lambda: network, raising=False)
+    model = load_model("helpers.factories:gray")
+    noise, count = check_network(model)
+    assert (noise.shape, count) == ((1, 1, 224, 224), 2)
+    result = CAM(model, ["1"])(noise)
+    shape = (4, 222, 222)
+    layer = RecipeLayer("1", 1.0, SSGSettings(), 1.0, shape)
+    made_for = Fingerprint("gray", (224, 224), parameter_hash(network))
+    bound = Recipe((layer,), 0.5, 0.0, made_for, (224, 224)).bind(model)
+    assert bound(noise).maps.shape == result.maps.shape

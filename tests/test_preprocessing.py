@@ -1,11 +1,15 @@
 """From a photo to a network's input: 8 bits until a batch is there, then the weights' own scale."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from ssgcam.errors import SsgcamError
+from ssgcam.images import Reading
 from ssgcam.preprocessing import Preprocessing, unit_range
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
@@ -57,3 +61,21 @@ def test_a_crop_is_cut_before_it_is_resized():
     assert preprocessing.crop_box(40, 20) == (12, 2, 28, 18)
     whole = Preprocessing((8, 8), MEAN, STD).pixels(image.crop((12, 2, 28, 18)))
     assert torch.equal(preprocessing.pixels(image, crop=True), whole)
+
+
+def test_a_gray_network_gets_gray_images():
+    preprocessing = Preprocessing((9, 12), (0.4,), (0.2,))
+    image = photo()
+    got = preprocessing([image])
+    assert got.shape == (1, 1, 9, 12)
+    gray = F.resize(F.pil_to_tensor(image.convert("L")), [9, 12], antialias=True)
+    torch.testing.assert_close(got[0], (gray / 255 - 0.4) / 0.2)
+    with pytest.raises(SsgcamError, match="mean has 1 and std 3 values"):
+        Preprocessing(mean=(0.5,))
+
+
+def test_files_are_read_as_the_settings_say(tmp_path):
+    Image.fromarray(np.array([[0, 1000]], np.uint16)).save(tmp_path / "a.png")
+    preprocessing = Preprocessing((1, 2), MEAN, STD, reading=Reading("0,2000"))
+    assert preprocessing.pixels(preprocessing.read(tmp_path / "a.png"))[0, 0].tolist() == [0, 128]
+    assert Preprocessing.from_json(asdict(preprocessing)) == preprocessing

@@ -19,6 +19,7 @@ from ssgcam.core.fusion import combine, resize, scale
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.errors import SsgcamError
+from ssgcam.images import Reading
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Fingerprint, Origin, Recipe, RecipeLayer, parameter_hash
 
@@ -49,6 +50,7 @@ def test_round_trip(network: nn.Module, tmp_path: Path) -> None:
         augmentation=Augmentation("both", (1.0, 1.5)),
         refinement=Refinement(iterations=3, dilations=(1, 2)),
         gate=0.25,
+        network=Fingerprint("small", SIZE, "sha256:0", "sigmoid", Reading("0,4095", 2, (3,))),
         origin=Origin(
             "sha256:1",
             40,

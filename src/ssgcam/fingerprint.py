@@ -17,6 +17,8 @@ from ssgcam.core.layouts import layout_of
 from ssgcam.core.network import unwrap
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError, first_line
+from ssgcam.images import Reading
+from ssgcam.models import input_channels
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Fingerprint:
         input_size: Height and width of the inputs it was calibrated on.
         parameters: Hash of its parameters and buffers, ``"sha256:..."``.
         output: How its logits become probabilities.
+        reading: How its image files were read; None if its images were tensors.
     """
 
     name: str
     input_size: tuple[int, int]
     parameters: str
     output: Literal["softmax", "sigmoid"] = "softmax"
+    reading: Reading | None = None
 
 
 def check_fits(
@@ -112,12 +116,12 @@ def layer_shapes(
     Raises:
         SsgcamError: If a layer can't be explained, or the network takes no such input.
     """
-    images = placed(torch.zeros(1, 3, *input_size), network)
+    images = placed(torch.zeros(1, input_channels(network), *input_size), network)
     try:
         captured = capture(network, images, names)
     except (RuntimeError, AssertionError) as error:
         raise SsgcamError(
-            f"the network takes no RGB input of {_by(input_size)} pixels ({first_line(error)}); use "
+            f"the network takes no input of {_by(input_size)} pixels ({first_line(error)}); use "
             "one that does"
         ) from error
     shapes = {}

@@ -3,54 +3,108 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, first_line, require
 
 #: Suffixes, in lower case, of the files that count as images in a folder.
 IMAGE_EXTENSIONS = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm"}
-    | {".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg"}
+    | {".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 _KINDS = "JPEG, PNG, TIFF, WebP, BMP or GIF"
 # The only decoders that are tried: some others of Pillow start programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
 
-def read_image(path: str | Path) -> Image.Image:
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read; the same in training, search, evaluation and use.
+
+    Attributes:
+        intensity: For pixels of more than 8 bits, which values become black and white. ``"auto"``: the
+            0.1 and 99.9 percentiles of the file. ``"full"``: 0 and 65535, so that files stay
+            comparable. ``"LOW,HIGH"``: these two numbers.
+        page: Which page of a TIFF or frame of an animation is read, from 1.
+        channels: Which one or three channels, from 1, of a TIFF that has other channels than a color
+            picture (extra ``tiff``); empty: the first three, or the first of two.
+
+    Raises:
+        SsgcamError: If a value is none of these.
+    """
+
+    intensity: str = "auto"
+    page: int = 1
+    channels: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        if self.intensity not in ("auto", "full"):
+            self.window()
+        if self.page < 1:
+            raise SsgcamError(f"page is {self.page}; pages count from 1")
+        if len(self.channels) not in (0, 1, 3) or any(channel < 1 for channel in self.channels):
+            raise SsgcamError(f"channels are {self.channels}; give one or three, counted from 1")
+
+    def window(self) -> tuple[float, float]:
+        """The two numbers of ``"LOW,HIGH"``."""
+        try:
+            low, high = map(float, self.intensity.split(","))
+        except ValueError:
+            low = high = math.nan
+        if not low < high:
+            raise SsgcamError(
+                f"intensity is '{self.intensity}'; give auto, full or LOW,HIGH, such as 0,4095"
+            )
+        return low, high
+
+
+def read_image(path: str | Path, reading: Reading | None = None) -> Image.Image:
     """Read a picture file as RGB with 8 bits, the right way up.
 
-    The format is told by the content, not by the name. Of an animation or a TIFF of several pages
-    the first is read; a color profile is ignored. How pixels become RGB:
+    The format is recognized by the content, not by the name; a color profile is ignored.
 
     - the EXIF orientation is applied;
     - gray, black and white, palette, CMYK, YCbCr and HSV pixels are converted by Pillow;
     - transparent pixels (RGBA, LA, a transparent palette entry) are laid on white;
-    - gray of 16 bits is scaled by the full range of 16 bits, 0 to 65535, not by the values that
-      occur in the picture, so that pictures stay comparable (color of 16 bits likewise);
-    - floating-point pixels, and integers outside 0 to 65535, have no known range: refused.
+    - pixels of more than 8 bits (integers or floating point, gray or color) are scaled by
+      ``reading.intensity``.
 
     The size limit is Pillow's guard against decompression bombs: twice
     ``PIL.Image.MAX_IMAGE_PIXELS``, which is 178,956,970 pixels unless you set it.
 
     Args:
         path: The file.
+        reading: The window of wide pixels, and the page; ``Reading()`` if None.
 
     Returns:
-        A loaded picture of mode ``"RGB"``, at least 1x1.
+        A loaded picture of mode ``"RGB"``, at least 1x1. Its ``info["notes"]`` is a list of sentences
+        on what was left out or assumed: pages that were not read, the window of wide pixels.
 
     Raises:
-        SsgcamError: If the file is missing, a folder, not a picture, cut short, too large, or of
-            pixels with an unknown range.
+        SsgcamError: If the file is missing, a folder, not a picture, cut short, too large, has no
+            such page, or has pixels outside the range of ``"full"``.
     """
-    with open_image(path) as opened:
-        return _rgb(_upright(opened), Path(path))
+    reading, path = reading or Reading(), Path(path)
+    try:
+        with open_image(path) as opened:
+            image, notes = _read(opened, path, reading)
+    except SsgcamError as error:
+        if not (isinstance(error.__cause__, UnidentifiedImageError) and _is_tiff(path)):
+            raise
+        image, notes = _read_channels(path, reading)
+    image.info["notes"] = notes
+    return image
 
 
 def image_header(path: str | Path) -> tuple[int, int, int]:
@@ -104,6 +158,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise SsgcamError(f"'{path}' may not be read; change its permissions") from error
     except UnidentifiedImageError as error:
         what = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not an image"
+        if path.suffix.lower() in (".heic", ".heif"):
+            what = "is a HEIC picture, which Pillow can't read"
         raise SsgcamError(f"'{path}' {what}; give {_KINDS} files") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -223,9 +279,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return _from_wide_gray(image, path)
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "La":  # premultiplied; Pillow converts it to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -235,17 +289,86 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide_gray(image: Image.Image, path: Path) -> Image.Image:
-    values = np.asarray(image)
-    if values.dtype.kind == "f":
+def _read(opened: Image.Image, path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
+    pages = getattr(opened, "n_frames", 1)
+    if reading.page > pages:
+        raise SsgcamError(f"'{path}' has no page {reading.page}; give one from 1 to {pages}")
+    opened.seek(reading.page - 1)
+    notes = [f"page {reading.page} of {pages} was read"] if pages > 1 else []
+    if opened.mode.startswith(("I", "F")):
+        image, window = _window(np.asarray(_upright(opened)), path, reading.intensity)
+        return image, [*notes, window]
+    if ";16" not in str(getattr(opened, "tile", "")) or opened.mode != "RGB":
+        return _rgb(_upright(opened)), notes
+    import cv2  # reads the 16 bits of a color, of which Pillow keeps 8
+
+    _, found = cv2.imdecodemulti(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    image, window = _window(found[reading.page - 1][..., ::-1], path, reading.intensity)
+    if opened.format != "TIFF":  # which OpenCV turns upright by itself
+        image.getexif()[ExifTags.Base.Orientation] = image_header(path)[2]
+        image = ImageOps.exif_transpose(image)
+    return image, [*notes, window]
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _read_channels(path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
+    """A TIFF whose channels are not those of a color picture."""
+    tifffile = require("tifffile", "tiff")
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[reading.page - 1]
+            values = np.moveaxis(page.asarray(), page.axes.index("S"), -1)
+    except Exception as error:  # a damaged file can raise anything
         raise SsgcamError(
-            f"'{path}' has floating-point pixels, whose range is unknown; save it with 8 or 16 bits"
-        )
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise SsgcamError(
-            f"'{path}' has values from {low} to {high}, outside the range of 16 bits (0 to 65535); "
-            "save it with 8 or 16 bits"
-        )
-    gray = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return Image.fromarray(gray).convert("RGB")
+            f"'{path}' is damaged or of a kind that can't be read ({first_line(error)}); export it "
+            "with one or three channels"
+        ) from error
+    count = values.shape[-1]
+    channels = reading.channels or ((1, 2, 3) if count >= 3 else (1,))
+    if max(channels) > count:
+        raise SsgcamError(f"'{path}' has no channel {max(channels)}; give some from 1 to {count}")
+    named = ", ".join(map(str, channels))
+    notes = [f"of {count} channels these were read: {named}"]
+    values = values[..., [channel - 1 for channel in channels]]
+    if values.dtype == np.uint8:
+        return Image.fromarray(values.squeeze(-1) if len(channels) == 1 else values).convert(
+            "RGB"
+        ), notes
+    image, window = _window(values, path, reading.intensity)
+    return image, [*notes, window]
+
+
+def _window(values: NDArray[Any], path: Path, intensity: str) -> tuple[Image.Image, str]:
+    """Pixels ``[H, W]`` or ``[H, W, C]`` with 8 bits, C 1 or 3, and a sentence on their window."""
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise SsgcamError(f"'{path}' has no finite pixel; export it again")
+    lowest, highest = float(finite.min()), float(finite.max())
+    note = ""
+    if intensity == "auto":
+        low, high = np.percentile(finite, (0.1, 99.9))
+        if low == high:
+            low, high = lowest, highest
+    elif intensity == "full":
+        low, high = 0.0, 65535.0
+        if lowest < low or highest > high or not (finite == np.rint(finite)).all():
+            raise SsgcamError(
+                f"'{path}' has values from {lowest:g} to {highest:g}, which are not whole numbers of "
+                "16 bits (0 to 65535); give the intensity auto or LOW,HIGH"
+            )
+        if highest - lowest < 0.05 * high:
+            note = ", of which the file uses less than 5 %: give the intensity auto or LOW,HIGH"
+    else:
+        low, high = Reading(intensity).window()
+    scaled = np.nan_to_num((values - low) / (high - low or 1.0), nan=0.0)
+    pixels = np.rint(255 * scaled.clip(0, 1)).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    return Image.fromarray(pixels).convert(
+        "RGB"
+    ), f"values from {low:g} to {high:g} were read{note}"

@@ -34,6 +34,7 @@ from ssgcam.checkpoints import load_state, match_names, read_checkpoint
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, require
 from ssgcam.files import written_whole
+from ssgcam.images import Reading
 from ssgcam.preprocessing import Preprocessing, from_preset
 
 FILE_FORMAT = "ssgcam-network"
@@ -167,6 +168,7 @@ def with_settings(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     channel_order: Literal["rgb", "bgr"] | None = None,
+    reading: Reading | None = None,
 ) -> LoadedModel:
     """Say what a network does not say itself; what is None stays as it is.
 
@@ -178,12 +180,14 @@ def with_settings(
         mean: Mean of each channel, of images in [0, 1].
         std: Standard deviation of each channel.
         channel_order: ``"rgb"`` or ``"bgr"``.
+        reading: How image files are read.
     """
     given = {
         "input_size": input_size,
         "mean": None if mean is None else tuple(mean),
         "std": None if std is None else tuple(std),
         "channel_order": channel_order,
+        "reading": reading,
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     notes = model.notes
@@ -239,6 +243,12 @@ def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d | None]:
     return name, None
 
 
+def input_channels(network: nn.Module) -> int:
+    """Channels of a network's input: those of its first convolution, or 3 if it has none."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return next((convolution.in_channels for convolution in convolutions), 3)
+
+
 def with_classes(model: LoadedModel, count: int) -> LoadedModel:
     """Give a network ``count`` outputs; a last layer of another size is replaced.
 
@@ -284,15 +294,14 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
         device: Where it will run; where it is if None.
 
     Returns:
-        The noise ``[1, 3, H, W]``, and the number of classes.
+        The noise ``[1, C, H, W]``, and the number of classes.
 
     Raises:
         SsgcamError: If the network can't take such an input, gives no logits, or has another number
             of class names than of classes.
     """
-    noise = torch.rand(
-        1, 3, *model.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
-    )
+    shape = (1, model.preprocessing.channels, *model.preprocessing.input_size)
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     noise = model.preprocessing.normalize(noise).to(device)
     if device is not None:
         model.network.to(device)
@@ -465,7 +474,10 @@ def _from_factory(name: str) -> LoadedModel:
     if isinstance(made, LoadedModel):
         return replace(made, name=name)
     if isinstance(made, nn.Module):
-        return LoadedModel(made, name, notes=(ASSUMED,))
+        preprocessing = Preprocessing()
+        if input_channels(made) == 1:
+            preprocessing = Preprocessing(mean=(0.449,), std=(0.226,))
+        return LoadedModel(made, name, preprocessing, notes=(ASSUMED,))
     raise SsgcamError(
         f"'{name}' returned a {type(made).__name__}; it must return a torch.nn.Module or a LoadedModel"
     )

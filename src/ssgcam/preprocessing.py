@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
+
+from ssgcam.errors import SsgcamError
+from ssgcam.images import Reading, read_image
 
 
 @dataclass(frozen=True)
@@ -18,25 +22,48 @@ class Preprocessing:
 
     Attributes:
         input_size: Height and width of the input, in pixels.
-        mean: Subtracted from each channel of the image in [0, 1], in the network's channel order.
+        mean: Subtracted from each channel of the image in [0, 1], in the network's channel order:
+            three numbers, or one for a network whose input is gray.
         std: Divides each channel after that.
         channel_order: ``"rgb"`` or ``"bgr"``: what the network expects.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; always antialiased.
         resize_shorter: Shorter side, in pixels, before the weights' own center crop (``crop=True``).
+        reading: How image files are read.
+
+    Raises:
+        SsgcamError: If the numbers of means and standard deviations are not both 3 or both 1.
     """
 
     input_size: tuple[int, int] = (224, 224)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channel_order: Literal["rgb", "bgr"] = "rgb"
     interpolation: str = "bilinear"
     resize_shorter: int | None = None
+    reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        """Check the number of channels."""
+        if (len(self.mean), len(self.std)) not in ((3, 3), (1, 1)):
+            raise SsgcamError(
+                f"mean has {len(self.mean)} and std {len(self.std)} values; give 3 of each for a color "
+                "network or 1 for a gray one"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input: 3 or 1."""
+        return len(self.mean)
+
+    def read(self, path: str | Path) -> Image.Image:
+        """Read an image file; see :func:`ssgcam.images.read_image`."""
+        return read_image(path, self.reading)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
         """The settings as ``dataclasses.asdict`` wrote them, lists for tuples allowed."""
         lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
-        return cls(**{**content, **lists})
+        return cls(**{**content, **lists, "reading": Reading(**content["reading"])})
 
     def __call__(self, images: Sequence[Image.Image], crop: bool = False) -> Tensor:
         """Prepare images of any size.
@@ -46,14 +73,14 @@ class Preprocessing:
             crop: Use the weights' center crop instead of the whole image squashed to ``input_size``.
 
         Returns:
-            ``[N, 3, H, W]`` float32, normalized.
+            ``[N, C, H, W]`` float32, normalized, with C :attr:`channels`.
         """
         return self.normalize(torch.stack([self.pixels(image, crop) for image in images]))
 
     def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
-        """One image at the network's input size, RGB with 8 bits: ``[3, H, W]`` uint8."""
+        """One image at the network's input size, RGB or gray with 8 bits: ``[C, H, W]`` uint8."""
         mode = F.InterpolationMode(self.interpolation)
-        tensor = F.pil_to_tensor(image.convert("RGB"))
+        tensor = F.pil_to_tensor(image.convert("RGB" if self.channels == 3 else "L"))
         if crop:
             left, top, right, bottom = self.crop_box(image.width, image.height)
             tensor = F.crop(tensor, top, left, bottom - top, right - left)
@@ -72,12 +99,12 @@ class Preprocessing:
         return left, top, max(left + 1, round(left + crop_w)), max(top + 1, round(top + crop_h))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """RGB of 8 bits or in [0, 1], ``[N, 3, H, W]``, to the network's input of the same shape."""
+        """Pixels of 8 bits or in [0, 1], ``[N, C, H, W]``, to the network's input of the same shape."""
         pixels = unit_range(pixels)
         if self.channel_order == "bgr":
             pixels = pixels.flip(-3)
-        mean = pixels.new_tensor(self.mean).view(3, 1, 1)
-        std = pixels.new_tensor(self.std).view(3, 1, 1)
+        mean = pixels.new_tensor(self.mean).view(-1, 1, 1)
+        std = pixels.new_tensor(self.std).view(-1, 1, 1)
         return (pixels - mean) / std
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from helpers.training_sets import TINY, class_folders, discs, labels_only, table
 from ssgcam.data import read_samples
 from ssgcam.errors import SsgcamError
+from ssgcam.images import Reading
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.training import (
     labeled_images,
@@ -166,3 +167,15 @@ def test_other_bad_data_gives_one_sentence(tmp_path):
     (folder / "healthy" / "slide0_0.png").write_bytes(b"broken")
     with pytest.raises(SsgcamError, match=r"slide0_0\.png"):
         train_classifier(read_labeled_images(folder), replace(TINY, held_out=0), progress=False)
+
+
+def test_the_rule_for_wide_pixels_reaches_the_trained_network(tmp_path):
+    folder = class_folders(tmp_path / "data", infected=4, healthy=4)
+    for file in folder.glob("*/*.png"):
+        values = np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save(file)
+    images = read_labeled_images(folder, reading=Reading("0,4080"))
+    assert np.asarray(images.read(0, None)).max() > 100
+    settings = replace(TINY, held_out=0, epochs=1)
+    trained = train_classifier(images.subset(range(8)), settings, progress=False).model
+    assert trained.preprocessing.reading == Reading("0,4080")

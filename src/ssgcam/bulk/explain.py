@@ -31,7 +31,6 @@ from ssgcam.cam import CAM
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_array, write_png, written_whole
-from ssgcam.images import read_image
 from ssgcam.manifest import Entry, Manifest
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import heat_map, legend, noted, overlay
@@ -126,7 +125,7 @@ class ExplainTask:
 
     def read(self, image: InputImage) -> Tensor:
         """A photo at the network's input size, RGB with 8 bits, ``[3, H, W]``."""
-        return self.model.preprocessing.pixels(read_image(image.path), self.crop)
+        return self.model.preprocessing.pixels(self.model.preprocessing.read(image.path), self.crop)
 
     def compute(self, pixels: Sequence[Tensor]) -> list[ClassMaps]:
         """The maps of each photo."""
@@ -163,7 +162,7 @@ class ExplainTask:
 
     def write(self, image: InputImage, made: ClassMaps) -> tuple[list[str], dict[str, Any]]:
         """Write the pictures and the maps; the photo is read again for that."""
-        photo = read_image(image.path)
+        photo = self.model.preprocessing.read(image.path)
         box = self.model.preprocessing.crop_box(*photo.size) if self.crop else None
         scratch = self.out / SCRATCH
         for about, values in made:
@@ -185,6 +184,7 @@ class ExplainTask:
             "photo": str(image.path),
             "size": list(photo.size),
             "crop": box and list(box),
+            "notes": photo.info["notes"],
             "maps": [about for about, _ in made],
         }
 

@@ -38,7 +38,7 @@ from ssgcam.core.settings import check_choice
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json, written_whole
 from ssgcam.manifest import Entry, Manifest
-from ssgcam.models import LoadedModel, check_network
+from ssgcam.models import LoadedModel, check_network, with_settings
 from ssgcam.recipe import BoundRecipe, Recipe
 
 MANIFEST = "manifest.jsonl"
@@ -141,6 +141,8 @@ def segment_images(
     noise, count = check_network(loaded, device)
     explainer = _explainer(loaded, recipe, cam, fast)
     found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
+    if found is not None and found.network.reading is not None:
+        loaded = with_settings(loaded, reading=found.network.reading)
     if threshold is None:
         threshold = found.threshold if found else DEFAULT_THRESHOLD
     if gate is None:

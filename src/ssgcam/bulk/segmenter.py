@@ -38,7 +38,6 @@ from ssgcam.core.settings import check_range
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_png, written_whole
-from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe
 from ssgcam.threads import ahead
@@ -147,7 +146,7 @@ class Segmenter:
 
     def read(self, image: InputImage) -> tuple[tuple[int, int], Tensor | Image.Image]:
         """A photo's height and width, and its pixels at the network's size or in full."""
-        photo = read_image(image.path)
+        photo = self.model.preprocessing.read(image.path)
         pixels = photo if self.rule.windows else self.model.preprocessing.pixels(photo)
         return (photo.height, photo.width), pixels
 
@@ -178,7 +177,7 @@ class Segmenter:
         if self.overlays:
             outputs.append(str(PurePosixPath(OVERLAYS, image.name).with_suffix(".jpg")))
             with written_whole(self.out / outputs[-1], scratch) as temporary:
-                picture = mask_overlay(read_image(image.path), labels)
+                picture = mask_overlay(self.model.preprocessing.read(image.path), labels)
                 picture.save(temporary, format="JPEG", quality=90)
         names = self.model.class_names
         pixels = np.bincount(labels.ravel(), minlength=max(found) + 1).tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
-from ssgcam.images import read_image
+from ssgcam.images import Reading, read_image
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.training.settings import TrainingSettings
 
@@ -38,12 +38,14 @@ class LabeledImages:
         class_names: One for each class.
         read: From an index and a generator to an RGB image: in training a random view of it, drawn
             with the generator; in validation, where the generator is None, always the same view.
+        reading: How files are read; it is kept with the trained network.
     """
 
     labels: Sequence[int]
     groups: Sequence[str]
     class_names: tuple[str, ...]
     read: Callable[[int, np.random.Generator | None], Image.Image]
+    reading: Reading = field(default_factory=Reading)
 
     def subset(self, indices: Sequence[int]) -> LabeledImages:
         """Some of the images, in the given order."""
@@ -52,11 +54,16 @@ class LabeledImages:
             [self.groups[index] for index in indices],
             self.class_names,
             partial(_read_of_subset, self.read, indices),
+            self.reading,
         )
 
 
-def labeled_images(sample_set: SampleSet) -> LabeledImages:
-    """The images of a data set; a sample without a group is a group of its own.
+def labeled_images(sample_set: SampleSet, reading: Reading | None = None) -> LabeledImages:
+    """The images of a data set; without groups each image is a group of its own.
+
+    Args:
+        sample_set: The data set.
+        reading: How its files are read.
 
     Raises:
         SsgcamError: If a sample has no label or several, or fewer than two classes have images.
@@ -79,11 +86,14 @@ def labeled_images(sample_set: SampleSet) -> LabeledImages:
             "folder for each class, or a CSV with the columns image,label,group"
         )
     groups = [sample.group or sample.name for sample in sample_set]
-    read = partial(_read_file, [sample.image for sample in sample_set])
-    return LabeledImages(labels, groups, sample_set.class_names, read)
+    reading = reading or Reading()
+    read = partial(_read_file, [sample.image for sample in sample_set], reading)
+    return LabeledImages(labels, groups, sample_set.class_names, read, reading)
 
 
-def read_labeled_images(path: str | Path, group_pattern: str | None = None) -> LabeledImages:
+def read_labeled_images(
+    path: str | Path, group_pattern: str | None = None, reading: Reading | None = None
+) -> LabeledImages:
     """Read the labeled images of a data set or of a table; classes without images are left out.
 
     Args:
@@ -92,6 +102,7 @@ def read_labeled_images(path: str | Path, group_pattern: str | None = None) -> L
             ``label`` and, if there are groups, ``group``.
         group_pattern: A regular expression that is searched for in the file name; what it matches
             (or its first parenthesis) is the group.
+        reading: How the image files are read.
 
     Raises:
         SsgcamError: If nothing can be read there, an image has no label or several, or fewer than two
@@ -105,7 +116,8 @@ def read_labeled_images(path: str | Path, group_pattern: str | None = None) -> L
         for sample in sample_set
     ]
     names = tuple(sample_set.class_names[index] for index in present)
-    return labeled_images(replace(sample_set, samples=tuple(samples), class_names=names))
+    sample_set = replace(sample_set, samples=tuple(samples), class_names=names)
+    return labeled_images(sample_set, reading)
 
 
 def split_by_group(
@@ -266,8 +278,10 @@ def _loader(
     return DataLoader(inputs, batch_size, sampler=keys, num_workers=workers, generator=generator)
 
 
-def _read_file(paths: Sequence[Path], index: int, _: np.random.Generator | None) -> Image.Image:
-    return read_image(paths[index])
+def _read_file(
+    paths: Sequence[Path], reading: Reading, index: int, _: np.random.Generator | None
+) -> Image.Image:
+    return read_image(paths[index], reading)
 
 
 def _read_of_subset(

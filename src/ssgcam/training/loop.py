@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ssgcam.core.target import logits_of
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, require
+from ssgcam.images import Reading
 from ssgcam.models import LoadedModel, check_network, load_model
 from ssgcam.training.checkpoint import identity, load_checkpoint, save_checkpoint
 from ssgcam.training.data import (
@@ -122,7 +123,7 @@ def train_classifier(
     device = choose_device(settings.device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = start_model(settings, images.class_names)
+        model = start_model(settings, images.class_names, images.reading)
     network = model.network.to(device).to(memory_format=torch.channels_last)
     frozen = freeze_before(network, settings.train_from)
     count = settings.samples_per_epoch or len(images.labels)
@@ -208,7 +209,9 @@ def predict(
     return model.probabilities(torch.cat(logits))
 
 
-def start_model(settings: TrainingSettings, class_names: tuple[str, ...]) -> LoadedModel:
+def start_model(
+    settings: TrainingSettings, class_names: tuple[str, ...], reading: Reading | None = None
+) -> LoadedModel:
     """Build the network to train, with one output for each class.
 
     Raises:
@@ -219,7 +222,9 @@ def start_model(settings: TrainingSettings, class_names: tuple[str, ...]) -> Loa
     size = loaded.preprocessing.input_size
     if settings.input_size is not None:
         size = (settings.input_size, settings.input_size)
-    preprocessing = replace(loaded.preprocessing, input_size=size, resize_shorter=None)
+    preprocessing = replace(
+        loaded.preprocessing, input_size=size, resize_shorter=None, reading=reading or Reading()
+    )
     model = LoadedModel(loaded.network, loaded.name, preprocessing, class_names)
     check_network(model)
     return model
