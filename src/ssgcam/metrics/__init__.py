@@ -16,6 +16,7 @@ module                    question
 ``road``                  The same with imputed pixels
 ``randomization``         Does a map depend on the network's weights?
 ``discrimination``        Does the map tell classes apart?
+``guarantee``             At which thresholds do masks keep a stated limit on their errors?
 ``bootstrap``             How uncertain is a number?
 ``histogram``, ``boxes``  What the others build on
 ========================  ==============================================================================
@@ -30,6 +31,9 @@ from ssgcam.metrics.boundary import boundary_f_score, boundary_parts, mask_bound
 from ssgcam.metrics.boxes import TAUS, best_ious, box_iou, contour_boxes, fill_boxes, scale_boxes
 from ssgcam.metrics.discrimination import (
     Mosaic, choose_mosaics, class_sensitivity, compared_classes, compose_mosaic, grid_parts,
+)  # fmt: skip
+from ssgcam.metrics.guarantee import (
+    Guarantee, SplitCheck, check_splits, choose_guarantee, group_means, inner_note, mask_losses,
 )  # fmt: skip
 from ssgcam.metrics.histogram import (
     ThresholdCounts, counts_from_above, score_histogram, threshold_counts,
@@ -54,18 +58,19 @@ from ssgcam.metrics.randomization import (
 from ssgcam.metrics.road import ROAD_AREAS, linear_imputation, road_parts, road_score
 
 __all__ = [
-    "AREAS", "ROAD_AREAS", "SCORES", "TAUS", "Interval", "MaskOffset", "Mosaic", "SanityResult",
-    "ThresholdCounts", "area_under_curve", "best_ious", "blur_drops", "bootstrap_interval",
-    "boundary_f_score", "boundary_parts", "box_hits", "box_iou", "cascade", "choose_mosaics",
-    "class_answers", "class_iou", "class_probabilities", "class_sensitivity",
-    "compared_classes", "compose_mosaic", "confusion_matrix", "constant_maps", "contour_boxes",
-    "counts_from_above", "curve_counts", "drop_and_increase", "fill_boxes", "fit_maps",
-    "foreground_iou", "gaussian_blur", "grid_parts", "identity", "image_ious", "images_at_once",
-    "insertion_deletion", "linear_imputation", "localization_hits", "mask_boundary",
-    "mask_offset", "max_box_acc", "max_box_acc_v2", "mean_iou", "mean_of_ratios", "moved_ranks",
-    "near_object", "paired_difference", "parts_by_class", "peak_hits",
-    "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks", "prepare_maps",
-    "pseudo_masks", "pxap_histograms", "quantize", "rank_correlation", "ratio",
+    "AREAS", "ROAD_AREAS", "SCORES", "TAUS", "Guarantee", "Interval", "MaskOffset", "Mosaic",
+    "SanityResult", "SplitCheck", "ThresholdCounts", "area_under_curve", "best_ious",
+    "blur_drops", "bootstrap_interval", "boundary_f_score", "boundary_parts", "box_hits",
+    "box_iou", "cascade", "check_splits", "choose_guarantee", "choose_mosaics", "class_answers",
+    "class_iou", "class_probabilities", "class_sensitivity", "compared_classes",
+    "compose_mosaic", "confusion_matrix", "constant_maps", "contour_boxes", "counts_from_above",
+    "curve_counts", "drop_and_increase", "fill_boxes", "fit_maps", "foreground_iou",
+    "gaussian_blur", "grid_parts", "group_means", "identity", "image_ious", "images_at_once",
+    "inner_note", "insertion_deletion", "linear_imputation", "localization_hits",
+    "mask_boundary", "mask_losses", "mask_offset", "max_box_acc", "max_box_acc_v2", "mean_iou",
+    "mean_of_ratios", "moved_ranks", "near_object", "paired_difference", "parts_by_class",
+    "peak_hits", "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks",
+    "prepare_maps", "pseudo_masks", "pxap_histograms", "quantize", "rank_correlation", "ratio",
     "replaced_probabilities", "resample_counts", "resize_mask", "road_parts", "road_score",
     "sanity_result", "scale_boxes", "score_histogram", "threshold_counts",
 ]  # fmt: skip
