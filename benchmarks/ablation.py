@@ -16,15 +16,15 @@ from pathlib import Path
 from common import DOCS, command, imagenet_network, kept, table, write_page
 from imagenet import METRICS, axes, rows_of, scores_of
 from ssgcam import SSGSettings
-from ssgcam.core.settings import PRESETS
+from ssgcam.core.methods import DISCRIMINATE, LOCALIZE
 from ssgcam.evaluation import MethodsCompared, MethodSpec
 
 CHOOSING = ("efficientnet_lite0", "squeezenet")
 FRESH = "efficientnet_lite2"
-BASE = PRESETS["discriminate"]
+BASE = DISCRIMINATE
 VARIANTS = {
     "discriminate": BASE,
-    "localize": PRESETS["localize"],
+    "localize": LOCALIZE,
     "taylor form": SSGSettings("taylor", 0.06, 0.3, 0.3),
     "gradient form": SSGSettings("gradient", 0.06, 0.3, 0.3),
     **{f"sigma {sigma}": replace(BASE, sigma=sigma) for sigma in (0.0, 0.03, 0.1)},

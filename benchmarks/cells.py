@@ -6,8 +6,9 @@
 A window of 160 px, about two cell diameters, lies around a red cell of ``malaria_iml``, moved by up to
 35 px. ``train`` fits a network to the windows' labels, infected or healthy, on two thirds of the fields.
 ``study`` searches a recipe on 40 infected windows of the fold's calibration fields and scores it and
-every rival on the infected windows of its test fields: foreground IoU against the ellipse in each cell's box,
-thresholds chosen on the calibration windows. Test windows of all folds are pooled; fields are resampled.
+every rival on the infected windows of its test fields: foreground IoU against the ellipse in each cell's
+box, thresholds chosen on the calibration windows. Test windows of all folds are pooled; fields are
+resampled.
 """
 
 from __future__ import annotations

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 from PIL import Image
-from ssgcam.search.fitness import ThresholdSweep, choose_cut, fitness_parts, score_of
 from torch import Tensor, nn
 from torchvision import models
 
 from ssgcam import LoadedModel, Preprocessing, load_model
 from ssgcam.data import SampleSet, read_samples
-from ssgcam.files import write_text, write_with
+from ssgcam.files import write_text, written_whole
 from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
+from ssgcam.search.fitness import choose_cut, score_of, sweep_thresholds
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 #: The row of the recipe that the search ends with.
@@ -102,7 +102,8 @@ def kept(file: Path, make: Callable[[], Any]) -> Any:
     """What ``make`` returns, computed once: read from the file if it is there."""
     if not file.exists():
         content = make()
-        write_with(file, lambda path: torch.save(content, path))
+        with written_whole(file) as temporary:
+            torch.save(content, temporary)
     return torch.load(file, weights_only=True)
 
 
@@ -194,12 +195,12 @@ def color_threshold(
     sure = torch.ones(len(calibration))
     best: tuple[float, str, float] = (-1.0, "", 0.0)
     for name, maps in color_maps(rgb(model, calibration.images)).items():
-        sweep = ThresholdSweep.of(maps, calibration.masks, sure, "pooled")
+        sweep = sweep_thresholds(maps, calibration.masks, sure, "pooled")
         cut = choose_cut(sweep, "pooled", gate=0.0)
         best = max(best, (cut.score, name, cut.threshold))
     _, name, threshold = best
     maps = color_maps(rgb(model, tested.images))[name]
-    sweep = ThresholdSweep.of(maps, tested.masks, torch.ones(len(tested)), "pooled")
+    sweep = sweep_thresholds(maps, tested.masks, torch.ones(len(tested)), "pooled")
     return f"{name} >= {threshold:.3f}", sweep.at(threshold, 0.0)
 
 
@@ -230,13 +231,13 @@ def search_fold(
     kinds = {each.name: each.kind for each in result.rows}
     chosen, parts["Color threshold"] = color_threshold(model, calibration, tested)
     kinds["Color threshold"] = "color"
-    parts[RECIPE], kinds[RECIPE] = parts[found.report.final], "recipe"
+    parts[RECIPE], kinds[RECIPE] = parts[result.final], "recipe"
     return {
         "parts": parts,
         "kinds": kinds,
         "groups": list(tested.groups),
         "layers": [layer.name for layer in found.recipe.layers],
-        "final": found.report.final,
+        "final": result.final,
         "color": chosen,
         "warnings": list(found.report.warnings),
     }
@@ -262,17 +263,14 @@ def fold_tables(
     groups = [group for fold in folds for group in fold["groups"]]
     statistic = partial(score_of, kind="pooled")
     interval = partial(bootstrap_interval, seed=seed, groups=groups)
-    scored = {
-        name: interval(fitness_parts(own, "pooled"), statistic) for name, own in parts.items()
-    }
+    scored = {name: interval(own, statistic) for name, own in parts.items()}
     order = sorted(scored, key=lambda name: -scored[name].value)
     rows = [row(network, name, "", "foreground IoU", scored[name], seed) for name in order]
     leads = []
     for kind, words in RIVALS.items():
         best = next((name for name in order if kinds[name] == kind and name != RECIPE), None)
         if best is not None:
-            ours, theirs = (fitness_parts(parts[name], "pooled") for name in (RECIPE, best))
-            gap = paired_difference(ours, theirs, statistic, seed=seed, groups=groups)
+            gap = paired_difference(parts[RECIPE], parts[best], statistic, seed=seed, groups=groups)
             rows.append(row(network, f"{RECIPE} - {best}", "", "IoU difference", gap, seed))
             leads.append([f"{words} ({best})", with_interval(gap, "+")])
     shown = [[name, kinds[name], with_interval(scored[name])] for name in order[:most]]

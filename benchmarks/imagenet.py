@@ -51,7 +51,7 @@ RIVALS = (
     "hires_cam",
     "layer_cam",
     "grad_cam_elementwise",
-    "smooth_hires_cam",
+    "smoothed_hires_cam",
 )
 #: What is compared on the page: metric -> its axis.
 METRICS = {

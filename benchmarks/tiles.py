@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from ssgcam.search.fitness import fitness_parts, score_of
 
 from common import (
     DOCS,
@@ -41,6 +40,7 @@ from ssgcam import LoadedModel, load_model, save_model
 from ssgcam.images import read_image
 from ssgcam.metrics import bootstrap_interval
 from ssgcam.search import CalibrationSet, SearchSettings
+from ssgcam.search.fitness import score_of
 from ssgcam.training import LabeledImages, TrainingSettings, predict, train_classifier
 
 FOLDS, INPUT, CLASS_NAMES = 3, 256, ("free", "defect")
@@ -177,10 +177,7 @@ def kind_rows(folds: Sequence[dict[str, object]], kinds: Sequence[str]) -> tuple
         if all(name in fold["parts"] for fold in folds)  # type: ignore[operator]
     }
     groups = [group for fold in folds for group in fold["groups"]]  # type: ignore[attr-defined]
-    scores = {
-        name: float(score_of(fitness_parts(own, "pooled").mean(0)[None], "pooled")[0])
-        for name, own in parts.items()
-    }
+    scores = {name: float(score_of(own.mean(0)[None], "pooled")[0]) for name, own in parts.items()}
     for kind in ("single", "ssg"):
         own = [name for name, of in folds[0]["kinds"].items() if of == kind and name in parts]  # type: ignore[attr-defined]
         names.insert(-1, max(own, key=lambda name: scores[name]))
@@ -190,7 +187,7 @@ def kind_rows(folds: Sequence[dict[str, object]], kinds: Sequence[str]) -> tuple
         line = [kind, str(len(chosen)), str(len({groups[index] for index in chosen}))]
         for name in names:
             found = bootstrap_interval(
-                fitness_parts(parts[name][chosen], "pooled"),
+                parts[name][chosen],
                 partial(score_of, kind="pooled"),
                 seed=0,
                 groups=[groups[index] for index in chosen],

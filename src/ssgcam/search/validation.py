@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -89,10 +89,19 @@ class Lead:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, and the leads of the recipe."""
+    """All rows, and the leads of the recipe.
+
+    Attributes:
+        rows: One for each method and layer, and for each version of the recipe.
+        leads: What the recipe leads or loses by.
+        final: Name of the row of the recipe that was chosen.
+        parts: For each row and set of images the images' parts of the score, see ``search.fitness``.
+    """
 
     rows: tuple[Row, ...]
     leads: tuple[Lead, ...]
+    final: str
+    parts: Mapping[tuple[str, Where], Tensor] = field(repr=False, compare=False)
 
     def row(self, name: str) -> Row:
         """The row of that name."""
@@ -201,7 +210,7 @@ def compare(
                     pair = parts[name, where], parts[best, where]
                     lead = paired_difference(*pair, number, seed=seed, groups=groups[where])
                     leads.append(Lead(name, best, of_kind, where, lead))
-    return Table(tuple(rows), tuple(leads))
+    return Table(tuple(rows), tuple(leads), final, parts)
 
 
 def validation_warnings(
