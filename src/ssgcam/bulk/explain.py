@@ -5,6 +5,7 @@ OUT/NAME_heatmap.png    the map alone, at the photo's size
 OUT/NAME_map.npy        the map, float32 in [0, 1], at the network's input size
 OUT/legend.png          the color scale
 OUT/manifest.jsonl      a line for each photo, see ``ssgcam.manifest``
+OUT/report.html         the HTML report, if asked for
 OUT/explain.json        the settings and what is known of each photo
 
 With several classes for each photo NAME is followed by ``_`` and the class's index.
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssgcam.bulk.inputs import InputImage, flat_inputs
+from ssgcam.bulk.reports import REPORT as HTML_REPORT
+from ssgcam.bulk.reports import explain_report
 from ssgcam.bulk.settings import class_indices, settings_of, versions
 from ssgcam.bulk.stream import SCRATCH, Outcome, process, run
 from ssgcam.cam import CAM
@@ -53,6 +56,7 @@ def explain_images(
     batch_size: int = 16,
     workers: int | None = None,
     device: torch.device | None = None,
+    report: bool = False,
     source: Mapping[str, str] | None = None,
     on_done: Callable[[dict[str, Any]], object] | None = None,
     progress: bool = False,
@@ -70,6 +74,7 @@ def explain_images(
         batch_size: Photos in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
         device: Where the network runs; where it is if None.
+        report: Write an HTML report as well.
         source: Where the network came from; reported with its other settings.
         on_done: Called with the JSON report's entry of each photo.
         progress: Show a bar on a terminal.
@@ -96,15 +101,23 @@ def explain_images(
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
     task = ExplainTask(model, cam, out, indices, top, crop, batch_size)
 
-    def report(image: InputImage, entry: Entry) -> None:
+    def report_entry(image: InputImage, entry: Entry) -> None:
         if on_done is not None:
             on_done(_about(image.path, entry))
 
     try:
         engine = partial(process, workers=workers)
-        return run(inputs, task, manifest, engine=engine, on_done=report, progress=progress)
+        outcome = run(
+            inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
+        )
     finally:
         _write_report(out / REPORT, settings, manifest, inputs)
+    if report:
+        names = {image.name for image in inputs}
+        entries = [entry for entry in manifest.entries() if entry.unit in names]
+        facts = [entry.facts for entry in entries if not entry.error]
+        explain_report(out / HTML_REPORT, facts, outcome.failures, settings)
+    return outcome
 
 
 @dataclass(frozen=True, eq=False)

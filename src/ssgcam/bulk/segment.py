@@ -4,6 +4,7 @@ OUT/a/1.png             the mask of a/1.jpg, indexed: 0 background, k the k-th c
 OUT/overlays/a/1.jpg    the photo with its mask over it, if asked for
 OUT/maps/a/1.png        the map, 16 bits, if asked for; with several classes a/1_VALUE.png
 OUT/review/             the least stable photos and masks, if asked for
+OUT/report.html         the HTML report, if asked for
 OUT/manifest.jsonl      a line for each photo, see ``ssgcam.manifest``
 OUT/segment.json        the settings, and which value stands for which class
 """
@@ -11,6 +12,7 @@ OUT/segment.json        the settings, and which value stands for which class
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +25,7 @@ from torch import nn
 from ssgcam.bulk.export import ExportFormat, ExportImage, export_masks
 from ssgcam.bulk.inputs import Failure, InputImage, nested_inputs
 from ssgcam.bulk.mask_files import voc_colors
+from ssgcam.bulk.reports import REPORT, segment_report
 from ssgcam.bulk.segmenter import (
     DEFAULT_GATE,
     DEFAULT_THRESHOLD,
@@ -86,6 +89,7 @@ def segment_images(
     min_object: int = 1,
     export: Sequence[ExportFormat] = (),
     review: int = 0,
+    report: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
     device: torch.device | None = None,
@@ -116,6 +120,7 @@ def segment_images(
         export: Write all objects for other tools as well, see :mod:`ssgcam.bulk.export`.
         review: Copy so many photos with the least stable masks, and these, to ``out/review``, where
             they can be corrected and used for a search.
+        report: Write an HTML report as well.
         batch_size: Photos, or windows, in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
         device: Where the network runs; where it is if None.
@@ -139,7 +144,11 @@ def segment_images(
     patterns = [images] if isinstance(images, (str, Path)) else images
     inputs, left_out = nested_inputs(patterns, out)
     noise, count = check_network(loaded, device)
-    explainer = _explainer(loaded, recipe, cam, fast)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        explainer = _explainer(loaded, recipe, cam, fast)
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=2)
     found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
     if found is not None and found.network.reading is not None:
         loaded = with_settings(loaded, reading=found.network.reading)
@@ -162,7 +171,7 @@ def segment_images(
     manifest = Manifest(out / MANIFEST, settings)
     segmenter = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size)
 
-    def report(image: InputImage, entry: Entry) -> None:
+    def report_failure(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:
             on_failure(Failure(image.path, entry.error))
 
@@ -175,7 +184,7 @@ def segment_images(
             segmenter,
             manifest,
             engine=engine or partial(process, workers=workers),
-            on_done=report,
+            on_done=report_failure,
             progress=progress,
         )
     finally:  # not before: another run may be writing there
@@ -196,6 +205,15 @@ def segment_images(
     export_masks(export, exported, value_names, out)
     if review:
         _copy_for_review(finished, entries, review, out)
+    if report:
+        segment_report(
+            out / REPORT,
+            [(image, out / mask_name(image), entries[image.name]) for image in finished],
+            failures,
+            value_names,
+            settings,
+            [str(warning.message) for warning in caught],
+        )
     return Segmented(
         total=outcome.total + len(left_out),
         before=outcome.before,

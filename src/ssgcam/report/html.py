@@ -1,0 +1,174 @@
+"""How does a run become one HTML file that can be sent? Warnings, tables, plots, pictures, settings.
+
+The file needs no other file and no network: pictures and plots are embedded, and so are the style and
+the script that sorts tables and opens pictures. A hundred pictures take less than 5 MB.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ssgcam.files import write_text
+
+#: Bytes that all pictures of a report may take together, before they are encoded as text.
+PICTURE_BYTES = 3_300_000
+#: Longer side of a picture and JPEG quality, from the best to the smallest.
+PICTURE_SIZES = ((720, 82), (560, 75), (420, 70), (320, 60), (240, 50), (160, 40))
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that the reader can sort by any column.
+
+    Attributes:
+        title: Heading.
+        columns: Names of the columns.
+        rows: Cells; numbers are aligned and sorted as such, None is an empty cell.
+        note: A sentence below the heading.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that opens when it is clicked.
+
+    Attributes:
+        image: Any size; it is embedded at the size that the file's limit allows.
+        title: First line below it.
+        caption: Further text below it.
+    """
+
+    image: Image.Image
+    title: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures in a grid, in the order given; the attributes are as of :class:`Table`."""
+
+    title: str
+    pictures: Sequence[Picture]
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """Charts in one row: Matplotlib figures, embedded as vector graphics."""
+
+    title: str
+    figures: Sequence[Figure]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs under a heading."""
+
+    title: str
+    paragraphs: Sequence[str]
+
+
+Section = Table | Gallery | Plot | Text
+
+
+def write_html(
+    path: str | Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    summary: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Write a report as one HTML file, whole or not at all.
+
+    Args:
+        path: The file, ``.html``.
+        title: Of the report.
+        sections: Tables, galleries, plots and texts, in their order.
+        summary: Sentences at the top.
+        warnings: Sentences shown before everything else.
+        settings: What the results depend on; JSON values, nested.
+        versions: Name and version of the software.
+
+    Raises:
+        SsgcamError: If the file can't be written.
+
+    Example:
+        >>> import tempfile
+        >>> table = Table("Scores", ["image", "IoU"], [["a.png", 0.5]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_html(Path(folder) / "report.html", "A report", [table])
+    """
+    pictures = [p for s in sections if isinstance(s, Gallery) for p in s.pictures]
+    encoded = dict(zip(map(id, pictures), _jpegs([p.image for p in pictures]), strict=True))
+    environment = Environment(
+        loader=PackageLoader("ssgcam.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cell": _cell, "jpeg": lambda p: encoded[id(p)], "svg": _svg}
+    text = environment.get_template("report.html.jinja").render(
+        title=title,
+        sections=[(type(section).__name__.lower(), section) for section in sections],
+        summary=summary,
+        warnings=warnings,
+        settings=json.dumps(settings, indent=2, default=str) if settings else "",
+        versions=versions or {},
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+    write_text(Path(path), text)
+
+
+def _jpegs(images: Sequence[Image.Image]) -> list[str]:
+    """Pictures as data addresses, all of the largest size with which they fit in the limit."""
+    encoded: list[bytes] = []
+    for side, quality in PICTURE_SIZES:
+        encoded = [_jpeg(image, side, quality) for image in images]
+        if sum(map(len, encoded)) <= PICTURE_BYTES:
+            break
+    return [f"data:image/jpeg;base64,{base64.b64encode(each).decode()}" for each in encoded]
+
+
+def _jpeg(image: Image.Image, side: int, quality: int) -> bytes:
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    stream = io.BytesIO()
+    small.save(stream, format="JPEG", quality=quality, optimize=True)
+    return stream.getvalue()
+
+
+def _svg(figure: Figure) -> str:
+    stream = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
