@@ -52,14 +52,12 @@ from ssgcam.metrics.perturbation import (
     pixel_counts, pixel_ranks, replaced_probabilities,
 )  # fmt: skip
 from ssgcam.metrics.pointing import near_object, peak_hits
-from ssgcam.metrics.randomization import (
-    SanityResult, cascade, constant_maps, rank_correlation, sanity_result,
-)  # fmt: skip
+from ssgcam.metrics.randomization import cascade, constant_maps, rank_correlation
 from ssgcam.metrics.road import ROAD_AREAS, linear_imputation, road_parts, road_score
 
 __all__ = [
     "AREAS", "ROAD_AREAS", "SCORES", "TAUS", "Guarantee", "Interval", "MaskOffset", "Mosaic",
-    "SanityResult", "SplitCheck", "ThresholdCounts", "area_under_curve", "best_ious",
+    "SplitCheck", "ThresholdCounts", "area_under_curve", "best_ious",
     "blur_drops", "bootstrap_interval", "boundary_f_score", "boundary_parts", "box_hits",
     "box_iou", "cascade", "check_splits", "choose_guarantee", "choose_mosaics", "class_answers",
     "class_iou", "class_probabilities", "class_sensitivity", "compared_classes",
@@ -72,5 +70,5 @@ __all__ = [
     "peak_hits", "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks",
     "prepare_maps", "pseudo_masks", "pxap_histograms", "quantize", "rank_correlation", "ratio",
     "replaced_probabilities", "resample_counts", "resize_mask", "road_parts", "road_score",
-    "sanity_result", "scale_boxes", "score_histogram", "threshold_counts",
+    "scale_boxes", "score_histogram", "threshold_counts",
 ]  # fmt: skip

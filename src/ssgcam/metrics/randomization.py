@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from scipy.stats import rankdata
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from ssgcam.errors import SsgcamError
 
-#: Rank correlation from which a control map counts as the original one.
+#: Rank correlation from which the map of a control without gradients counts as the original one: then
+#: only weights above its layer are random.
 UNCHANGED = 0.999
 
 
@@ -89,88 +89,6 @@ def cascade(
         for part in inner:
             _randomize(part, generator)
         yield name, randomized
-
-
-@dataclass(frozen=True, eq=False)
-class SanityResult:
-    """Rank correlations of a cascade and the verdict.
-
-    Attributes:
-        n: Images whose original map isn't constant: the others have no ranks to compare.
-        stages: The module that was randomized last, top down.
-        correlation: Mean rank correlation with the original map at each stage.
-        control: The same of the control that uses no gradients.
-        vanished: Maps that became constant at each stage; they count as 0.
-        decisive: The stage of the verdict: the last at which the control's maps are still the original
-            ones (only weights above its layer are random), or the last of all where there is none.
-        threshold: The verdict is "passes" below it.
-        passed: ``correlation[decisive] < threshold``: random weights above the layer changed the map.
-        seed: Of the cascade.
-        parts: ``[N, stages]``: every image's correlation, for the bootstrap.
-    """
-
-    n: int
-    stages: tuple[str, ...]
-    correlation: tuple[float, ...]
-    control: tuple[float, ...]
-    vanished: tuple[int, ...]
-    decisive: int
-    threshold: float
-    passed: bool
-    seed: int
-    parts: Tensor
-
-
-def sanity_result(
-    stages: Sequence[str],
-    method: Tensor,
-    control: Tensor,
-    vanished: Tensor,
-    *,
-    keep: Tensor,
-    threshold: float = 0.5,
-    seed: int = 0,
-) -> SanityResult:
-    """The verdict on a method from the rank correlations of a cascade.
-
-    The control is the sum of the target layer's activations over channels: it uses no gradient, so
-    weights above the layer can't change it. A method must change where the control doesn't.
-
-    Args:
-        stages: The module that was randomized last at each stage, top down.
-        method: Rank correlation with the original map, ``[N, stages]``; NaN counts as 0.
-        control: The same of the control.
-        vanished: Whether the method's map is constant at a stage, ``[N, stages]``.
-        keep: Whether the original map isn't constant, ``[N]``.
-        threshold: The verdict is "passes" below it, in (-1, 1].
-        seed: Of the cascade.
-
-    Returns:
-        Means and the verdict.
-
-    Raises:
-        SsgcamError: If the threshold is outside (-1, 1], or if every original map is constant.
-    """
-    if not -1 < threshold <= 1:
-        raise SsgcamError(f"the threshold is {threshold}; pass a rank correlation in (-1, 1]")
-    if not keep.any():
-        raise SsgcamError("every map of the intact network is constant; choose another layer")
-    parts = method[keep].nan_to_num(0.0).cpu()
-    correlation, controls = parts.mean(0).tolist(), control.nanmean(0).tolist()
-    same = [index for index, value in enumerate(controls) if value >= UNCHANGED]
-    decisive = same[-1] if same else len(stages) - 1
-    return SanityResult(
-        n=len(parts),
-        stages=tuple(stages),
-        correlation=tuple(correlation),
-        control=tuple(controls),
-        vanished=tuple(vanished[keep].sum(0).tolist()),
-        decisive=decisive,
-        threshold=threshold,
-        passed=correlation[decisive] < threshold,
-        seed=seed,
-        parts=parts,
-    )
 
 
 def constant_maps(maps: Tensor) -> Tensor:
