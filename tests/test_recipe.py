@@ -50,7 +50,6 @@ def test_round_trip(network: nn.Module, tmp_path: Path) -> None:
         augmentation=Augmentation("both", (1.0, 1.5)),
         refinement=Refinement(iterations=3, dilations=(1, 2)),
         gate=0.25,
-        network=Fingerprint("small", SIZE, "sha256:0", "sigmoid", Reading("0,4095", 2, (3,))),
         origin=Origin(
             "sha256:1",
             40,
@@ -62,6 +61,8 @@ def test_round_trip(network: nn.Module, tmp_path: Path) -> None:
             {"calibration": 0.1, "folds": None},
         ),
     )
+    made_of_files = Fingerprint("small", SIZE, "sha256:0", "sigmoid", Reading("0,4095", 2, (3,)))
+    recipe = replace(recipe, network=made_of_files)
     path = tmp_path / "recipe.json"
     recipe.save(path)
     assert Recipe.load(path) == recipe
