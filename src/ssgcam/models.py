@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from ssgcam.checkpoints import load_state, match_names, read_checkpoint
+from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, require
 from ssgcam.files import written_whole
@@ -181,7 +182,11 @@ def with_settings(
         std: Standard deviation of each channel.
         channel_order: ``"rgb"`` or ``"bgr"``.
         reading: How image files are read.
+
+    Raises:
+        SsgcamError: If a value is out of its range.
     """
+    check_choice("output", output or model.output, Output)
     given = {
         "input_size": input_size,
         "mean": None if mean is None else tuple(mean),

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from ssgcam.core.settings import check_choice
 from ssgcam.errors import SsgcamError
 from ssgcam.images import Reading, read_image
 
@@ -48,6 +49,11 @@ class Preprocessing:
             raise SsgcamError(
                 f"mean has {len(self.mean)} and std {len(self.std)} values; give 3 of each for a color "
                 "network or 1 for a gray one"
+            )
+        check_choice("channel_order", self.channel_order, Literal["rgb", "bgr"])
+        if min(self.input_size) < 1 or min(self.std) <= 0:
+            raise SsgcamError(
+                f"input_size is {self.input_size} and std {self.std}; give numbers above zero"
             )
 
     @property

@@ -49,7 +49,7 @@ class Common:
     """The options that all tasks share, in groups."""
 
     compare: CompareOptions
-    network: shared.NetworkOptions
+    network: shared.DescribedNetworkOptions
     data: shared.DataOptions
     run: shared.RunOptions
 

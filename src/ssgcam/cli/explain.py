@@ -32,7 +32,7 @@ class ExplainOptions:
 @grouped()
 def explain(
     files: ExplainOptions,
-    network: shared.NetworkOptions,
+    network: shared.DescribedNetworkOptions,
     method: shared.MethodOptions,
     run: shared.RunOptions,
 ) -> None:
@@ -69,6 +69,8 @@ def _print_entry(entry: dict[str, Any]) -> None:
 
     if "error" in entry:
         tqdm.write(f"ssgcam: {entry['error']}", file=sys.stderr)
+    for note in entry.get("notes", ()):
+        tqdm.write(f"{entry['photo']}: {note}", file=sys.stderr)
     for found in entry.get("maps", ()):
         name = found["name"] or f"class {found['class']}"
         line = f"{entry['photo']}: {name} {found['probability']:.1%} -> {found['overlay']}"

@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
+import typer
 from typer import Argument, Option
 from typer.models import OptionInfo
 
@@ -25,6 +26,7 @@ from ssgcam.errors import SsgcamError
 if TYPE_CHECKING:
     from ssgcam.cam import CAM
     from ssgcam.data import SampleSet
+    from ssgcam.images import Reading
     from ssgcam.models import LoadedModel
 
 MODEL = "A torchvision name, timm/NAME, a file, or package.module:factory."
@@ -75,6 +77,67 @@ class NetworkOptions:
 
         model = load_model(self.model, self.weights)
         model.network.to(choose_device(self.device))
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How image files are read."""
+
+    panel: ClassVar[str] = "Image files"
+    intensity: str | None = option(
+        None, "Pixels of more than 8 bits: auto, full or LOW,HIGH.", shown="the network's, or auto"
+    )
+    page: int | None = option(None, "Page of a TIFF or animation.", min=1, shown="1")
+    channels: str | None = option(
+        None, "One or three channels of a TIFF with others, from 1.", shown="the first three"
+    )
+
+    def changed(self, reading: Reading) -> Reading:
+        """Another rule with the options that were given."""
+        from ssgcam.images import Reading
+
+        channels = reading.channels
+        if self.channels is not None:
+            channels = tuple(map(int, numbers(self.channels, "--channels")))
+        return Reading(self.intensity or reading.intensity, self.page or reading.page, channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
+    """The network, and what it does not say itself."""
+
+    panel: ClassVar[str] = "Network"
+    class_names: Path | None = option(None, "A text file with a class name in each line.")
+    output: str | None = option(None, "softmax or sigmoid.", shown="the network's")
+    input_size: str | None = option(None, "HEIGHT,WIDTH of the input.", shown="the network's")
+    mean: str | None = option(None, "Mean of each channel, with commas.", shown="the network's")
+    std: str | None = option(
+        None, "Standard deviation of each channel, with commas.", shown="the network's"
+    )
+    channel_order: str | None = option(None, "rgb or bgr.", shown="the network's")
+
+    def load(self) -> LoadedModel:
+        """Load the network and add what the options say."""
+        from ssgcam.models import with_settings
+
+        model = NetworkOptions.load(self)
+        size = self.input_size and numbers(self.input_size, "--input-size")
+        names = self.class_names and self.class_names.read_text(encoding="utf-8").splitlines()
+        output: Any = self.output
+        order: Any = self.channel_order
+        model = with_settings(
+            model,
+            class_names=names or None,
+            output=output,
+            input_size=(int(size[0]), int(size[-1])) if size else None,
+            mean=numbers(self.mean, "--mean") if self.mean else None,
+            std=numbers(self.std, "--std") if self.std else None,
+            channel_order=order,
+            reading=self.changed(model.preprocessing.reading),
+        )
+        for note in model.notes:
+            typer.echo(f"note: {note}", err=True)
         return model
 
 

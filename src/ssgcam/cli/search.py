@@ -55,7 +55,7 @@ class SearchOptions:
 @grouped(batch_size=8)
 def search(
     files: SearchFiles,
-    network: shared.NetworkOptions,
+    network: shared.DescribedNetworkOptions,
     data: shared.DataOptions,
     options: SearchOptions,
 ) -> None:

@@ -96,7 +96,7 @@ class SegmentOptions:
     files: SegmentFiles
     masks: MaskOptions
     outputs: OutputOptions
-    network: shared.NetworkOptions
+    network: shared.DescribedNetworkOptions
     method: shared.MethodOptions
     run: shared.RunOptions
     cluster: ClusterOptions

@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 
 import typer
 
-from ssgcam.cli.options import GROUP_PATTERN, SEED, NetworkOptions, argument, grouped, option
+from ssgcam.cli.options import (
+    GROUP_PATTERN,
+    SEED,
+    NetworkOptions,
+    ReadingOptions,
+    argument,
+    grouped,
+    option,
+)
 from ssgcam.errors import SsgcamError
 
 EXAMPLE = "ssgcam train classes/ --model resnet34 --weights DEFAULT --out network.pth"
@@ -48,13 +56,19 @@ class TrainingOptions:
 
 
 @grouped(model="resnet18", weights="none", batch_size=32)
-def train(files: FileOptions, network: NetworkOptions, training: TrainingOptions) -> None:
+def train(
+    files: FileOptions,
+    images: ReadingOptions,
+    network: NetworkOptions,
+    training: TrainingOptions,
+) -> None:
     """Train or fine-tune an image classifier from image-level labels.
 
     OUT is the network, beside it are a report (ending .json) and, during the training, a checkpoint
     (ending .checkpoint.pth), from which --resume continues.
     """
     from ssgcam.files import write_json
+    from ssgcam.images import Reading
     from ssgcam.models import save_model
     from ssgcam.training import TrainingSettings, read_labeled_images, train_classifier
 
@@ -64,7 +78,7 @@ def train(files: FileOptions, network: NetworkOptions, training: TrainingOptions
     options: dict[str, Any] = {**vars(network), **vars(training)}
     checkpoint = out.with_suffix(".checkpoint.pth")
     result = train_classifier(
-        read_labeled_images(files.data, files.group_pattern),
+        read_labeled_images(files.data, files.group_pattern, images.changed(Reading())),
         TrainingSettings(**options),
         checkpoint=checkpoint,
         resume=files.resume,

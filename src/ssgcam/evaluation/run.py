@@ -29,7 +29,6 @@ from ssgcam.evaluation.report import LONGEST, Evaluation, example_cell
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.files import written_whole
 from ssgcam.fingerprint import parameter_hash
-from ssgcam.images import read_image
 from ssgcam.manifest import Entry, Manifest, file_stamp
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.preprocessing import unit_range
@@ -316,7 +315,7 @@ class Run:
         title = ", ".join(own[label] for label in item.labels if label < len(own))
         if item.classes and names:
             title = ", ".join(names[index] for index in item.classes)
-        photo = read_image(item.sample.image)
+        photo = self.model.preprocessing.read(item.sample.image)
         width, height = photo.size
         photo.thumbnail((LONGEST, LONGEST))
         boxes = [
@@ -411,7 +410,7 @@ class Run:
         size, model = self.settings.batch_size, self.model
 
         def load(item: Item) -> tuple[Item, Tensor, tuple[int, int], Extra]:
-            photo = read_image(item.sample.image)
+            photo = model.preprocessing.read(item.sample.image)
             pixels = model.preprocessing.pixels(photo)
             return item, pixels, (photo.height, photo.width), read(item, photo)
 

@@ -20,7 +20,6 @@ from ssgcam.data import IGNORE, Sample, SampleSet, with_box_masks
 from ssgcam.data.classes import match_classes
 from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import placed, tensor_bytes
-from ssgcam.images import read_image
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
 
@@ -146,7 +145,7 @@ class CalibrationSet:
         mapping = _matched_classes(samples, loaded, required=classes is None)
         pixels, masks, indices, rows = [], [], [], []
         for sample in samples:
-            photo = read_image(sample.image)
+            photo = loaded.preprocessing.read(sample.image)
             prepared = loaded.preprocessing.pixels(photo)
             for label, index in _rows_of(sample, samples.semantic, mapping, classes):
                 inside, ignored = samples.object_mask(sample, photo.size, label)

@@ -326,7 +326,11 @@ class _Search:
             threshold=float(candidate.thresholds[0]),
             gate=float(candidate.gates[0]),
             network=Fingerprint(
-                Path(model.name).name, data.image_size, parameter_hash(model.network), model.output
+                Path(model.name).name,
+                data.image_size,
+                parameter_hash(model.network),
+                model.output,
+                model.preprocessing.reading,
             ),
             working_size=maps.size,
             classes=data.class_choices,
