@@ -39,10 +39,10 @@ def test_the_tolerance_is_a_closed_disc():
     assert pointing_hits(maps, masks).tolist() == [1, 0]
 
 
-def test_a_map_without_evidence_scores_chance():
+def test_a_constant_or_non_finite_map_scores_chance():
     mask = torch.zeros(1, 100, 100)
     mask[0, :, :10] = 1
-    for value in (0.0, float("nan")):
+    for value in (0.0, 0.3, float("nan")):
         hit = float(pointing_hits(torch.full((1, 7, 7), value), mask))
         assert hit == pytest.approx(0.25)  # the object and 15 columns beside it
 
