@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.networks import Small
+from helpers.networks import Constant, Small
 from ssgcam import CAM, SSGCAM, LoadedModel, SSGSettings, TargetSettings
 from ssgcam.core.fusion import fuse
-from ssgcam.core.methods import METHODS, layer_cam, ssg_cam
-from ssgcam.core.target import logits_and_classes
+from ssgcam.core.methods import METHODS, layer_cam
 from ssgcam.errors import SsgcamError
 
 LAYERS = ["act1", "act2"]
@@ -29,21 +28,6 @@ def network() -> Small:
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(3, 3, 16, 20)
-
-
-# classes
-
-
-class Constant(nn.Module):
-    """Class 0 looks at the picture, class 1 against it, class 2 not at all."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        bright = self.layer(images).mean((1, 2, 3))
-        return torch.stack([bright, -bright, 0 * bright], 1)
 
 
 def test_none_is_the_top_1_class_of_each_image(images: Tensor) -> None:
@@ -112,106 +96,6 @@ def test_several_classes_of_other_scores(
 def test_classes_that_do_not_fit(wrong: Any, message: str, network: Small, images: Tensor) -> None:
     with pytest.raises(SsgcamError, match=message):
         CAM(network, LAYERS)(images, wrong)
-
-
-# results
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_maps_are_from_0_to_1_at_input_size(method: str, network: Small, images: Tensor) -> None:
-    result = CAM(network, LAYERS, method)(images, 1)
-    assert result.maps.shape == (3, 16, 20)
-    assert result.maps.dtype == torch.float32
-    assert not result.maps.requires_grad
-    assert result.maps.min() >= 0
-    for index in range(3):
-        assert result.maps[index].max() == float(result.evidence[index])
-        assert (result.notes[index] == "") or "no evidence in layer" in result.notes[index]
-    for name, (height, width) in zip(LAYERS, ((16, 20), (8, 10)), strict=True):
-        assert result.layer_maps[name].shape == (3, height, width)
-        assert result.layer_maps[name].dtype == torch.float32
-        assert (result.layer_maps[name] >= 0).all()
-    assert result.maps.any()
-
-
-def test_the_whole_is_the_sum_of_its_parts(network: Small, images: Tensor) -> None:
-    """Signals, method and pipeline, called by hand, give the very maps."""
-    settings = SSGSettings("taylor", 0.2, 1.5, 0.5)
-    cam = CAM(
-        network, LAYERS, ssg=settings, gamma=[0.5, 2], layer_weights=[1, 3], output_size=(12, 9)
-    )
-    classes = torch.tensor([0, 1, 2])
-    signals, output = cam.signals(images, classes)
-    maps = {name: ssg_cam(signal, settings) for name, signal in signals.items()}
-    by_hand = fuse(list(maps.values()), (12, 9), gammas=[0.5, 2], weights=[1, 3])
-    result = cam(images, classes)
-    assert torch.equal(result.maps, by_hand)
-    assert torch.equal(result.maps, cam.fuse(result.layer_maps, (12, 9)))
-    torch.testing.assert_close(output.detach(), network(images))
-
-
-def test_an_image_does_not_depend_on_its_batch(network: Small, images: Tensor) -> None:
-    for method in METHODS:
-        cam = CAM(network, LAYERS, method)
-        whole = cam(images, 1)
-        for index in range(3):
-            alone = cam(images[index : index + 1], 1)
-            torch.testing.assert_close(alone.maps[0], whole.maps[index], atol=1e-5, rtol=1e-4)
-
-
-def test_results_are_frozen(network: Small, images: Tensor) -> None:
-    result = CAM(network, LAYERS)(images)
-    with pytest.raises(AttributeError):
-        result.maps = torch.zeros(1)  # type: ignore[misc]
-
-
-# no evidence
-
-
-@pytest.mark.parametrize("method", ["ssg_cam", "grad_cam", "layer_cam", "grad_cam_plus_plus"])
-def test_no_evidence_is_zeros_and_a_note(method: str) -> None:
-    images = torch.rand(3, 3, 8, 8)
-    result = CAM(Constant(), ["layer"], method)(images, [0, 1, 2])
-    assert result.evidence.tolist() == [True, False, False]
-    assert result.maps[0].max() == 1
-    assert not result.maps[1:].any()
-    assert result.notes[0] == ""
-    assert result.notes[1] == "no evidence in layer 'layer': nothing in it speaks for the class"
-    assert (
-        result.notes[2] == "no evidence in layer 'layer': the class score does not change with it"
-    )
-
-
-def test_notes_of_several_classes_are_image_by_image() -> None:
-    result = CAM(Constant(), ["layer"])(torch.rand(2, 3, 8, 8), [[0, 1, 2], [2, 0, 0]])
-    said = [note.rpartition(": ")[2] for note in result.notes]
-    nothing, unmoved = (
-        "nothing in it speaks for the class",
-        "the class score does not change with it",
-    )
-    assert said == ["", nothing, unmoved, unmoved, "", ""]
-    assert result.evidence.tolist() == [[True, False, False], [False, True, True]]
-
-
-class Half(Small):
-    """Evidence for every class in act2, against every class in act1."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.act1(self.conv1(images))
-        y = self.act2(self.conv2(x.detach()))
-        return (y.mean((1, 2, 3)) - x.mean((1, 2, 3)))[:, None].expand(-1, 3)
-
-
-def test_a_note_for_each_layer_without_evidence(images: Tensor) -> None:
-    result = CAM(Half(), LAYERS)(images, 0)
-    assert result.evidence.all()
-    assert all(note.startswith("no evidence in layer 'act1'") for note in result.notes)
-    assert not any("act2" in note for note in result.notes)
-    assert result.maps.amax() == 1
-    assert not result.layer_maps["act1"].any()
-
-
-# broken networks and bad input
 
 
 class Broken(Small):
@@ -291,9 +175,6 @@ def test_ssgcam_settings_are_checked(network: Small) -> None:
         SSGCAM(network, LAYERS, sigma=2)
     with pytest.raises(SsgcamError, match="form is 'other'"):
         SSGCAM(network, LAYERS, form="other")  # type: ignore[arg-type]
-
-
-# settings
 
 
 def test_ssgcam_is_cam_with_the_settings_spelled_out(network: Small, images: Tensor) -> None:
@@ -378,9 +259,6 @@ def test_absolute_sign(network: Small, images: Tensor) -> None:
     assert not torch.equal(result.maps, other.maps)
 
 
-# a user's own target
-
-
 def margin(logits: Tensor) -> Tensor:
     return logits[:, 0] - logits[:, 1:].logsumexp(1)
 
@@ -434,9 +312,6 @@ def test_a_segmentation_network(method: str) -> None:
     assert result.evidence.all()
     if method in ("layer_cam", "hires_cam", "grad_cam_elementwise"):
         assert not result.layer_maps["features"][:, :, 4:].any()  # only the left half is asked for
-
-
-# memory and devices
 
 
 def live_tensors() -> int:
@@ -498,9 +373,6 @@ def test_cuda(network: Small, images: Tensor) -> None:
         network.cpu()
 
 
-# the examples of the documentation
-
-
 def test_the_examples_of_the_documentation() -> None:
     model = Small()
     images = torch.rand(2, 3, 32, 32)
@@ -523,19 +395,3 @@ def test_the_examples_of_the_documentation() -> None:
     # a method is a pure function of a signal
     signals, _ = cam.signals(images, torch.tensor([0, 1]))
     assert layer_cam(signals["act2"]).shape == (2, 16, 16)
-
-
-@pytest.mark.parametrize("numbers", [(3e38, 3e38), (-3e38, -3e38), (3e38, 3e38, -1.0)])
-def test_finite_logits_may_have_a_sum_that_is_not(numbers: tuple[float, ...]) -> None:
-    output = torch.tensor([numbers, [0.0] * len(numbers)])
-    logits, classes = logits_and_classes(output, None, torch.zeros(2, 3, 4, 4), None)
-    assert logits is not None
-    assert torch.equal(logits, output)
-    assert torch.equal(classes, output.argmax(1))
-
-
-@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
-def test_logits_that_cancel_are_refused_as_well(bad: float) -> None:
-    output = torch.tensor([[0.0, 1.0], [bad, -bad]])
-    with pytest.raises(SsgcamError, match="NaN or infinity for image 1"):
-        logits_and_classes(output, None, torch.zeros(2, 3, 4, 4), None)

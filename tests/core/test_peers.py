@@ -359,4 +359,7 @@ def test_grad_cam_changes_the_network(network: nn.Module, images: Tensor) -> Non
 
 def test_the_list_of_compared_methods_is_complete() -> None:
     compared = {*GRAD_CAM_NAMES, "grad_cam_plus_plus", "shapley_cam", "eigen_cam", "score_cam"}
-    assert set(METHODS) == {*compared, "ssg_cam", "activation_sum"}
+    rivals = {"finer_cam", "refine_cam", "smoothed_hires_cam", "recipro_cam"}  # test_rivals
+    assert set(METHODS) == {
+        *compared, *rivals, "ssg_cam", "discriminate", "localize", "activation_sum"
+    }  # fmt: skip

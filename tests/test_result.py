@@ -1,0 +1,117 @@
+"""What a result holds, and what it says where there is no evidence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers.networks import Constant, Small
+from ssgcam import CAM, SSGSettings
+from ssgcam.core.fusion import fuse
+from ssgcam.core.methods import METHODS, ssg_cam
+
+LAYERS = ["act1", "act2"]
+
+
+@pytest.fixture
+def network() -> Small:
+    network = Small().eval()
+    network.fc.weight.data *= 4
+    return network
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(3, 3, 16, 20)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_are_from_0_to_1_at_input_size(method: str, network: Small, images: Tensor) -> None:
+    result = CAM(network, LAYERS, method)(images, 1)
+    assert result.maps.shape == (3, 16, 20)
+    assert result.maps.dtype == torch.float32
+    assert not result.maps.requires_grad
+    assert result.maps.min() >= 0
+    for index in range(3):
+        assert result.maps[index].max() == float(result.evidence[index])
+        assert (result.notes[index] == "") or "no evidence in layer" in result.notes[index]
+    for name, (height, width) in zip(LAYERS, ((16, 20), (8, 10)), strict=True):
+        assert result.layer_maps[name].shape == (3, height, width)
+        assert result.layer_maps[name].dtype == torch.float32
+        assert (result.layer_maps[name] >= 0).all()
+    assert result.maps.any()
+
+
+def test_the_whole_is_the_sum_of_its_parts(network: Small, images: Tensor) -> None:
+    """Signals, method and pipeline, called by hand, give the very maps."""
+    settings = SSGSettings("taylor", 0.2, 1.5, 0.5)
+    cam = CAM(
+        network, LAYERS, ssg=settings, gamma=[0.5, 2], layer_weights=[1, 3], output_size=(12, 9)
+    )
+    classes = torch.tensor([0, 1, 2])
+    signals, output = cam.signals(images, classes)
+    maps = {name: ssg_cam(signal, settings) for name, signal in signals.items()}
+    by_hand = fuse(list(maps.values()), (12, 9), gammas=[0.5, 2], weights=[1, 3])
+    result = cam(images, classes)
+    assert torch.equal(result.maps, by_hand)
+    assert torch.equal(result.maps, cam.fuse(result.layer_maps, (12, 9)))
+    torch.testing.assert_close(output.detach(), network(images))
+
+
+def test_an_image_does_not_depend_on_its_batch(network: Small, images: Tensor) -> None:
+    for method in METHODS:
+        cam = CAM(network, LAYERS, method)
+        whole = cam(images, 1)
+        for index in range(3):
+            alone = cam(images[index : index + 1], 1)
+            torch.testing.assert_close(alone.maps[0], whole.maps[index], atol=1e-5, rtol=1e-4)
+
+
+def test_results_are_frozen(network: Small, images: Tensor) -> None:
+    result = CAM(network, LAYERS)(images)
+    with pytest.raises(AttributeError):
+        result.maps = torch.zeros(1)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("method", ["ssg_cam", "grad_cam", "layer_cam", "grad_cam_plus_plus"])
+def test_no_evidence_is_zeros_and_a_note(method: str) -> None:
+    images = torch.rand(3, 3, 8, 8)
+    result = CAM(Constant(), ["layer"], method)(images, [0, 1, 2])
+    assert result.evidence.tolist() == [True, False, False]
+    assert result.maps[0].max() == 1
+    assert not result.maps[1:].any()
+    assert result.notes[0] == ""
+    assert result.notes[1] == "no evidence in layer 'layer': nothing in it speaks for the class"
+    assert (
+        result.notes[2] == "no evidence in layer 'layer': the class score does not change with it"
+    )
+
+
+def test_notes_of_several_classes_are_image_by_image() -> None:
+    result = CAM(Constant(), ["layer"])(torch.rand(2, 3, 8, 8), [[0, 1, 2], [2, 0, 0]])
+    said = [note.rpartition(": ")[2] for note in result.notes]
+    nothing, unmoved = (
+        "nothing in it speaks for the class",
+        "the class score does not change with it",
+    )
+    assert said == ["", nothing, unmoved, unmoved, "", ""]
+    assert result.evidence.tolist() == [[True, False, False], [False, True, True]]
+
+
+class Half(Small):
+    """Evidence for every class in act2, against every class in act1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.act1(self.conv1(images))
+        y = self.act2(self.conv2(x.detach()))
+        return (y.mean((1, 2, 3)) - x.mean((1, 2, 3)))[:, None].expand(-1, 3)
+
+
+def test_a_note_for_each_layer_without_evidence(images: Tensor) -> None:
+    result = CAM(Half(), LAYERS)(images, 0)
+    assert result.evidence.all()
+    assert all(note.startswith("no evidence in layer 'act1'") for note in result.notes)
+    assert not any("act2" in note for note in result.notes)
+    assert result.maps.amax() == 1
+    assert not result.layer_maps["act1"].any()
