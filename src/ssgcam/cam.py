@@ -29,7 +29,6 @@ from ssgcam.core.signals import Needs, Signal, signals_of
 from ssgcam.core.target import (
     Against,
     Classes,
-    Others,
     Scalar,
     TargetFunction,
     compared_classes,
@@ -177,13 +176,16 @@ class CAM:
         logits, classes = logits_and_classes(captured.output, classes, images, self.target_function)
         against = self.method.against if against is None else against
         others = compared_classes(against, logits, classes, self.target)
-        size = self.output_size or (int(images.shape[-2]), int(images.shape[-1]))
+        input_size = (int(images.shape[-2]), int(images.shape[-1]))
+        size = self.output_size or input_size
         raw, notes = [], []
         columns = [classes] if classes.ndim == 1 else classes.unbind(1)
         for k, column in enumerate(columns, 1):
-            signals = self._signals(captured, images, column, others, k < len(columns))
-            settings = _for_each(self.ssg, len(signals))
             scalar = Scalar(column, self.target, self.target_function, others)
+            signals = signals_of(
+                captured, scalar, self._needs, input_size, retain_graph=k < len(columns)
+            )
+            settings = _for_each(self.ssg, len(signals))
             with torch.no_grad():
                 raw.append(
                     {
@@ -220,7 +222,9 @@ class CAM:
     def signals(self, images: Tensor, classes: Tensor) -> tuple[dict[str, Signal], Any]:
         """The signals ``[N, C, h, w]`` of every target layer for ``[N]`` classes, and the output."""
         captured = self._capture(images)
-        return self._signals(captured, images, classes), captured.output
+        scalar = Scalar(classes, self.target, self.target_function)
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        return signals_of(captured, scalar, self._needs, size), captured.output
 
     @property
     def _needs(self) -> Needs:
@@ -238,25 +242,6 @@ class CAM:
         if self._fast_copy is not None:
             return self._fast_copy.capture(images, names, double_backward=twice)
         return capture(self.network, images, names, double_backward=twice)
-
-    def _signals(
-        self,
-        captured: Captured,
-        images: Tensor,
-        classes: Tensor,
-        against: Tensor | Others | None = None,
-        retain_graph: bool = False,
-    ) -> dict[str, Signal]:
-        return signals_of(
-            captured,
-            classes,
-            self._needs,
-            self.target,
-            (int(images.shape[-2]), int(images.shape[-1])),
-            function=self.target_function,
-            against=against,
-            retain_graph=retain_graph,
-        )
 
     def _layer_map(
         self,

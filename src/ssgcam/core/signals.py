@@ -34,10 +34,9 @@ from torch import Tensor, nn
 
 from ssgcam.core.capture import Captured
 from ssgcam.core.layouts import layout_of
-from ssgcam.core.network import explaining, outside_inference_mode
+from ssgcam.core.network import explaining
 from ssgcam.core.numerics import peak, per_image, unit, wide
-from ssgcam.core.settings import TargetSettings
-from ssgcam.core.target import Others, Scalar, TargetFunction, class_and_rivals
+from ssgcam.core.target import Scalar, class_and_rivals
 from ssgcam.errors import SsgcamError
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
@@ -68,26 +67,21 @@ class Signal:
 
 def signals_of(
     captured: Captured,
-    classes: Tensor,
+    scalar: Scalar,
     needs: Needs,
-    settings: TargetSettings,
     image_size: tuple[int, int],
     *,
-    function: TargetFunction | None = None,
-    against: Tensor | Others | None = None,
     retain_graph: bool = False,
 ) -> dict[str, Signal]:
     """The signals of all captured layers for one class of each image.
 
     Args:
         captured: A forward pass.
-        classes: ``[N]`` class indices.
+        scalar: What is differentiated; its settings say which second order, too
+            (``sign="absolute"`` takes its magnitude).
         needs: The most costly part that is wanted; ``"activation"`` and ``"forward"`` differentiate
             nothing.
-        settings: Target and kind of second order; ``sign="absolute"`` takes its magnitude.
         image_size: Height and width of the network's input.
-        function: A user's own target, from the output to ``[N]``.
-        against: Classes ``[N]`` to compare with, ``"rest"``, ``"similar"`` or ``None``.
         retain_graph: Keep the graph for another call.
 
     Returns:
@@ -98,10 +92,7 @@ def signals_of(
             derivative is asked for and identically zero.
     """
     layouts = {n: layout_of(a, image_size, n) for n, a in captured.activations.items()}
-    with torch.inference_mode(False):
-        classes = outside_inference_mode(classes)
-        against = outside_inference_mode(against) if isinstance(against, Tensor) else against
-    scalar = Scalar(classes, settings, function, against)
+    scalar = scalar.usable_in_graph()
     orders: Orders = {}
     products: dict[str, Tensor] = {}
     if needs == "curvature":
@@ -114,7 +105,7 @@ def signals_of(
     signals = {}
     for name, layout in layouts.items():
         first, second = orders.get(name, (None, None))
-        if second is not None and settings.sign == "absolute":
+        if second is not None and scalar.settings.sign == "absolute":
             second = second.abs()
         parts = (captured.activations[name].detach(), first, second, products.get(name))
         signals[name] = Signal(*(part if part is None else layout.maps(part) for part in parts))  # type: ignore[arg-type]

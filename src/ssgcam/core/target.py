@@ -34,6 +34,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ssgcam.core.network import outside_inference_mode
 from ssgcam.core.numerics import wide
 from ssgcam.core.settings import TargetName, TargetSettings, check_choice
 from ssgcam.errors import SsgcamError
@@ -113,6 +114,14 @@ class Scalar:
         """The same for these images, ``[M]`` indices."""
         against = self.against[images] if isinstance(self.against, Tensor) else self.against
         return replace(self, classes=self.classes[images], against=against)
+
+    def usable_in_graph(self) -> Scalar:
+        """The same, with indices that were not made in inference mode."""
+        with torch.inference_mode(False):
+            against = self.against
+            if isinstance(against, Tensor):
+                against = outside_inference_mode(against)
+            return replace(self, classes=outside_inference_mode(self.classes), against=against)
 
 
 def settings_and_function(

@@ -22,7 +22,7 @@ from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import unwrap
 from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.core.signals import Needs, Signal, signals_of
-from ssgcam.core.target import logits_and_classes
+from ssgcam.core.target import Scalar, logits_and_classes
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe
@@ -245,7 +245,7 @@ class Explainer:
         for k, column in enumerate(classes.unbind(1), 1):
             more = k < classes.shape[1]
             signals = signals_of(
-                captured, column, self._needs, self.target, size, retain_graph=more
+                captured, Scalar(column, self.target), self._needs, size, retain_graph=more
             )
             for spec in self.methods:
                 if spec in self._separate:
