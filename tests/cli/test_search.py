@@ -90,6 +90,20 @@ def test_what_stored_values_mean(tmp_path: Path) -> None:
     assert fitness["told"] > 0.7 > 0.3 > fitness["misread"]
 
 
+def test_quick_is_one_view_without_refinement_and_folds(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.json"
+    done = ssgcam(
+        folder(tmp_path / "calibration", 0), "--model", "helpers.search_sets:tiny", "--class", "ring",
+        "--layers", "act2", "--recipe", recipe, "--quick",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    report = (tmp_path / "r-report" / "report.md").read_text()
+    assert "fitness by the views it was searched on: plain" in report
+    assert report.count("| Recipe, ") == 1
+    # what is weak about the images is said before the search, and once
+    assert done.stderr.count("The calibration set is small") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +49,7 @@ class SearchOptions:
     scales: str = option("1,1.5", "Input scales to try, with commas.")
     refine: bool = option(True, "Try refinement by the image (PAMR).")
     gate: float | None = option(None, shared.GATE, shown="from the images without the object")
+    quick: bool = option(False, "One view, no refinement and no folds.")
     memory: float = option(1.0, "GB of maps to keep in memory; more go to a file.", min=0)
 
 
@@ -76,7 +77,7 @@ def search(
         raise SsgcamError(f"--boxes {boxes} is unknown; use filled or ellipse")
     given: dict[str, Any] = dict(vars(options))
     layers, refine, scales = (given.pop(name) for name in ("layers", "refine", "scales"))
-    flips = given.pop("flips")
+    flips, quick = given.pop("flips"), given.pop("quick")
     kinds: list[Any] = ["none", *(["horizontal"] if flips == "both" else []), flips]
     views = tuple(dict.fromkeys(Augmentation(kind) for kind in kinds))
     given |= {
@@ -89,6 +90,9 @@ def search(
         "batch_size": network.batch_size,
     }
     settings = SearchSettings(**given)
+    if quick:
+        one = (Augmentation(),)
+        settings = replace(settings, views=one, augmentations=one, refinement=None, folds=0)
     model = network.load()
     said: list[str] = []
 

@@ -136,11 +136,11 @@ class Objective:
             maps = self.cache.values[image].index_select(0, used).float()
             fused = F.embedding_bag(places, maps, starts, mode="sum", per_sample_weights=weights)
             peaks = fused.amax(1)
-            inside = fused >= torch.where(peaks > 0, peaks * limits, torch.inf)[:, None]
+            inside = fused.ge_(torch.where(peaks > 0, peaks * limits, torch.inf)[:, None])
             if self.kind == "box":
-                boxes.append(scores.mask_boxes(inside.view(-1, *self.cache.size)))
+                boxes.append(scores.mask_boxes(inside.view(-1, *self.cache.size) > 0))
             else:
-                counts.append(self.pixels[n] @ inside.float().T)
+                counts.append(self.pixels[n] @ inside.T)
         true, valid = self.pixels.double().sum(2).T
         if self.kind == "box":
             areas = scores.box_areas(torch.stack(boxes, 1), self.boxes)
@@ -156,9 +156,10 @@ class Objective:
         cells = torch.arange(size[0] * size[1]).view(size)[::2, ::2].flatten()
         pixels = self.pixels[..., cells]
         for n, image in enumerate(self.rows):
-            maps = values[image].index_select(1, cells).float() / 255
+            maps = values[image].index_select(1, cells).float().div_(255)
+            inside = torch.empty_like(maps)
             for t, limit in enumerate(limits):
-                counts = pixels[n] @ (maps >= limit).float().T
+                counts = pixels[n] @ torch.ge(maps, limit, out=inside).T
                 hit[t] += counts[0]
                 predicted[t] += counts[1]
         union = predicted + pixels[:, 0].double().sum() - hit

@@ -19,25 +19,31 @@ PLAIN, HORIZONTAL, BOTH = Augmentation(), Augmentation("horizontal"), Augmentati
 
 @dataclass(frozen=True)
 class MapGrid:
-    """The settings that a search chooses from for each layer: every combination.
+    """The settings that a search chooses from for each layer: every combination that applies.
 
     Attributes:
         forms: See ``SSGSettings``.
         sigmas: See ``SSGSettings``.
-        exponents: Pairs of first and second exponent.
+        exponents: Pairs of first and second exponent, for all forms but the sum form.
         gammas: Powers of the scaled map.
+        sum_members: First exponent, second exponent and cancellation of the sum form.
     """
 
-    forms: tuple[Form, ...] = ("taylor", "gradient")
+    forms: tuple[Form, ...] = ("taylor", "gradient", "sum")
     sigmas: tuple[float, ...] = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2)
     exponents: tuple[tuple[float, float], ...] = ((1.0, 0.0), (0.3, 0.3), (0.5, 0.5), (1.0, 1.0))
     gammas: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0)
+    sum_members: tuple[tuple[float, float, float], ...] = ((1.0, 0.5, 1.0), (1.0, 0.0, 0.0))
 
     @cached_property
     def settings(self) -> tuple[SSGSettings, ...]:
         """Everything but gamma."""
-        combinations = product(self.forms, self.sigmas, self.exponents)
-        return tuple(SSGSettings(form, sigma, *powers) for form, sigma, powers in combinations)
+        of_channels = [(*powers, 1.0) for powers in self.exponents]
+        return tuple(
+            SSGSettings(form, sigma, *member)
+            for form, sigma in product(self.forms, self.sigmas)
+            for member in (self.sum_members if form == "sum" else of_channels)
+        )
 
     @cached_property
     def entries(self) -> tuple[tuple[SSGSettings, float], ...]:
