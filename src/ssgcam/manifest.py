@@ -82,6 +82,20 @@ class Manifest:
                 facts=line,
             )
 
+    def different_settings(self) -> list[str]:
+        """Names of the settings that differ from those in the file, such as ``method.name``.
+
+        Returns:
+            Empty if the file is missing or has the same settings.
+        """
+        header = next(self._lines(), None)
+        if header is None:
+            return []
+        ours, theirs = (
+            dict(_flat(each["settings"])) for each in (json.loads(self._header), header)
+        )
+        return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
     def is_current(self, entry: Entry, stamp: Any) -> bool:
         """Whether the entry's input is unchanged and all its output files exist.
 
@@ -139,6 +153,15 @@ class Manifest:
             raise SsgcamError(
                 f"'{self.path}' can't be read ({error}); remove it to start anew"
             ) from error
+
+
+def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(settings, (dict, list)):
+        pairs = settings.items() if isinstance(settings, dict) else enumerate(settings)
+        for key, value in pairs:
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, settings
 
 
 def file_stamp(path: Path) -> list[int] | None:

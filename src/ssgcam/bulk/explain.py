@@ -99,6 +99,11 @@ def explain_images(
     settings["model"] |= source or {}
     manifest = Manifest(out / MANIFEST, settings)
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
+    if different := manifest.different_settings():
+        raise SsgcamError(
+            f"'{out}' holds heat maps of another run ({', '.join(different[:3])} differ); choose another "
+            "output folder or remove this one"
+        )
     task = ExplainTask(model, cam, out, indices, top, crop, batch_size)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
@@ -205,17 +210,16 @@ class ExplainTask:
 def _write_report(
     path: Path, settings: dict[str, Any], manifest: Manifest, inputs: Sequence[InputImage]
 ) -> None:
-    """Write the settings, and one line for each photo, whole or not at all."""
+    """Write the settings, and one line for each photo in the folder, whole or not at all."""
     paths = {image.name: image.path for image in inputs}
     start = json.dumps({"versions": versions(), **settings}, indent=2)
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
         comma = ""
         for entry in manifest.entries():
-            if entry.unit in paths:
-                about = _about(paths[entry.unit], entry)
-                stream.write(f"{comma}\n    {json.dumps(about, ensure_ascii=False)}")
-                comma = ","
+            about = _about(paths.get(entry.unit, Path(entry.unit)), entry)
+            stream.write(f"{comma}\n    {json.dumps(about, ensure_ascii=False)}")
+            comma = ","
         stream.write("\n  ]\n}\n")
 
 

@@ -15,19 +15,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ssgcam.cli import evaluate, explain, layers, search, segment, train
+from ssgcam.cli import evaluate, explain, layers, output, search, segment, train
 from ssgcam.errors import SsgcamError
 from ssgcam.version import __version__
 
 
 class Commands(TyperGroup):
-    """The group of subcommands: handles ``--debug`` and errors."""
+    """The group of subcommands: handles errors and the options of all subcommands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Accept ``--debug`` anywhere on the command line."""
-        if "--debug" in args:
-            args = ["--debug", *(arg for arg in args if arg != "--debug")]
-        return super().parse_args(ctx, args)
+        """Accept the options of all subcommands anywhere on the command line."""
+        everywhere = [arg for arg in args if arg in ("--debug", "--quiet", "--json")]
+        others = [arg for arg in args if arg not in everywhere]
+        return super().parse_args(ctx, [*everywhere, *others])
 
     def invoke(self, ctx: Any) -> Any:
         """Run a subcommand; an error becomes one sentence and an exit code."""
@@ -67,11 +67,19 @@ def _options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error as well.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    """Class activation maps of image classifiers, and segmentation masks from them."""
+    """Class activation maps of image classifiers, and segmentation masks from them.
+
+    The options below can stand anywhere on the command line, also after a subcommand.
+    """
+    output.style.quiet, output.style.json = quiet, json
 
 
 def main() -> None:
@@ -83,23 +91,19 @@ def main() -> None:
 
 def _report_and_exit(error: BaseException, command: str) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
-        _print_error("interrupted; files that were written are complete")
+        output.warn("interrupted; files that were written are complete")
         raise typer.Exit(130)
     if isinstance(error, (SsgcamError, OSError)):
-        _print_error(str(error))
+        output.warn(str(error))
         raise typer.Exit(2)
     if hasattr(error, "format_message"):  # a wrong option or argument
-        _print_error(f"{error.format_message().rstrip('.')}; '{command} --help' shows the usage")
+        output.warn(f"{error.format_message().rstrip('.')}; '{command} --help' shows the usage")
         raise typer.Exit(2)
     if isinstance(error, Exception):
         first = (str(error).splitlines() or [""])[0]
-        _print_error(
+        output.warn(
             f"{type(error).__name__}: {first}; this is a bug of ssgcam: please report it with what "
             "--debug shows"
         )
         raise typer.Exit(1)
     raise error
-
-
-def _print_error(sentence: str) -> None:
-    typer.echo(f"ssgcam: {' '.join(sentence.split())}", err=True)

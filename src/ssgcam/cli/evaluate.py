@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import typer
 
 from ssgcam.cli import options as shared
+from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _evaluate(
         workers=common.run.workers,
         seed=compare.seed,
         examples=given.get("examples", 0),
-        progress=True,
+        progress=output.style.progress,
         out=out,
         resume=compare.resume,
     )
@@ -211,10 +212,11 @@ def _evaluate(
     found = evaluate(model, samples, compared, classes=index, settings=settings, **options)
     found = replace(found, facts={**found.facts, "command": command})
     for fact in ("network", "data", "images", "intervals"):
-        typer.echo(f"{fact}: {found.facts[fact]}")
-    typer.echo(f"\n{found.text(brief=True)}")
+        output.say(f"{fact}: {found.facts[fact]}")
+    output.say(f"\n{found.text(brief=True)}")
     written = evaluation.write_evaluation(found, out)
-    typer.echo(f"\nwrote {', '.join(path.name for path in written)} in {out}")
+    output.say(f"\nwrote {', '.join(path.name for path in written)} in {out}")
+    output.result(out=out, files=[path.name for path in written], facts=found.facts)
 
 
 def _command_line(context: typer.Context) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from ssgcam.cli import options as shared
+from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
 
-EXAMPLE = "ssgcam explain cat.jpg dog.png --model resnet34 --out out"
+EXAMPLE = "ssgcam explain photo.jpg --model resnet34 --class tabby --out heatmaps"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class ExplainOptions:
     """The images and classes; the names are those of ``explain_images``."""
 
     images: list[str] = argument(shared.IMAGES)
-    out: Path = option(MISSING, shared.OUT)
+    out: Path = option(Path("heatmaps"), shared.OUT)
     classes: list[str] | None = option(
         None, "A class, by index or name; can be repeated.", "--class", shown="the most probable"
     )
@@ -29,7 +31,7 @@ class ExplainOptions:
     report: bool = option(False, "Also write an HTML report.", "--report")
 
 
-@grouped()
+@grouped(model=None)
 def explain(
     files: ExplainOptions,
     network: shared.DescribedNetworkOptions,
@@ -38,6 +40,7 @@ def explain(
 ) -> None:
     """Explain images: which parts of them speak for a class?
 
+    Without --model the network is EfficientNet-Lite0 if the extra 'demo' is installed, else ResNet34.
     For each image and class OUT gets NAME_overlay.png and NAME_heatmap.png at the image's own size and
     NAME_map.npy, the map in [0, 1] at the network's input size; OUT/explain.json describes all. The same
     command run again continues an interrupted run. An image that can't be explained is reported; the
@@ -52,14 +55,16 @@ def explain(
         cam=method.cam(model, batch_size=network.batch_size, fast=run.fast),
         batch_size=network.batch_size,
         workers=run.workers,
-        source={"name": network.model, "weights": network.weights},
+        source={"name": network.model or model.name, "weights": network.weights},
         on_done=_print_entry,
-        progress=True,
+        progress=output.style.progress,
         **given,
     )
     made = result.total - len(result.failures)
     known = f", {result.before} of them by an earlier run" if result.before else ""
-    typer.echo(f"explained {made} of {result.total} images{known}; wrote {files.out / REPORT}")
+    output.say(f"explained {made} of {result.total} images{known}; wrote {files.out / REPORT}")
+    if output.style.json:
+        output.result(**json.loads((files.out / REPORT).read_text("utf-8")))
     if result.failures:
         raise typer.Exit(2)
 
@@ -69,6 +74,8 @@ def _print_entry(entry: dict[str, Any]) -> None:
 
     if "error" in entry:
         tqdm.write(f"ssgcam: {entry['error']}", file=sys.stderr)
+    if output.style.quiet or output.style.json:
+        return
     for note in entry.get("notes", ()):
         tqdm.write(f"{entry['photo']}: {note}", file=sys.stderr)
     for found in entry.get("maps", ()):

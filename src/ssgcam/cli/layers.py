@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ssgcam.cli import output
 from ssgcam.cli.options import MODEL
 
 if TYPE_CHECKING:
@@ -36,12 +38,13 @@ def layers(
     found = list_layers(loaded.network, noise)
     blocks = [info for info in found if every or info.default or info.name.count(".") <= 1]
     height, width = loaded.preprocessing.input_size
-    typer.echo(f"{model}, input {height}x{width}: {len(found)} layers can be targeted\n")
-    typer.echo(_table(blocks))
+    output.say(f"{model}, input {height}x{width}: {len(found)} layers can be targeted\n")
+    output.say(_table(blocks))
     if len(blocks) < len(found):
-        typer.echo(f"\n{len(found) - len(blocks)} layers inside these blocks: see --all")
+        output.say(f"\n{len(found) - len(blocks)} layers inside these blocks: see --all")
     defaults = ",".join(info.name for info in found if info.default)
-    typer.echo(f"\n--layers auto takes the last of each resolution: {defaults}")
+    output.say(f"\n--layers auto takes the last of each resolution: {defaults}")
+    output.result(model=model, layers=[asdict(info) for info in found])
 
 
 def _table(rows: Sequence[LayerInfo]) -> str:

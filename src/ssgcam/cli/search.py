@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import typer
-
 from ssgcam.cli import options as shared
+from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
 from ssgcam.errors import SsgcamError
 
@@ -94,16 +92,7 @@ def search(
         one = (Augmentation(),)
         settings = replace(settings, views=one, augmentations=one, refinement=None, folds=0)
     model = network.load()
-    said: list[str] = []
-
-    def say(message: Warning | str, *_: Any, **__: Any) -> None:
-        if str(message) not in said:
-            said.append(str(message))
-            typer.echo(f"ssgcam: {message}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = say  # at once, not after the search
+    with output.printed_warnings():
         found = search_recipe(
             model,
             data.read(files.calibration),
@@ -113,13 +102,20 @@ def search(
             boxes=boxes,  # type: ignore[arg-type]
             settings=settings,
             cache=files.cache,
-            progress=True,
+            progress=output.style.progress,
         )
     folder = files.report or recipe.with_name(f"{recipe.stem}-report")
     found.recipe.save(recipe)
     found.report.save(folder)
-    for message in found.report.warnings:
-        say(message)
+    for sentence in found.report.warnings:
+        output.warn(sentence)
     chosen = ", ".join(f"{layer.name} {layer.weight:.2f}" for layer in found.recipe.layers)
-    typer.echo(f"{found.report.summary()}; layers {chosen}")
-    typer.echo(f"wrote {recipe} and {folder / 'report.md'}")
+    output.say(f"{found.report.summary()}; layers {chosen}")
+    output.say(f"wrote {recipe} and {folder / 'report.md'}")
+    output.result(
+        recipe=recipe,
+        report=folder / "report.md",
+        layers={layer.name: layer.weight for layer in found.recipe.layers},
+        scores=found.recipe.origin.scores if found.recipe.origin else {},
+        warnings=found.report.warnings,
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
 from ssgcam.cli import options as shared
+from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
 from ssgcam.errors import SsgcamError
 
@@ -138,20 +138,18 @@ def segment(options: SegmentOptions) -> None:
     def report_failure(failure: Failure) -> None:
         tqdm.write(f"ssgcam: {failure.reason}", file=typer.get_text_stream("stderr"))
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with output.printed_warnings():
         cam = None if recipe else method.cam(model, fast=run.fast)
         result = segment_images(
             files.images, model, files.out, recipe=recipe, cam=cam, engine=engine,
-            on_failure=report_failure, progress=True, **given,
+            on_failure=report_failure, progress=output.style.progress, **given,
         )  # fmt: skip
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
-        typer.echo(f"ssgcam: {message}", err=True)
     made = result.total - len(result.failures)
     known = f", {result.before} of them by an earlier run" if result.before else ""
-    typer.echo(
+    output.say(
         f"{made} of {result.total} images have masks{known}; {result.empty} masks are empty "
         f"(threshold {result.threshold:g}, gate {result.gate:g}); wrote {files.out}"
     )
+    output.result(out=files.out, **{**asdict(result), "failures": len(result.failures)})
     if result.failures:
         raise typer.Exit(2)

@@ -6,8 +6,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import typer
-
+from ssgcam.cli import output
 from ssgcam.cli.options import (
     GROUP_PATTERN,
     SEED,
@@ -82,10 +81,12 @@ def train(
         TrainingSettings(**options),
         checkpoint=checkpoint,
         resume=files.resume,
+        progress=output.style.progress,
     )
     save_model(result.model, out)
     write_json(out.with_suffix(".json"), result.to_json())
     checkpoint.unlink(missing_ok=True)
     if result.report is not None:
-        typer.echo(f"epoch {result.best_epoch} was the best; {result.report}")
-    typer.echo(f"wrote {out} and {out.with_suffix('.json')}")
+        output.say(f"epoch {result.best_epoch} was the best; {result.report}")
+    output.result(network=out, **result.to_json())
+    output.say(f"wrote {out} and {out.with_suffix('.json')}")
