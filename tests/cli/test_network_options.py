@@ -36,7 +36,7 @@ def test_a_gray_network_is_described_by_options(tmp_path, gray, image):
         "--layers",
         "1",
         "--input-size",
-        "16,24",
+        "16",
         "--mean",
         "0.5",
         "--std",
@@ -54,9 +54,9 @@ def test_a_gray_network_is_described_by_options(tmp_path, gray, image):
     assert written["photos"][0]["maps"][0]["name"] in ("empty", "infected")
     assert written["photos"][0]["notes"] == ["values from 0 to 4095 were read"]
     used = written["model"]["preprocessing"]
-    assert (used["input_size"], used["mean"], used["std"]) == ([16, 24], [0.5], [0.25])
+    assert (used["input_size"], used["mean"], used["std"]) == ([16, 16], [0.5], [0.25])
     assert used["reading"]["intensity"] == "0,4095"
-    assert np.load(out / "a_map.npy").shape == (16, 24)
+    assert np.load(out / "a_map.npy").shape == (16, 16)
 
 
 def test_what_is_assumed_is_said(tmp_path, gray, image):

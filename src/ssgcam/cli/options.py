@@ -40,6 +40,7 @@ CLASS = "The network's class, by index or name."
 TARGET = "What is differentiated: exp, probability, log_probability, sigmoid, odds or logit."
 SEED = "Seed of all random numbers."
 GROUP_PATTERN = "Regular expression of the group (field, patient, slide) in a file name."
+INPUT_SIZE = "Side of the square input, in pixels."
 GATE = "Lowest probability of a class that gets a mask."
 
 
@@ -115,7 +116,7 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
     panel: ClassVar[str] = "Network"
     class_names: Path | None = option(None, "A text file with a class name in each line.")
     output: str | None = option(None, "softmax or sigmoid.", shown="the network's")
-    input_size: str | None = option(None, "HEIGHT,WIDTH of the input.", shown="the network's")
+    input_size: int | None = option(None, INPUT_SIZE, shown="its own")
     mean: str | None = option(None, "Mean of each channel, with commas.", shown="the network's")
     std: str | None = option(
         None, "Standard deviation of each channel, with commas.", shown="the network's"
@@ -127,7 +128,6 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
         from ssgcam.models import with_settings
 
         model = NetworkOptions.load(self)
-        size = self.input_size and numbers(self.input_size, "--input-size")
         names = self.class_names and self.class_names.read_text(encoding="utf-8").splitlines()
         output: Any = self.output
         order: Any = self.channel_order
@@ -135,7 +135,7 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
             model,
             class_names=names or None,
             output=output,
-            input_size=(int(size[0]), int(size[-1])) if size else None,
+            input_size=None if self.input_size is None else (self.input_size, self.input_size),
             mean=numbers(self.mean, "--mean") if self.mean else None,
             std=numbers(self.std, "--std") if self.std else None,
             channel_order=order,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ssgcam.cli import output
 from ssgcam.cli.options import (
     GROUP_PATTERN,
+    INPUT_SIZE,
     SEED,
     NetworkOptions,
     ReadingOptions,
@@ -36,7 +37,7 @@ class TrainingOptions:
     """How the network is trained; the names are those of ``TrainingSettings``."""
 
     panel: ClassVar[str] = "Training"
-    input_size: int | None = option(None, "Side of the square input, in pixels.", shown="its own")
+    input_size: int | None = option(None, INPUT_SIZE, shown="its own")
     epochs: int = option(12, "Number of epochs.")
     samples_per_epoch: int | None = option(None, "Images in an epoch.", shown="all")
     learning_rate: float = option(1e-3, "Maximum of the one-cycle schedule.")
