@@ -52,8 +52,12 @@ def warn(sentence: str) -> None:
 
 
 @contextmanager
-def printed_warnings() -> Iterator[None]:
-    """Print the warnings of the block as sentences, each once, when they occur."""
+def printed_warnings() -> Iterator[set[str]]:
+    """Print the warnings of the block as sentences, each once, when they occur.
+
+    Yields:
+        The sentences so far.
+    """
     printed: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -64,4 +68,4 @@ def printed_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
-        yield
+        yield printed

@@ -92,7 +92,7 @@ def search(
         one = (Augmentation(),)
         settings = replace(settings, views=one, augmentations=one, refinement=None, folds=0)
     model = network.load()
-    with output.printed_warnings():
+    with output.printed_warnings() as printed:
         found = search_recipe(
             model,
             data.read(files.calibration),
@@ -108,7 +108,8 @@ def search(
     found.recipe.save(recipe)
     found.report.save(folder)
     for sentence in found.report.warnings:
-        output.warn(sentence)
+        if sentence not in printed:
+            output.warn(sentence)
     chosen = ", ".join(f"{layer.name} {layer.weight:.2f}" for layer in found.recipe.layers)
     output.say(f"{found.report.summary()}; layers {chosen}")
     output.say(f"wrote {recipe} and {folder / 'report.md'}")

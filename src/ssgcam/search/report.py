@@ -123,8 +123,9 @@ class Report:
         return f"{TITLES[self.fitness]}: {', '.join(found)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON values."""
-        content = asdict(replace(self, examples=None))
+        """Everything but the pictures and the images' parts of the scores, as JSON values."""
+        content = asdict(replace(self, examples=None, table=replace(self.table, parts={})))
+        del content["table"]["parts"]
         return {**content, "fitness_is": TITLES[self.fitness]}
 
     def markdown(self) -> str:
