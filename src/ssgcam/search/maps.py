@@ -118,7 +118,7 @@ def sweep_maps(
     flat = [(name, k, each) for name, group in recipes.items() for k, each in enumerate(group)]
     names = dict.fromkeys(layer.name for _, _, recipe in flat for layer in recipe.layers)
     parts: dict[tuple[str, int], list[ThresholdSweep]] = {}
-    for part in data.batches(settings.batch_size):
+    for part in data.batches(settings.batch_size) if layers or flat else ():
         found: list[tuple[str, int, Tensor, Tensor]] = []
         if layers:
             cam = CAM(model, list(layers))

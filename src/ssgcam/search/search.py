@@ -253,7 +253,8 @@ class _Search:
         settings, images = self.settings, len(self.sets["folds"])
         views = {view for augmentation in settings.views for view in augmentation}
         evolutions = settings.generations * (len(settings.views) + folds)
-        self.bar.total = VIEW_STEPS * images * len(views) + evolutions
+        compared = sum(map(len, self.sets.values())) + images * (folds > 1)
+        self.bar.total = VIEW_STEPS * (images * len(views) + compared) + evolutions
         of_view: dict[View, MapCache] = {}
         best: tuple[CandidateRecipe, MapCache] | None = None
         tried = []
@@ -269,7 +270,7 @@ class _Search:
                         settings,
                         view,
                         folder=self.folder,
-                        progress=lambda images: self.bar.update(VIEW_STEPS * images),
+                        progress=self._step,
                     )
             maps = mean_of([of_view[view] for view in augmentation], settings.memory)
             found = self._evolve(maps, augmentation, f"search ({name})")
@@ -355,7 +356,10 @@ class _Search:
         """Recipes, and baselines if asked for, at every threshold."""
         data, layers = self.sets[where], self.layers if baselines else []
         self.bar.set_description("comparison")
-        return sweep_maps(self.model, data, self.settings, recipes, layers)
+        return sweep_maps(self.model, data, self.settings, recipes, layers, self._step)
+
+    def _step(self, images: int) -> None:
+        self.bar.update(VIEW_STEPS * images)
 
     def _masks(self, recipe: Recipe, data: CalibrationSet) -> tuple[Tensor, Tensor]:
         """A recipe's maps ``[N, h, w]`` at the masks' size, and its masks."""
