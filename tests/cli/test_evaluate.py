@@ -144,7 +144,7 @@ def test_one_sentence_for_what_is_wrong(task, words, sentence, boxes, tmp_path):
 def test_without_a_command_it_says_which_there_are():
     result = run()
     assert result.exit_code == 0
-    assert [f" {task} " in result.output for task in TASKS] == [True] * 4
+    assert all(f" {task} " in result.output for task in (*TASKS, "grid"))
 
 
 def test_a_folder_that_is_no_data_set(tmp_path):
@@ -158,3 +158,22 @@ def test_an_output_folder_that_is_a_file(boxes, tmp_path):
     result = run("localization", boxes, *MODEL, "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "can't write" in result.stderr
+
+
+def test_grid_prints_and_writes_the_shares_in_the_right_cell(boxes, tmp_path):
+    words = [
+        "grid", boxes, "--model", "helpers.evaluation_cases:blobs", "--layers", "act,act2",
+        "--methods", "localize,layer_cam", "--against", "rest", "--confidence", "0.4",
+        "--mosaics", "3", "--examples", "1", "--out", tmp_path,
+    ]  # fmt: skip
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert "mass in the cell" in result.output
+    assert "top 10 % in the cell" in result.output
+    facts = json.loads((tmp_path / "grid.json").read_text())["facts"]
+    assert facts["images"] == "3 mosaics of 4 photos of 3 classes"
+    assert facts["against"] == "rest"
+    assert (tmp_path / "grid_examples.png").is_file()
+    refused = run(*words, "--class", "red")
+    assert refused.exit_code == 2
+    assert "leave --class out" in refused.stderr

@@ -6,9 +6,10 @@ import torch
 from helpers.evaluation_cases import LAYERS, SIDE, noise
 from helpers.networks import state_of
 from ssgcam import CAM, SsgcamError, SSGSettings, TargetSettings
+from ssgcam.cli.evaluate import DEFAULT_METHODS as DEFAULT_NAMES
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
-from ssgcam.evaluation import MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation import DEFAULT_METHODS, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.maps import ALL_FUSED, Explainer
 
 EVERY = tuple(MethodSpec(name) for name in METHODS)
@@ -76,7 +77,8 @@ def test_no_backward_pass_if_no_method_needs_it(monkeypatch):
 
 def test_several_classes_from_one_forward():
     model, batch = noise(), images()
-    explainer = Explainer(model, MethodsCompared(layers=LAYERS))
+    methods = (MethodSpec(), MethodSpec("layer_cam"))
+    explainer = Explainer(model, MethodsCompared(methods, LAYERS))
     calls = []
     model.network.register_forward_hook(lambda *_: calls.append(1))
     both = explainer(batch, torch.tensor([[0, 2], [1, 0], [2, 1]]))
@@ -121,6 +123,26 @@ def test_methods_with_separate_passes_use_the_target_as_well(method, target):
     assert not torch.allclose(alone.maps, other.maps)  # the target matters
 
 
+@pytest.mark.parametrize("method", ["layer_cam", "finer_cam", "discriminate"])
+@pytest.mark.parametrize("against", ["rest", "similar"])
+def test_the_same_contrast_is_used_for_all_methods(method, against):
+    model, batch = noise(), images()
+    compared = MethodsCompared((MethodSpec(method),), LAYERS, against=against)
+    found = Explainer(model, compared)(batch)
+    expected = CAM(model, LAYERS, method)(batch, against=against)
+    torch.testing.assert_close(
+        found.maps[MapSource(METHODS[method].title, ALL_FUSED)][:, 0], expected.maps
+    )
+
+
+def test_the_default_methods_are_all_that_need_first_or_squared_gradients():
+    names = [spec.method for spec in DEFAULT_METHODS]
+    assert names == DEFAULT_NAMES.split(",")
+    assert {METHODS[name].needs for name in names} == {"first", "second"}
+    left_out = set(METHODS) - set(names)
+    assert left_out == {"shapley_cam", "eigen_cam", "score_cam", "recipro_cam", "activation_sum"}
+
+
 def test_sources_are_methods_times_layers_and_all_layers_fused():
     model = noise()
     one = (MethodSpec(),)
@@ -153,6 +175,7 @@ def test_the_network_is_not_changed():
         (lambda: MethodSpec.parse("ssg_cam:round"), "form is 'round'"),
         (lambda: MethodsCompared((MethodSpec(), MethodSpec())), "named twice"),
         (lambda: MethodsCompared(()), "no method was given"),
+        (lambda: MethodsCompared(against="all"), "against is 'all'"),
         (lambda: Explainer(noise(), MethodsCompared(layers=["act9"])), "no layer 'act9'"),
         (lambda: explain(images(), torch.tensor([[3]] * 3)), "class 3"),
         (lambda: explain(images() * torch.nan), "NaN"),

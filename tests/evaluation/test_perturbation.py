@@ -25,6 +25,8 @@ from ssgcam.metrics import (
     drop_and_increase,
     gaussian_blur,
     insertion_deletion,
+    road_parts,
+    road_score,
 )
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=30, seed=2)
@@ -208,3 +210,25 @@ def test_out_of_memory_is_one_sentence(samples, monkeypatch):
     monkeypatch.setattr("ssgcam.metrics.blur_drops", full)
     message = refusal(evaluate_perturbation, noise(), samples, COMPARED, settings=SETTINGS)
     assert "too little memory" in message
+
+
+@pytest.mark.parametrize("place", ["act1", ALL_FUSED])
+def test_road_equals_the_metric(samples, place):
+    model = noise()
+    found = evaluate_perturbation(
+        model, samples, COMPARED, classes=1, measures=("road",), settings=SETTINGS
+    )
+    inputs, _ = stacked(model, samples)
+    ones = torch.ones(len(samples), dtype=torch.long)
+    parts = road_parts(
+        lambda images: model.network(images).softmax(1), inputs,
+        maps_of(model, inputs, ones, place), ones, seed=2,
+    )  # fmt: skip
+    expected = float(road_score(parts.double().mean(0)))
+    assert found.score("LayerCAM", place, "ROAD").value == pytest.approx(expected, abs=1e-6)
+    assert {chart.name for chart in found.charts} == {
+        "perturbation_road_morf", "perturbation_road_lerf"
+    }  # fmt: skip
+    line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
+    assert line.y == pytest.approx(parts[:, 0].mean(0).tolist(), abs=1e-6)
+    assert "linear imputation of 10% to 90%" in found.facts["ROAD"]

@@ -129,3 +129,23 @@ def test_unusable_settings_are_refused(samples):
             parameter.zero_()
     said = refusal(evaluate_sanity, constant, samples, COMPARED, settings=SETTINGS)
     assert "every map of the intact network is constant" in said
+
+
+def test_class_sensitivity_is_the_rank_correlation_of_the_maps_of_two_classes(samples):
+    model = noise()
+    found = evaluate_sanity(model, samples, COMPARED, settings=SETTINGS)
+    inputs, _ = stacked(model, samples)
+    order = model.network(inputs).argsort(1)
+    for place in (*LAYERS, ALL_FUSED):
+        first, last = (
+            maps_of(model.network, inputs, order[:, k], place, "layer_cam") for k in (-1, 0)
+        )
+        expected = []
+        for a, b in zip(first.flatten(1), last.flatten(1), strict=True):
+            constant = [len(x.unique()) == 1 for x in (a, b)]
+            if not all(constant):
+                expected.append(0.0 if any(constant) else float(spearmanr(a, b)[0]))
+        score = found.score("LayerCAM", place, "class sensitivity")
+        assert score.value == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+        assert found.score("Eigen-CAM", place, "class sensitivity").value == pytest.approx(1)
+    assert "least probable" in found.facts["class sensitivity"]

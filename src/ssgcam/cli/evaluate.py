@@ -13,12 +13,14 @@ import typer
 from ssgcam.cli import options as shared
 from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
+from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
     from ssgcam.evaluation import Evaluation
 
 DEFAULT_METHODS = (
-    "ssg_cam,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,grad_cam_elementwise"
+    "ssg_cam,discriminate,localize,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,"
+    "grad_cam_elementwise,smoothed_hires_cam,finer_cam,refine_cam"
 )
 
 app = typer.Typer(
@@ -39,6 +41,7 @@ class CompareOptions:
     each: bool = option(True, "Score each layer.")
     fused: bool = option(True, "Score all layers fused.")
     target: str | None = option(None, shared.TARGET, shown="exp; logit for ShapleyCAM")
+    against: str | None = option(None, "Classes to subtract: rest or similar.", shown="none")
     classes: list[str] | None = option(None, shared.CLASS, "--class", shown="the data set's")
     limit: int | None = option(None, "So many images, spread evenly over the set.")
     seed: int = option(0, shared.SEED, min=0)
@@ -82,7 +85,9 @@ class SegmentationOptions(ExtraOptions):
 class PerturbationOptions(ExtraOptions):
     """Options of ``evaluate perturbation``."""
 
-    measures: str = option("blur,insertion_deletion,drop_increase", "Names with commas.")
+    measures: str = option(
+        "blur,insertion_deletion,drop_increase", "Names with commas; also road (slow)."
+    )
     areas: str = option("0.05,0.1,0.2,0.3,0.5", "Shares of the image to blur.")
     blur: float = option(0.05, "Sigma of the blur as a share of the input's shorter side.")
     steps: int = option(28, "Steps of the insertion and deletion curves.")
@@ -99,6 +104,16 @@ class SanityOptions:
         0.5, "A method passes if the rank correlation is below it.", "--max-correlation"
     )
     stages: int | None = option(None, "Randomization stages.", shown="one for each module")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """Options of ``evaluate grid``."""
+
+    rows: int = option(2, "Photos along each side of a mosaic, 2 or 3.")
+    mosaics: int = option(100, "How many mosaics.", min=1)
+    confidence: float = option(0.9, "Least probability of a photo's class.")
+    examples: int = option(4, "Mosaics in the panel of examples; 0: no panel.", min=0)
 
 
 @app.callback(invoke_without_command=True)
@@ -148,9 +163,9 @@ def perturbation(context: typer.Context, common: Common, options: PerturbationOp
     """Does the network change its prediction when highlighted pixels change?
 
     Accuracy after blurring the highlighted pixels, insertion, deletion, Average Drop and Increase, each
-    with its 95 % interval. Without labels the network's top class is explained. OUT gets the tables
-    (.md, .csv, .json), the curves and a panel of examples. The same command run again continues an
-    interrupted run.
+    with its 95 % interval; ROAD if --measures names it. Without labels the network's top class is
+    explained. OUT gets the tables (.md, .csv, .json), the curves and a panel of examples. The same
+    command run again continues an interrupted run.
     """
     from ssgcam.evaluation import evaluate_perturbation
 
@@ -162,15 +177,32 @@ def perturbation(context: typer.Context, common: Common, options: PerturbationOp
 @_command("sanity")
 @grouped(methods="all", limit=16)
 def sanity(context: typer.Context, common: Common, options: SanityOptions) -> None:
-    """Do maps change when the network's weights are randomized?
+    """Do maps change with the network's weights and with the class?
 
-    Rank correlation of maps before and after the weights are randomized from the top down. A few images
-    are enough. OUT gets the tables (.md, .csv, .json) and the curves. The same command run again
-    continues an interrupted run.
+    Rank correlation of maps before and after the weights are randomized from the top down, and of the
+    maps of two classes. A few images are enough. OUT gets the tables (.md, .csv, .json) and the curves.
+    The same command run again continues an interrupted run.
     """
     from ssgcam.evaluation import evaluate_sanity
 
     _evaluate(context, common, evaluate_sanity, images=common.compare.limit, **vars(options))
+
+
+@_command("grid")
+@grouped()
+def grid(context: typer.Context, common: Common, options: GridOptions) -> None:
+    """Do maps tell the classes of a mosaic of photos apart?
+
+    Grid pointing game: the share of each class's map that lies on its own photo, with its 95 %
+    interval. It needs labels but neither boxes nor masks. OUT gets the tables (.md, .csv, .json) and a
+    panel of examples. The same command run again continues an interrupted run.
+    """
+    from ssgcam.evaluation import evaluate_grid
+
+    if common.compare.classes:
+        raise SsgcamError("the classes of the photos are explained; leave --class out")
+    given = {"rows": options.rows, "mosaics": options.mosaics, "confidence": options.confidence}
+    _evaluate(context, common, evaluate_grid, **given)
 
 
 def _evaluate(
@@ -193,6 +225,7 @@ def _evaluate(
         each=compare.each,
         fused=compare.fused,
         target=shared.target(compare.target),
+        against=compare.against,  # type: ignore[arg-type]  # checked there
         recipe=Recipe.load(recipe) if recipe else None,
     )
     settings = evaluation.EvaluationSettings(
@@ -209,7 +242,9 @@ def _evaluate(
     )
     write_text(out / f"{task}.md", f"# {task.capitalize()}\n\nNot finished: `{command}`\n")
     index = shared.one_class(model, compare.classes)
-    found = evaluate(model, samples, compared, classes=index, settings=settings, **options)
+    if index is not None:
+        options["classes"] = index
+    found = evaluate(model, samples, compared, settings=settings, **options)
     found = replace(found, facts={**found.facts, "command": command})
     for fact in ("network", "data", "images", "intervals"):
         output.say(f"{fact}: {found.facts[fact]}")

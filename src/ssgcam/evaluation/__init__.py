@@ -4,6 +4,7 @@ Each evaluation computes the maps of all methods and layers of a batch from one 
 returns a frozen :class:`Evaluation`; :func:`write_evaluation` writes its tables and pictures.
 """
 
+from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
 from ssgcam.evaluation.maps import DEFAULT_METHODS, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.perturbation import evaluate_perturbation
@@ -22,6 +23,7 @@ __all__ = [
     "MethodSpec",
     "MethodsCompared",
     "Score",
+    "evaluate_grid",
     "evaluate_localization",
     "evaluate_perturbation",
     "evaluate_sanity",

@@ -20,9 +20,9 @@ from ssgcam.core.fast import FastCopy
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import unwrap
-from ssgcam.core.settings import SSGSettings, TargetSettings
+from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
 from ssgcam.core.signals import Needs, Signal, signals_of
-from ssgcam.core.target import Scalar, logits_and_classes
+from ssgcam.core.target import Others, Scalar, compared_classes, logits_and_classes
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe
@@ -113,13 +113,12 @@ class MethodSpec:
         return function(signal)
 
 
+#: All methods that use gradients and not the Hessian: SSG-CAM with its presets, first-order methods.
 DEFAULT_METHODS = tuple(
-    MethodSpec(name)
-    for name in (
-        "ssg_cam", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam",
-        "grad_cam_elementwise",
-    )
-)  # fmt: skip
+    MethodSpec(name) for name, method in METHODS.items() if method.needs in ("first", "second")
+)
+#: Forms of SSG-CAM, which are compared with the best of the other methods.
+SSG_METHODS = ("ssg_cam", "discriminate", "localize")
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,8 @@ class MethodsCompared:
         fused: Whether all layers fused are scored, if there are several.
         target: What is differentiated, the same for all; None takes each method's default, as
             :class:`ssgcam.CAM` does.
+        against: Which classes are subtracted, the same for all methods, as for :class:`ssgcam.CAM`;
+            None takes each method's default. It does not change the recipe.
         recipe: Compared as one more method.
 
     Raises:
@@ -145,6 +146,7 @@ class MethodsCompared:
     each: bool = True
     fused: bool = True
     target: TargetSettings | None = None
+    against: Others | None = None
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
@@ -154,6 +156,8 @@ class MethodsCompared:
             raise SsgcamError("a method is named twice; name each once")
         if not titles and self.recipe is None:
             raise SsgcamError("no method was given; name at least one, or a recipe")
+        if self.against is not None:
+            check_choice("against", self.against, Others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +200,7 @@ class Explainer:
     def __init__(self, model: LoadedModel, compared: MethodsCompared, fast: bool = False) -> None:
         self.network = unwrap(model.network)
         self.methods = compared.methods
-        self.target = compared.target or TargetSettings()
+        self.target, self.against = compared.target or TargetSettings(), compared.against
         self.layers = _layer_names(model, compared.layers)
         self.recipe: BoundRecipe | None = None
         if compared.recipe is not None:
@@ -240,16 +244,22 @@ class Explainer:
         logits, classes = logits_and_classes(captured.output, classes, images, None)
         assert logits is not None
         classes = classes.view(len(images), -1)
+        others = compared_classes(self.against, logits, classes, self.target)
         size = (int(images.shape[-2]), int(images.shape[-1]))
         found: dict[MapSource, list[Tensor]] = {}
         for k, column in enumerate(classes.unbind(1), 1):
             more = k < classes.shape[1]
             signals = signals_of(
-                captured, Scalar(column, self.target), self._needs, size, retain_graph=more
+                captured,
+                Scalar(column, self.target, None, others),
+                self._needs,
+                size,
+                retain_graph=more,
             )
             for spec in self.methods:
                 if spec in self._separate:
-                    raw = self._separate[spec](images, column).layer_maps
+                    cam = self._separate[spec]
+                    raw = cam(images, column, against=self.against).layer_maps
                 else:
                     raw = {name: spec.layer_map(signal) for name, signal in signals.items()}
                 for source, maps in self._prepared(spec, raw, size).items():

@@ -1,7 +1,7 @@
 """How does the network's answer change when the pixels that a map highlights are replaced?
 
 The blur test of the paper, insertion and deletion (Petsiuk et al. 2018), Average Drop and Increase
-(Chattopadhyay et al. 2018). All definitions are those of :mod:`ssgcam.metrics`.
+(Chattopadhyay et al. 2018), ROAD (Rong et al. 2022). All definitions are those of :mod:`ssgcam.metrics`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from ssgcam.evaluation.run import (
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.models import LoadedModel
 
-Measure = Literal["blur", "insertion_deletion", "drop_increase"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
+Measure = Literal["blur", "insertion_deletion", "drop_increase", "road"]
+#: The default: all but ROAD, which takes some seconds for each map of 224 x 224 pixels.
+MEASURES: tuple[Measure, ...] = get_args(Measure)[:3]
 LEGEND = (
     "First column: the photo, with true boxes if they are known. Others: the map and the outline of "
     "its top 20 % of pixels."
@@ -122,6 +123,10 @@ def evaluate_perturbation(
             if "drop_increase" in measures:
                 drops = metrics.drop_and_increase(answers, inputs, maps, own, at_once)
                 parts[source, "drop"] = drops
+            if "road" in measures:
+                parts[source, "road"] = metrics.road_parts(
+                    answers, inputs, maps, own, seed=settings.seed, batch_size=at_once
+                )
         return parts
 
     table = run.accumulate(items, no_extra, score, measures, areas, sigma, steps, pooled=["curves"])
@@ -151,8 +156,12 @@ def evaluate_perturbation(
         for index, name in enumerate(("insertion", "deletion")):
             charts.append(_curve_chart(table, shares, name, index))
         facts["insertion and deletion"] = f"{step} pixels a step, {steps} steps"
-    if charts:
+    if charts:  # both of these blur
         facts["blur"] = f"Gaussian, sigma {sigma:.1%} of the input's shorter side"
+    if "road" in measures:
+        charts += _road_charts(table)
+        shares_text = f"{metrics.ROAD_AREAS[0]:.0%} to {metrics.ROAD_AREAS[-1]:.0%} of the pixels"
+        facts["ROAD"] = f"noisy linear imputation of {shares_text}, noise 0.01"
     facts["perturbed images"] = f"{at_once} for each pass of the network"
     facts["computation"] = f"{answers.description} answers to perturbed images, exact maps"
     return run.evaluation(
@@ -215,6 +224,8 @@ def _metrics(measures: Sequence[Measure], areas: Sequence[float]) -> list[Metric
             Metric("Average Drop", "drop", lambda m: m[..., 0], "lower"),
             Metric("Increase", "drop", lambda m: m[..., 1]),
         ]
+    if "road" in measures:
+        rows.append(Metric("ROAD", "road", metrics.road_score))
     return rows
 
 
@@ -249,3 +260,17 @@ def _curve_chart(table: ScoreTable, shares: Tensor, name: str, index: int) -> Ch
     }
     labels = "share of the pixels", "probability of the top class"
     return curve_chart(f"perturbation_{name}", name.capitalize(), labels, curves)
+
+
+def _road_charts(table: ScoreTable) -> list[Chart]:
+    x = torch.tensor(metrics.ROAD_AREAS).double()
+    labels = "share of the pixels imputed", "probability of the class"
+    charts = []
+    for index, (name, which) in enumerate((("morf", "highest"), ("lerf", "lowest"))):
+        curves = {
+            source: (x, table.total(source, "road")[index] / table.count(source, "road"))
+            for source in table.sources
+        }
+        title = f"ROAD, {which} pixels first"
+        charts.append(curve_chart(f"perturbation_road_{name}", title, labels, curves))
+    return charts

@@ -1,4 +1,7 @@
-"""Do maps depend on what the network learned? Cascading weight randomization for all methods at once.
+"""Do maps depend on what the network learned, and on the class that is explained?
+
+Cascading weight randomization for all methods at once, and class sensitivity: the rank correlation of
+the maps of two classes (1: the class plays no part).
 
 Adebayo et al. 2018, "Sanity Checks for Saliency Maps" (NeurIPS). One cascade serves all methods and
 layers: at each stage one forward and one backward pass for each batch.
@@ -13,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ssgcam import metrics
 from ssgcam.core.capture import Target
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
@@ -28,10 +32,11 @@ from ssgcam.evaluation.run import (
     no_extra,
 )
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
-from ssgcam.metrics import cascade, constant_maps, rank_correlation
 from ssgcam.metrics.randomization import UNCHANGED
 from ssgcam.models import LoadedModel
 
+#: Rank correlation of the maps of the most probable class and of the 10th (or least probable) one.
+SENSITIVITY = Metric("class sensitivity", "sensitivity", metrics.ratio, "lower")
 CONTROL = MethodSpec("activation_sum", name="control: sum of activations")
 
 
@@ -63,10 +68,10 @@ def evaluate_sanity(
         settings: Batch size, seed, ...
 
     Returns:
-        Rank correlations at the decisive stage with intervals, verdicts, and the course of the
-        correlation. The decisive stage is the last at which the control's maps are still the original
-        ones (only weights above the layer are random), or the last of all if there is none. Images
-        whose original map is constant are left out; a map that became constant counts as 0.
+        Class sensitivity, and rank correlations at the decisive stage with intervals, verdicts, and the
+        course of the correlation. The decisive stage is the last at which the control's maps are still
+        the original ones (only weights above the layer are random), or the last of all if there is none.
+        Images whose original map is constant are left out; a map that became constant counts as 0.
 
     Raises:
         SsgcamError: If there is no image, the threshold is outside (-1, 1], the network can't be
@@ -93,13 +98,18 @@ def evaluate_sanity(
 
     def score(batch: Batch[None], found: BatchMaps) -> Parts:
         rows: dict[MapSource, list[Tensor]] = {}
-        for stage, randomized in cascade(model.network, seed=run.settings.seed):
+        for stage, randomized in metrics.cascade(model.network, seed=run.settings.seed):
             if stage in names:
                 other = replace(model, network=randomized)
                 explain = Explainer(other, fixed, run.settings.fast)
                 for source, maps in explain(batch.inputs, found.classes).maps.items():
                     rows.setdefault(source, []).append(_compared(found.maps[source], maps))
-        return {(source, "correlation"): torch.stack(own, 1) for source, own in rows.items()}
+        parts: Parts = {(s, "correlation"): torch.stack(own, 1) for s, own in rows.items()}
+        if run.outputs > 1:
+            pair = metrics.compared_classes(found.logits)
+            for source, maps in run.explainer(batch.inputs, pair).maps.items():
+                parts[source, "sensitivity"] = metrics.class_sensitivity(maps[:, 0], maps[:, 1])
+        return parts
 
     table = run.accumulate(items, no_extra, score, wanted, names)
     scores, rows, curves = [], [], {}
@@ -118,6 +128,8 @@ def evaluate_sanity(
         _, kept, vanished, _ = table.total(source, "correlation")[decisive].tolist()
         found = replace(table.score(source, metric), n=int(kept))
         scores.append(found)
+        if run.outputs > 1:
+            scores.append(table.score(source, SENSITIVITY))
         passed = "passes" if found.value < threshold else "fails"
         rows.append((
             source.method, source.layers, names[decisive],
@@ -138,10 +150,12 @@ def evaluate_sanity(
         if wanted is None
         else run.class_title(wanted),
         "threshold": f"passes if the mean rank correlation is below {threshold:g}",
+        "class sensitivity": "rank correlation of the maps of the top class and of the 10th class"
+        + (", or the least probable one" if run.outputs < 10 else ""),
         "stages": f"{len(names)}: {', '.join(names)}",
     }
     return run.evaluation(
-        table, [], facts, scores=tuple(scores), charts=(chart,),
+        table, [SENSITIVITY] if run.outputs > 1 else [], facts, scores=tuple(scores), charts=(chart,),
         tables=(Table("Rank correlation with the original map", header, tuple(rows)),),
     )  # fmt: skip
 
@@ -153,9 +167,9 @@ def _compared(before: Tensor, now: Tensor) -> Tensor:
         ``[N, 4]``: the rank correlation (0 if it is not defined), and whether the original map isn't
         constant, the new one is constant although the original isn't, the correlation is defined.
     """
-    correlation = rank_correlation(before[:, 0], now[:, 0]).cpu().double()
-    kept = ~constant_maps(before[:, 0]).cpu()
-    vanished = kept & constant_maps(now[:, 0]).cpu()
+    correlation = metrics.rank_correlation(before[:, 0], now[:, 0]).cpu().double()
+    kept = ~metrics.constant_maps(before[:, 0]).cpu()
+    vanished = kept & metrics.constant_maps(now[:, 0]).cpu()
     flags = [kept.double(), vanished.double(), (~correlation.isnan()).double()]
     return torch.stack([correlation.nan_to_num(0.0), *flags], 1)
 

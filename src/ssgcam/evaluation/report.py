@@ -72,7 +72,7 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        task: ``"localization"``, ``"segmentation"``, ``"perturbation"`` or ``"sanity"``.
+        task: ``"localization"``, ``"segmentation"``, ``"perturbation"``, ``"sanity"`` or ``"grid"``.
         facts: What makes the numbers comparable: network, layers, thresholds, seed, ...
         scores: All numbers.
         differences: Paired differences from the best rival.

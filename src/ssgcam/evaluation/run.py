@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from hashlib import sha256
 from itertools import islice
+from math import isqrt
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,20 +17,30 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 from tqdm import tqdm
 
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import explaining
+from ssgcam.core.target import logits_of
 from ssgcam.data import Sample, SampleSet
 from ssgcam.data.classes import match_classes
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation.maps import RECIPE, BatchMaps, Explainer, MapSource, MethodsCompared
+from ssgcam.evaluation.maps import (
+    RECIPE,
+    SSG_METHODS,
+    BatchMaps,
+    Explainer,
+    MapSource,
+    MethodsCompared,
+)
 from ssgcam.evaluation.report import LONGEST, Evaluation, example_cell
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.files import written_whole
 from ssgcam.fingerprint import parameter_hash
 from ssgcam.manifest import Entry, Manifest, file_stamp
+from ssgcam.metrics import compose_mosaic
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.preprocessing import unit_range
 from ssgcam.report.panel import Cell
@@ -98,11 +109,13 @@ class Item:
         sample: The image.
         labels: Classes of the data set.
         classes: The same as outputs of the network; may be empty.
+        others: Further images that form a square mosaic with the first one, row by row.
     """
 
     sample: Sample
     labels: tuple[int, ...] = ()
     classes: tuple[int, ...] = ()
+    others: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,6 +283,16 @@ class Run:
                 table.add(batch.first, parts)
         return table
 
+    def probabilities(self, items: Sequence[Item]) -> Tensor:
+        """Class probabilities ``[N, outputs]`` of all items, from the network itself."""
+        found = []
+        starts = range(0, len(items), self.settings.batch_size)
+        with self._computing(), torch.no_grad():
+            for batch in self._batches(items, no_extra, starts, "predictions"):
+                logits = logits_of(self.model.network(batch.inputs))
+                found.append(self.model.probabilities(logits.float()).cpu())
+        return torch.cat(found)
+
     def examples(
         self,
         items: Sequence[Item],
@@ -296,7 +319,7 @@ class Run:
             ):
                 found = self.explain(batch)
                 for k, (item, extra) in enumerate(zip(batch.items, batch.extras, strict=True)):
-                    photo, truth = self._photo(item, mask(extra))
+                    photo, truth = self._photo(item, batch.pixels[k], mask(extra))
                     row = [truth]
                     for source in shown:
                         values, boxes, outline = draw(found, source, k, item, extra)
@@ -309,13 +332,14 @@ class Run:
                     rows.append(row)
         return tuple(rows)
 
-    def _photo(self, item: Item, mask: Tensor | None) -> tuple[Image.Image, Cell]:
+    def _photo(self, item: Item, pixels: Tensor, mask: Tensor | None) -> tuple[Image.Image, Cell]:
         """A small copy of an item's photo, and the cell with its ground truth."""
         own, names = self.samples.class_names, self.model.class_names
         title = ", ".join(own[label] for label in item.labels if label < len(own))
         if item.classes and names:
             title = ", ".join(names[index] for index in item.classes)
-        photo = self.model.preprocessing.read(item.sample.image)
+        read = self.model.preprocessing.read
+        photo = to_pil_image(pixels) if item.others else read(item.sample.image)
         width, height = photo.size
         photo.thumbnail((LONGEST, LONGEST))
         boxes = [
@@ -349,7 +373,7 @@ class Run:
         )
         if empty:
             notes = [f"Maps that are zero everywhere, which count as constant: {empty}.", *notes]
-        variants = [spec.title for spec in self.explainer.methods if spec.method == "ssg_cam"]
+        variants = [spec.title for spec in self.explainer.methods if spec.method in SSG_METHODS]
         return Evaluation(
             task=self.task,
             facts=self._facts(facts),
@@ -385,6 +409,8 @@ class Run:
                 about += f", target {default}"
             facts[spec.title] = about
         facts["target"] = f"{target.name}, second order {target.second}, sign {target.sign}"
+        if explain.against is not None:
+            facts["against"] = explain.against
         facts["computation"] = explain.computation
         if explain.recipe is not None:
             recipe = explain.recipe.recipe
@@ -410,9 +436,12 @@ class Run:
         size, model = self.settings.batch_size, self.model
 
         def load(item: Item) -> tuple[Item, Tensor, tuple[int, int], Extra]:
-            photo = model.preprocessing.read(item.sample.image)
-            pixels = model.preprocessing.pixels(photo)
-            return item, pixels, (photo.height, photo.width), read(item, photo)
+            prepare = model.preprocessing
+            photos = [prepare.read(sample.image) for sample in (item.sample, *item.others)]
+            cells = torch.stack([prepare.pixels(photo) for photo in photos])
+            pixels = compose_mosaic(cells, isqrt(len(cells)))
+            size = photos[0].height, photos[0].width
+            return item, pixels, size, read(item, photos[0])
 
         wanted = [item for first in starts for item in items[first : first + size]]
         stream = ahead(load, wanted, window=2 * size, workers=self.settings.workers)
@@ -447,7 +476,8 @@ class Run:
         modules = [(name, type(module).__name__) for name, module in model.network.named_modules()]
         values = (
             model.name, modules, str(self.device), model.preprocessing, model.output,
-            self.sources, self.explainer.layers, compared.methods, compared.target, compared.recipe,
+            self.sources, self.explainer.layers, compared.methods, compared.target, compared.against,
+            compared.recipe,
             settings.batch_size, settings.pixels, settings.fast, settings.seed,
             *options,
         )  # fmt: skip

@@ -170,21 +170,21 @@ class ScoreTable:
     def differences(
         self, metrics: Sequence[Metric], methods: Sequence[str]
     ) -> tuple[Difference, ...]:
-        """A method less its best rival on the same layers; the recipe less the best of all others.
+        """Methods less their best rival on the same layers; the recipe less the best of all others.
 
         The rival is the best of the others on the very images that are scored, so the choice
         favors it.
 
         Args:
             metrics: Those with a better direction are compared.
-            methods: The method, then variants of it, which are not rivals; if empty, only the recipe
-                is compared.
+            methods: Variants of one method, which are not rivals of each other; if empty, only the
+                recipe is compared.
         """
         found = []
         for line in self.lines:
             if line.method == RECIPE:
                 rivals = [r for r in self.lines if r.method != RECIPE and r.layers != MEAN]
-            elif line.method in methods[:1]:
+            elif line.method in methods:
                 rivals = [
                     rival
                     for rival in self.lines
