@@ -45,7 +45,7 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITTEN.keys() - {"Lightning"})
+@pytest.mark.parametrize("kind", sorted(WRITTEN.keys() - {"Lightning"}))
 def test_names_are_matched_against_the_networks_own(kind, start, tmp_path):
     torch.save(WRITTEN[kind](start.network.state_dict()), tmp_path / "a.ckpt")
     loaded = load_model(NAME, tmp_path / "a.ckpt")

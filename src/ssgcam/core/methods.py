@@ -191,7 +191,9 @@ class Method:
     against: Others | None = None
 
 
-DISCRIMINATE = SSGSettings("sum", 0.06, 1, 0.5, cancellation=1)
+#: Tells classes apart: channels that speak against the class cancel those that speak for it.
+DISCRIMINATE = SSGSettings()
+#: Finds the whole object: nothing cancels.
 LOCALIZE = SSGSettings("sum", 0.06, 1, 0, cancellation=0)
 
 METHODS: dict[str, Method] = {

@@ -31,9 +31,11 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 class SSGSettings:
     """How SSG-CAM turns one layer's signals into a map; see ``core.methods.ssg_cam``.
 
+    The defaults are the method ``discriminate``, which tells classes apart.
+
     Attributes:
-        form: ``"taylor"`` smooths each channel's Taylor terms, ``"gradient"`` the bare gradients,
-            ``"sum"`` the sums of the Taylor terms over channels.
+        form: ``"sum"`` smooths the sums of the Taylor terms over channels, ``"taylor"`` each channel's
+            Taylor terms, ``"gradient"`` each channel's bare gradients.
         sigma: Gaussian's standard deviation as a fraction of the map's shorter side, 0 to 1.
         first_exponent: Power of the first-order signal, 0 to 4.
         second_exponent: Power of the second-order signal, 0 to 4.
@@ -41,10 +43,10 @@ class SSGSettings:
             the evidence for it, 0 to 1.
     """
 
-    form: Form = "taylor"
+    form: Form = "sum"
     sigma: float = 0.06
-    first_exponent: float = 0.3
-    second_exponent: float = 0.3
+    first_exponent: float = 1.0
+    second_exponent: float = 0.5
     cancellation: float = 1.0
 
     def __post_init__(self) -> None:
