@@ -115,7 +115,7 @@ def test_auto(build: Callable[[], nn.Module], wanted: list[str]) -> None:
     # at most a quarter of the input's side, and not a single cell
     assert all(2 <= height <= 16 and 2 <= width <= 16 for height, width in resolutions)
     # every one of them can be explained without a word about its layout
-    result = SSGCAM(network)(images)
+    result = CAM(network, method="localize")(images)
     assert list(result.layer_maps) == wanted
     assert result.evidence.all(), result.notes
     for info in listed:

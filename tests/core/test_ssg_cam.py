@@ -169,7 +169,7 @@ def test_equal_exponents_in_float32_against_the_loop(form: Any, sigma: float, si
     torch.manual_seed(1)
     a, g = torch.randn(3, 8, 14, 14).relu(), torch.randn(3, 8, 14, 14)
     signal = Signal(a, g, sign * torch.randn(3, 8, 14, 14))
-    settings = SSGSettings(form, sigma)
+    settings = SSGSettings(form, sigma, 0.5, 0.5)
     assert settings.first_exponent == settings.second_exponent
     wide = Signal(*(part.double() for part in (a, g, signal.second)))  # type: ignore[union-attr]
     wanted = brute_ssg(wide, settings)
@@ -184,7 +184,7 @@ def test_float32_against_the_loop_at_the_size_of_real_layers(form: Any, sigma: f
     torch.manual_seed(0)
     a, g = torch.randn(4, 8, 14, 14).relu(), torch.randn(4, 8, 14, 14)
     size = torch.tensor([1e-20, 1.0, 1e5, 0.0])[:, None, None, None]
-    settings = SSGSettings(form, sigma)
+    settings = SSGSettings(form, sigma, 0.5, 0.5)
     found = ssg_cam(Signal(a, g * size), settings)
     assert not found[3].any()
     wanted = brute_ssg(Signal(a[:3].double(), g[:3].double()), settings)
@@ -201,8 +201,9 @@ def test_products_that_leave_the_number_format(
     extreme = Signal(
         (signal.activation * factors[0]).to(dtype), (signal.first * factors[1]).to(dtype)
     )
-    wanted = brute_ssg(signal, SSGSettings())
-    np.testing.assert_allclose(scaled(ssg_cam(extreme)), scaled(wanted), atol=1e-5)
+    settings = SSGSettings("taylor", 0.06, 0.3, 0.3)
+    found, wanted = ssg_cam(extreme, settings), brute_ssg(signal, settings)
+    np.testing.assert_allclose(scaled(found), scaled(wanted), atol=1e-5)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (4.0, 4.0), (0.0, 0.3), (0.01, 0.0)])

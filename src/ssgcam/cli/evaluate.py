@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ssgcam.evaluation import Evaluation
 
 DEFAULT_METHODS = (
-    "ssg_cam,discriminate,localize,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,"
+    "ssg_cam,localize,grad_cam,grad_cam_plus_plus,xgrad_cam,hires_cam,layer_cam,"
     "grad_cam_elementwise,smoothed_hires_cam,finer_cam,refine_cam"
 )
 

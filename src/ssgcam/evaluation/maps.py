@@ -115,7 +115,9 @@ class MethodSpec:
 
 #: All methods that use gradients and not the Hessian: SSG-CAM with its presets, first-order methods.
 DEFAULT_METHODS = tuple(
-    MethodSpec(name) for name, method in METHODS.items() if method.needs in ("first", "second")
+    MethodSpec(name)
+    for name, method in METHODS.items()
+    if method.needs in ("first", "second") and name != "discriminate"  # the default of ssg_cam
 )
 #: Forms of SSG-CAM, which are compared with the best of the other methods.
 SSG_METHODS = ("ssg_cam", "discriminate", "localize")

@@ -19,14 +19,18 @@ from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.fitness import ThresholdSweep, sweep_thresholds
 from ssgcam.search.settings import SearchSettings
 
-#: SSG-CAM and every first-order method of a single layer and of the class alone.
+#: SSG-CAM (whose default is ``discriminate``) and every first-order method of a single layer and of the
+#: class alone.
 COMPARED = [
     key
     for key, method in METHODS.items()
-    if method.needs in ("first", "second") and method.fusion == "mean" and not method.against
+    if method.needs in ("first", "second")
+    and method.fusion == "mean"
+    and not method.against
+    and key != "discriminate"
 ]
 #: Methods whose mean over all layers is compared.
-AVERAGED = ("ssg_cam", "discriminate", "localize", "layer_cam")
+AVERAGED = ("ssg_cam", "localize", "layer_cam")
 MEAN = "mean of all layers"
 
 
