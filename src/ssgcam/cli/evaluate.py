@@ -113,7 +113,7 @@ class GridOptions:
     rows: int = option(2, "Photos along each side of a mosaic, 2 or 3.")
     mosaics: int = option(100, "How many mosaics.", min=1)
     confidence: float = option(0.9, "Least probability of a photo's class.")
-    examples: int = option(4, "Mosaics in the panel of examples; 0: no panel.", min=0)
+    examples: int = option(4, "Images in the panel of examples; 0: no panel.", min=0)
 
 
 @app.callback(invoke_without_command=True)
