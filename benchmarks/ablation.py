@@ -1,4 +1,4 @@
-"""Ablation: which form, sigma, exponents, gamma and contrast are the defaults, and what loses.
+"""Ablation: which form, sigma, exponents and gamma are the defaults, and what loses.
 
     python benchmarks/ablation.py --data DATA --weights WEIGHTS --work runs
 
@@ -38,7 +38,6 @@ def variants() -> tuple[MethodSpec, ...]:
     """All variants, those with another gamma, and two rivals for scale."""
     own = [MethodSpec("ssg_cam", settings, name=name) for name, settings in VARIANTS.items()]
     own.append(MethodSpec("ssg_cam", BASE, gamma=0.5, name="gamma 0.5"))
-    own.append(MethodSpec("ssg_cam", BASE, against="rest", name="against the rest"))
     return (*own, MethodSpec("hires_cam"), MethodSpec("grad_cam_elementwise"))
 
 
