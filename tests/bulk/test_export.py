@@ -13,7 +13,7 @@ from ssgcam import CAM
 from ssgcam.bulk.export import ExportImage, export_masks, objects_of, without_holes
 from ssgcam.bulk.mask_files import indexed
 from ssgcam.bulk.segment import segment_images
-from ssgcam.data.rle import decode
+from ssgcam.data.masks import region_pixels
 from ssgcam.files import write_png
 
 NAMES = ("cat", "dog", "house cat")
@@ -86,7 +86,7 @@ def test_coco_is_read_by_pycocotools(exported):
         covered = np.zeros_like(labels)
         for annotation in read.loadAnns(read.getAnnIds(imgIds=image["id"])):
             mask = read.annToMask(annotation)
-            assert np.array_equal(decode(annotation["segmentation"]), mask)
+            assert np.array_equal(region_pixels(annotation["segmentation"], *labels.shape), mask)
             assert annotation["area"] == tools.area(annotation["segmentation"])
             assert annotation["bbox"] == tools.toBbox(annotation["segmentation"]).tolist()
             assert annotation["score"] == probabilities[annotation["category_id"]]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from helpers.data_trees import mask_file, photo, refusal
 from ssgcam.data import IGNORE, Sample, SampleSet, with_box_masks
-from ssgcam.data.masks import BoxMask, FileMask, InstanceFiles
+from ssgcam.data.masks import BoxRegion, FileMask, PaintedMask
 
 # Files
 
@@ -36,7 +36,6 @@ def test_stored_values_are_read_from_every_kind_of_png(tmp_path):
 def test_mapped_values(tmp_path):
     path = mask_file(tmp_path / "m.png", [[0, 127, 255]])
     assert FileMask(path, {0: 0, 255: 1, 127: IGNORE}).read((3, 1)).tolist() == [[0, IGNORE, 1]]
-    assert FileMask(path, at_least=128).read((3, 1)).tolist() == [[0, 0, 1]]
     assert "127" in refusal(FileMask(path, {0: 0, 255: 1}).read, (3, 1))
     big = tmp_path / "big.png"
     Image.fromarray(np.array([[0, 300]], np.uint16)).save(big)
@@ -58,8 +57,10 @@ def test_instance_files_join_and_ignore_only_outside_the_object(tmp_path):
     one = mask_file(tmp_path / "1.png", [[255, 0, 0, 0]])
     two = mask_file(tmp_path / "2.png", [[0, 255, 0, 0]])
     ignore = mask_file(tmp_path / "i.png", [[0, 255, 255, 0]])
-    assert InstanceFiles((one, two), ignore).read((4, 1)).tolist() == [[1, 1, IGNORE, 0]]
-    assert InstanceFiles((one,)).read((8, 2)).tolist() == [[1, 1, 0, 0, 0, 0, 0, 0]] * 2
+    assert PaintedMask(((IGNORE, ignore), (1, one), (1, two))).read((4, 1)).tolist() == [
+        [1, 1, IGNORE, 0]
+    ]
+    assert PaintedMask(((1, one),)).read((8, 2)).tolist() == [[1, 1, 0, 0, 0, 0, 0, 0]] * 2
 
 
 # Boxes
@@ -83,7 +84,7 @@ def test_filled_boxes_the_smaller_on_top():
 
 def test_ellipse_is_the_set_of_pixel_centers_inside():
     x0, y0, x1, y1 = 3, 2, 12, 7
-    found = BoxMask(((x0, y0, x1, y1),), (1,), "ellipse").read((16, 10))
+    found = PaintedMask(((1, BoxRegion((x0, y0, x1, y1), "ellipse")),)).read((16, 10))
     for y in range(10):
         for x in range(16):
             across = (x - (x0 + x1) / 2) / ((x1 - x0 + 1) / 2)
@@ -91,11 +92,11 @@ def test_ellipse_is_the_set_of_pixel_centers_inside():
             assert found[y, x] == (across**2 + down**2 <= 1)
     rows, columns = np.nonzero(found)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (x0, y0, x1, y1)
-    assert BoxMask(((4, 4, 4, 4),), (1,), "ellipse").read((9, 9)).sum() == 1
+    assert PaintedMask(((1, BoxRegion((4, 4, 4, 4), "ellipse")),)).read((9, 9)).sum() == 1
 
 
 def test_a_round_object_scores_pi_over_four_against_its_box():
-    ellipse = BoxMask(((0, 0, 199, 199),), (1,), "ellipse").read((200, 200))
+    ellipse = PaintedMask(((1, BoxRegion((0, 0, 199, 199), "ellipse")),)).read((200, 200))
     assert abs(ellipse.mean() - np.pi / 4) < 1e-3
 
 

@@ -20,7 +20,6 @@ def yolo(tmp_path):
 
 
 def test_yolo_polygons_and_boxes(yolo):
-    pytest.importorskip("pycocotools")
     found = read_samples(yolo)
     assert found.kind == "yolo"
     assert found.class_names == found.mask_names == ("cell", "a, b")
@@ -101,7 +100,6 @@ def geojson_set(root, *features, wrap=True):
 
 
 def test_geojson_polygons_with_holes_and_classes(tmp_path):
-    pytest.importorskip("pycocotools")
     tumor = [[ring(2, 1, 12, 9), ring(4, 3, 10, 7)], [ring(6, 4, 8, 6)]]
     geojson_set(
         tmp_path,

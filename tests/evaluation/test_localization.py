@@ -11,7 +11,7 @@ from ssgcam import CAM, TargetSettings
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
 from ssgcam.data import Sample, SampleSet, read_samples
-from ssgcam.data.masks import BoxMask
+from ssgcam.data.masks import PaintedMask
 from ssgcam.evaluation import (
     EvaluationSettings,
     MethodsCompared,
@@ -216,7 +216,7 @@ def test_unusable_data_and_settings_are_refused(samples, tmp_path):
 
     bare = replace(samples, samples=tuple(replace(s, boxes=()) for s in samples))
     assert "localization needs both" in message(bare)
-    part = (replace(samples.samples[0], boxes=(), mask=BoxMask((), ())), *samples.samples[1:])
+    part = (replace(samples.samples[0], boxes=(), mask=PaintedMask(())), *samples.samples[1:])
     assert "has a class but no box" in message(replace(samples, samples=part))
     assert "out of range" in message(samples, classes=3)
     assert "'cow' is not a class" in message(samples, classes="cow")

@@ -22,12 +22,12 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import cv2
 import numpy as np
+import pycocotools.mask
 from numpy.typing import NDArray
 
 from ssgcam.bulk.mask_files import Labels, voc_colors
 from ssgcam.core.settings import check_choice
 from ssgcam.data.masks import read_raw_mask
-from ssgcam.data.rle import encode
 from ssgcam.files import write_json, write_text, written_whole
 from ssgcam.version import __version__
 
@@ -153,6 +153,7 @@ def _coco(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> Non
             left, top, wide, high = found.box
             mask = np.zeros(labels.shape, dtype=bool)
             mask[top : top + high, left : left + wide] = found.mask
+            runs = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -161,7 +162,7 @@ def _coco(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> Non
                     "iscrowd": 0,
                     "area": int(found.mask.sum()),
                     "bbox": list(found.box),
-                    "segmentation": encode(mask),
+                    "segmentation": {"size": [height, width], "counts": runs["counts"].decode()},
                     "score": image.probabilities[found.value],
                 }
             )

@@ -1,4 +1,4 @@
-"""How is a set read whose classes and boxes are in one JSON or CSV file?"""
+"""Reads a set whose classes and boxes are in one JSON or CSV file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ssgcam.data.classes import LabelEncoder
-from ssgcam.data.collect import Collector, Edges, Layout, Missing, check_folder
+from ssgcam.data.classes import number_classes
+from ssgcam.data.collect import Collector, Edges, Layout, Missing
 from ssgcam.data.sample import SampleSet
 from ssgcam.errors import SsgcamError
 
 TABLES = ("boxes.json", "boxes.csv", "labels.csv")
-LAYOUTS = tuple(Layout("boxes", "image and table", (table, "images")) for table in TABLES)
+LAYOUTS = tuple(Layout("boxes", (table, "images")) for table in TABLES)
 
 
 def read_boxes(
@@ -47,21 +47,19 @@ def read_boxes(
     Raises:
         SsgcamError: If the table or an image is missing, or an entry is wrong.
     """
-    check_folder(root)
     if edges not in get_args(Edges):
         raise SsgcamError(f"--edges {edges} is unknown; use one of: {', '.join(get_args(Edges))}")
-    if table is None:
-        table = next((name for name in TABLES if (root / name).is_file()), TABLES[0])
-    Layout("boxes", LAYOUTS[0].title, (table, images)).locate(root)
+    table = table or next((name for name in TABLES if (root / name).is_file()), TABLES[0])
+    Layout("boxes", (table, images)).locate(root)
     source = root / table
     collector = Collector(root, missing, stored=False)
     entries = collector.read_tables(root / images, source)
     labels = [record.label for records in entries.values() for record in records]
-    encoder = LabelEncoder(labels, class_names, first_label, source)
+    names, index = number_classes(labels, class_names, first_label, source)
     for image, records in entries.items():
-        boxes = [(box, encoder.index(entry.label)) for entry in records for box in entry.boxes]
-        indices = encoder.indices(entry.label for entry in records)
+        boxes = [(box, index.get(entry.label)) for entry in records for box in entry.boxes]
+        indices = [index[entry.label] for entry in records if entry.label is not None]
         group = next((entry.group for entry in records if entry.group), "")
         form = "width_height" if records[0].by_size else edges
         collector.add(image, source, boxes, form, indices, size=records[0].size, group=group)
-    return collector.finish("boxes", encoder.names)
+    return collector.finish("boxes", names)

@@ -1,10 +1,9 @@
-"""Which number has a class, in a data set and in a network?"""
+"""Numbers the classes of a table, and maps the classes of a data set to a network's outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ssgcam.data.sample import SampleSet
 from ssgcam.errors import SsgcamError
@@ -57,8 +56,10 @@ def match_classes(
     return {label: label for label in used}
 
 
-class LabelEncoder:
-    """Turns the classes of a table into class indices.
+def number_classes(
+    labels: Iterable[str | None], names: Sequence[str] | None, first: int, source: Path
+) -> tuple[tuple[str, ...], dict[str | None, int]]:
+    """Number the classes of a table.
 
     Whole numbers are indices (minus `first`); names are sorted, unless `names` gives their order.
 
@@ -68,34 +69,22 @@ class LabelEncoder:
         first: The number that stands for the first class.
         source: The table, for messages.
 
-    Attributes:
-        names: The class names in the order of their indices.
+    Returns:
+        The class names in the order of their indices, and the index of each class of the table.
 
     Raises:
         SsgcamError: If a class is neither a number nor among `names`.
     """
-
-    def __init__(
-        self, labels: Iterable[Any], names: Sequence[str] | None, first: int, source: Path
-    ) -> None:
-        texts = {str(label) for label in labels if label is not None}
-        self._numeric = all(text.removeprefix("-").isdecimal() for text in texts)
-        self._first = first
-        if names is None and self._numeric:
-            names = [str(number) for number in range(first, max(map(int, texts), default=-1) + 1)]
-        self.names = tuple(sorted(texts) if names is None else names)
-        unknown = sorted(texts - set(self.names))
-        if unknown and not self._numeric:
-            raise SsgcamError(
-                f"'{source}' has the class '{unknown[0]}', which is not among class_names; add it"
-            )
-
-    def index(self, label: Any) -> int | None:
-        """Return a class's index, or None for None."""
-        if label is None:
-            return None
-        return int(label) - self._first if self._numeric else self.names.index(str(label))
-
-    def indices(self, labels: Iterable[Any]) -> list[int]:
-        """Return the indices of classes, without those of None."""
-        return [index for label in labels if (index := self.index(label)) is not None]
+    found = sorted({label for label in labels if label is not None})
+    if all(label.removeprefix("-").isdecimal() for label in found):
+        index: dict[str | None, int] = {label: int(label) - first for label in found}
+        if names is None:
+            names = [str(first + number) for number in range(max(index.values(), default=-1) + 1)]
+        return tuple(names), index
+    names = tuple(found if names is None else names)
+    unknown = [label for label in found if label not in names]
+    if unknown:
+        raise SsgcamError(
+            f"'{source}' has the class '{unknown[0]}', which is not among class_names; add it"
+        )
+    return names, {label: names.index(label) for label in found}

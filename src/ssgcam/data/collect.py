@@ -1,16 +1,17 @@
-"""What do all readers share? They find a layout's root and check images and boxes."""
+"""What all readers share: they find a layout's root and check images and boxes."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ssgcam.data.frames import annotated_pixels, upright_box
-from ssgcam.data.masks import StoredMask
-from ssgcam.data.sample import LAST_VALUE, Box, Sample, SampleSet
+from ssgcam.data.masks import FileMask, PaintedMask
+from ssgcam.data.sample import IGNORE, LAST_VALUE, Box, Sample, SampleSet
 from ssgcam.data.tables import Record, find_images, read_table
 from ssgcam.errors import SsgcamError
 
@@ -27,14 +28,12 @@ class Layout:
 
     Attributes:
         kind: The layout's name for `ssgcam.data.read_samples`.
-        title: Its name in messages.
         signs: Files, folders or glob patterns, relative to the root, that must all exist. If only
             the first one does, the folder is taken for an incomplete one of this layout.
         below: Folders below the one given where the root may be as well.
     """
 
     kind: str
-    title: str
     signs: tuple[str, ...]
     below: tuple[str, ...] = ()
 
@@ -51,12 +50,11 @@ class Layout:
         Raises:
             SsgcamError: If there is none; it says which file was expected where.
         """
-        check_folder(root)
         found = self.find(root)
         if found is None:
             missing = next(sign for sign in self.signs if not exists(root, sign))
             raise SsgcamError(
-                f"'{root}' is not the root of a {self.title} set: '{root / missing}' is missing; "
+                f"'{root}' is not the root of a {self.kind} set: '{root / missing}' is missing; "
                 f"name the folder that holds {' and '.join(map(repr, self.signs))}"
             )
         return found
@@ -73,6 +71,31 @@ def check_folder(root: Path) -> None:
         raise SsgcamError(f"there is no folder '{root}'; check the path")
     if not root.is_dir():
         raise SsgcamError(f"'{root}' is a file; name the data set's folder")
+
+
+class Annotation(NamedTuple):
+    """One object of an image.
+
+    Attributes:
+        label: Its class index; None: its pixels are ignored, and it is neither label nor box.
+        box: x, y, width and height.
+        segmentation: Its region (see `ssgcam.data.masks.region_pixels`), if it has any.
+        area: Its area; objects of smaller area lie on top in the mask.
+    """
+
+    label: int | None
+    box: tuple[Any, ...]
+    segmentation: Any = None
+    area: float = 0
+
+
+class Annotated(NamedTuple):
+    """An image file, the file with its annotation, the declared width and height, and the objects."""
+
+    image: Path
+    source: Path
+    size: tuple[int, int]
+    objects: list[Annotation]
 
 
 @dataclass
@@ -138,7 +161,7 @@ class Collector:
         boxes: Iterable[tuple[Sequence[Any], int | None]] = (),
         edges: Edges = "inclusive",
         labels: Iterable[int] | None = None,
-        mask: StoredMask | None = None,
+        mask: FileMask | PaintedMask | None = None,
         size: tuple[int, int] | None = None,
         group: str = "",
         name: str = "",
@@ -161,24 +184,48 @@ class Collector:
                 is not four numbers in order.
         """
         pixels, orientation = annotated_pixels(image, size, source, self.stored)
-        boxes = list(boxes)
-        classes = [label for _, label in boxes if label is not None]
         where = f"a box of '{image.name}' in '{source}'"
         checked = [(self._box(numbers, edges, pixels, where), label) for numbers, label in boxes]
         kept = [(upright_box(box, pixels, orientation), label) for box, label in checked if box]
-        inside = image.is_relative_to(self.root)
-        sample = Sample(
-            name or (image.relative_to(self.root) if inside else image).as_posix(),
-            image,
-            tuple(sorted(set(classes if labels is None else labels))),
-            tuple(box for box, _ in kept),
-            tuple(label for _, label in kept if label is not None),
-            group,
-            replace(mask, orientation=orientation) if mask else None,
-        )
+        classes = {label for _, label in checked if label is not None}
         # Without a class for each box, none is certain to belong to which.
-        without_class = len(classes) < len(boxes)
-        self.samples.append(replace(sample, box_labels=()) if without_class else sample)
+        certain = all(label is not None for _, label in checked)
+        inside = image.is_relative_to(self.root)
+        self.samples.append(
+            Sample(
+                name or (image.relative_to(self.root) if inside else image).as_posix(),
+                image,
+                tuple(sorted(classes if labels is None else set(labels))),
+                tuple(box for box, _ in kept),
+                tuple(label for _, label in kept if label is not None and certain),
+                group,
+                replace(mask, orientation=orientation) if mask else None,
+            )
+        )
+
+    def annotated(self, kind: str, names: Sequence[str], listed: Sequence[Annotated]) -> SampleSet:
+        """Make a set of images whose objects have boxes and, if any has a region, masks.
+
+        In the masks, smaller objects lie on top of larger ones, and all on top of ignored ones.
+
+        Args:
+            kind: The layout.
+            names: The class names.
+            listed: The images; with ``missing="skip"``, those that don't exist are left out.
+        """
+        masks = any(found.segmentation for each in listed for found in each.objects)
+        for image, source, size, objects in listed:
+            if not self.present(image, listed_in=source):
+                continue
+            boxes = [(found.box, found.label) for found in objects if found.label is not None]
+            regions = tuple(
+                (IGNORE if found.label is None else found.label + 1, found.segmentation)
+                for found in sorted(objects, key=lambda each: (each.label is not None, -each.area))
+                if found.segmentation
+            )
+            mask = PaintedMask(regions, size) if masks else None
+            self.add(image, source, boxes, "width_height", mask=mask, size=size)
+        return self.finish(kind, names, names if masks else ())
 
     def _box(
         self, numbers: Sequence[Any], edges: Edges, size: tuple[int, int], where: str
@@ -187,26 +234,21 @@ class Collector:
 
         Fractions of inclusive corners are rounded; other boxes get all pixels that they touch.
         """
+        form = "x, y, width, height" if edges == "width_height" else "x0, y0, x1, y1"
         try:
             x0, y0, x1, y1 = corners = [float(number) for number in numbers]
-            if not all(map(math.isfinite, corners)):
-                raise ValueError
-        except (TypeError, ValueError) as error:
-            form = "x, y, width, height" if edges == "width_height" else "x0, y0, x1, y1"
-            raise SsgcamError(
-                f"{where} is {list(numbers)!r}; a box is four numbers {form}"
-            ) from error
+        except (TypeError, ValueError):
+            corners = []
+        if not corners or not all(map(math.isfinite, corners)):
+            raise SsgcamError(f"{where} is {list(numbers)!r}; a box is four numbers {form}")
         if edges == "width_height":
             x1, y1 = x0 + x1, y0 + y1
         if x1 < x0 or y1 < y0:
-            hint = "boxes are x0, y0, x1, y1, not x, y, width, height"
-            if edges == "width_height":
-                hint = "width and height can't be negative"
+            hint = f"boxes are {form}, and width and height can't be negative"
             raise SsgcamError(f"{where} ends before it begins: {list(numbers)}; {hint}")
+        box = math.floor(x0), math.floor(y0), math.ceil(x1) - 1, math.ceil(y1) - 1
         if edges == "inclusive":
             box = round(x0), round(y0), round(x1), round(y1)
-        else:
-            box = math.floor(x0), math.floor(y0), math.ceil(x1) - 1, math.ceil(y1) - 1
         width, height = size
         inside = max(box[0], 0), max(box[1], 0), min(box[2], width - 1), min(box[3], height - 1)
         empty = inside[0] > inside[2] or inside[1] > inside[3]
@@ -229,23 +271,23 @@ class Collector:
                 f"'{self.root}' has {len(mask_names)} classes, and a mask can't tell more than "
                 f"{LAST_VALUE} apart; leave some out"
             )
-        names: set[str] = set()
+        known = set(range(len(class_names)))
+        name, times = Counter(sample.name for sample in self.samples).most_common(1)[0]
+        if times > 1:
+            raise SsgcamError(f"'{name}' is listed twice in '{self.root}'; list it once")
         for sample in self.samples:
-            if sample.name in names:
-                raise SsgcamError(f"'{sample.name}' is listed twice in '{self.root}'; list it once")
-            names.add(sample.name)
-            for label in (*sample.labels, *sample.box_labels):
-                if not 0 <= label < len(class_names):
-                    raise SsgcamError(
-                        f"'{sample.name}' has class {label}, outside the {len(class_names)} "
-                        "classes of its set; check --first-label"
-                    )
+            outside = {*sample.labels, *sample.box_labels} - known
+            if outside:
+                raise SsgcamError(
+                    f"'{sample.name}' has class {min(outside)}, outside the {len(class_names)} "
+                    "classes of its set; check --first-label"
+                )
         return SampleSet(
-            tuple(self.samples),
-            tuple(class_names),
-            self.root,
-            kind,
-            tuple(mask_names),
-            self.clipped,
-            self.skipped,
+            samples=tuple(self.samples),
+            class_names=tuple(class_names),
+            root=self.root,
+            kind=kind,
+            mask_names=tuple(mask_names),
+            clipped=self.clipped,
+            skipped=self.skipped,
         )

@@ -1,4 +1,4 @@
-"""How is CUB-200-2011 (birds) read?"""
+"""Reads CUB-200-2011 (birds)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from ssgcam.data.sample import SampleSet
 from ssgcam.data.tables import rows, whole
 from ssgcam.errors import SsgcamError
 
-LAYOUT = Layout(
-    "cub",
-    "CUB-200-2011",
-    (
-        *("images.txt", "images", "image_class_labels.txt", "train_test_split.txt"),
-        *("bounding_boxes.txt", "classes.txt"),
-    ),
-    ("CUB_200_2011",),
-)
-# The masks average five annotators in steps of 51: from here on, at least three agree.
-_MAJORITY = 128
+_LISTS = {
+    "train_test_split.txt": "image_id is_training_image",
+    "image_class_labels.txt": "image_id class_id",
+    "bounding_boxes.txt": "image_id x y width height",
+}
+LAYOUT = Layout("cub", ("images.txt", "images", *_LISTS, "classes.txt"), ("CUB_200_2011",))
+# The masks average five annotators in steps of 51: from 128 on, at least three agree.
+_MAJORITY = {value: int(value >= 128) for value in range(256)}
 _SPLITS = {"train": ("1",), "test": ("0",), "all": ("0", "1")}
 
 
@@ -54,11 +51,7 @@ def read_cub(
     collector = Collector(base, missing)
     tables = {
         name: {number: cells for number, *cells in rows(base / name, columns)}
-        for name, columns in (
-            ("train_test_split.txt", "image_id is_training_image"),
-            ("image_class_labels.txt", "image_id class_id"),
-            ("bounding_boxes.txt", "image_id x y width height"),
-        )
+        for name, columns in _LISTS.items()
     }
     names = [name for _, name in rows(base / "classes.txt", "class_id class_name")]
     folders = (base / "segmentations", base.parent / "segmentations")
@@ -81,6 +74,6 @@ def read_cub(
                 base / "bounding_boxes.txt",
                 [(box, index)],
                 "width_height",
-                mask=FileMask(path, at_least=_MAJORITY) if masks else None,
+                mask=FileMask(path, _MAJORITY) if masks else None,
             )
     return collector.finish("cub", names, ("object",) if masks else ())

@@ -1,11 +1,11 @@
-"""How is a folder of images read, with a subfolder for each class or without any labels?"""
+"""Reads a folder of images, with a subfolder for each class or without any labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssgcam.data.collect import Collector, check_folder
+from ssgcam.data.collect import Collector
 from ssgcam.data.sample import Sample, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
@@ -23,7 +23,6 @@ def read_images(root: Path) -> SampleSet:
     Raises:
         SsgcamError: If there is no image in it.
     """
-    check_folder(root)
     images = images_below(root)
     samples = [Sample(image.relative_to(root).as_posix(), image) for image in images]
     return Collector(root, samples=samples).finish("images", ())
@@ -51,7 +50,6 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
     Raises:
         SsgcamError: If there is no class folder with images, or one is not in `class_names`.
     """
-    check_folder(root)
     folders = class_folders(root)
     if not folders:
         raise SsgcamError(

@@ -1,4 +1,4 @@
-"""Which pixels does an annotation count: those of the file as stored, or of the upright image?"""
+"""Turns boxes and masks from the pixels of a file as stored to those of the upright image."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def upright_array(array: NDArray[T], orientation: int) -> NDArray[T]:
     """Turn an array of stored pixels, ``[H, W]``, upright by an EXIF orientation, 1 to 8."""
     array = array.T if orientation > 4 else array
     return array[:: -1 if orientation in _FLIP_Y else 1, :: -1 if orientation in _FLIP_X else 1]
+
+
+def upright_size(image: Path) -> tuple[int, int]:
+    """Width and height of an image file after its EXIF orientation."""
+    width, height, orientation = image_header(image)
+    return (height, width) if orientation > 4 else (width, height)
 
 
 def annotated_pixels(

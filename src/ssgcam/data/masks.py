@@ -1,19 +1,19 @@
-"""How does a mask file, or a box, become a mask in the convention of `ssgcam.data.sample`?"""
+"""Masks from files, polygons, run lengths and boxes, in the convention of `ssgcam.data.sample`."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pycocotools.mask
 from numpy.typing import NDArray
 from PIL import Image
 
 from ssgcam.data.frames import upright_array
-from ssgcam.data.sample import IGNORE, LAST_VALUE, Box, Mask, SampleSet
+from ssgcam.data.sample import LAST_VALUE, Box, Mask, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.images import open_image
 
@@ -94,131 +94,156 @@ def map_values(raw: NDArray[np.int64], values: Mapping[int, int] | None, path: P
 
 
 @dataclass(frozen=True)
-class StoredMask(ABC):
-    """A mask for the pixels of an image as stored; a `ssgcam.data.sample.MaskSource`.
-
-    Attributes:
-        orientation: EXIF orientation that turns the mask upright, 1 to 8.
-    """
-
-    orientation: int = field(default=1, kw_only=True)
-
-    @abstractmethod
-    def read(self, size: tuple[int, int]) -> Mask:
-        """Read the mask; see `ssgcam.data.sample.MaskSource.read`."""
-
-    def upright(self, mask: Mask, size: tuple[int, int], name: str) -> Mask:
-        """Turn a mask of stored pixels upright and check its size.
-
-        Args:
-            mask: ``uint8[H, W]``, as stored.
-            size: Width and height of the upright image.
-            name: The mask, for the message.
-
-        Raises:
-            SsgcamError: If the mask is of another size.
-        """
-        mask = np.ascontiguousarray(upright_array(mask, self.orientation))
-        if mask.shape != size[::-1]:
-            raise SsgcamError(
-                f"{name} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is "
-                f"{size[0]}x{size[1]}; make them the same size"
-            )
-        return mask
-
-
-@dataclass(frozen=True)
-class FileMask(StoredMask):
+class FileMask:
     """A mask in a picture file.
 
     Attributes:
         path: The file.
         values: Stored value to mask value (0 to 255); None: values as they are.
-        at_least: If given, stored values from this on are 1 and the others 0.
+        orientation: EXIF orientation that turns the mask upright, 1 to 8.
     """
 
     path: Path
     values: Mapping[int, int] | None = field(default=None, hash=False)
-    at_least: int | None = None
+    orientation: int = 1
 
     def read(self, size: tuple[int, int]) -> Mask:
         """Read the file; see `ssgcam.data.sample.MaskSource.read`."""
-        raw = read_raw_mask(self.path)
-        if self.at_least is None:
-            mask = map_values(raw, self.values, self.path)
-        else:
-            mask = (raw >= self.at_least).astype(np.uint8)
-        return self.upright(mask, size, f"the mask '{self.path}'")
+        mask = map_values(read_raw_mask(self.path), self.values, self.path)
+        return _upright(mask, self.orientation, size, f"the mask '{self.path}'")
 
 
 @dataclass(frozen=True)
-class InstanceFiles(StoredMask):
-    """One object in several mask files, with a file of what to ignore (WSOL's OpenImages).
-
-    The files may be of another size than the image: they are resized to it by nearest neighbor,
-    as the reference evaluation does.
+class PaintedMask:
+    """A mask painted from regions, such as polygons or boxes.
 
     Attributes:
-        paths: Masks whose non-zero pixels are the object.
-        ignore: A mask whose non-zero pixels are ignored where no object is, or None.
+        regions: Mask value and region of each object (see `region_pixels`); later ones lie on top.
+        size: Width and height of the pixels that the regions count; None: those of the image.
+        orientation: EXIF orientation that turns these pixels upright, 1 to 8.
     """
 
-    paths: tuple[Path, ...]
-    ignore: Path | None = None
+    regions: tuple[tuple[int, Any], ...] = field(hash=False)
+    size: tuple[int, int] | None = None
+    orientation: int = 1
 
     def read(self, size: tuple[int, int]) -> Mask:
-        """Read the mask; see `ssgcam.data.sample.MaskSource.read`."""
-
-        def resized(path: Path) -> NDArray[np.bool_]:
-            upright = upright_array(read_raw_mask(path), self.orientation) > 0
-            picture = Image.fromarray(upright.astype(np.uint8))
-            return np.asarray(picture.resize(size, Image.Resampling.NEAREST)) > 0
-
-        objects: NDArray[np.bool_] = np.any([resized(path) for path in self.paths], axis=0)
-        mask = objects.astype(np.uint8)
-        if self.ignore is not None:
-            mask[resized(self.ignore) & ~objects] = IGNORE
-        return mask
+        """Paint the mask; see `ssgcam.data.sample.MaskSource.read`."""
+        width, height = self.size or (size[::-1] if self.orientation > 4 else size)
+        mask = np.zeros((height, width), dtype=np.uint8)
+        for value, region in self.regions:
+            mask[region_pixels(region, height, width)] = value
+        return _upright(mask, self.orientation, size, "a mask made of polygons")
 
 
-@dataclass(frozen=True)
-class BoxMask:
-    """A mask drawn from boxes; where boxes overlap, the smaller one is on top.
+class BoxRegion(NamedTuple):
+    """A region: the pixels of a box (``"filled"``), or of the ellipse inside it (``"ellipse"``).
 
-    Attributes:
-        boxes: Inclusive corners.
-        values: The mask value of each box.
-        shape: ``"filled"``: all pixels of the box. ``"ellipse"``: the pixels whose center is in
-            the ellipse that touches the box's four sides.
+    The pixels of the ellipse are those whose center is in the ellipse that touches all four sides.
     """
 
-    boxes: tuple[Box, ...]
-    values: tuple[int, ...]
+    box: Box
     shape: Shape = "filled"
 
-    def read(self, size: tuple[int, int]) -> Mask:
-        """Draw the mask; see `ssgcam.data.sample.MaskSource.read`."""
-        width, height = size
-        mask = np.zeros((height, width), dtype=np.uint8)
 
-        def area(pair: tuple[Box, int]) -> int:
-            x0, y0, x1, y1 = pair[0]
-            return (x1 - x0 + 1) * (y1 - y0 + 1)
+def region_pixels(region: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """The pixels of a region.
 
-        pairs = zip(self.boxes, self.values, strict=True)
-        for (x0, y0, x1, y1), value in sorted(pairs, key=area, reverse=True):
-            if x1 >= width or y1 >= height:
-                raise SsgcamError(
-                    f"a box reaches pixel ({x1}, {y1}), outside its image of {width}x{height}; "
-                    "use the boxes of that very image"
-                )
-            part = mask[y0 : y1 + 1, x0 : x1 + 1]
-            if self.shape == "filled":
-                part[:] = value
-            else:
-                y, x = ((np.arange(side) + 0.5) / side * 2 - 1 for side in part.shape)
-                part[x**2 + y[:, None] ** 2 <= 1] = value
-        return mask
+    Args:
+        region: A mask file, whose non-zero pixels are the region and which is resized by nearest
+            neighbor, as the WSOL benchmark does; a `BoxRegion`; COCO's run lengths
+            (``{"counts": ...}``, plain or compressed); a list of polygons
+            ``[x0, y0, x1, y1, ...]``; or ``{"polygons": [[outline, hole, ...], ...]}``, whose
+            rings are such polygons.
+        height: Of its image.
+        width: Of its image.
+
+    Returns:
+        ``bool[H, W]``.
+
+    Raises:
+        SsgcamError: If it is damaged, or a box is not inside the image.
+    """
+    pixels = np.zeros((height, width), dtype=bool)
+    if isinstance(region, Path):
+        picture = Image.fromarray((read_raw_mask(region) > 0).astype(np.uint8))
+        return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)) > 0
+    if isinstance(region, BoxRegion):
+        x0, y0, x1, y1 = region.box
+        if x1 >= width or y1 >= height:
+            raise SsgcamError(
+                f"a box reaches pixel ({x1}, {y1}), outside its image of {width}x{height}; "
+                "use the boxes of that very image"
+            )
+        part = pixels[y0 : y1 + 1, x0 : x1 + 1]
+        y, x = ((np.arange(side) + 0.5) / side * 2 - 1 for side in part.shape)
+        part[:] = region.shape == "filled" or x**2 + y[:, None] ** 2 <= 1
+    elif isinstance(region, Mapping) and "polygons" in region:
+        for outline, *holes in region["polygons"]:
+            hidden = region_pixels(holes, height, width)
+            pixels |= region_pixels([outline], height, width) & ~hidden
+    elif isinstance(region, Mapping):
+        return run_length_pixels(region.get("counts"), height, width)
+    # A polygon has three points; pycocotools takes four numbers for a box.
+    elif polygons := [polygon for polygon in region if len(polygon) >= 6]:
+        try:
+            merged = pycocotools.mask.merge(pycocotools.mask.frPyObjects(polygons, height, width))
+        except Exception as error:  # pycocotools raises bare exceptions
+            raise SsgcamError(f"a polygon is damaged ({error}); fix it") from error
+        return np.asarray(pycocotools.mask.decode(merged), dtype=bool)
+    return pixels
+
+
+def run_length_pixels(counts: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Decode COCO's run lengths; pycocotools does not notice counts that are cut short.
+
+    Runs count pixels down the columns, from the left, beginning with background. The compressed
+    form writes each count (from the fourth on: its difference from the count two before) in groups
+    of five bits, lowest first; bit 6 says that more follow, and 48 is added to make characters.
+
+    Args:
+        counts: A list of counts, or the compressed form as ``str`` or ``bytes``.
+        height: Of the mask.
+        width: Of the mask.
+
+    Returns:
+        ``bool[H, W]``.
+
+    Raises:
+        SsgcamError: If the counts don't fill the mask, or are not counts.
+    """
+    try:
+        if isinstance(counts, bytes):
+            counts = counts.decode("ascii")
+        runs: list[int] = [] if isinstance(counts, str) else [int(count) for count in counts]
+        value = shift = 0
+        for group in (ord(each) - 48 for each in (counts if isinstance(counts, str) else "")):
+            value |= (group & 31) << shift
+            shift += 5
+            if not group & 32:
+                value -= (1 << shift) if group & 16 else 0
+                runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+                value = shift = 0
+            if not 0 <= group < 64:
+                raise ValueError(f"{chr(group + 48)!r} is not in the alphabet")
+        if shift or min(runs, default=0) < 0 or sum(runs) != height * width:
+            raise ValueError(f"its runs don't fill {width}x{height} pixels")
+    except (TypeError, ValueError) as error:
+        raise SsgcamError(
+            f"a run-length mask is damaged ({error}); export the annotations again"
+        ) from error
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
+
+
+def _upright(mask: Mask, orientation: int, size: tuple[int, int], name: str) -> Mask:
+    """Turn a mask of stored pixels upright and check that it has its image's size."""
+    mask = np.ascontiguousarray(upright_array(mask, orientation))
+    if mask.shape != size[::-1]:
+        raise SsgcamError(
+            f"{name} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is "
+            f"{size[0]}x{size[1]}; make them the same size"
+        )
+    return mask
 
 
 def with_box_masks(sample_set: SampleSet, shape: Shape = "filled") -> SampleSet:
@@ -253,6 +278,13 @@ def with_box_masks(sample_set: SampleSet, shape: Shape = "filled") -> SampleSet:
                 f"{LAST_VALUE} classes apart; use a set with fewer classes"
             )
         values = [label + 1 for label in sample.box_labels] if semantic else [1] * len(sample.boxes)
-        samples.append(replace(sample, mask=BoxMask(sample.boxes, tuple(values), shape)))
+        regions = zip(values, (BoxRegion(box, shape) for box in sample.boxes), strict=True)
+        on_top = sorted(regions, key=lambda each: -_area(each[1].box))
+        samples.append(replace(sample, mask=PaintedMask(tuple(on_top))))
     names = sample_set.class_names if semantic else ("object",)
     return replace(sample_set, samples=tuple(samples), mask_names=names)
+
+
+def _area(box: Box) -> int:
+    x0, y0, x1, y1 = box
+    return (x1 - x0 + 1) * (y1 - y0 + 1)

@@ -1,4 +1,4 @@
-"""How is a folder of images read beside a folder of masks?"""
+"""Reads a folder of images beside a folder of masks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ssgcam.data.classes import LabelEncoder
+from ssgcam.data.classes import number_classes
 from ssgcam.data.collect import Collector, Layout, Missing
 from ssgcam.data.masks import FileMask, map_values, read_raw_mask
 from ssgcam.data.sample import IGNORE, LAST_VALUE, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
 
-LAYOUT = Layout("pairs", "image and mask", ("masks", "images"))
+LAYOUT = Layout("pairs", ("masks", "images"))
 _TABLES = ("labels.csv", "groups.csv")
 # What a mask's stem may have after its image's.
 _SUFFIXES = ("", "_mask", "-mask", "_masks", "_segmentation", "_seg", "_label", "_labels", "_gt")
@@ -69,7 +69,7 @@ def read_pairs(
         SsgcamError: If a folder or a mask is missing, a mask is of another size than its image, or
             its values are not known.
     """
-    Layout("pairs", LAYOUT.title, (masks, images)).locate(root)
+    Layout("pairs", (masks, images)).locate(root)
     collector = Collector(root, missing, stored=False)
 
     def stem(path: Path, folder: str) -> str:
@@ -112,7 +112,6 @@ def read_pairs(
     tables = [root / name for name in _TABLES if (root / name).is_file()]
     records = collector.read_tables(root / images, *tables)
     labels = [record.label for found in records.values() for record in found]
-    encoder = LabelEncoder(labels, class_names, first_label, root / _TABLES[0])
     from_table = any(label is not None for label in labels)
     count = max((value for value in values.values() if value != IGNORE), default=0)
     mask_names = ["object"] if count <= 1 else [str(value + 1) for value in range(count)]
@@ -123,14 +122,14 @@ def read_pairs(
                 "all"
             )
         mask_names = list(class_names)
+    table_names, index = number_classes(labels, class_names, first_label, root / _TABLES[0])
     for image, (path, (height, width), found) in stored.items():
         entries = records.get(image, [])
+        present = map_values(np.array(found), values, path).tolist()
+        indices = [value - 1 for value in present if value not in (0, IGNORE)]
         if from_table:
-            indices = encoder.indices(entry.label for entry in entries)
-        else:
-            present = map_values(np.array(found), values, path).tolist()
-            indices = [value - 1 for value in present if value not in (0, IGNORE)]
+            indices = [index[entry.label] for entry in entries if entry.label is not None]
         group = next((entry.group for entry in entries if entry.group), "")
         mask = FileMask(path, values)
         collector.add(image, path, labels=indices, mask=mask, size=(width, height), group=group)
-    return collector.finish("pairs", encoder.names if from_table else mask_names, mask_names)
+    return collector.finish("pairs", table_names if from_table else mask_names, mask_names)

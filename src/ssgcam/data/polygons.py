@@ -1,24 +1,24 @@
-"""How are polygons read from YOLO's text files, and from GeoJSON as QuPath exports it?"""
+"""Reads boxes and polygons of YOLO's text files, and of GeoJSON as QuPath exports it."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
-from ssgcam.data.coco import Annotation, add_annotated
-from ssgcam.data.collect import Collector, Layout, Missing
-from ssgcam.data.frames import annotated_pixels
+from ssgcam.data.collect import Annotated, Annotation, Collector, Layout, Missing
+from ssgcam.data.frames import upright_size
 from ssgcam.data.sample import SampleSet
 from ssgcam.data.tables import read_json, read_text, whole
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, first_line
 from ssgcam.images import images_below
 
-YOLO = Layout("yolo", "YOLO", ("labels/**/*.txt", "images"), ("train",))
-GEOJSON = Layout("geojson", "image and GeoJSON", ("masks/**/*.geojson", "images"))
+YOLO = Layout("yolo", ("labels/**/*.txt", "images"), ("train",))
+GEOJSON = Layout("geojson", ("masks/**/*.geojson", "images"))
+_NAME_FILES = ("data.yaml", "dataset.yaml", "classes.txt")
 
 
 def read_yolo(root: Path, split: str | None = None, missing: Missing = "error") -> SampleSet:
@@ -43,24 +43,20 @@ def read_yolo(root: Path, split: str | None = None, missing: Missing = "error") 
     """
     inside = split and (root / split / "labels").is_dir()
     root = YOLO.locate(root / str(split) if inside else root)
-    collector = Collector(root, missing, stored=False)
-    found = {}
+    listed = []
     for image in images_below(root / "images" / ("" if inside else split or "")):
         source = root / "labels" / image.relative_to(root / "images").with_suffix(".txt")
-        size, _ = annotated_pixels(image, None, source, stored=False)
+        size = upright_size(image)
         lines = read_text(source).splitlines() if source.is_file() else []
         objects = [
             _yolo_object(line.split(), size, f"line {number} of '{source}'")
             for number, line in enumerate(lines, start=1)
             if line.strip()
         ]
-        found[image] = source, size, objects
-    last = max((item.label or 0 for *_, items in found.values() for item in items), default=-1)
+        listed.append(Annotated(image, source, size, objects))
+    last = max((found.label or 0 for each in listed for found in each.objects), default=-1)
     names = _yolo_names(root) or [str(number) for number in range(last + 1)]
-    masks = any(item.segmentation for *_, items in found.values() for item in items)
-    for image, (source, size, objects) in found.items():
-        add_annotated(collector, image, source, objects, size, masks)
-    return collector.finish("yolo", names, names if masks else ())
+    return Collector(root, missing, stored=False).annotated("yolo", names, listed)
 
 
 def _yolo_object(cells: list[str], size: tuple[int, int], where: str) -> Annotation:
@@ -76,7 +72,7 @@ def _yolo_object(cells: list[str], size: tuple[int, int], where: str) -> Annotat
         )
     if len(points) == 2:
         (x, y), (width, height) = points.tolist()
-        return Annotation(label, (x - width / 2, y - height / 2, width, height), None, 0)
+        return Annotation(label, (x - width / 2, y - height / 2, width, height))
     return _polygon_object(label, points, [points.ravel().tolist()])
 
 
@@ -87,19 +83,19 @@ def _polygon_object(label: int | None, points: NDArray[Any], segmentation: Any) 
 
 def _yolo_names(root: Path) -> list[str]:
     """Read class names from the first of ``data.yaml`` and ``classes.txt`` that is there."""
-    for folder in (root, root.parent):
-        for name in ("data.yaml", "dataset.yaml", "classes.txt"):
-            if not (folder / name).is_file():
-                continue
-            text = read_text(folder / name)
-            if name == "classes.txt":
-                return [line.strip() for line in text.splitlines() if line.strip()]
-            _, _, text = text.partition("names:")
-            flow = re.match(r"\s*\[(.*?)\]", text, re.DOTALL)
-            pattern = r"'[^']*'|\"[^\"]*\"|[^,\s][^,]*" if flow else r"(?m)^\s*(?:-|\d+:)\s*(.+)$"
-            return [
-                item.strip(" \t\r\n'\"") for item in re.findall(pattern, flow[1] if flow else text)
-            ]
+    for path in (folder / name for folder in (root, root.parent) for name in _NAME_FILES):
+        if path.is_file() and path.suffix == ".txt":
+            return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        if path.is_file():
+            try:
+                names = yaml.safe_load(read_text(path)).get("names") or []
+                return [
+                    str(name) for name in (names.values() if isinstance(names, dict) else names)
+                ]
+            except (yaml.YAMLError, AttributeError, TypeError) as error:
+                raise SsgcamError(
+                    f"'{path}' has no list of names ({first_line(error)}); correct it"
+                ) from error
     return []
 
 
@@ -124,7 +120,7 @@ def read_geojson(
     Raises:
         SsgcamError: If a folder or a file is missing, or a file is not GeoJSON.
     """
-    Layout("geojson", GEOJSON.title, (masks, images)).locate(root)
+    Layout("geojson", (masks, images)).locate(root)
     collector = Collector(root, missing, stored=False)
     features = {}
     for image in images_below(root / images):
@@ -132,16 +128,16 @@ def read_geojson(
         if collector.present(source, listed_in=root / images):
             features[image] = source, _features(source)
     names = sorted({name for _, found in features.values() for name, _ in found} - {"Ignore*"})
+    listed = []
     for image, (source, found) in features.items():
-        size, _ = annotated_pixels(image, None, source, stored=False)
         objects = []
         for name, polygons in found:
             points = np.concatenate([outline for outline, *_ in polygons])
             rings = [[ring.ravel().tolist() for ring in polygon] for polygon in polygons]
             label = None if name == "Ignore*" else names.index(name)
             objects.append(_polygon_object(label, points, {"polygons": rings}))
-        add_annotated(collector, image, source, objects, size, masks=True)
-    return collector.finish("geojson", names, names)
+        listed.append(Annotated(image, source, upright_size(image), objects))
+    return collector.annotated("geojson", names, listed)
 
 
 def _features(source: Path) -> list[tuple[str, list[list[NDArray[Any]]]]]:

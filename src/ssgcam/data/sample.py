@@ -1,4 +1,4 @@
-"""What does a reader return? Samples with labels, boxes and masks in one convention."""
+"""What a reader returns: samples with labels, boxes and masks in one convention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are lists and tables in text files read, with errors that name the file and the line?"""
+"""Reads lists and tables in text files, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssgcam.errors import SsgcamError
 from ssgcam.images import images_below
@@ -17,7 +16,7 @@ from ssgcam.images import images_below
 _IMAGE = ("image", "imageid", "imagename", "file", "filename", "name", "path", "id")
 _LABEL = ("label", "class", "classlabel", "classindex", "classname")
 _GROUP = ("group", "patient", "patientid", "field", "slide", "subject")
-_SIZE = (("width", "w", "boxwidth"), ("height", "h", "boxheight"))
+_SIDES = (("width", "w", "boxwidth"), ("height", "h", "boxheight"))
 _BOX = (
     ("x0", "xmin", "left", "x"),
     ("y0", "ymin", "top", "y"),
@@ -26,13 +25,12 @@ _BOX = (
 )
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One entry of a table: an image, or one box of it.
 
     Attributes:
         image: The image as the table names it.
-        label: Its class as the table gives it (number or name), or None.
+        label: Its class as the table gives it (a name, or digits), or None.
         boxes: Four numbers of each box as the table gives them.
         group: Its group, or empty.
         size: Width and height as the table gives them, or None.
@@ -40,7 +38,7 @@ class Record:
     """
 
     image: str
-    label: Any = None
+    label: str | None = None
     boxes: tuple[Sequence[Any], ...] = ()
     group: str = ""
     size: tuple[int, int] | None = None
@@ -50,11 +48,10 @@ class Record:
 def read_table(path: Path) -> list[Record]:
     """Read a CSV file with a header, or a JSON list of objects.
 
-    Both have a column (a key) for the image, and optional ones for the class and the group.
-
-    - CSV: a line for each box, in the columns ``x0, y0, x1, y1`` (or ``xmin, ymin, xmax, ymax``) or
-      ``x, y, width, height``; or a line without numbers for an image that has no box.
-    - JSON: ``boxes``, a list of ``[x0, y0, x1, y1]``, and the image's ``width`` and ``height``.
+    Both have a column (a key) for the image, and optional ones for the class and the group. Boxes
+    are in the columns ``x0, y0, x1, y1`` (or ``xmin, ymin, xmax, ymax``) or ``x, y, width,
+    height``, a line each; or, in JSON, in ``boxes``, a list of ``[x0, y0, x1, y1]``. Without a box
+    in columns, ``width`` and ``height`` are the image's.
 
     Args:
         path: The file; its ending tells which.
@@ -65,8 +62,7 @@ def read_table(path: Path) -> list[Record]:
     Raises:
         SsgcamError: If the file is missing or damaged, or an entry names no image.
     """
-    is_json = path.suffix.lower() == ".json"
-    if is_json:
+    if path.suffix.lower() == ".json":
         hint = 'it must be a list of {"image", "label", "boxes": [[x0, y0, x1, y1], ...]}'
         entries = read_json(path)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -76,44 +72,48 @@ def read_table(path: Path) -> list[Record]:
         text = io.StringIO(read_text(path), newline="")
         entries = list(csv.DictReader(text, skipinitialspace=True))
     return [
-        _record(entry, f"entry {number} of '{path}'", is_json, hint)
+        _record(entry, f"entry {number} of '{path}'", hint)
         for number, entry in enumerate(entries, start=1)
     ]
 
 
-def _record(entry: Mapping[str, Any], where: str, is_json: bool, hint: str) -> Record:
+def _record(entry: Mapping[str, Any], where: str, hint: str) -> Record:
     cells = {"".join(filter(str.isalnum, key.lower())): entry[key] for key in entry if key}
 
-    def cell(names: Sequence[str]) -> Any:
+    def cell(names: Iterable[str]) -> Any:
         values = (cells.get(name) for name in names)
         stripped = (value.strip() if isinstance(value, str) else value for value in values)
         return next((value for value in stripped if value not in (None, "")), None)
 
-    image, group = cell(_IMAGE), cell(_GROUP)
+    image, label, group = cell(_IMAGE), cell(_LABEL), cell(_GROUP)
     if not isinstance(image, str):
         raise SsgcamError(f"{where} names no image (it has: {', '.join(cells)}); {hint}")
-    size, by_size = None, False
-    if is_json:
-        boxes = cell(["boxes"]) or []
-        if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
-            raise SsgcamError(f"{where} has boxes that are no lists; {hint}")
-        sides = [cell([side]) for side in ("width", "height")]
-        if None not in sides:
-            width, height = (whole(side, f"the size of {where}") for side in sides)
-            size = width, height
-    else:
-        box = [cell(names) for names in _BOX]
-        by_size = box[2:] == [None, None] and box != [None] * 4
-        if by_size:
-            box[2:] = [cell(names) for names in _SIZE]
-        if None in box and any(box):
+    boxes = cells.get("boxes") or []
+    if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
+        raise SsgcamError(f"{where} has boxes that are no lists; {hint}")
+    box, sides = [cell(names) for names in _BOX], [cell(names) for names in _SIDES]
+    by_size = box[2:] == [None, None] != box[:2]
+    if by_size:
+        box[2:] = sides
+    size = None
+    if box != [None] * 4:
+        if None in box:
             raise SsgcamError(
                 f"{where} lacks a part of its box; boxes need x0, y0, x1 and y1, or x, y, width "
                 "and height"
             )
-        boxes = [box] if any(box) else []
-    group = "" if group is None else str(group)
-    return Record(image, cell(_LABEL), tuple(boxes), group, size, by_size)
+        boxes = [*boxes, box]
+    elif None not in sides:
+        width, height = (whole(side, f"the size of {where}") for side in sides)
+        size = width, height
+    return Record(
+        image,
+        None if label is None else str(label),
+        tuple(boxes),
+        "" if group is None else str(group),
+        size,
+        by_size,
+    )
 
 
 def find_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""How are PASCAL VOC 2012 and ILSVRC 2012 (ImageNet) read, which share their XML?"""
+"""Reads PASCAL VOC 2012 and ILSVRC 2012 (ImageNet), which share their XML."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ from ssgcam.data.sample import IGNORE, SampleSet
 from ssgcam.data.tables import read_text, rows, whole
 from ssgcam.errors import SsgcamError
 
-VOC = Layout(
-    "voc",
-    "PASCAL VOC",
-    ("JPEGImages", "Annotations", "ImageSets"),
-    ("VOC2012", "VOCdevkit/VOC2012"),
-)
+VOC = Layout("voc", ("JPEGImages", "Annotations", "ImageSets"), ("VOC2012", "VOCdevkit/VOC2012"))
 ILSVRC = Layout(
-    "ilsvrc", "ILSVRC", ("Data/CLS-LOC", "Annotations/CLS-LOC", "ImageSets/CLS-LOC"), ("ILSVRC",)
+    "ilsvrc", tuple(f"{name}/CLS-LOC" for name in ("Data", "Annotations", "ImageSets")), ("ILSVRC",)
 )
 _NAMES = """
 aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
@@ -104,15 +99,13 @@ def read_ilsvrc(root: Path, split: str = "val", missing: Missing = "error") -> S
     source = base / "ImageSets" / "CLS-LOC" / f"{split}.txt"
     folder = split.split("_")[0]
     collector = Collector(base, missing)
-    mapping = base / "LOC_synset_mapping.txt"
-    if not mapping.is_file():
-        mapping = base.parent / mapping.name
-    if not mapping.is_file():
+    mappings = [folder / "LOC_synset_mapping.txt" for folder in (base, base.parent)]
+    mapping = next((path for path in mappings if path.is_file()), None)
+    if mapping is None:
         raise SsgcamError(
-            f"'{base / mapping.name}' is missing, which names the classes; put it there or beside "
-            f"'{base}'"
+            f"'{mappings[0]}' is missing, which names the classes; put it there or beside '{base}'"
         )
-    synsets = sorted((synset, words) for synset, words in rows(mapping, "synset words"))
+    synsets = sorted(rows(mapping, "synset words"))
     for name in read_list(source):
         image = base / "Data" / "CLS-LOC" / folder / f"{name}.JPEG"
         xml = base / "Annotations" / "CLS-LOC" / folder / f"{name}.xml"

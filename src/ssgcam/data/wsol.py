@@ -1,4 +1,4 @@
-"""How are the text files of the weakly supervised localization benchmark (Choe 2020) read?"""
+"""Reads the text files of the weakly supervised localization benchmark (Choe 2020)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssgcam.data.collect import Collector, Layout, Missing, check_folder
-from ssgcam.data.masks import InstanceFiles
-from ssgcam.data.sample import SampleSet
+from ssgcam.data.masks import PaintedMask
+from ssgcam.data.sample import IGNORE, SampleSet
 from ssgcam.data.tables import read_text, rows, whole
 from ssgcam.errors import SsgcamError
 
-LAYOUT = Layout("wsol", "WSOL metadata", ("image_ids.txt", "class_labels.txt"))
+LAYOUT = Layout("wsol", ("image_ids.txt", "class_labels.txt"))
 
 
 def read_wsol(
@@ -59,37 +59,36 @@ def read_wsol(
         name: whole(label, f"the class of '{name}' in '{classes}'")
         for name, label in rows(classes, "image class", ",")
     }
-    sizes = {}
-    if sizes_file.is_file():
-        for name, *numbers in rows(sizes_file, "image width height", ","):
-            width, height = (whole(number, f"a size in '{sizes_file}'") for number in numbers)
-            sizes[name] = width, height
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, *numbers in (
+        rows(sizes_file, "image width height", ",") if sizes_file.is_file() else ()
+    ):
+        width, height = (whole(number, f"a size in '{sizes_file}'") for number in numbers)
+        sizes[name] = width, height
     boxes: dict[str, list[list[str]]] = defaultdict(list)
-    objects: dict[str, list[Path]] = defaultdict(list)
-    ignored: dict[str, Path] = {}
+    regions: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     # Three columns in the first line are masks, five are boxes.
-    if localization.is_file() and read_text(localization).partition("\n")[0].count(",") == 2:
+    first = read_text(localization).partition("\n")[0] if localization.is_file() else ""
+    if first.count(",") == 2:
         for name, mask, ignore in rows(localization, "image mask ignore", ","):
-            objects[name].append(images / mask)
-            if ignore:
-                ignored[name] = images / ignore
-    elif localization.is_file():
+            regions[name] += [(1, images / mask)] + ([(IGNORE, images / ignore)] if ignore else [])
+    elif first:
         for name, *corners in rows(localization, "image x0 y0 x1 y1", ","):
             boxes[name].append(corners)
-    for (name,) in rows(base / "image_ids.txt", "image", ","):
+    source = base / "image_ids.txt"
+    for (name,) in rows(source, "image", ","):
         if name not in labels:
             raise SsgcamError(f"'{name}' is not in '{classes}'; add its class")
-        masks, ignored_part = tuple(objects.get(name, ())), ignored.get(name)
-        files = (images / name, *masks, *([ignored_part] if ignored_part else []))
-        if collector.present(*files, listed_in=base / "image_ids.txt"):
+        painted = sorted(regions[name], reverse=True)  # the object on top of what is ignored
+        if collector.present(images / name, *(path for _, path in painted), listed_in=source):
             collector.add(
                 images / name,
                 base,
-                [(corners, labels[name]) for corners in boxes.get(name, ())],
+                [(corners, labels[name]) for corners in boxes[name]],
                 labels=[labels[name]],
-                mask=InstanceFiles(masks, ignored_part) if masks else None,
+                mask=PaintedMask(tuple(painted)) if painted else None,
                 size=sizes.get(name),
                 name=name,
             )
     names = class_names or [str(number) for number in range(max(labels.values(), default=-1) + 1)]
-    return collector.finish("wsol", names, ("object",) if objects else ())
+    return collector.finish("wsol", names, ("object",) if any(regions.values()) else ())
