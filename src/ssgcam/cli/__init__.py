@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from ssgcam.cli import evaluate, explain, layers, output, search, segment, train
+from ssgcam.cli import evaluate, explain, inspect, layers, output, search, segment, train
 from ssgcam.errors import SsgcamError
 from ssgcam.version import __version__
 
@@ -50,7 +50,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 a bug of ssgcam; 2 wrong input, or some images failed; "
     "130 interrupted. 'ssgcam COMMAND --help' shows an example of each command.",
 )
-for _module in (explain, layers, train, search, segment):
+for _module in (explain, inspect, layers, train, search, segment):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=f"Example: {_module.EXAMPLE}")(getattr(_module, _name))
 app.add_typer(evaluate.app)

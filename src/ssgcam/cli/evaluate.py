@@ -36,7 +36,7 @@ class CompareOptions:
     panel: ClassVar[str] = "Comparison"
     folder: Path = argument("The data set's folder.")
     out: Path = option(MISSING, shared.OUT)
-    methods: str = option(DEFAULT_METHODS, "Names with commas, or all; also ssg_cam:gradient.")
+    methods: str = option(DEFAULT_METHODS, shared.METHODS)
     layers: str = option("auto", shared.LAYERS)
     each: bool = option(True, "Score each layer.")
     fused: bool = option(True, "Score all layers fused.")

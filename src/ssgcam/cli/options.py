@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MODEL = "A torchvision name, timm/NAME, a file, or package.module:factory."
 LAYERS = "Layer names with commas, or auto: the last of each resolution."
+METHODS = "Names with commas, or all; also ssg_cam:gradient."
 OUT = "The output folder; created if it does not exist."
 IMAGES = "Image files, folders (searched) and globs."
 RECIPE = "A recipe of 'ssgcam search': layers, settings, threshold, gate."

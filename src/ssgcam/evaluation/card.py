@@ -1,0 +1,481 @@
+"""The network card: which layer and method show what, and can they be believed?
+
+One line for each layer and method with the scores of the other evaluations of this package on the same
+photos, a plain recommendation, and pictures of every layer's map.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssgcam.cam import CAM, Layers
+from ssgcam.core import fusion
+from ssgcam.core.layers import block_layers, resolve
+from ssgcam.data import SampleSet, read_samples
+from ssgcam.data.boxes import read_boxes
+from ssgcam.data.pairs import read_pairs
+from ssgcam.errors import SsgcamError
+from ssgcam.evaluation.grid import evaluate_grid
+from ssgcam.evaluation.localization import evaluate_localization
+from ssgcam.evaluation.maps import Explainer, MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.perturbation import evaluate_perturbation
+from ssgcam.evaluation.randomization import evaluate_sanity
+from ssgcam.evaluation.report import Evaluation
+from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited
+from ssgcam.evaluation.scores import Score
+from ssgcam.files import write_json, write_png
+from ssgcam.models import LoadedModel, check_network
+from ssgcam.report.heatmap import overlay
+from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
+from ssgcam.report.panel import Cell, panel
+from ssgcam.version import __version__
+
+#: Ours, which tells classes apart or finds the object, and five first-order methods.
+CARD_METHODS = (
+    "ssg_cam", "localize", "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam",
+)  # fmt: skip
+#: Layers of a card by default.
+CARD_LAYERS = 6
+#: Photos whose maps are shown, and the longer side of each, in pixels.
+SHOWN, SIDE = 3, 320
+#: The probabilities that photos of a mosaic must have, tried in this order.
+CONFIDENCES = (0.9, 0.5, 0.0)
+#: Column of the table -> evaluation and metric; "higher" is better where nothing else is said.
+COLUMNS = {
+    "class specificity": ("grid", "mass in the cell"),
+    "class sensitivity": ("sanity", "class sensitivity"),
+    "weights": ("sanity", "rank correlation"),
+    "blur": ("perturbation", "probability drop"),
+    "localization": ("localization", "PxAP"),
+}
+MEANING = (
+    "Class specificity: share of a class's map that lies on its own photo in a mosaic of four (grid "
+    "pointing game; 0.25 is chance). Class sensitivity: rank correlation of the maps of two classes; "
+    "lower is better, 1 means that the class plays no part. Sanity: whether the map changes when the "
+    "weights are replaced by random ones; a map that does not change says nothing about what the network "
+    "learned. Blur: drop of the class's probability when the highlighted 20 % of the photo are "
+    "blurred. Localization: pixel average precision against the masks. Cost: milliseconds for one photo."
+)
+
+
+@dataclass(frozen=True)
+class CardLine:
+    """One layer and method.
+
+    Attributes:
+        method: Title of the method.
+        layer: Name of the layer.
+        scores: Column -> number with its interval; a column that could not be measured is missing.
+        passes: Verdict of the sanity check.
+        milliseconds: For one photo, alone.
+    """
+
+    method: str
+    layer: str
+    scores: dict[str, Score]
+    passes: bool
+    milliseconds: float
+
+    @property
+    def title(self) -> str:
+        """Such as ``"Grad-CAM on layer4"``."""
+        return f"{self.method} on {self.layer}"
+
+    def value(self, column: str) -> float | None:
+        """The number in a column, or None."""
+        return self.scores[column].value if column in self.scores else None
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkCard:
+    """What was measured on a network.
+
+    Attributes:
+        network: Its name.
+        lines: One for each layer and method.
+        notes: What a reader must know, such as what could not be measured.
+        facts: Photos, seed, settings.
+        pictures: For each photo its title, and title and picture of each layer's map.
+        sheet: All layers and methods on the first photo.
+    """
+
+    network: str
+    lines: tuple[CardLine, ...]
+    notes: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    pictures: tuple[tuple[str, tuple[tuple[str, Image.Image], ...]], ...] = ()
+    sheet: Image.Image | None = None
+
+    def recommendation(self) -> list[str]:
+        """Plain sentences: what to use for which question, and what not to use."""
+        masked = any("localization" in line.scores for line in self.lines)
+        grid = any("class specificity" in line.scores for line in self.lines)
+        where, why = "localization" if masked else "blur", "class specificity"
+        why = why if grid else "class sensitivity"
+        return [
+            f"To see where the object is: {self._best(where, max)}.",
+            f"To ask why this class and not that one: {self._best(why, max if grid else min)}.",
+            f"Do not use: {self._failed()}.",
+        ]
+
+    def best(self, column: str, choose: Callable[..., CardLine] = max) -> CardLine | None:
+        """The line with the best number of those that pass the sanity check, or None."""
+        usable = [line for line in self.lines if line.passes and column in line.scores]
+        return choose(usable, key=lambda line: line.scores[column].value) if usable else None
+
+    def _best(self, column: str, choose: Callable[..., CardLine]) -> str:
+        line = self.best(column, choose)
+        if line is None:
+            return "nothing that was measured passes the sanity check"
+        score = line.scores[column]
+        alike = [
+            other
+            for other in self.lines
+            if other is not line
+            and other.passes
+            and column in other.scores
+            and score.low <= other.scores[column].value <= score.high
+        ]
+        also = f"; {len(alike)} others lie in its interval" if alike else ""
+        return (
+            f"{line.title} ({column} {score.value:.2f}, {score.low:.2f} to {score.high:.2f}{also})"
+        )
+
+    def _failed(self) -> str:
+        layers: dict[str, list[str]] = {}
+        for line in self.lines:
+            if not line.passes:
+                layers.setdefault(line.method, []).append(line.layer)
+        if not layers:
+            return "nothing was found to avoid, every line passes the sanity check"
+        count = len({line.layer for line in self.lines})
+        failed = "; ".join(
+            f"{method} on {'any layer' if len(names) == count else ', '.join(names)}"
+            for method, names in layers.items()
+        )
+        return f"{failed} (fails the sanity check)"
+
+    def rows(self) -> list[list[str | float | None]]:
+        """The table: method, layer, and the columns of :meth:`columns`."""
+        rows: list[list[str | float | None]] = []
+        for line in self.lines:
+            values = [line.value(name) for name in self.columns() if name in COLUMNS]
+            rounded = [None if value is None else round(value, 3) for value in values]
+            verdict = "passes" if line.passes else "fails"
+            rows.append([line.method, line.layer, *rounded, verdict, round(line.milliseconds)])
+        return rows
+
+    def columns(self) -> list[str]:
+        """Names of the columns after method and layer; what could not be measured is left out."""
+        measured = [
+            name
+            for name in COLUMNS
+            if name != "weights" and any(name in line.scores for line in self.lines)
+        ]
+        return [*measured, "sanity", "cost (ms)"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pictures, as plain values."""
+        return {
+            "network": self.network,
+            "recommendation": self.recommendation(),
+            "lines": [
+                {
+                    "method": line.method,
+                    "layer": line.layer,
+                    "sanity": "passes" if line.passes else "fails",
+                    "milliseconds": line.milliseconds,
+                    "scores": {name: asdict(score) for name, score in line.scores.items()},
+                }
+                for line in self.lines
+            ],
+            "notes": list(self.notes),
+            "facts": self.facts,
+        }
+
+
+def read_photos(
+    photos: str | Path, labels: str | Path | None = None, masks: str | Path | None = None
+) -> SampleSet:
+    """Read photos with a table of their classes and a folder of their masks, wherever these lie.
+
+    Args:
+        photos: A folder of photos, or a data set of any known layout.
+        labels: A CSV or JSON table, see ``data.tables.read_table``; its names are relative to ``photos``.
+        masks: A folder of masks with the photos' names.
+
+    Raises:
+        SsgcamError: If a file is missing or wrong, see the readers.
+    """
+    photos = Path(photos).expanduser()
+    if masks is None and labels is None:
+        return read_samples(photos)
+    table = None
+    if labels is not None:
+        where = str(Path(labels).expanduser().resolve())
+        table = read_boxes(photos, where, images=".", missing="skip")
+    if masks is None:
+        assert table is not None
+        return table
+    masked = read_pairs(photos, images=".", masks=str(Path(masks).expanduser().resolve()))
+    if table is None:
+        return masked
+    classes = {sample.image.resolve(): sample.labels for sample in table}
+    samples = [
+        replace(sample, labels=classes[sample.image.resolve()])
+        for sample in masked
+        if sample.image.resolve() in classes and sample.labels
+    ]
+    names = ("object",) if masked.mask_names != table.class_names else table.class_names
+    return replace(masked, samples=tuple(samples), class_names=table.class_names, mask_names=names)
+
+
+def evaluate_card(
+    model: LoadedModel,
+    samples: SampleSet,
+    methods: Sequence[str] = CARD_METHODS,
+    layers: Layers = "auto",
+    *,
+    photos: int | None = 20,
+    mosaics: int = 10,
+    stages: int = 4,
+    area: float = 0.2,
+    classes: int | str | None = None,
+    settings: EvaluationSettings | None = None,
+) -> NetworkCard:
+    """Measure every layer and method of a network on a few photos.
+
+    The explained class is ``classes``, a photo's label, or else the network's top class.
+
+    Args:
+        model: The network.
+        samples: Photos with or without labels, boxes or masks.
+        methods: See :meth:`MethodSpec.parse`.
+        layers: Names or modules; ``"auto"``: the outputs of six blocks, the last of each resolution
+            and others evenly over the depth.
+        photos: At most so many photos, spread evenly over the set; all if None.
+        mosaics: Mosaics of the grid pointing game.
+        stages: Stages of the sanity check, besides those just above a layer.
+        area: Share of the photo that the blur test blurs.
+        classes: Explain this class in every photo, by index or name.
+        settings: Batch size, seed, progress bars, ...
+
+    Returns:
+        The card.
+
+    Raises:
+        SsgcamError: If a photo can't be read, a layer or method does not exist, or the network can't be
+            explained. What a network or the photos don't allow (a mosaic, a mask) is left out and noted.
+    """
+    settings = replace(settings or EvaluationSettings(), examples=0)
+    noise, _ = check_network(model)
+    if isinstance(layers, str) and layers == "auto":
+        names = block_layers(model.network, noise, most=CARD_LAYERS)
+    else:
+        names = resolve(model.network, [layers] if isinstance(layers, str) else layers)
+    specs = tuple(MethodSpec.parse(method) for method in methods)
+    compared = MethodsCompared(specs, names, fused=False)
+    given = limited(samples, photos)
+    run = Run("card", model, given, compared, settings)
+    index = run.class_index(classes)
+    samples = _labeled(run, given, index)
+    notes = []
+    found: dict[str, Evaluation] = {
+        "sanity": evaluate_sanity(
+            model, samples, compared, images=10, stages=stages, settings=settings
+        ),
+        "perturbation": evaluate_perturbation(
+            model, samples, compared, measures=("blur",), areas=(area,), settings=settings
+        ),
+    }
+    parts: dict[str, Callable[[], Evaluation]] = {
+        "grid": lambda: _grid(model, samples, compared, mosaics, settings)
+    }
+    objects = {sample.name for sample in given if sample.mask and sample.labels}
+    if objects:
+        named = given if index is None and given.class_names != ("object",) else samples
+        shown = replace(named, samples=tuple(s for s in named if s.name in objects))
+        parts["localization"] = lambda: evaluate_localization(
+            model, shown, compared, settings=settings
+        )
+    for task, evaluate in parts.items():
+        try:
+            found[task] = evaluate()
+        except SsgcamError as error:
+            notes.append(f"The part '{task}' is left out: {error}.")
+    if "localization" not in found:
+        notes.append(
+            "There are no masks, so where the object is was judged by the blur test alone, which asks "
+            "what the network uses; give --masks to measure localization."
+        )
+    costs = _costs(model, compared, run.device)
+    lines = tuple(_line(source, found, costs[source]) for source in run.sources if source in costs)
+    notes += [note for each in found.values() for note in each.notes]
+    facts = {
+        "network": model.name,
+        "photos": f"{len(samples)} of '{samples.root.name}'",
+        "layers": ", ".join(names),
+        **{f"{task}, {name}": each.facts[name] for task, each in found.items() for name in ("images",)},
+        "sanity": found["sanity"].facts["threshold"],
+        "stages": found["sanity"].facts["stages"],
+        "seed": str(settings.seed),
+        "intervals": found["sanity"].facts["intervals"],
+        "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
+    }  # fmt: skip
+    card = NetworkCard(model.name, lines, tuple(dict.fromkeys(notes)), facts)
+    pictures = tuple(_pictures(run, samples))
+    return replace(card, pictures=pictures, sheet=_sheet(run, samples))
+
+
+def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
+    """Write ``card.html``, ``card.json`` and ``layers.png``, each whole or not at all.
+
+    Args:
+        card: What was measured.
+        out: The folder; made if need be.
+
+    Returns:
+        The files.
+    """
+    out = Path(out)
+    files = [out / "card.html", out / "card.json"]
+    columns = ["method", "layer", *card.columns()]
+    sections: list[Section] = [
+        Text("Which layer and method?", card.recommendation()),
+        Table("Every layer and method", columns, card.rows(), MEANING),
+    ]
+    for title, maps in card.pictures:
+        shown = [Picture(picture, name) for name, picture in maps]
+        sections.append(Gallery(f"Layers on {title}", shown, f"Maps by {card.lines[0].method}."))
+    if card.sheet is not None:
+        files.append(out / "layers.png")
+        write_png(files[-1], card.sheet)
+    write_json(files[1], card.to_json())
+    write_html(
+        files[0],
+        f"Network card of {Path(card.network).name}",
+        sections,
+        warnings=card.notes,
+        settings=card.facts,
+        versions={"ssgcam": __version__, "torch": torch.__version__},
+    )
+    return files
+
+
+def _labeled(run: Run, samples: SampleSet, index: int | None) -> SampleSet:
+    """The samples with one class of the network each: the given one, their label, or the top class."""
+    mapping: dict[int, int] = {}
+    if index is None and samples.class_names != ("object",):
+        mapping = run.class_mapping(samples, None) if any(s.labels for s in samples) else {}
+    tops = run.probabilities([Item(sample) for sample in samples]).argmax(1).tolist()
+    labeled = []
+    for sample, top in zip(samples, tops, strict=True):
+        own = mapping.get(sample.labels[0], top) if len(sample.labels) == 1 else top
+        label = own if index is None else index
+        labeled.append(replace(sample, labels=(label,), boxes=(), box_labels=()))
+    names = run.model.class_names or tuple(map(str, range(run.outputs)))
+    masks = ("object",) if samples.mask_names else ()
+    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks)
+
+
+def _grid(
+    model: LoadedModel,
+    samples: SampleSet,
+    compared: MethodsCompared,
+    mosaics: int,
+    settings: EvaluationSettings,
+) -> Evaluation:
+    """The grid pointing game of the most certain photos that suffice for it."""
+    for confidence in CONFIDENCES:
+        try:
+            found = evaluate_grid(
+                model, samples, compared, mosaics=mosaics, confidence=confidence, settings=settings
+            )
+        except SsgcamError:
+            if confidence == CONFIDENCES[-1]:
+                raise
+            continue
+        if confidence == CONFIDENCES[0]:
+            return found
+        note = f"Too few photos reach a probability of {CONFIDENCES[0]:g}, so mosaics are made of "
+        return replace(found, notes=(*found.notes, f"{note}those that reach {confidence:g}."))
+    raise AssertionError
+
+
+def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) -> CardLine:
+    scores = {}
+    for column, (task, metric) in COLUMNS.items():
+        for each in found[task].scores if task in found else ():
+            if (each.method, each.layers, each.metric) == (source.method, source.layers, metric):
+                scores[column] = each
+    verdicts = {row[:2]: row[-1] for row in found["sanity"].tables[0].rows}
+    passes = verdicts.get((source.method, source.layers)) == "passes"  # the control has no verdict
+    return CardLine(source.method, source.layers, scores, passes, milliseconds)
+
+
+def _costs(
+    model: LoadedModel, compared: MethodsCompared, device: torch.device
+) -> dict[MapSource, float]:
+    """Milliseconds of each method on each layer for one image: the fastest of three runs."""
+    noise = check_network(model, device)[0]
+    costs = {}
+    for spec in compared.methods:
+        for layer in compared.layers:
+            cam = CAM(model, [layer], spec.method, ssg=spec.ssg)
+            times = []
+            for _ in range(3):
+                start = perf_counter()
+                cam(noise).maps.cpu()  # waits for the device
+                times.append(perf_counter() - start)
+            costs[MapSource(spec.title, str(layer))] = 1000 * min(times)
+    return costs
+
+
+def _pictures(
+    run: Run, samples: SampleSet
+) -> Iterator[tuple[str, tuple[tuple[str, Image.Image], ...]]]:
+    """For a few photos the map of every layer by the first method."""
+    first = run.explainer.methods[0].title
+    for title, photo, maps in _explained(run, samples, SHOWN):
+        own = [(s.layers, overlay(photo, maps[s])) for s in run.sources if s.method == first]
+        yield title, (("photo", photo), *own)
+
+
+def _sheet(run: Run, samples: SampleSet) -> Image.Image:
+    """Layers by methods on the first photo."""
+    title, photo, maps = next(_explained(run, samples, 1))
+    specs = run.explainer.methods
+    rows = [
+        [Cell(overlay(photo, maps[MapSource(s.title, layer)]), s.title) for s in specs]
+        for layer in run.explainer.layers
+    ]
+    return panel(rows, title=title, row_titles=run.explainer.layers, cell_width=1.6)
+
+
+def _explained(
+    run: Run, samples: SampleSet, count: int
+) -> Iterator[tuple[str, Image.Image, dict[MapSource, Any]]]:
+    """Title, small photo and maps ``[h, w]`` of a few photos."""
+    mapping = run.class_mapping(samples, None)
+    explain: Explainer = run.explainer
+    for sample in limited(samples, count):
+        photo = run.model.preprocessing.read(sample.image)
+        inputs = run.model.preprocessing([photo]).to(run.device)
+        index = mapping[sample.labels[0]]
+        found = explain(inputs, torch.tensor([[index]], device=run.device)).maps
+        photo.thumbnail((SIDE, SIDE))
+        title = f"{sample.name}: {run.class_title(index)}"
+        yield title, photo, {source: _shown(maps) for source, maps in found.items()}
+
+
+def _shown(maps: Tensor) -> Any:
+    return fusion.scale(maps[0].float()).cpu().numpy()[0]
