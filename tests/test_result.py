@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from helpers.networks import Constant, Small
-from ssgcam import CAM, SSGSettings
+from ssgcam import CAM, LoadedModel, SsgcamError, SSGSettings
 from ssgcam.core.fusion import fuse
 from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.report import overlay
 
 LAYERS = ["act1", "act2"]
 
@@ -115,3 +117,29 @@ def test_a_note_for_each_layer_without_evidence(images: Tensor) -> None:
     assert not any("act2" in note for note in result.notes)
     assert result.maps.amax() == 1
     assert not result.layer_maps["act1"].any()
+
+
+def test_pictures_have_the_photos_sizes_and_the_maps_order(network: Small, images: Tensor) -> None:
+    result = CAM(network, LAYERS)(images, torch.tensor([[0, 1]] * 3))
+    photos = [Image.new("RGB", (30 + 10 * k, 40), "gray") for k in range(3)]
+    pictures = result.overlay(photos)
+    assert [picture.size for picture in pictures] == [(30, 40)] * 2 + [(40, 40)] * 2 + [
+        (50, 40)
+    ] * 2
+    expected = overlay(photos[1], result.maps[1, 0].numpy())
+    assert pictures[2].tobytes() == expected.tobytes()
+    assert [picture.size for picture in result.overlay()] == [(20, 16)] * 6
+    assert result.titles()[2].startswith("class 0 ")
+    with pytest.raises(SsgcamError, match="2 photos for 3 images"):
+        result.overlay(photos[:2])
+
+
+def test_a_result_shows_itself(network: Small, images: Tensor) -> None:
+    loaded = LoadedModel(network, "small", class_names=("cat", "<dog>"))
+    result = CAM(loaded, LAYERS)(images[:2], 1)
+    figure = result.plot()
+    assert [axes.get_title().split()[0] for axes in figure.axes] == ["<dog>"] * 2
+    html = result._repr_html_()
+    assert html.count("<img") == 2
+    assert "&lt;dog&gt;" in html
+    assert "<dog>" not in html

@@ -108,6 +108,7 @@ class CAM:
             raise SsgcamError(f"no method named '{method}'; choose one of {', '.join(METHODS)}")
         loaded = model if isinstance(model, LoadedModel) else None
         self.network = unwrap(loaded.network if loaded else model)  # type: ignore[arg-type]
+        self.class_names = loaded.class_names if loaded else ()
         self.method = METHODS[method]
         self.method_name = method
         self.ssg: SSGSettings | Sequence[SSGSettings] = ssg or SSGSettings()
@@ -206,6 +207,8 @@ class CAM:
             probabilities=None if logits is None else self._probabilities(logits),
             evidence=maps.amax((-2, -1)) > 0,
             notes=tuple(note for of_image in zip(*notes, strict=True) for note in of_image),
+            images=images,
+            class_names=self.class_names,
         )
 
     def fuse(self, layer_maps: dict[str, Tensor], size: tuple[int, int]) -> Tensor:

@@ -34,6 +34,7 @@ from ssgcam.files import write_json
 from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.recipe_schema import decode
+from ssgcam.report.notebook import html_table
 from ssgcam.result import Result
 
 __all__ = ["BoundRecipe", "Fingerprint", "Origin", "Recipe", "RecipeLayer", "parameter_hash"]
@@ -189,6 +190,15 @@ class Recipe:
         fields = {key: content[key] for key in content if key not in ("format", "version")}
         return decode(cls, fields, where)
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (layer.name, layer.weight, *vars(layer.ssg).values(), layer.gamma)
+            for layer in self.layers
+        ]
+        columns = ("layer", "weight", *vars(SSGSettings()), "gamma")
+        caption = f"Recipe for {self.network.name}: threshold {self.threshold:.3f}"
+        return html_table(columns, rows, f"{caption}, class gate {self.gate:.3f}")
+
     def bind(
         self,
         model: nn.Module | LoadedModel,
@@ -282,6 +292,7 @@ class BoundRecipe:
             maps=maps.view(*first.classes.shape, *maps.shape[1:]),
             probabilities=torch.stack(probabilities).mean(0),  # type: ignore[arg-type]
             evidence=(maps.amax((-2, -1)) > 0).view(first.classes.shape),
+            images=images,
         )
 
     def masks(self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None) -> Tensor:

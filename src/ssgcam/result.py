@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Result:
         probabilities: Softmax or sigmoid of the logits, or ``None``.
         evidence: Whether a map has any, ``[N]`` or ``[N, K]``, bool.
         notes: For each map, flattened, why it has no evidence in some layer; empty if it has.
+        images: The network's input, for pictures.
+        class_names: One for each output; empty if unknown.
     """
 
     maps: Tensor
@@ -34,6 +42,68 @@ class Result:
     probabilities: Tensor | None
     evidence: Tensor
     notes: tuple[str, ...]
+    images: Tensor | None = field(default=None, repr=False)
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+
+    def overlay(self, photos: Sequence[Image.Image] | None = None) -> list[Image.Image]:
+        """The maps over their photos: one RGB picture for each map, flattened.
+
+        Args:
+            photos: The N photos, any size; the network's input, stretched to its range, if None.
+
+        Raises:
+            SsgcamError: If the number of photos is another than that of the images.
+        """
+        from ssgcam.report.heatmap import overlay
+
+        maps = self.maps.detach().float().cpu().flatten(0, -3).numpy()
+        photos = self._inputs() if photos is None else list(photos)
+        if len(photos) != len(self.classes):
+            raise SsgcamError(
+                f"{len(photos)} photos for {len(self.classes)} images; give one for each"
+            )
+        each = len(maps) // len(photos)
+        pairs = enumerate(maps)
+        return [overlay(photos[k // each].convert("RGB"), values) for k, values in pairs]
+
+    def titles(self) -> list[str]:
+        """Class and probability of each map, flattened."""
+        classes = self.classes.view(len(self.classes), -1)
+        texts = []
+        for n, row in enumerate(classes.tolist()):
+            for index in row:
+                name = self.class_names[index] if self.class_names else f"class {index}"
+                known = self.probabilities is not None
+                texts.append(f"{name} {float(self.probabilities[n, index]):.1%}" if known else name)  # type: ignore[index]
+        return texts
+
+    def plot(self, photos: Sequence[Image.Image] | None = None) -> Figure:
+        """A figure with a row of overlays for each image; ``photos`` as for :meth:`overlay`."""
+        from matplotlib.figure import Figure
+
+        pictures = self.overlay(photos)
+        columns = len(pictures) // len(self.classes)
+        figure = Figure((3 * columns, 3.2 * len(self.classes)), layout="constrained")
+        grid = figure.subplots(len(self.classes), columns, squeeze=False)
+        for axes, picture, title in zip(grid.flat, pictures, self.titles(), strict=True):
+            axes.imshow(picture)
+            axes.set_title(title, fontsize=9)
+            axes.set_axis_off()
+        return figure
+
+    def _inputs(self) -> list[Image.Image]:
+        from torchvision.transforms.v2.functional import to_pil_image
+
+        if self.images is None:
+            raise SsgcamError("the result holds no images; pass photos")
+        images = self.images.detach().float().cpu()
+        low, high = (pick(images, (1, 2, 3), keepdim=True) for pick in (torch.amin, torch.amax))
+        return [to_pil_image(each) for each in (images - low) / (high - low).clamp_min(1e-12)]
+
+    def _repr_html_(self) -> str:
+        from ssgcam.report.notebook import html_pictures
+
+        return html_pictures(zip(self.overlay(), self.titles(), strict=True))
 
 
 def in_shape_of(classes: Tensor, parts: list[Tensor]) -> Tensor:

@@ -261,3 +261,10 @@ def test_layers_auto_and_all() -> None:
     assert all(isinstance(vgg[int(name.split(".")[1])], nn.ReLU) for name in names)
     with pytest.raises(SsgcamError, match="no block of the network"):
         block_layers(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2)), image)
+
+
+def test_a_result_shows_itself_in_a_notebook(found: SearchResult) -> None:
+    html = found._repr_html_()
+    assert all(f"<td>{layer.name}</td>" in html for layer in found.recipe.layers)
+    assert found.report.summary().replace("'", "&#x27;") in html
+    assert html.count("<img") == 1

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ssgcam.bulk.inputs import Failure, InputImage
 from ssgcam.errors import SsgcamError

@@ -425,14 +425,14 @@ def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) 
 def _costs(
     model: LoadedModel, compared: MethodsCompared, device: torch.device
 ) -> dict[MapSource, float]:
-    """Milliseconds of each method on each layer for one image: the fastest of three runs."""
+    """Milliseconds of each method on each layer for one image: the faster of two runs."""
     noise = check_network(model, device)[0]
     costs = {}
     for spec in compared.methods:
         for layer in compared.layers:
             cam = CAM(model, [layer], spec.method, ssg=spec.ssg)
             times = []
-            for _ in range(3):
+            for _ in range(2):
                 start = perf_counter()
                 cam(noise).maps.cpu()  # waits for the device
                 times.append(perf_counter() - start)

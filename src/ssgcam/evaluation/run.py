@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ssgcam.core.methods import METHODS
 from ssgcam.core.network import explaining

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ssgcam.metrics.offset import MaskOffset
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.recipe import Recipe
 from ssgcam.report.heatmap import overlay
+from ssgcam.report.notebook import html_pictures, html_table
 from ssgcam.report.panel import Cell, panel
 from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.maps import COMPARED
@@ -111,6 +113,17 @@ class Report:
 
     def __str__(self) -> str:
         return self.markdown()
+
+    def _repr_html_(self) -> str:
+        names = ("row", "calibration", "folds", "held-out")
+        rows = [
+            (row.name, row.calibration, row.score("folds"), row.score("held_out"))
+            for row in sorted(self.table.rows, key=lambda row: -row.calibration)
+            if row.kind == "recipe" or row.name in {lead.over for lead in self.table.leads}
+        ]
+        examples = [] if self.examples is None else [(self.examples, "")]
+        sentences = "".join(f"<p>{escape(text)}</p>" for text in (self.summary(), *self.warnings))
+        return sentences + html_table(names, rows) + html_pictures(examples, side=900)
 
     def summary(self) -> str:
         """The recipe's scores, in one sentence."""

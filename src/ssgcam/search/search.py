@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ssgcam.cam import CAM
 from ssgcam.core.augment import Augmentation, View
@@ -70,6 +70,9 @@ class SearchResult:
 
     recipe: Recipe
     report: Report
+
+    def _repr_html_(self) -> str:
+        return self.recipe._repr_html_() + self.report._repr_html_()
 
 
 class CandidateRecipe(NamedTuple):
