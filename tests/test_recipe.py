@@ -15,7 +15,7 @@ from torch import nn
 from helpers.networks import Small, state_of
 from ssgcam.cam import CAM
 from ssgcam.core.augment import Augmentation
-from ssgcam.core.fusion import combine, resize, scale
+from ssgcam.core.fusion import fuse, resize, scale
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.errors import SsgcamError
@@ -191,7 +191,7 @@ def test_views_are_averaged_before_the_scaling(network: nn.Module) -> None:
         for flipped in (False, True):
             result = cam(seen.flip(-1) if flipped else seen, 1)
             maps = [m.flip(-1) if flipped else m for m in result.layer_maps.values()]
-            parts.append(combine(maps, (12, 12), gammas=[0.5, 0.7], weights=[0.7, 0.3]))
+            parts.append(fuse(maps, (12, 12), gammas=[0.5, 0.7], weights=[0.7, 0.3], scaled=False))
             probabilities.append(result.probabilities)
     expected = resize(scale(torch.stack(parts).mean(0)), SIZE)
     torch.testing.assert_close(found.maps, expected)

@@ -204,7 +204,7 @@ class CAM:
             },
             classes=classes,
             logits=logits,
-            probabilities=None if logits is None else self._probabilities(logits),
+            probabilities=None if logits is None else self.probabilities(logits),
             evidence=maps.amax((-2, -1)) > 0,
             notes=tuple(note for of_image in zip(*notes, strict=True) for note in of_image),
             images=images,
@@ -275,13 +275,14 @@ class CAM:
             chosen = scalar.select(owners)
             if chosen.function is not None or chosen.against is not None:
                 return chosen.number(output)
-            return self._probabilities(logits_of(output)).gather(1, chosen.classes[:, None])[:, 0]
+            return self.probabilities(logits_of(output)).gather(1, chosen.classes[:, None])[:, 0]
 
         tensor = captured.activations[name].detach()
         layout = layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)
         return recipro_cam(tensor, layout, of_layer, self.batch_size)
 
-    def _probabilities(self, logits: Tensor) -> Tensor:
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax or sigmoid of ``[N, K]`` logits."""
         return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()
 
 

@@ -8,7 +8,7 @@ together with its network.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,13 +21,7 @@ from ssgcam.core.augment import Augmentation, View
 from ssgcam.core.capture import capture
 from ssgcam.core.network import unwrap
 from ssgcam.core.refine import Refinement, pamr
-from ssgcam.core.settings import (
-    Fusion,
-    SSGSettings,
-    TargetSettings,
-    check_choice,
-    check_range,
-)
+from ssgcam.core.settings import Fusion, SSGSettings, TargetSettings, check_choice, check_range
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
@@ -280,11 +274,9 @@ class BoundRecipe:
         for view in recipe.augmentation:
             result = self.cam(view.apply(images), results[0].classes if results else classes)
             results.append(result)
-            fused.append(self._fused(view, result))
-        maps = pipeline.scale(torch.stack(fused).mean(0))
-        maps = pipeline.resize(maps, (int(images.shape[-2]), int(images.shape[-1])))
-        if recipe.refinement is not None:
-            maps = refined(images, maps, recipe.refinement)
+            layer_maps = {name: maps.flatten(0, -3) for name, maps in result.layer_maps.items()}
+            fused.append(fused_view(recipe, view, layer_maps))
+        maps = finished_maps(recipe, images, fused)
         first = results[0]
         probabilities = [result.probabilities for result in results]
         return replace(
@@ -308,17 +300,6 @@ class BoundRecipe:
         probability = result.probabilities.gather(1, columns).view(result.classes.shape)
         return probability >= self.recipe.gate
 
-    def _fused(self, view: View, result: Result) -> Tensor:
-        """The fused map of one view before the last scaling: ``[N * K, *working_size]``."""
-        layers = self.recipe.layers
-        return pipeline.combine(
-            [view.undo(result.layer_maps[layer.name]).flatten(0, -3) for layer in layers],
-            self.recipe.working_size,
-            gammas=[layer.gamma for layer in layers],
-            weights=[layer.weight for layer in layers],
-            fusion=self.recipe.fusion,
-        )
-
     def _most_probable(self, images: Tensor) -> Tensor:
         """The most probable of the recipe's classes for each image, ``[N]``."""
         allowed = torch.tensor(self.recipe.classes, device=images.device)
@@ -329,7 +310,23 @@ class BoundRecipe:
         return allowed[logits_of(output)[:, allowed].argmax(1)]
 
 
-def refined(images: Tensor, maps: Tensor, refinement: Refinement) -> Tensor:
-    """Maps ``[N * K, H, W]`` of ``[N, C, H, W]`` images after PAMR, divided by their maximum again."""
-    by_image = maps.view(len(images), -1, *maps.shape[1:])
-    return pipeline.scale(pamr(images, by_image, refinement).flatten(0, 1))
+def fused_view(recipe: Recipe, view: View, layer_maps: Mapping[str, Tensor]) -> Tensor:
+    """The fused map of one view before the last scaling, ``[N, *working_size]``, flipped back."""
+    return pipeline.fuse(
+        [view.undo(layer_maps[layer.name]) for layer in recipe.layers],
+        recipe.working_size,
+        gammas=[layer.gamma for layer in recipe.layers],
+        weights=[layer.weight for layer in recipe.layers],
+        fusion=recipe.fusion,
+        scaled=False,
+    )
+
+
+def finished_maps(recipe: Recipe, images: Tensor, fused: Sequence[Tensor]) -> Tensor:
+    """Maps ``[N * K, H, W]`` of ``[N, C, H, W]`` images from the fused maps of all views."""
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    maps = pipeline.resize(pipeline.scale(torch.stack(list(fused)).mean(0)), size)
+    if recipe.refinement is None:
+        return maps
+    by_image = maps.view(len(images), -1, *size)
+    return pipeline.scale(pamr(images, by_image, recipe.refinement).flatten(0, 1))

@@ -110,7 +110,7 @@ def test_auto(build: Callable[[], nn.Module], wanted: list[str]) -> None:
     network, images = build().eval(), torch.rand(2, 3, 64, 64)
     listed = [info for info in list_layers(network, images[:1]) if info.default]
     assert [info.name for info in listed] == wanted
-    resolutions = [(info.height, info.width) for info in listed]
+    resolutions = [(info.layout.height, info.layout.width) for info in listed]
     assert len(set(resolutions)) == len(resolutions)
     # at most a quarter of the input's side, and not a single cell
     assert all(2 <= height <= 16 and 2 <= width <= 16 for height, width in resolutions)
@@ -119,7 +119,7 @@ def test_auto(build: Callable[[], nn.Module], wanted: list[str]) -> None:
     assert list(result.layer_maps) == wanted
     assert result.evidence.all(), result.notes
     for info in listed:
-        assert result.layer_maps[info.name].shape == (2, info.height, info.width)
+        assert result.layer_maps[info.name].shape == (2, info.layout.height, info.layout.width)
 
 
 def test_auto_takes_the_coarsest_where_all_are_finer_than_a_quarter() -> None:
@@ -139,7 +139,12 @@ def test_the_list_of_layers() -> None:
     network = tv.resnet18()
     infos = {info.name: info for info in list_layers(network, torch.rand(1, 3, 64, 96))}
     layer3 = infos["layer3"]
-    assert (layer3.kind, layer3.channels, layer3.height, layer3.width) == ("Sequential", 256, 4, 6)
+    assert (layer3.kind, layer3.channels, layer3.layout.height, layer3.layout.width) == (
+        "Sequential",
+        256,
+        4,
+        6,
+    )
     assert layer3.default
     assert not layer3.signed
     assert layer3.why == "last of 4x6, after an activation function"

@@ -71,7 +71,7 @@ IMAGES, MASKS = squares(4).images, squares(4).masks
         (lambda: CalibrationSet(IMAGES[:2], MASKS[:2] * 255, 1), "255 in a mask means ignore"),
         (lambda: CalibrationSet(IMAGES[:1], MASKS[:1]), "has 1 image; give ten to two hundred"),
         (lambda: CalibrationSet([], []), "has 0 images"),
-        (lambda: CalibrationSet(IMAGES, MASKS[:3]), "4 images but 3 masks"),
+        (lambda: CalibrationSet(IMAGES, MASKS[:3]), "3 masks for 4 images"),
         (lambda: CalibrationSet(IMAGES[:, :1], MASKS), r"give floating-point \[N, 3"),
         (
             lambda: CalibrationSet([Image.new("RGB", (8, 8))] * 2, [np.ones((8, 8))] * 2),

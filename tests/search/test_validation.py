@@ -54,9 +54,8 @@ def swept(noise: float, seed: int = 0) -> ThresholdSweep:
 
 
 def in_folds(sweeps: dict, fold_sweeps: dict, kind: str = "pooled", final: str = "") -> Table:
-    calibration = {name: [sweep] for name, sweep in sweeps.items()}
     settings = SearchSettings(fitness=kind)
-    return compare(calibration, {}, fold_sweeps, {"folds": GROUPS}, FOLDS, settings, final)
+    return compare(sweeps, {}, fold_sweeps, {"folds": GROUPS}, FOLDS, settings, final)
 
 
 def test_in_a_fold_the_threshold_is_that_of_the_others() -> None:
@@ -101,13 +100,13 @@ def compared(
     recipe: ThresholdSweep, *, layer: ThresholdSweep, plain: ThresholdSweep | None = None
 ) -> Table:
     sweeps = {
-        "LayerCAM, a": [layer],
-        "LayerCAM, b": [swept(0.95, 3)],
-        "LayerCAM, mean of all layers": [layer],
-        FLIPPED: [recipe],
+        "LayerCAM, a": layer,
+        "LayerCAM, b": swept(0.95, 3),
+        "LayerCAM, mean of all layers": layer,
+        FLIPPED: recipe,
     }
     if plain is not None:
-        sweeps[PLAIN_RECIPE] = [plain]
+        sweeps[PLAIN_RECIPE] = plain
     groups = {"folds": GROUPS, "held_out": GROUPS}
     fold_sweeps = {PLAIN_RECIPE: []}
     return compare(sweeps, sweeps, fold_sweeps, groups, FOLDS, SearchSettings(), FLIPPED)

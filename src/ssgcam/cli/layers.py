@@ -50,7 +50,8 @@ def layers(
 def _table(rows: Sequence[LayerInfo]) -> str:
     lines = [("layer", "kind", "channels", "map", "values", "default")]
     for info in rows:
-        size, sign = f"{info.height}x{info.width}", "signed" if info.signed else ">= 0"
+        size = "x".join(map(str, info.layout.resolution))
+        sign = "signed" if info.signed else ">= 0"
         why = f"yes: {info.why}" if info.default else info.why
         lines.append((info.name, info.kind, str(info.channels), size, sign, why))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssgcam.core.capture import Captured, Target, capture
 from ssgcam.core.network import outside_inference_mode
@@ -40,10 +40,6 @@ class FastCopy:
         self.network = network
         self._made_from: Any = None
         self._copy: nn.Module | None = None
-
-    def __reduce__(self) -> Any:
-        """Another process makes its own copy."""
-        return FastCopy, (self.network,)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -104,30 +100,24 @@ def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Mod
         image = outside_inference_mode(images[:1])
         plain, twin = _frozen_copy(network), _frozen_copy(network)
         kept = {twin.get_submodule(Target.parse(spelling).module) for spelling in targets}
-        for parent in twin.modules():
-            children = [(n, m) for n, m in parent.named_children() if isinstance(m, _FOLDABLE)]
-            for (_, convolution), (name, norm) in pairwise(children):
-                if isinstance(convolution, nn.Conv2d) and not {convolution, norm} & kept:
-                    _fold(parent, convolution, name, norm)
+        for parent in list(twin.modules()):
+            children = [(n, m) for n, m in parent.named_children() if type(m) in _FOLDABLE]
+            for (before, convolution), (name, norm) in pairwise(children):
+                if (
+                    isinstance(convolution, nn.Conv2d)
+                    and isinstance(norm, nn.BatchNorm2d)
+                    and norm.track_running_stats
+                    and norm.num_features == convolution.out_channels
+                    and not {convolution, norm} & kept
+                ):
+                    setattr(parent, before, fuse_conv_bn_eval(convolution, norm))
+                    setattr(parent, name, nn.Identity())
         if not _same(plain, twin, image, list(targets)):
             twin = plain
         return twin.to(memory_format=torch.channels_last)
 
 
 _FOLDABLE = (nn.Conv2d, nn.BatchNorm2d)
-
-
-def _fold(parent: nn.Module, convolution: nn.Conv2d, name: str, norm: nn.Module) -> None:
-    if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.running_var is None:
-        return
-    if norm.num_features != convolution.out_channels:
-        return
-    weight, bias = fuse_conv_bn_weights(
-        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps,
-        norm.weight, norm.bias,
-    )  # fmt: skip
-    convolution.weight, convolution.bias = weight.requires_grad_(False), bias.requires_grad_(False)
-    setattr(parent, name, nn.Identity())
 
 
 def _frozen_copy(network: nn.Module) -> nn.Module:

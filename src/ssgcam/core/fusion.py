@@ -35,25 +35,36 @@ def scale(maps: Tensor) -> Tensor:
 
 def prepare(layer_map: Tensor, size: tuple[int, int], gamma: float) -> Tensor:
     """One layer's part of the pipeline, up to the fusion: ``[N, h, w]`` to ``[N, *size]`` in [0, 1]."""
-    return power(scale(resize(layer_map, size)), gamma)
+    return scale(resize(layer_map, size)) ** gamma
 
 
-def power(scaled: Tensor, gamma: float) -> Tensor:
-    """Maps in [0, 1] to the power of gamma."""
-    return scaled if gamma == 1 else scaled.pow(gamma)
-
-
-def combine(
+def fuse(
     layer_maps: Sequence[Tensor],
     size: tuple[int, int],
     *,
     gammas: Sequence[float],
     weights: Sequence[float] | None = None,
     fusion: Fusion = "mean",
+    scaled: bool = True,
 ) -> Tensor:
-    """Everything of :func:`fuse` but its last step, the scaling of the fused map.
+    """Fuse the maps of several layers.
 
-    Several views of an image (flips, input scales) are averaged between this and the scaling.
+    Args:
+        layer_maps: Each ``[N, h, w]``, not negative, any resolution.
+        size: Working height and width.
+        gammas: A power for each layer, applied after scaling and before the fusion.
+        weights: A weight for each layer; equal by default. They are divided by their sum.
+        fusion: ``"mean"``, or ``"layer_cam"``: the largest of ``tanh(2 map)`` over layers, LayerCAM's
+            own rule (Jiang et al. 2021, equations 8 and 9; here for every layer but the last), or
+            ``"product"``, RefineCAM's rule (Domeniconi et al. 2026, arXiv 2605.14641).
+        scaled: Divide the fused map by its maximum. Views of an image (flips, input scales) are
+            averaged before this step.
+
+    Returns:
+        ``[N, *size]`` in [0, 1]; an image without evidence in any layer is all zeros.
+
+    Raises:
+        SsgcamError: If nothing is given or the weights can't be divided by their sum.
     """
     check_choice("fusion", fusion, Fusion)
     if not layer_maps:
@@ -69,45 +80,16 @@ def combine(
         raise SsgcamError(
             f"fusion='{fusion}' takes no layer weights; leave them out or choose fusion='mean'"
         )
-    fused = layer_maps[0].new_full((len(layer_maps[0]), *size), float(fusion == "product"))
-    for index, (layer_map, gamma) in enumerate(zip(layer_maps, gammas, strict=True)):
-        prepared = prepare(layer_map, size, gamma)
-        if fusion == "mean":
-            fused = fused + prepared * (weights[index] / sum(weights))
-        elif fusion == "product":
-            fused = fused * prepared
-        else:
-            last = index == len(layer_maps) - 1
-            fused = torch.maximum(fused, prepared if last else torch.tanh(2 * prepared))
-    return fused
-
-
-def fuse(
-    layer_maps: Sequence[Tensor],
-    size: tuple[int, int],
-    *,
-    gammas: Sequence[float],
-    weights: Sequence[float] | None = None,
-    fusion: Fusion = "mean",
-) -> Tensor:
-    """Fuse the maps of several layers.
-
-    Args:
-        layer_maps: Each ``[N, h, w]``, not negative, any resolution.
-        size: Working height and width.
-        gammas: A power for each layer, applied after scaling and before the fusion.
-        weights: A weight for each layer; equal by default. They are divided by their sum.
-        fusion: ``"mean"``, or ``"layer_cam"``: the largest of ``tanh(2 map)`` over layers, LayerCAM's
-            own rule (Jiang et al. 2021, equations 8 and 9; here for every layer but the last), or
-            ``"product"``, RefineCAM's rule (Domeniconi et al. 2026, arXiv 2605.14641).
-
-    Returns:
-        ``[N, *size]`` in [0, 1]; an image without evidence in any layer is all zeros.
-
-    Raises:
-        SsgcamError: If nothing is given or the weights can't be divided by their sum.
-    """
-    return scale(combine(layer_maps, size, gammas=gammas, weights=weights, fusion=fusion))
+    prepared = [prepare(each, size, g) for each, g in zip(layer_maps, gammas, strict=True)]
+    if fusion == "mean":
+        terms = [each * (w / sum(weights)) for each, w in zip(prepared, weights, strict=True)]
+        fused = torch.stack(terms).sum(0)
+    elif fusion == "product":
+        fused = torch.stack(prepared).prod(0)
+    else:
+        fused = torch.stack([*(torch.tanh(2 * each) for each in prepared[:-1]), prepared[-1]])
+        fused = fused.amax(0)
+    return scale(fused) if scaled else fused
 
 
 def threshold(maps: Tensor, value: float) -> Tensor:

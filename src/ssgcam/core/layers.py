@@ -97,8 +97,7 @@ def list_layers(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     for height, width in coarse or sorted(usable)[:1]:
         best = _last_of(usable[height, width])
         why = "after a LayerNorm" if best.normalized else "signed values"
-        if best.activated:
-            why = "after an activation function"
+        why = "after an activation function" if best.activated else why
         chosen[best.name] = f"last of {height}x{width}, {why}"
     return [
         replace(
@@ -117,7 +116,7 @@ def _last_of(places: Sequence[LayerInfo]) -> LayerInfo:
     last = candidates[-1]
     for place in reversed(candidates):
         telling = place.activated or place.normalized or not place.linear
-        if telling and place.depth <= last.depth:
+        if telling and place.name.count(".") <= last.name.count("."):
             return place
     return last
 
@@ -155,7 +154,7 @@ def block_layers(network: nn.Module, image: Tensor, *, most: int | None = MOST) 
         place
         for place in trace(network, image)
         if place.influences
-        and not resamples(modules[_last_block(_module(place), modules)])
+        and not resamples(modules[_last_block(place.module, modules)])
         and min(place.layout.resolution) >= 2
         and place.layout.height * coarser <= image.shape[-2]
         and place.layout.width * coarser <= image.shape[-1]
@@ -181,12 +180,8 @@ def _is_block(place: LayerInfo, places: list[LayerInfo], modules: dict[str, nn.M
         return False
     if place.linear and not (place.activated or place.normalized):
         return False
-    blocks = {_last_block(_module(other), modules) for other in same}
-    return not any(_module(place).startswith(f"{block}.") for block in blocks)
-
-
-def _module(place: LayerInfo) -> str:
-    return Target.parse(place.name).module
+    blocks = {_last_block(other.module, modules) for other in same}
+    return not any(place.module.startswith(f"{block}.") for block in blocks)
 
 
 def _last_block(name: str, modules: dict[str, nn.Module]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +18,7 @@ from ssgcam.core.target import output_tensor
 
 #: Parts of ``torch.nn.modules`` whose modules learn nothing and only change the resolution, if that.
 RESAMPLING = ("pooling", "padding", "upsampling", "dropout")
-NORMALISING = (nn.LayerNorm, nn.RMSNorm)
+NORMALIZING = (nn.LayerNorm, nn.RMSNorm)
 LINEAR = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Identity)
 
 
@@ -25,7 +28,8 @@ class LayerInfo:
 
     Attributes:
         name: Its spelling, see ``core.capture``; of several names for one tensor, the shortest.
-        kind: The class of the module that gives it.
+        module: Name of the module that gives it.
+        kind: That module's class.
         layout: How it is read.
         channels: Number of channels.
         signed: Whether it has negative values.
@@ -40,6 +44,7 @@ class LayerInfo:
     """
 
     name: str
+    module: str
     kind: str
     layout: Layout
     channels: int
@@ -48,25 +53,10 @@ class LayerInfo:
     normalized: bool
     activated: bool
     linear: bool
-    leaves: int
+    leaves: int = 0
     influences: bool = True
     default: bool = False
     why: str = ""
-
-    @property
-    def height(self) -> int:
-        """Rows of its map."""
-        return self.layout.height
-
-    @property
-    def width(self) -> int:
-        """Columns of its map."""
-        return self.layout.width
-
-    @property
-    def depth(self) -> int:
-        """In the tree of modules."""
-        return self.name.count(".")
 
 
 def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
@@ -83,31 +73,38 @@ def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
         One entry for each distinct tensor, in the order of the forward pass.
     """
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    image = torch.cat([image, image])
-    records, calls = _recorded(network, image, size)
+    images = torch.cat([image, image])
+    calls: Counter[str] = Counter()
+    # the tensors are kept alive, or another one could get an id; they may be written to in between
+    records: list[tuple[LayerInfo, Tensor, int]] = []
+
+    def record(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        calls[name] += 1
+        if isinstance(output, Tensor) and output.is_floating_point():
+            layout = spatial_layout(output, size)
+            if layout is not None:
+                info = _describe(f"{name}@{calls[name]}", name, module, output, layout)
+                records.append((info, output, output._version))
+
+    with ExitStack() as handles, explaining(network), torch.no_grad():
+        for name, module in network.named_modules():
+            if name:
+                handles.enter_context(module.register_forward_hook(partial(record, name)))
+        network(outside_inference_mode(images))
     modules = dict(network.named_modules())
-    resolutions = {record.name: record.layout.resolution for record in records}
+    resolutions = {info.module: info.layout.resolution for info, _, _ in records}
     places: dict[tuple[int, int], LayerInfo] = {}
-    for record in records:
-        resolution = record.layout.resolution
-        if len(record.tensor) != len(image) or not proportional(resolution, size):
+    for info, tensor, version in records:
+        resolution = info.layout.resolution
+        if len(tensor) != len(images) or not proportional(resolution, size):
             continue  # windows, attention heads and the like
-        kind = type(record.module)
-        place = LayerInfo(
-            name=record.name if calls[record.name] == 1 else f"{record.name}@{record.call}",
-            kind=kind.__name__,
-            layout=record.layout,
-            channels=int(record.tensor.shape[1 if record.layout.shape == "channels_first" else -1]),
-            signed=record.signed,
-            resampling=resamples(record.module),
-            normalized=issubclass(kind, NORMALISING),
-            activated=not record.signed or _from_torch(kind, ("activation",)),
-            linear=issubclass(kind, LINEAR),
-            leaves=_leaving_blocks(record.name, resolution, modules, resolutions),
-        )
-        same = places.pop(record.key, None)  # a container gives its last child's very tensor
-        places[record.key] = place if same is None else _joined(same, place)
-    influences = _influences(network, image, list(places.values()))
+        name = info.module if calls[info.module] == 1 else info.name
+        leaves = _leaving_blocks(info.module, resolution, modules, resolutions)
+        info = replace(info, name=name, leaves=leaves)
+        key = id(tensor), version
+        same = places.pop(key, None)  # a container gives its last child's very tensor
+        places[key] = info if same is None else _joined(same, info)
+    influences = _influences(network, images, list(places.values()))
     return [
         replace(place, influences=influence)
         for place, influence in zip(places.values(), influences, strict=True)
@@ -119,48 +116,22 @@ def resamples(module: nn.Module) -> bool:
     return _from_torch(type(module), RESAMPLING)
 
 
-@dataclass(frozen=True)
-class _Record:
-    name: str
-    call: int
-    module: nn.Module
-    tensor: Tensor  # kept alive, or another one could get its id
-    key: tuple[int, int]  # the tensor and how often it had been written to
-    layout: Layout
-    signed: bool
-
-
-def _recorded(
-    network: nn.Module, image: Tensor, size: tuple[int, int]
-) -> tuple[list[_Record], dict[str, int]]:
-    """What every module gave that can be read as maps, and how often each was called."""
-    records: list[_Record] = []
-    calls: dict[str, int] = {}
-
-    def recording(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if isinstance(output, Tensor) and output.is_floating_point():
-                layout = spatial_layout(output, size)
-                if layout is not None:
-                    key = (id(output), output._version)
-                    signed = bool((output < 0).any())
-                    records.append(_Record(name, calls[name], module, output, key, layout, signed))
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(recording(name))
-        for name, module in network.named_modules()
-        if name
-    ]
-    try:
-        with explaining(network), torch.no_grad():
-            network(outside_inference_mode(image))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return records, calls
+def _describe(
+    name: str, module_name: str, module: nn.Module, tensor: Tensor, layout: Layout
+) -> LayerInfo:
+    kind, signed = type(module), bool((tensor < 0).any())
+    return LayerInfo(
+        name=name,
+        module=module_name,
+        kind=kind.__name__,
+        layout=layout,
+        channels=int(tensor.shape[1 if layout.shape == "channels_first" else -1]),
+        signed=signed,
+        resampling=resamples(module),
+        normalized=issubclass(kind, NORMALIZING),
+        activated=not signed or _from_torch(kind, ("activation",)),
+        linear=issubclass(kind, LINEAR),
+    )
 
 
 def _joined(inner: LayerInfo, outer: LayerInfo) -> LayerInfo:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ssgcam.cam import CAM
 from ssgcam.core.augment import View
-from ssgcam.core.fusion import power, prepare
+from ssgcam.core.fusion import prepare
 from ssgcam.core.methods import ssg_cams
 from ssgcam.files import written_whole
 from ssgcam.fingerprint import layer_shapes, parameter_hash, placed
@@ -94,7 +94,7 @@ def build_cache(
                     for layer_map in ssg_cams(signal, grid.settings):
                         scaled = prepare(view.undo(layer_map), size, 1.0).flatten(1)
                         for gamma in grid.gammas:
-                            rounded = (power(scaled, gamma) * 255).round_().byte()
+                            rounded = (scaled**gamma * 255).round_().byte()
                             values[part, row] = rounded.cpu().numpy()
                             row += 1
             progress(len(images))

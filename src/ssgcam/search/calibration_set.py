@@ -49,6 +49,8 @@ class CalibrationSet:
     Attributes:
         images: ``[N, 3, H, W]`` float32 on the CPU.
         masks: ``[N, h, w]`` uint8: 0 background, 1 object, 255 ignore.
+        image_size: Height and width of the images.
+        mask_size: Height and width of the masks.
         classes: ``[N]`` int64: the class that is explained; -1 until :meth:`with_predictions` where the
             network has to choose it.
         class_choices: The classes that a recipe for these images may explain; empty: any.
@@ -80,19 +82,19 @@ class CalibrationSet:
         any_count: bool = False,
     ) -> None:
         count = len(images)
-        if len(masks) != count:
-            raise SsgcamError(f"{count} images but {len(masks)} masks; give one for each")
+        for what, values in (("masks", masks), ("groups", groups), ("names", names)):
+            if values is not None and len(values) != count:
+                raise SsgcamError(f"{len(values)} {what} for {count} images; give one for each")
         if count < (1 if any_count else 2):
             raise SsgcamError(
                 f"the calibration set has {count} image{'s' * (count != 1)}; give ten to two hundred, "
                 "at least two"
             )
         self.images, self.masks = _tensors(images, masks, preprocessing)
+        self.image_size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+        self.mask_size = (int(self.masks.shape[-2]), int(self.masks.shape[-1]))
         self.groups = tuple(map(str, groups or [f"#{row}" for row in range(count)]))
         self.names = tuple(names or [f"image {row}" for row in range(count)])
-        for what, values in (("groups", self.groups), ("names", self.names)):
-            if len(values) != count:
-                raise SsgcamError(f"{len(values)} {what} for {count} images; give one for each")
         #: ``[N]`` bool: the mask shows no object.
         self.negatives = ~(self.masks == 1).flatten(1).any(1)
         if self.negatives.all() and not any_count:
@@ -143,7 +145,7 @@ class CalibrationSet:
             samples = with_box_masks(samples, boxes)
         size = loaded.preprocessing.input_size
         mapping = _matched_classes(samples, loaded, required=classes is None)
-        pixels, masks, indices, rows = [], [], [], []
+        pixels, masks, indices, groups, names = [], [], [], [], []
         for sample in samples:
             photo = loaded.preprocessing.read(sample.image)
             prepared = loaded.preprocessing.pixels(photo)
@@ -153,7 +155,8 @@ class CalibrationSet:
                 masks.append(nearest(values, size))
                 pixels.append(prepared)
                 indices.append(index)
-                rows.append(sample)
+                groups.append(sample.group or sample.name)
+                names.append(sample.name)
         known = [index for index in indices if index is not None]
         if not known:
             warnings.warn(
@@ -161,18 +164,11 @@ class CalibrationSet:
                 "explained; name the class to be sure",
                 stacklevel=2,
             )
-        groups = [row.group or row.name for row in rows]
-        names = [row.name for row in rows]
         images = loaded.preprocessing.normalize(torch.stack(pixels))
         return cls(images, masks, known or None, groups, names, any_count=any_count)
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        """Height and width of the masks."""
-        return int(self.masks.shape[-2]), int(self.masks.shape[-1])
 
     @property
     def digest(self) -> str:
@@ -181,11 +177,6 @@ class CalibrationSet:
         for tensor in (self.images, self.masks, self.classes):
             digest.update(tensor_bytes(tensor))
         return f"sha256:{digest.hexdigest()}"
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return int(self.images.shape[-2]), int(self.images.shape[-1])
 
     def batches(self, size: int) -> Iterator[slice]:
         """The rows of each batch of at most so many images."""
@@ -325,12 +316,12 @@ def _rows_of(
     if classes is not None:
         own = [label for label, index in mapping.items() if index == classes]
         return [(own[0] if apart and own else None, classes)]
-    if apart:
-        rows: list[tuple[int | None, int | None]] = [(k, mapping[k]) for k in sample.labels]
-        return rows or [(None, -1)]
-    if mapping:
-        return [(None, mapping[sample.labels[0]] if sample.labels else -1)]
-    return [(None, None)]
+    if not mapping:
+        return [(None, None)]
+    labels = sample.labels if apart else sample.labels[:1]
+    rows: list[tuple[int | None, int | None]]
+    rows = [(label if apart else None, mapping[label]) for label in labels]
+    return rows or [(None, -1)]
 
 
 def _matched_classes(samples: SampleSet, model: LoadedModel, required: bool) -> dict[int, int]:

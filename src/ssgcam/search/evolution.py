@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -43,19 +42,8 @@ class Evolution:
     evaluations: int
 
 
-class Minimized(Protocol):
-    """What :func:`evolve` minimizes, such as :class:`Objective`."""
-
-    bounds: list[tuple[float, float]]
-    integrality: list[bool]
-
-    def __call__(self, genomes: Array) -> Array:
-        """From genes ``[D, P]`` to costs ``[P]``, for a whole generation at once."""
-        ...
-
-
 def evolve(
-    objective: Minimized,
+    objective: Objective,
     population: Array,
     *,
     generations: int,

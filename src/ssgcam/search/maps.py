@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from ssgcam.core import fusion as pipeline
 from ssgcam.core.augment import View
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.signals import Signal
+from ssgcam.core.target import logits_of
 from ssgcam.fingerprint import placed
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import Recipe, RecipeLayer, refined
+from ssgcam.recipe import Recipe, RecipeLayer, finished_maps, fused_view
 from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.fitness import ThresholdSweep, sweep_thresholds
 from ssgcam.search.settings import SearchSettings
@@ -81,79 +83,69 @@ def batch_maps(
     for view in dict.fromkeys(view for recipe in recipes for view in recipe.augmentation):
         inputs = placed(view.apply(images), cam.network)
         classes = data.classes[part].to(inputs.device)
-        signals, logits = cam.signals(inputs, classes)
-        of_class = logits.softmax(1) if cam.output == "softmax" else logits.sigmoid()
-        probabilities[view] = of_class.detach().gather(1, classes[:, None])[:, 0].float().cpu()
+        signals, output = cam.signals(inputs, classes)
+        of_class = cam.probabilities(logits_of(output).detach()).gather(1, classes[:, None])[:, 0]
+        probabilities[view] = of_class.float().cpu()
         for recipe in recipes:
             if view in recipe.augmentation and (view, recipe.layers) not in fused:
-                fused[view, recipe.layers] = _fused(recipe, view, signals)
-    found = []
-    for recipe in recipes:
-        views = list(recipe.augmentation)
-        mean = torch.stack([fused[view, recipe.layers] for view in views]).mean(0)
-        maps = pipeline.resize(pipeline.scale(mean), data.image_size)
-        if recipe.refinement is not None:
-            maps = refined(images, maps, recipe.refinement)
-        found.append((maps, torch.stack([probabilities[view] for view in views]).mean(0)))
-    return found
+                with torch.no_grad():
+                    maps = {
+                        each.name: ssg_cam(signals[each.name], each.ssg) for each in recipe.layers
+                    }
+                    fused[view, recipe.layers] = fused_view(recipe, view, maps).float().cpu()
+    return [
+        (
+            finished_maps(
+                recipe, images, [fused[view, recipe.layers] for view in recipe.augmentation]
+            ),
+            torch.stack([probabilities[view] for view in recipe.augmentation]).mean(0),
+        )
+        for recipe in recipes
+    ]
 
 
 def sweep_maps(
     model: LoadedModel,
     data: CalibrationSet,
     settings: SearchSettings,
-    recipes: Mapping[str, Sequence[Recipe]],
+    recipes: Mapping[Any, Recipe],
     layers: Sequence[str] = (),
     progress: Callable[[int], object] = lambda images: None,
-) -> dict[str, list[ThresholdSweep]]:
+) -> dict[Any, ThresholdSweep]:
     """Score recipes, and baselines of some layers, at every threshold and at the masks' size.
 
     Args:
         model: The network.
         data: Labeled images with predictions.
         settings: Fitness, target and batch size.
-        recipes: By name, any number.
+        recipes: By any key.
         layers: The layers of :func:`baseline_maps`; none: no baselines.
         progress: Called with the number of images after each batch.
 
     Returns:
-        By name the counts of each recipe, in order; one for each baseline.
+        The counts of each recipe, by its key, and of each baseline, by its name.
     """
-    flat = [(name, k, each) for name, group in recipes.items() for k, each in enumerate(group)]
-    names = dict.fromkeys(layer.name for _, _, recipe in flat for layer in recipe.layers)
-    parts: dict[tuple[str, int], list[ThresholdSweep]] = {}
-    for part in data.batches(settings.batch_size) if layers or flat else ():
-        found: list[tuple[str, int, Tensor, Tensor]] = []
+    names = dict.fromkeys(layer.name for recipe in recipes.values() for layer in recipe.layers)
+    parts: dict[Any, list[ThresholdSweep]] = {}
+    for part in data.batches(settings.batch_size) if layers or recipes else ():
+        found: dict[Any, tuple[Tensor, Tensor]] = {}
         if layers:
             cam = CAM(model, list(layers))
             images = placed(data.images[part], cam.network)
             signals, _ = cam.signals(images, data.classes[part].to(images.device))
             with torch.no_grad():
                 for name, maps in baseline_maps(signals, data.mask_size):
-                    found.append((name, 0, maps, data.probabilities[part]))
-        if flat:
+                    found[name] = maps, data.probabilities[part]
+        if recipes:
             cam = CAM(model, list(names), target=settings.target)
-            of_recipes = batch_maps(cam, [recipe for _, _, recipe in flat], data, part)
-            for (name, k, _), (maps, probabilities) in zip(flat, of_recipes, strict=True):
-                found.append((name, k, maps, probabilities))
-        for name, k, maps, probabilities in found:
+            of_recipes = batch_maps(cam, list(recipes.values()), data, part)
+            found |= dict(zip(recipes, of_recipes, strict=True))
+        for key, (maps, probabilities) in found.items():
             maps = pipeline.resize(maps, data.mask_size)
             sweep = sweep_thresholds(maps, data.masks[part], probabilities, settings.fitness)
-            parts.setdefault((name, k), []).append(sweep)
+            parts.setdefault(key, []).append(sweep)
         progress(len(data.images[part]))
-    result: dict[str, list[ThresholdSweep]] = {name: [] for name in recipes}
-    for (name, _), sweeps in parts.items():
-        joined = ThresholdSweep(*(torch.cat(each, -1) for each in zip(*sweeps, strict=True)))
-        result.setdefault(name, []).append(joined)
-    return result
-
-
-def _fused(recipe: Recipe, view: View, signals: Mapping[str, Signal]) -> Tensor:
-    """One view's fused map before the last scaling, ``[n, *working_size]`` on the CPU."""
-    with torch.no_grad():
-        maps = [view.undo(ssg_cam(signals[layer.name], layer.ssg)) for layer in recipe.layers]
-        gammas, weights = zip(
-            *((layer.gamma, layer.weight) for layer in recipe.layers), strict=True
-        )
-        fused = pipeline.combine(maps, recipe.working_size, gammas=gammas, weights=weights)
-        return fused.float().cpu()
+    return {
+        key: ThresholdSweep(*(torch.cat(each, -1) for each in zip(*sweeps, strict=True)))
+        for key, sweeps in parts.items()
+    }

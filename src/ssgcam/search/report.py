@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -36,6 +36,12 @@ TITLES: dict[Fitness, str] = {
     "per_image": "mean foreground IoU of the images",
     "box": "mean IoU of the box around the mask",
 }
+_TEMPLATES = Environment(
+    loader=PackageLoader("ssgcam.search", "."),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 SETS: dict[Where, str] = {"folds": "calibration", "held_out": "held-out"}
 
 
@@ -143,63 +149,15 @@ class Report:
 
     def markdown(self) -> str:
         """The report as Markdown."""
-        recipe = self.recipe
-        lines = ["# DE-SSG-CAM search", ""]
-        gammas = ", ".join(f"{METHODS[key].gamma:g} for {METHODS[key].title}" for key in COMPARED)
-        for where, counts in self.counts.items():
-            images = f"{counts['images']} images of {counts['groups']} groups"
-            lines.append(f"- {SETS[where]} set: {images}, {counts['negatives']} without an object")
-        views = "; ".join(f"{name} {score:.3f}" for name, score in self.views)
-        stopped = ", interrupted: the best so far" if self.interrupted else ""
-        lines += [
-            f"- score: {TITLES[self.fitness]}",
-            f"- {self.evaluations:,} candidates in {len(self.history) - 1} generations, seed "
-            f"{recipe.origin.seed}{stopped}",
-            f"- fitness by the views it was searched on: {views}",
-        ]
-        if self.warnings:
-            lines += ["", "## Warnings", "", *(f"- {warning}" for warning in self.warnings)]
-        lines += ["", "## Recipe", ""]
-        lines += _table(
-            "layer | weight | form | sigma | a | b | gamma",
-            (
-                f"{layer.name} | {layer.weight:.3f} | {layer.ssg.form} | {layer.ssg.sigma:g} | "
-                f"{layer.ssg.first_exponent:g} | {layer.ssg.second_exponent:g} | {layer.gamma:g}"
-                for layer in recipe.layers
-            ),
+        return _TEMPLATES.get_template("report.md.jinja").render(
+            report=self,
+            rows=sorted(self.table.rows, key=lambda row: (row.kind != "recipe", -row.calibration)),
+            compared=[METHODS[key] for key in COMPARED],
+            title=TITLES[self.fitness],
+            sets=SETS,
+            kinds=KINDS,
+            interval=_interval,
         )
-        size = "x".join(map(str, recipe.working_size))
-        lines += [
-            f"Threshold {recipe.threshold:.3f}, class gate {recipe.gate:.3f}, working size {size}.",
-            "",
-            "## Scores",
-            "",
-            "Thresholds and gates are chosen on calibration images only (in `folds`, on the other "
-            "folds' images; the recipe is searched anew in each fold, with the views and the refinement "
-            "that were best on all). Single layers and means have the defaults of `CAM`: one view, and "
-            f"gamma {gammas}; the best layer with searched settings and "
-            "the best LayerCAM layer have the recipe's views. Intervals: 95 % bootstrap over groups.",
-            "",
-        ]
-        ranked = sorted(self.table.rows, key=lambda row: (row.kind != "recipe", -row.calibration))
-        lines += _table(
-            " | calibration | folds | held-out",
-            (
-                f"{row.name} | {row.calibration:.3f} | {_interval(row.folds)} | "
-                f"{_interval(row.held_out)}"
-                for row in ranked
-            ),
-        )
-        lines += ["## Leads", ""]
-        lines += _table(
-            "of | over | where | difference",
-            (
-                f"{lead.recipe} | {KINDS[lead.kind]}: {lead.over} | {lead.where.replace('_', '-')} | "
-                f"{_interval(lead.difference, '+')}"
-                for lead in self.table.leads
-            ),
-        )
-        return "\n".join(lines)
 
     def save(self, folder: str | Path) -> None:
         """Write ``report.md``, ``report.json``, ``convergence.png`` and ``examples.png``."""
@@ -226,12 +184,6 @@ class Report:
         axes.set(xlabel="candidates scored", ylabel="best fitness", title=TITLES[self.fitness])
         axes.legend(loc="lower right", frameon=False)
         return figure
-
-
-def _table(heads: str, rows: Iterable[str]) -> list[str]:
-    """Lines of a Markdown table from the heads and rows between the outer bars."""
-    dashes = " | ".join("---" for _ in heads.split("|"))
-    return [*(f"| {row} |" for row in (heads, dashes, *rows)), ""]
 
 
 def _interval(interval: Interval | None, sign: str = "") -> str:

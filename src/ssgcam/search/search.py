@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -180,12 +180,10 @@ class _Search:
             folds, candidates = [], []
         variants = self._variants(best.recipe)
         recipes = best.alone | variants
-        sweeps = self._sweeps("folds", {name: [recipe] for name, recipe in recipes.items()}, True)
+        sweeps = self._sweeps("folds", recipes, baselines=True)
         scores: dict[str, float] = {}
         for name in variants:
-            cut, gate, scores[name] = choose_cut(
-                sweeps[name][0], settings.fitness, gate=settings.gate
-            )
+            cut, gate, scores[name] = choose_cut(sweeps[name], settings.fitness, gate=settings.gate)
             recipes[name] = replace(recipes[name], threshold=cut, gate=gate)
         first, final = next(iter(variants)), max(scores, key=lambda name: scores[name])
         if scores[final] <= scores[first] + settings.margin:
@@ -193,17 +191,19 @@ class _Search:
         recipe = recipes[final]
         held_out = {}
         if "held_out" in self.sets:
-            held_out = self._sweeps("held_out", {name: [r] for name, r in recipes.items()}, True)
-        in_folds: dict[str, list[Recipe]] = {name: [] for name in recipes}
-        for each in candidates:
+            held_out = self._sweeps("held_out", recipes, baselines=True)
+        in_folds: dict[tuple[str, int], Recipe] = {}
+        for k, candidate in enumerate(candidates):
             for name in {*best.alone, first, final}:
                 like = recipes[name]
-                variant = replace(
-                    each.recipe, augmentation=like.augmentation, refinement=like.refinement
+                in_folds[name, k] = candidate.alone.get(name) or replace(
+                    candidate.recipe, augmentation=like.augmentation, refinement=like.refinement
                 )
-                in_folds[name].append(each.alone.get(name, variant))
+        swept = self._sweeps("folds", in_folds)
+        fold_sweeps: dict[str, list[ThresholdSweep]] = {name: [] for name in recipes}
+        for (name, _), sweep in swept.items():
+            fold_sweeps[name].append(sweep)
         groups = {where: one.groups for where, one in self.sets.items()}
-        fold_sweeps = self._sweeps("folds", in_folds)
         table = compare(sweeps, held_out, fold_sweeps, groups, folds, settings, final)
         where: Where = "held_out" if held_out else "folds"
         shown = self.sets[where]
@@ -354,8 +354,8 @@ class _Search:
         }
 
     def _sweeps(
-        self, where: Where, recipes: dict[str, list[Recipe]], baselines: bool = False
-    ) -> dict[str, list[ThresholdSweep]]:
+        self, where: Where, recipes: Mapping[Any, Recipe], baselines: bool = False
+    ) -> dict[Any, ThresholdSweep]:
         """Recipes, and baselines if asked for, at every threshold."""
         data, layers = self.sets[where], self.layers if baselines else []
         self.bar.set_description("comparison")

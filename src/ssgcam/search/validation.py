@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations, product
 from typing import Literal
 
 import torch
@@ -64,7 +65,7 @@ class Row:
 
     def score(self, where: Where) -> float | None:
         """The score on these images, or None."""
-        interval = self.folds if where == "folds" else self.held_out
+        interval: Interval | None = getattr(self, where)
         return None if interval is None else interval.value
 
 
@@ -150,8 +151,8 @@ def kind_of(name: str) -> Kind:
 
 
 def compare(
-    sweeps: Mapping[str, Sequence[ThresholdSweep]],
-    held_out_sweeps: Mapping[str, Sequence[ThresholdSweep]],
+    sweeps: Mapping[str, ThresholdSweep],
+    held_out_sweeps: Mapping[str, ThresholdSweep],
     fold_sweeps: Mapping[str, Sequence[ThresholdSweep]],
     groups: Mapping[Where, Sequence[str]],
     folds: Sequence[Sequence[int]],
@@ -161,7 +162,7 @@ def compare(
     """Score all methods and recipes on images that their thresholds were not chosen on.
 
     Args:
-        sweeps: By name, counts on the calibration images, one for each name.
+        sweeps: By name, counts on the calibration images.
         held_out_sweeps: Counts on the held-out images; empty if there are none.
         fold_sweeps: For what is searched anew in each fold (or not at all, if empty): for each fold its
             counts on all calibration images.
@@ -179,7 +180,7 @@ def compare(
     number = partial(score_of, kind=kind)
     parts: dict[tuple[str, Where], Tensor] = {}
     rows = []
-    for name, (sweep,) in sweeps.items():
+    for name, sweep in sweeps.items():
         cut = choose_cut(sweep, kind, gate=gate)
         matrices: dict[Where, Tensor] = {}
         in_folds = fold_sweeps.get(name, [sweep] * len(folds))
@@ -190,7 +191,7 @@ def compare(
                 crossed[list(test)] = one.at(own.threshold, own.gate)[list(test)]
             matrices["folds"] = crossed
         if name in held_out_sweeps:
-            matrices["held_out"] = held_out_sweeps[name][0].at(cut.threshold, cut.gate)
+            matrices["held_out"] = held_out_sweeps[name].at(cut.threshold, cut.gate)
         scores: dict[Where, Interval] = {}
         for where, found in matrices.items():
             parts[name, where] = fitness_parts(found, kind)
@@ -199,17 +200,15 @@ def compare(
             )
         rows.append(Row(name, kind_of(name), *cut, scores.get("folds"), scores.get("held_out")))
     leads = []
-    for where in groups:
-        for name in dict.fromkeys((final, PLAIN_RECIPE)):
-            for of_kind in KINDS if (name, where) in parts else ():
-                scored = [
-                    row for row in rows if row.kind == of_kind and row.score(where) is not None
-                ]
-                if scored:
-                    best = max(scored, key=lambda row: row.score(where) or 0.0).name
-                    pair = parts[name, where], parts[best, where]
-                    lead = paired_difference(*pair, number, seed=seed, groups=groups[where])
-                    leads.append(Lead(name, best, of_kind, where, lead))
+    for where, (name, of_kind) in product(
+        groups, product(dict.fromkeys((final, PLAIN_RECIPE)), KINDS)
+    ):
+        rivals = [row for row in rows if row.kind == of_kind and row.score(where) is not None]
+        if rivals and (name, where) in parts:
+            best = max(rivals, key=lambda row: row.score(where) or 0.0).name
+            pair = parts[name, where], parts[best, where]
+            lead = paired_difference(*pair, number, seed=seed, groups=groups[where])
+            leads.append(Lead(name, best, of_kind, where, lead))
     return Table(tuple(rows), tuple(leads), final, parts)
 
 
@@ -250,7 +249,5 @@ def validation_warnings(
 
 def layer_overlap(fold_layers: Sequence[frozenset[str]]) -> float | None:
     """Mean Jaccard overlap of all pairs of folds; None below two folds."""
-    pairs = [(a, b) for index, a in enumerate(fold_layers) for b in fold_layers[:index]]
-    if not pairs:
-        return None
-    return sum(len(a & b) / len(a | b) for a, b in pairs) / len(pairs)
+    overlaps = [len(a & b) / len(a | b) for a, b in combinations(fold_layers, 2)]
+    return sum(overlaps) / len(overlaps) if overlaps else None
