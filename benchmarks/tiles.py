@@ -132,12 +132,12 @@ def trained(photos: Sequence[Photo], fold: int, options: argparse.Namespace) -> 
             model="efficientnet_lite0",
             weights="DEFAULT",
             input_size=INPUT,
-            epochs=1 if options.quick else 14,
+            epochs=1 if options.quick else 6,
             samples_per_epoch=32 if options.quick else 320,
             batch_size=16,
             learning_rate=5e-4,
             held_out=0.0,
-            patience=14,
+            patience=6,
             seed=fold,
         )
         checkpoint = file.with_suffix(".checkpoint")
