@@ -29,7 +29,9 @@ from common import (
     calibration_set,
     command,
     fold_tables,
+    guarantee_table,
     kept,
+    mask_losses_of,
     search_fold,
     write_page,
 )
@@ -284,7 +286,7 @@ def study(options: argparse.Namespace) -> None:
         ["# Infected red blood cells", f"`{command()}`", (__doc__ or "").split("\n\n")[2]],
     )
     for network in options.networks.split(","):
-        folds = []
+        folds, losses = [], []
         for fold in range(fields.folds):
             file = options.work / f"cells_{network}_fold{fold}.pth"
             if not file.exists():
@@ -303,10 +305,13 @@ def study(options: argparse.Namespace) -> None:
                 search_fold, model, calibration, tested, settings, stem.with_suffix(".recipe.json")
             )
             folds.append(kept(stem.with_suffix(".pt"), search))
+            measure = partial(mask_losses_of, model, tested, stem.with_suffix(".recipe.json"))
+            losses.append(kept(stem.with_suffix(".losses.pt"), measure))
         if folds:
             own, text = fold_tables(network, folds)
-            rows += own
-            sections += text
+            limits, checked = guarantee_table(network, losses)
+            rows += own + limits
+            sections += [*text, "Masks with a guarantee:", checked]
     write_page("cells", sections, rows, options.out)
 
 

@@ -21,10 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
-from ssgcam import LoadedModel, Preprocessing, load_model
+from ssgcam import LoadedModel, Preprocessing, Recipe, load_model
 from ssgcam.data import SampleSet, read_samples
+from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
 from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
+from ssgcam.metrics.guarantee import check_splits, group_means, mask_losses
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 from ssgcam.search.fitness import choose_cut, score_of, sweep_thresholds
 
@@ -283,6 +285,57 @@ def fold_tables(
         table(["rival", "difference [95 %]"], leads),
         f"Layers of the recipes: {used}.",
     ]
+
+
+def mask_losses_of(model: LoadedModel, tested: CalibrationSet, recipe_file: Path) -> dict[str, Any]:
+    """The guarantee's losses of a recipe on the tested images that show the object.
+
+    Returns:
+        ``losses`` ``[N, 3, 1001]`` (see :func:`ssgcam.metrics.mask_losses`) and the ``groups`` of these
+        images.
+    """
+    recipe = Recipe.load(recipe_file)
+    bound = recipe.bind(model)
+    shown = [k for k in range(len(tested)) if bool((tested.masks[k] == 1).any())]
+    losses = []
+    for k in shown:
+        result = bound(tested.images[k][None])
+        losses.append(mask_losses(result.maps, tested.masks[k][None], bound.is_open(result)))
+    return {"losses": torch.cat(losses), "groups": [tested.groups[k] for k in shown]}
+
+
+def guarantee_table(
+    network: str, folds: Sequence[dict[str, Any]], alphas: Sequence[float] = (0.1, 0.2, 0.3)
+) -> tuple[list[Row], str]:
+    """Does the guarantee hold? 200 random splits of each fold's test groups, half of them calibrate.
+
+    A fold's recipe was searched on images outside these splits. Each row has the mean test loss over the
+    splits with 2 standard errors.
+    """
+    rows, lines = [], []
+    for fold, own in enumerate(folds):
+        means = group_means(own["losses"], own["groups"])
+        for alpha in alphas:
+            words = [str(fold), f"{alpha:g}", str(len(own["losses"])), str(len(means))]
+            try:
+                check = check_splits(means, alpha)
+            except SsgcamError as error:
+                lines.append([*words, *["-"] * 4, str(error)])
+                continue
+            for mask, loss, deviation in (
+                ("outer", check.outer_loss, check.outer_error),
+                ("inner", check.inner_loss, check.inner_error),
+            ):
+                low, high = (round(loss + side * 2 * deviation, 4) for side in (-1, 1))
+                metric = f"{mask} loss, fold {fold}, alpha {alpha:g}"
+                rows.append(
+                    Row(network, RECIPE, "", metric, round(loss, 4), low, high, len(means), 0)
+                )
+                words.append(f"{loss:.3f} +- {2 * deviation:.3f}")
+            words += [f"{check.band:.1%}", str(check.refused), "yes" if check.holds else "no"]
+            lines.append(words)
+    header = ["fold", "alpha", "images", "groups", "outer loss", "inner loss", "undecided band"]
+    return rows, table([*header, "splits refused", "holds"], lines)
 
 
 def calibration_set(

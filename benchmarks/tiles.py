@@ -29,7 +29,9 @@ from common import (
     calibration_set,
     command,
     fold_tables,
+    guarantee_table,
     kept,
+    mask_losses_of,
     row,
     search_fold,
     table,
@@ -208,7 +210,7 @@ def main() -> None:
     photos = read_photos(options.data)
     generations = 3 if options.quick else 150
     settings = SearchSettings(generations=generations, folds=0)
-    predicted, folds, kinds = [], [], []
+    predicted, folds, losses, kinds = [], [], [], []
     for fold in range(FOLDS):
         known, held, tested = split(photos, fold)
         model = trained(known, fold, options)
@@ -220,9 +222,12 @@ def main() -> None:
         file = stem.with_suffix(".recipe.json")
         search = partial(search_fold, model, calibration, held_out, settings, file)
         folds.append(kept(stem.with_suffix(".pt"), search))
+        measure = partial(mask_losses_of, model, held_out, file)
+        losses.append(kept(stem.with_suffix(".losses.pt"), measure))
     classifier, learned = classifier_rows(predicted)
     rows, sections = fold_tables("efficientnet_lite0", folds)
     by_kind, text = kind_rows(folds, kinds)
+    kept_limits, checked = guarantee_table("efficientnet_lite0", losses)
     sections = [
         "# Magnetic tiles",
         f"`{command()}`",
@@ -232,8 +237,10 @@ def main() -> None:
         *sections,
         "By kind of defect (descriptive; photos without a defect are left out):",
         text,
+        "## Masks with a guarantee",
+        checked,
     ]
-    write_page("tiles", sections, classifier + rows + by_kind, options.out)
+    write_page("tiles", sections, classifier + rows + by_kind + kept_limits, options.out)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common import DOCS, calibration_set, command, fold_tables, kept, search_fold, write_page
+from common import (
+    DOCS,
+    calibration_set,
+    command,
+    fold_tables,
+    guarantee_table,
+    kept,
+    mask_losses_of,
+    search_fold,
+    write_page,
+)
 from ssgcam import LoadedModel, load_model, save_model
 from ssgcam.core.augment import Augmentation
 from ssgcam.data import Sample, SampleSet
@@ -124,6 +134,7 @@ def main() -> None:
     crops = read_crops(options.data)
     folds = fold_of(crops)
     found: dict[str, list[dict[str, object]]] = {target: [] for target in TARGETS}
+    losses: dict[str, list[dict[str, object]]] = {target: [] for target in TARGETS}
     for fold in range(FOLDS):
         known, tested = (
             SampleSet(
@@ -142,11 +153,14 @@ def main() -> None:
             file = stem.with_suffix(".recipe.json")
             search = partial(search_fold, model, calibration, held_out, settings, file)
             found[target].append(kept(stem.with_suffix(".pt"), search))
+            measure = partial(mask_losses_of, model, held_out, file)
+            losses[target].append(kept(stem.with_suffix(".losses.pt"), measure))
     rows, sections = [], ["# White blood cells", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
     for target in TARGETS:
         own, text = fold_tables(f"resnet34, {target}", found[target])
-        rows += own
-        sections += text
+        limits, checked = guarantee_table(f"resnet34, {target}", losses[target])
+        rows += own + limits
+        sections += [*text, "Masks with a guarantee:", checked]
     write_page("wbc", sections, rows, options.out)
 
 
