@@ -16,43 +16,26 @@ if TYPE_CHECKING:
     from ssgcam.result import Result
     from ssgcam.search import CalibrationSet, search_recipe
 
-__all__ = [
-    "CAM",
-    "SSGCAM",
-    "CalibrationSet",
-    "LoadedModel",
-    "Preprocessing",
-    "Recipe",
-    "Result",
-    "SSGSettings",
-    "SsgcamError",
-    "TargetSettings",
-    "load_model",
-    "save_model",
-    "search_recipe",
-    "segment_images",
-]
+__all__ = ["CAM", "SSGCAM", "CalibrationSet", "LoadedModel", "Preprocessing", "Recipe", "Result"]
+__all__ += ["SSGSettings", "SsgcamError", "TargetSettings"]
+__all__ += ["load_model", "save_model", "search_recipe", "segment_images"]
 
-#: Imported when first asked for: PyTorch takes seconds, and ``ssgcam --help`` needs none of it.
-_HOMES = {
-    "CAM": "cam",
-    "SSGCAM": "cam",
-    "CalibrationSet": "search",
-    "LoadedModel": "models",
-    "Preprocessing": "preprocessing",
-    "Recipe": "recipe",
-    "Result": "result",
-    "SSGSettings": "core.settings",
-    "TargetSettings": "core.settings",
-    "SsgcamError": "errors",
-    "load_model": "models",
-    "save_model": "models",
-    "search_recipe": "search",
-    "segment_images": "bulk.segment",
+#: Modules imported when a name is asked for: PyTorch takes seconds, ``ssgcam --help`` needs none.
+_MODULES = {
+    "bulk.segment": ("segment_images",),
+    "cam": ("CAM", "SSGCAM"),
+    "core.settings": ("SSGSettings", "TargetSettings"),
+    "errors": ("SsgcamError",),
+    "models": ("LoadedModel", "load_model", "save_model"),
+    "preprocessing": ("Preprocessing",),
+    "recipe": ("Recipe",),
+    "result": ("Result",),
+    "search": ("CalibrationSet", "search_recipe"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ssgcam' has no attribute '{name}'")
-    return getattr(import_module(f"ssgcam.{_HOMES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"ssgcam.{module}"), name)
+    raise AttributeError(f"module 'ssgcam' has no attribute '{name}'")

@@ -15,22 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ssgcam.errors import SsgcamError, first_line
 
 #: How the names of auxiliary classifiers begin (Inception networks), which are left out.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_WEB_PAGE = "is a web page; download the file itself (the page may ask to log in)"
 #: How files begin that are no checkpoints, and what to say about them.
 _OTHER_FILES = {
     b"version https://git-lfs": "is a git-lfs pointer, not the file itself; run 'git lfs pull'",
-    b"<!doctype": "is a web page; download the file itself (the page may ask to log in)",
-    b"<html": "is a web page; download the file itself (the page may ask to log in)",
-    b"\x89HDF": "is an HDF5 file, as Keras writes; convert it to a PyTorch state dict",
+    b"<!doctype": _WEB_PAGE,
+    b"<html": _WEB_PAGE,
+    b"\x89hdf": "is an HDF5 file, as Keras writes; convert it to a PyTorch state dict",
 }
-_ONNX = (
-    "is an ONNX file, which has no gradients; give the PyTorch network that it was exported from"
-)
+#: Parts of what PyTorch says about files it can't read, and what to say instead.
+_REASONS = {
+    "Unsupported": "is a pickle that needs code to be read (such as a whole network), which is not "
+    "run; save the tensors alone: torch.save(network.state_dict(), ...)",
+    "TorchScript": "is TorchScript, whose layers can't be observed; save the state_dict() of the "
+    "Python network that it was made from",
+}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -47,14 +53,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         start = stream.read(64)
     for signature, what in _OTHER_FILES.items():
-        if start.lstrip().lower().startswith(signature.lower()):
+        if start.lstrip().lower().startswith(signature):
             raise SsgcamError(f"'{path}' {what}")
     if path.suffix == ".onnx" or (start[:1] == b"\x08" and b"\x12" in start[:4]):
-        raise SsgcamError(f"'{path}' {_ONNX}")
+        raise SsgcamError(
+            f"'{path}' is an ONNX file, which has no gradients; give the PyTorch network that it was "
+            "exported from"
+        )
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return dict(load_file(path))
         with warnings.catch_warnings():  # on old pickles and TorchScript
             warnings.simplefilter("ignore")
@@ -63,20 +70,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = first_line(error)
         if isinstance(error, (pickle.UnpicklingError, KeyError, EOFError)):
             reason = "it is not a PyTorch file"
-        if "Unsupported" in str(error):
-            raise SsgcamError(
-                f"'{path}' is a pickle that needs code to be read (such as a whole network), which "
-                "is not run; save the tensors alone: torch.save(network.state_dict(), ...)"
-            ) from error
-        if "TorchScript" in str(error):
-            raise SsgcamError(
-                f"'{path}' is TorchScript, whose layers can't be observed; save the state_dict() of "
-                "the Python network that it was made from"
-            ) from error
-        raise SsgcamError(
-            f"'{path}' can't be read as weights ({reason}); a file of tensors is needed: "
-            "torch.save(network.state_dict(), ...) or safetensors"
-        ) from error
+        other = f"can't be read as weights ({reason}); give a file of tensors, such as a state dict"
+        what = next((what for part, what in _REASONS.items() if part in str(error)), other)
+        raise SsgcamError(f"'{path}' {what}") from error
     if not isinstance(content, Mapping) or not content:
         raise SsgcamError(f"'{path}' holds no state dict; save network.state_dict() instead")
     return dict(content)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -30,7 +31,33 @@ def did_you_mean(wanted: str, known: Sequence[str], cutoff: float = 0.6) -> str:
 
 def first_line(error: BaseException, length: int = 160) -> str:
     """The first line of an exception's message, or its type if it has none, shortened."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:length]
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return (text.splitlines() or [type(error).__name__])[0][:length]
+
+
+@contextmanager
+def rephrased(what: str, hint: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn exceptions of other libraries into an SsgcamError that says ``what (detail); hint``.
+
+    Args:
+        what: What is wrong, and where.
+        hint: What to do.
+        kinds: The exceptions; of others and of `SsgcamError` nothing is changed.
+
+    Example:
+        >>> with rephrased("'a.txt' holds no number", "correct it", ValueError):
+        ...     float("x")
+        Traceback (most recent call last):
+        ssgcam.errors.SsgcamError: 'a.txt' holds no number (could not convert ...); correct it
+    """
+    try:
+        yield
+    except SsgcamError:
+        raise
+    except kinds as error:
+        unclear = isinstance(error, (LookupError, NameError, TypeError, AttributeError))
+        detail = f"{type(error).__name__}: " * unclear + first_line(error)
+        raise SsgcamError(f"{what} ({detail}); {hint}") from error
 
 
 def require(module: str, extra: str) -> ModuleType:

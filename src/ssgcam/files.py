@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import rephrased
 
 
 @contextmanager
@@ -35,22 +35,15 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = (scratch or path.parent) / f".{uuid4().hex}{path.suffix}"
-    try:
+    with rephrased(f"can't write '{path}'", "choose another output folder", OSError):
         for folder in (path.parent, temporary.parent):
-            if not folder.is_dir():
-                folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SsgcamError(
-            f"can't write '{path}' ({error.strerror}); choose another output folder"
-        ) from error
+            folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException as error:
+        with rephrased(f"can't write '{path}'", "choose another output folder", OSError):
+            yield temporary
+            temporary.replace(path)
+    finally:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise SsgcamError(f"can't write '{path}' ({error.strerror or error})") from error
-        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from ssgcam.errors import SsgcamError, first_line, require
+from ssgcam.errors import SsgcamError, rephrased, require
 
 #: Suffixes, in lower case, of the files that count as images in a folder.
 IMAGE_EXTENSIONS = frozenset(
@@ -146,32 +146,36 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     path = Path(path)
     if path.is_dir():
         raise SsgcamError(f"'{path}' is a folder; name the image files in it")
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
         # as a stream: given a name, Pillow maps the file, and turns some mapped TIFFs wrongly
-        with path.open("rb") as stream, Image.open(stream, formats=_formats()) as opened:
+        with path.open("rb") as stream, Image.open(stream, formats=formats) as opened:
             yield opened
     except SsgcamError:
         raise
-    except FileNotFoundError as error:
-        raise SsgcamError(f"there is no file '{path}'; check the path") from error
-    except PermissionError as error:
-        raise SsgcamError(f"'{path}' may not be read; change its permissions") from error
-    except UnidentifiedImageError as error:
+    except Exception as error:  # a decoder can raise anything on a damaged file
+        raise SsgcamError(_problem(path, error)) from error
+
+
+def _problem(path: Path, error: Exception) -> str:
+    """The sentence on a file that Pillow can't open."""
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file '{path}'; check the path"
+    if isinstance(error, PermissionError):
+        return f"'{path}' may not be read; change its permissions"
+    if isinstance(error, UnidentifiedImageError):
         what = "is empty (0 bytes)" if path.stat().st_size == 0 else "is not an image"
         if path.suffix.lower() in (".heic", ".heif"):
             what = "is a HEIC picture, which Pillow can't read"
-        raise SsgcamError(f"'{path}' {what}; give {_KINDS} files") from error
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise SsgcamError(
-            f"'{path}' has more than {limit:,} pixels, the limit that guards against "
-            "decompression bombs; shrink it or cut it into tiles"
-        ) from error
-    except Exception as error:  # a decoder can raise anything on a damaged file
-        detail = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise SsgcamError(
-            f"'{path}' is cut short or damaged ({detail}); fetch or export it again"
-        ) from error
+        return f"'{path}' {what}; give {_KINDS} files"
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"'{path}' has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the limit that "
+            "guards against decompression bombs; shrink it or cut it into tiles"
+        )
+    detail = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return f"'{path}' is cut short or damaged ({detail}); fetch or export it again"
 
 
 def find_images(patterns: Iterable[str | Path]) -> list[Path]:
@@ -221,24 +225,17 @@ def images_of(pattern: str | Path) -> list[tuple[Path, str]]:
     found: list[Path] = []
     if path.is_dir():
         found = images_below(path)
-        missing = (
-            f"the folder '{path}' holds no image; put {_KINDS} files in it or name another folder"
-        )
-    elif path.is_file():
+        if not found:
+            raise SsgcamError(f"the folder '{path}' holds no image; put {_KINDS} files in it")
+    elif path.is_file() or (is_image_name(path) and not glob.has_magic(str(path))):
         found = [path]
-    elif glob.has_magic(str(path)):
-        missing = f"no image matches '{path}'; check the pattern"
-        for hit in map(Path, glob.iglob(str(path), recursive=True)):  # noqa: PTH207
-            if hit.is_dir():
-                found += images_below(hit)
-            elif is_image_name(hit):
-                found.append(hit)
-    elif is_image_name(path):
-        found = [path]
-    else:
+    elif not glob.has_magic(str(path)):
         raise SsgcamError(f"there is no file or folder '{path}'; check the path")
-    if not found:
-        raise SsgcamError(missing)
+    else:
+        for hit in map(Path, glob.iglob(str(path), recursive=True)):  # noqa: PTH207
+            found += images_below(hit) if hit.is_dir() else [hit] * is_image_name(hit)
+        if not found:
+            raise SsgcamError(f"no image matches '{path}'; check the pattern")
     return [(image, os.path.realpath(image)) for image in sorted(found)]
 
 
@@ -263,11 +260,6 @@ def images_below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [path for path in map(Path(parent).joinpath, names) if is_image_name(path)]
     return sorted(found)
-
-
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -296,18 +288,18 @@ def _read(opened: Image.Image, path: Path, reading: Reading) -> tuple[Image.Imag
     opened.seek(reading.page - 1)
     notes = [f"page {reading.page} of {pages} was read"] if pages > 1 else []
     if opened.mode.startswith(("I", "F")):
-        image, window = _window(np.asarray(_upright(opened)), path, reading.intensity)
-        return image, [*notes, window]
+        image, window = _eight_bits(np.asarray(_upright(opened)), path, reading.intensity)
+        return image, notes + window
     if ";16" not in str(getattr(opened, "tile", "")) or opened.mode != "RGB":
         return _rgb(_upright(opened)), notes
     import cv2  # reads the 16 bits of a color, of which Pillow keeps 8
 
     _, found = cv2.imdecodemulti(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    image, window = _window(found[reading.page - 1][..., ::-1], path, reading.intensity)
+    image, window = _eight_bits(found[reading.page - 1][..., ::-1], path, reading.intensity)
     if opened.format != "TIFF":  # which OpenCV turns upright by itself
         image.getexif()[ExifTags.Base.Orientation] = image_header(path)[2]
         image = ImageOps.exif_transpose(image)
-    return image, [*notes, window]
+    return image, notes + window
 
 
 def _is_tiff(path: Path) -> bool:
@@ -318,32 +310,26 @@ def _is_tiff(path: Path) -> bool:
 def _read_channels(path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
     """A TIFF whose channels are not those of a color picture."""
     tifffile = require("tifffile", "tiff")
-    try:
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages[reading.page - 1]
-            values = np.moveaxis(page.asarray(), page.axes.index("S"), -1)
-    except Exception as error:  # a damaged file can raise anything
-        raise SsgcamError(
-            f"'{path}' is damaged or of a kind that can't be read ({first_line(error)}); export it "
-            "with one or three channels"
-        ) from error
+    what, hint = f"'{path}' is damaged or can't be read", "export it with one or three channels"
+    with rephrased(what, hint, Exception), tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[reading.page - 1]
+        values = np.moveaxis(page.asarray(), page.axes.index("S"), -1)
     count = values.shape[-1]
     channels = reading.channels or ((1, 2, 3) if count >= 3 else (1,))
     if max(channels) > count:
         raise SsgcamError(f"'{path}' has no channel {max(channels)}; give some from 1 to {count}")
-    named = ", ".join(map(str, channels))
-    notes = [f"of {count} channels these were read: {named}"]
+    note = f"of {count} channels these were read: {', '.join(map(str, channels))}"
     values = values[..., [channel - 1 for channel in channels]]
+    image, window = _eight_bits(values, path, reading.intensity)
+    return image, [note, *window]
+
+
+def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[Image.Image, list[str]]:
+    """Pixels ``[H, W]`` or ``[H, W, C]``, C 1 or 3, as RGB, and a sentence on their window."""
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
     if values.dtype == np.uint8:
-        return Image.fromarray(values.squeeze(-1) if len(channels) == 1 else values).convert(
-            "RGB"
-        ), notes
-    image, window = _window(values, path, reading.intensity)
-    return image, [*notes, window]
-
-
-def _window(values: NDArray[Any], path: Path, intensity: str) -> tuple[Image.Image, str]:
-    """Pixels ``[H, W]`` or ``[H, W, C]`` with 8 bits, C 1 or 3, and a sentence on their window."""
+        return Image.fromarray(values).convert("RGB"), []
     values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -352,8 +338,7 @@ def _window(values: NDArray[Any], path: Path, intensity: str) -> tuple[Image.Ima
     note = ""
     if intensity == "auto":
         low, high = np.percentile(finite, (0.1, 99.9))
-        if low == high:
-            low, high = lowest, highest
+        low, high = (lowest, highest) if low == high else (low, high)
     elif intensity == "full":
         low, high = 0.0, 65535.0
         if lowest < low or highest > high or not (finite == np.rint(finite)).all():
@@ -366,9 +351,5 @@ def _window(values: NDArray[Any], path: Path, intensity: str) -> tuple[Image.Ima
     else:
         low, high = Reading(intensity).window()
     scaled = np.nan_to_num((values - low) / (high - low or 1.0), nan=0.0)
-    pixels = np.rint(255 * scaled.clip(0, 1)).astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    return Image.fromarray(pixels).convert(
-        "RGB"
-    ), f"values from {low:g} to {high:g} were read{note}"
+    image = Image.fromarray(np.rint(255 * scaled.clip(0, 1)).astype(np.uint8)).convert("RGB")
+    return image, [f"values from {low:g} to {high:g} were read{note}"]

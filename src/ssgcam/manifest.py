@@ -17,12 +17,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import written_whole
 
 #: File names that are not UTF-8 are kept as the bytes that they are.
@@ -132,27 +132,21 @@ class Manifest:
         self._stream.flush()
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        try:
-            with self.path.open(encoding="utf-8", errors=ERRORS) as stream:
-                for number, line in enumerate(stream, 1):
-                    try:
-                        parsed = json.loads(line)
-                        if ("settings" if number == 1 else "unit") not in parsed:
-                            raise ValueError
-                    except (ValueError, TypeError) as error:
-                        if line.endswith("\n"):
-                            raise SsgcamError(
-                                f"line {number} of '{self.path}' is damaged; remove the file to "
-                                "start anew"
-                            ) from error
-                        return
-                    yield parsed
-        except FileNotFoundError:
+        if not self.path.exists():
             return
-        except OSError as error:
-            raise SsgcamError(
-                f"'{self.path}' can't be read ({error}); remove it to start anew"
-            ) from error
+        what, hint = f"'{self.path}' can't be read", "remove it to start anew"
+        with (
+            rephrased(what, hint, OSError),
+            self.path.open(encoding="utf-8", errors=ERRORS) as stream,
+        ):
+            for number, line in enumerate(stream, 1):
+                parsed = None
+                with suppress(ValueError):
+                    parsed = json.loads(line)
+                if isinstance(parsed, dict) and ("settings" if number == 1 else "unit") in parsed:
+                    yield parsed
+                elif line.endswith("\n"):
+                    raise SsgcamError(f"line {number} of '{self.path}' is damaged; {hint}")
 
 
 def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -166,11 +160,10 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def file_stamp(path: Path) -> list[int] | None:
     """Size in bytes and modification time in ns of a file; None if it is missing."""
-    try:
+    with suppress(OSError):
         found = path.stat()
-    except OSError:
-        return None
-    return [found.st_size, found.st_mtime_ns]
+        return [found.st_size, found.st_mtime_ns]
+    return None
 
 
 @contextmanager
@@ -180,12 +173,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         SsgcamError: If another run has locked it, or it can't be made.
     """
-    try:
+    what, hint = f"can't write to '{folder}'", "choose another output folder"
+    with rephrased(what, hint, OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SsgcamError(
-            f"can't write to '{folder}' ({error.strerror}); choose another output folder"
-        ) from error
     if sys.platform == "win32":
         yield
         return

@@ -33,7 +33,7 @@ from torchvision import models as tv
 from ssgcam.checkpoints import load_state, match_names, read_checkpoint
 from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of
-from ssgcam.errors import SsgcamError, did_you_mean, first_line, require
+from ssgcam.errors import SsgcamError, did_you_mean, first_line, rephrased, require
 from ssgcam.files import written_whole
 from ssgcam.images import Reading
 from ssgcam.preprocessing import Preprocessing, from_preset
@@ -445,15 +445,11 @@ def _efficientnet_lite(name: str, pretrained: bool) -> LoadedModel:
 
 def _from_factory(name: str) -> LoadedModel:
     module_name, _, attribute = name.partition(":")
-    try:
+    hint = "give package.module:factory, importable from here"
+    with rephrased(f"'{name}' can't be imported", hint, Exception):  # what the user's module raises
         factory = getattr(importlib.import_module(module_name), attribute)
         if not callable(factory):
             raise AttributeError(f"{attribute} is not a function")
-    except Exception as error:  # also what the user's own module raises
-        raise SsgcamError(
-            f"'{name}' can't be imported ({type(error).__name__}: {first_line(error)}); give "
-            "package.module:factory, importable from here"
-        ) from error
     try:
         made = factory()
     except Exception as error:  # the user's own code may raise anything
@@ -478,14 +474,10 @@ def _is_factory(name: str) -> bool:
 
 
 def _downloaded(build: Callable[[], Any], name: str) -> Any:
-    try:
+    hint = "check the connection, give --weights FILE with a state dict, or --weights none"
+    kinds = (OSError, RuntimeError, ValueError)  # URLError is an OSError
+    with rephrased(f"the weights of '{name}' could not be downloaded", hint, *kinds):
         return build()
-    except (OSError, RuntimeError, ValueError) as error:  # URLError is an OSError
-        raise SsgcamError(
-            f"the weights of '{name}' could not be downloaded ({first_line(error)}); check the "
-            "connection, give --weights FILE with a downloaded state dict, or --weights none for "
-            "random weights"
-        ) from error
 
 
 def _imagenet_names() -> tuple[str, ...]:

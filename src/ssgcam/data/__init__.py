@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ssgcam.data import boxes, coco, cub, folders, pairs, polygons, voc, wsol
+from ssgcam.data import annotated, folders, published
 from ssgcam.data.classes import match_classes
 from ssgcam.data.collect import check_folder, exists
 from ssgcam.data.masks import with_box_masks
 from ssgcam.data.sample import IGNORE, Box, Mask, MaskSource, Sample, SampleSet
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.images import images_below
 
 __all__ = ["IGNORE", "READERS", "Box", "Mask", "MaskSource", "Sample", "SampleSet"]
@@ -22,21 +22,21 @@ __all__ += ["match_classes", "read_samples", "with_box_masks"]
 
 #: Kind -> reader.
 READERS: dict[str, Callable[..., SampleSet]] = {
-    "voc": voc.read_voc,
-    "coco": coco.read_coco,
-    "cub": cub.read_cub,
-    "ilsvrc": voc.read_ilsvrc,
-    "wsol": wsol.read_wsol,
-    "yolo": polygons.read_yolo,
-    "geojson": polygons.read_geojson,
-    "pairs": pairs.read_pairs,
-    "boxes": boxes.read_boxes,
+    "voc": published.read_voc,
+    "coco": annotated.read_coco,
+    "cub": published.read_cub,
+    "ilsvrc": published.read_ilsvrc,
+    "wsol": published.read_wsol,
+    "yolo": annotated.read_yolo,
+    "geojson": annotated.read_geojson,
+    "pairs": folders.read_pairs,
+    "boxes": folders.read_boxes,
     "classes": folders.read_class_folders,
     "images": folders.read_images,
 }
 _LAYOUTS = (
-    *(voc.VOC, coco.LAYOUT, cub.LAYOUT, voc.ILSVRC, wsol.LAYOUT),
-    *(polygons.YOLO, polygons.GEOJSON, pairs.LAYOUT, *boxes.LAYOUTS),
+    *(published.VOC, annotated.COCO, published.CUB, published.ILSVRC, published.WSOL),
+    *(annotated.YOLO, annotated.GEOJSON, folders.PAIRS, *folders.TABLE_LAYOUTS),
 )
 
 
@@ -65,7 +65,7 @@ def read_samples(
     """
     root = Path(root).expanduser()
     if root.is_file() and root.suffix.lower() in (".csv", ".json"):
-        if root.suffix.lower() == ".json" and coco.is_coco_file(root):
+        if root.suffix.lower() == ".json" and annotated.is_coco_file(root):
             kind, options = "coco", {"annotations": root.name, **options}
         else:
             kind, options = "boxes", {"table": root.name, "images": ".", **options}
@@ -89,7 +89,7 @@ def _recognize(root: Path) -> str:
     for layout in _LAYOUTS:
         if layout.find(root):
             return layout.kind
-    if coco.find_coco_files(root):
+    if annotated.find_coco_files(root):
         return "coco"
     for layout in _LAYOUTS:
         if exists(root, layout.signs[0]):
@@ -111,20 +111,16 @@ def _with_groups(samples: SampleSet, group_pattern: str) -> SampleSet:
         raise SsgcamError(
             f"'{samples.root}' names groups in a table already; leave out --group-pattern"
         )
-    try:
+    start = f"--group-pattern '{group_pattern}'"
+    with rephrased(f"{start} is not a regular expression", "correct it", re.error):
         pattern = re.compile(group_pattern)
-    except re.error as error:
-        raise SsgcamError(
-            f"--group-pattern '{group_pattern}' is not a regular expression ({error}); correct it"
-        ) from error
     grouped = []
     for sample in samples:
         match = pattern.search(sample.image.name)
         group = match and match[1 if pattern.groups else 0]
         if not group:
             raise SsgcamError(
-                f"--group-pattern '{group_pattern}' matches nothing in the name of '{sample.image}'; "
-                "give a pattern that fits every file"
+                f"{start} matches nothing in the name of '{sample.image}'; give one that fits every file"
             )
         grouped.append(replace(sample, group=group))
     return replace(samples, samples=tuple(grouped))

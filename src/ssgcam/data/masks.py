@@ -14,10 +14,11 @@ from PIL import Image
 
 from ssgcam.data.frames import upright_array
 from ssgcam.data.sample import LAST_VALUE, Box, Mask, SampleSet
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.images import open_image
 
 Shape = Literal["filled", "ellipse"]
+_UNREADABLE = (OSError, ValueError)
 
 
 def read_raw_mask(path: Path) -> NDArray[np.int64]:
@@ -36,10 +37,8 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
     """
     lossy = False
     if path.suffix.lower() == ".npy":
-        try:
+        with rephrased(f"the mask '{path}' is not a NumPy array", "save it again", *_UNREADABLE):
             values: NDArray[Any] = np.load(path)
-        except (OSError, ValueError) as error:
-            raise SsgcamError(f"the mask '{path}' is not a NumPy array; save it again") from error
         if values.ndim != 2 and values.shape[2:] != (1,):
             raise SsgcamError(f"the mask '{path}' has shape {values.shape}; save it as [H, W]")
     else:
@@ -186,10 +185,8 @@ def region_pixels(region: Any, height: int, width: int) -> NDArray[np.bool_]:
         return run_length_pixels(region.get("counts"), height, width)
     # A polygon has three points; pycocotools takes four numbers for a box.
     elif polygons := [polygon for polygon in region if len(polygon) >= 6]:
-        try:
+        with rephrased("a polygon is damaged", "correct it", Exception):  # which pycocotools raises
             merged = pycocotools.mask.merge(pycocotools.mask.frPyObjects(polygons, height, width))
-        except Exception as error:  # pycocotools raises bare exceptions
-            raise SsgcamError(f"a polygon is damaged ({error}); fix it") from error
         return np.asarray(pycocotools.mask.decode(merged), dtype=bool)
     return pixels
 
@@ -212,26 +209,22 @@ def run_length_pixels(counts: Any, height: int, width: int) -> NDArray[np.bool_]
     Raises:
         SsgcamError: If the counts don't fill the mask, or are not counts.
     """
-    try:
-        if isinstance(counts, bytes):
-            counts = counts.decode("ascii")
-        runs: list[int] = [] if isinstance(counts, str) else [int(count) for count in counts]
+    with rephrased("a run-length mask is damaged", "export it again", TypeError, ValueError):
+        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        runs: list[int] = [] if isinstance(text, str) else [int(count) for count in text]
         value = shift = 0
-        for group in (ord(each) - 48 for each in (counts if isinstance(counts, str) else "")):
+        for character in text if isinstance(text, str) else "":
+            group = ord(character) - 48
+            if not 0 <= group < 64:
+                raise ValueError(f"{character!r} is not in the alphabet")
             value |= (group & 31) << shift
             shift += 5
             if not group & 32:
                 value -= (1 << shift) if group & 16 else 0
                 runs.append(value + (runs[-2] if len(runs) > 2 else 0))
                 value = shift = 0
-            if not 0 <= group < 64:
-                raise ValueError(f"{chr(group + 48)!r} is not in the alphabet")
         if shift or min(runs, default=0) < 0 or sum(runs) != height * width:
             raise ValueError(f"its runs don't fill {width}x{height} pixels")
-    except (TypeError, ValueError) as error:
-        raise SsgcamError(
-            f"a run-length mask is damaged ({error}); export the annotations again"
-        ) from error
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
 
 

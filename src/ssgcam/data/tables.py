@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.images import images_below
 
 # What a column may be called. Capitals, spaces, hyphens and underscores make no difference.
@@ -142,13 +142,14 @@ def find_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
 def whole(text: Any, where: str) -> int:
     """Return a whole number given as text or number, or raise SsgcamError naming `where`."""
+    wrong = SsgcamError(f"{where} is {text!r}; it must be a whole number")
     try:
         number = float(text)
-        if number == int(number):
-            return int(number)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise SsgcamError(f"{where} is {text!r}; it must be a whole number")
+    except (TypeError, ValueError) as error:
+        raise wrong from error
+    if not number.is_integer():
+        raise wrong
+    return int(number)
 
 
 def read_text(path: Path) -> str:
@@ -171,12 +172,8 @@ def read_json(path: Path) -> Any:
     Raises:
         SsgcamError: If it is missing or not JSON; it names the line.
     """
-    try:
+    with rephrased(f"'{path}' is not JSON", "export it again", json.JSONDecodeError):
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise SsgcamError(
-            f"'{path}' is not JSON (line {error.lineno}: {error.msg}); export it again"
-        ) from error
 
 
 def rows(path: Path, columns: str, separator: str | None = None) -> Iterator[list[str]]:
@@ -199,8 +196,6 @@ def rows(path: Path, columns: str, separator: str | None = None) -> Iterator[lis
             continue
         cells = [cell.strip() for cell in line.split(separator, -1 if separator else count - 1)]
         if len(cells) != count:
-            raise SsgcamError(
-                f"line {number} of '{path}' is {line.strip()!r}; it must have {count} values: "
-                f"{columns}"
-            )
+            start = f"line {number} of '{path}' is {line.strip()!r}"
+            raise SsgcamError(f"{start}; it must have {count} values: {columns}")
         yield cells
