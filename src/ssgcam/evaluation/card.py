@@ -21,8 +21,7 @@ from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
 from ssgcam.core.layers import block_layers, resolve
 from ssgcam.data import SampleSet, read_samples
-from ssgcam.data.boxes import read_boxes
-from ssgcam.data.pairs import read_pairs
+from ssgcam.data.folders import read_boxes, read_pairs
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
