@@ -21,7 +21,8 @@ from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.errors import SsgcamError
 from ssgcam.images import Reading
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import Fingerprint, Origin, Recipe, RecipeLayer, parameter_hash
+from ssgcam.recipe import Fingerprint, Guarantee, Origin, Recipe, RecipeLayer, parameter_hash
+from ssgcam.shift import Statistic
 
 SIZE = (24, 24)
 IMAGES = torch.rand(4, 3, *SIZE, generator=torch.Generator().manual_seed(1))
@@ -60,6 +61,11 @@ def test_round_trip(network: nn.Module, tmp_path: Path) -> None:
             {"torch": "2"},
             {"calibration": 0.1, "folds": None},
         ),
+    )
+    recipe = replace(
+        recipe,
+        guarantee=Guarantee(0.1, 0.2, None, 25, "group", "split"),
+        calibration_statistics=(Statistic("mask area", (0.1,), (0.02,), 3.0),),
     )
     made_of_files = Fingerprint("small", SIZE, "sha256:0", "sigmoid", Reading("0,4095", 2, (3,)))
     recipe = replace(recipe, network=made_of_files)
@@ -113,13 +119,16 @@ def with_value(content: dict[str, Any], value: Any, *path: str | int) -> dict[st
         (lambda c: with_value(c, "act2", "layers", 0, "name"), "names each layer once"),
         (lambda c: with_value(c, [], "origin"), "'origin' is a list, not an object"),
         (lambda c: with_value(c, [-1], "classes"), "count from 0"),
+        (lambda c: with_value(c, 2, "guarantee", "alpha"), "guarantee: alpha is 2"),
+        (lambda c: with_value(c, "best", "guarantee", "kind"), "'guarantee.kind' is 'best'"),
     ],
 )
 def test_a_wrong_file_gets_one_sentence(
     network: nn.Module, tmp_path: Path, change: Any, said: str
 ) -> None:
     path = tmp_path / "recipe.json"
-    made_for(network).save(path)
+    guarantee = Guarantee(0.1, 0.2, 0.7, 25, "image", "held-out")
+    made_for(network, guarantee=guarantee).save(path)
     content = change(json.loads(path.read_text()))
     path.write_text(json.dumps(content))
     with pytest.raises(SsgcamError, match=said) as error:

@@ -209,6 +209,7 @@ class CAM:
             notes=tuple(note for of_image in zip(*notes, strict=True) for note in of_image),
             images=images,
             class_names=self.class_names,
+            pooled={n: s.activation.detach().float().mean((2, 3)) for n, s in signals.items()},
         )
 
     def fuse(self, layer_maps: dict[str, Tensor], size: tuple[int, int]) -> Tensor:

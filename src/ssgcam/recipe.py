@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from ssgcam.models import LoadedModel
 from ssgcam.recipe_schema import decode
 from ssgcam.report.notebook import html_table
 from ssgcam.result import Result
+from ssgcam.shift import Statistic, image_statistics, unusual
 
 __all__ = ["BoundRecipe", "Fingerprint", "Origin", "Recipe", "RecipeLayer", "parameter_hash"]
 
@@ -62,6 +64,37 @@ class RecipeLayer:
                 f"the weight of layer '{self.name}' is {self.weight}; it must be above 0"
             )
         check_range("gamma", self.gamma, 0.01, 10)
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """Thresholds whose masks keep a limit on their mean error (conformal risk control).
+
+    The outer mask misses on average at most a share ``alpha`` of an object, the inner mask spills over by
+    at most ``alpha`` of the object's area, for images like those it was calibrated on. An object that the
+    class gate drops counts as missed. See ``metrics.guarantee``.
+
+    Attributes:
+        alpha: The limit on both mean losses, between 0 and 1.
+        outer_threshold: The outer mask is where the map reaches it.
+        inner_threshold: The inner mask is where the map reaches it; None: it is always empty.
+        units: How many images or groups it was calibrated on.
+        unit: What they are.
+        kind: ``"held-out"``: other images; ``"split"``: images that the search set aside; ``"folds"``:
+            the search's own images, each by the recipe of a fold without it, so it is approximate.
+    """
+
+    alpha: float
+    outer_threshold: float
+    inner_threshold: float | None
+    units: int
+    unit: Literal["image", "group"]
+    kind: Literal["held-out", "split", "folds"]
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("alpha", "outer_threshold", "inner_threshold"):
+            check_range(name, getattr(self, name) or 0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -111,6 +144,8 @@ class Recipe:
         augmentation: Views whose maps are averaged.
         refinement: Refinement by the image, or null.
         origin: Data, seed, versions and scores.
+        guarantee: Thresholds of an inner and an outer mask, or null.
+        calibration_statistics: What is usual among the calibration images, see ``shift``.
 
     Example:
         >>> import torch
@@ -134,6 +169,8 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     refinement: Refinement | None = None
     origin: Origin = field(default_factory=Origin)
+    guarantee: Guarantee | None = None
+    calibration_statistics: tuple[Statistic, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -299,6 +336,29 @@ class BoundRecipe:
         columns = result.classes.view(len(result.classes), -1)
         probability = result.probabilities.gather(1, columns).view(result.classes.shape)
         return probability >= self.recipe.gate
+
+    def statistics(self, images: Tensor, result: Result) -> dict[str, Tensor]:
+        """What ``calibration_statistics`` are about, of ``[N]`` images explained for one class each.
+
+        Args:
+            images: The network's input.
+            result: What this object returned for them.
+        """
+        assert result.probabilities is not None
+        assert result.pooled is not None
+        masks = pipeline.threshold(result.maps, self.recipe.threshold)
+        masks = masks & self.is_open(result)[:, None, None]
+        of_class = result.probabilities.gather(1, result.classes[:, None])[:, 0]
+        return image_statistics(images, result.pooled, of_class, result.maps, masks)
+
+    def unusual(self, images: Tensor, result: Result) -> list[list[str]]:
+        """For each image in what it is unlike the calibration images, the most unusual first.
+
+        Args:
+            images: The network's input.
+            result: What this object returned for them, for one class of each image.
+        """
+        return unusual(self.recipe.calibration_statistics, self.statistics(images, result))
 
     def _most_probable(self, images: Tensor) -> Tensor:
         """The most probable of the recipe's classes for each image, ``[N]``."""

@@ -33,6 +33,7 @@ class Result:
         notes: For each map, flattened, why it has no evidence in some layer; empty if it has.
         images: The network's input, for pictures.
         class_names: One for each output; empty if unknown.
+        pooled: Layer -> activations averaged over positions, ``[N, channels]``, float32.
     """
 
     maps: Tensor
@@ -44,6 +45,7 @@ class Result:
     notes: tuple[str, ...]
     images: Tensor | None = field(default=None, repr=False)
     class_names: tuple[str, ...] = field(default=(), repr=False)
+    pooled: dict[str, Tensor] | None = field(default=None, repr=False)
 
     def overlay(self, photos: Sequence[Image.Image] | None = None) -> list[Image.Image]:
         """The maps over their photos: one RGB picture for each map, flattened.

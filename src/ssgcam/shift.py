@@ -1,0 +1,155 @@
+"""Which images are unlike the calibration images of a recipe, and in what?
+
+An image is described by a few named statistics, each a short vector. For each a search keeps the median
+and a robust scale over its calibration images. The distance of an image is the root mean square of
+``(value - center) / scale`` over the vector; where it exceeds the statistic's limit, the image is unlike
+the calibration images. The limits are such that at most a stated share of the calibration images would
+be flagged, each by center and scale of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: A normal distribution's standard deviation in units of its median absolute deviation.
+MAD_TO_DEVIATION = 1.4826
+#: Scales are at least this share of the median magnitude of their statistic.
+LEAST_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is usual among the calibration images.
+
+    Attributes:
+        name: Such as ``"activations of layer3"``.
+        center: Median of each component.
+        scale: Robust standard deviation of each component, above 0.
+        limit: Distances above it are unusual.
+    """
+
+    name: str
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+    limit: float
+
+    def distance(self, values: Tensor) -> Tensor:
+        """Root mean square of ``(value - center) / scale``: ``[N, D]`` to ``[N]`` float64."""
+        center, scale = values.new_tensor(self.center), values.new_tensor(self.scale)
+        return _distance(values, center, scale)
+
+
+def image_statistics(
+    images: Tensor,
+    pooled: Mapping[str, Tensor],
+    probabilities: Tensor,
+    maps: Tensor,
+    masks: Tensor,
+) -> dict[str, Tensor]:
+    """The statistics of a batch.
+
+    Args:
+        images: The network's input, ``[N, C, H, W]``.
+        pooled: Layer -> activations averaged over positions, ``[N, channels]``.
+        probabilities: Of the explained class, ``[N]``.
+        maps: Fused maps in [0, 1], ``[N, H, W]``.
+        masks: ``[N, H, W]`` bool.
+
+    Returns:
+        By name ``[N, D]`` float64 on the CPU. Picture intensity is mean and standard deviation of each
+        channel, picture sharpness the mean difference of neighboring pixels over that deviation.
+    """
+    spread = images.std((2, 3))
+    steps = images.diff(dim=2).abs().mean((2, 3)) + images.diff(dim=3).abs().mean((2, 3))
+    found = {f"activations of {name}": values for name, values in pooled.items()}
+    found |= {
+        "class probability": probabilities[:, None],
+        "map mass": maps.mean((1, 2))[:, None],
+        "mask area": masks.float().mean((1, 2))[:, None],
+        "picture intensity": torch.cat([images.mean((2, 3)), spread], 1),
+        "picture sharpness": steps / spread.clamp_min(torch.finfo(spread.dtype).tiny),
+    }
+    return {name: values.detach().double().cpu() for name, values in found.items()}
+
+
+def summarize(
+    values: Mapping[str, Tensor], false_alarms: float = 0.05
+) -> tuple[tuple[Statistic, ...], float]:
+    """What is usual, from the statistics of the calibration images.
+
+    Each image's distances are measured from center and scale of the other images. A statistic's limit is
+    a common factor times the median of its distances; the factor is the smallest that flags at most the
+    share ``false_alarms`` of the images by any statistic.
+
+    Args:
+        values: By name ``[N, D]``, N at least 2.
+        false_alarms: The largest share of calibration images that may be flagged, 0 to 1.
+
+    Returns:
+        The statistics, and the share of the calibration images that is flagged.
+    """
+    distances = {}
+    for name, own in values.items():
+        others = [torch.cat([own[:n], own[n + 1 :]]) for n in range(len(own))]
+        left_out = [_distance(own[n : n + 1], *_center_and_scale(o)) for n, o in enumerate(others)]
+        distances[name] = torch.cat(left_out)
+    usual = {name: _at_least(each.median()) for name, each in distances.items()}
+    largest = torch.stack([each / usual[name] for name, each in distances.items()]).amax(0)
+    count = len(largest)
+    kept = math.ceil((1 - false_alarms) * count - 1e-9)
+    factor = float(largest.sort().values[max(kept, 1) - 1])
+    statistics = []
+    for name, own in values.items():
+        center, scale = _center_and_scale(own)
+        limit = max(factor * float(usual[name]), 1e-12)
+        statistics.append(Statistic(name, _rounded(center), _rounded(scale), limit))
+    return tuple(statistics), float((largest > factor).double().mean())
+
+
+def unusual(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> list[list[str]]:
+    """For each image the names of the statistics that are unusual, the most unusual first.
+
+    Args:
+        statistics: Of the calibration images.
+        values: Of the images, by name ``[N, D]``.
+    """
+    if not statistics:
+        return [[] for _ in next(iter(values.values()))]
+    ratios = torch.stack([each.distance(values[each.name]) / each.limit for each in statistics], 1)
+    return [
+        [statistics[k].name for k in row.argsort(descending=True).tolist() if row[k] > 1]
+        for row in ratios
+    ]
+
+
+def unusualness(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> Tensor:
+    """``[N]``: the largest distance in units of its limit; above 1 the image is flagged."""
+    return torch.stack([s.distance(values[s.name]) / s.limit for s in statistics]).amax(0)
+
+
+def _center_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Median and robust standard deviation of ``[N, D]`` values, each ``[D]``."""
+    center = values.median(0).values
+    deviations = (values - center).abs()
+    scale = MAD_TO_DEVIATION * deviations.median(0).values
+    scale = torch.where(scale > 0, scale, deviations.mean(0))  # most values are the same
+    return center, torch.maximum(scale, _at_least(LEAST_SCALE * values.abs().median()))
+
+
+def _distance(values: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+    return ((values - center) / scale).square().mean(1).sqrt()
+
+
+def _at_least(value: Tensor) -> Tensor:
+    """The value, or 1e-12 where it is smaller, so that it can be divided by."""
+    return value.clamp_min(1e-12)
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    """Five significant digits, to keep a recipe short."""
+    return tuple(float(f"{value:.5g}") for value in values.tolist())

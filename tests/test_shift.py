@@ -1,0 +1,97 @@
+"""Which images are unlike the calibration images, and in what."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ssgcam.shift import Statistic, image_statistics, summarize, unusual, unusualness
+
+
+def normal(count: int, seed: int, shift: float = 0.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "activations of a": 5 + torch.randn(count, 20, generator=generator).double(),
+        "mask area": shift + 0.1 * torch.randn(count, 1, generator=generator).double(),
+    }
+
+
+def test_the_statistics_of_an_image() -> None:
+    images = torch.rand(3, 3, 8, 8)
+    maps, masks = torch.rand(3, 6, 6), torch.rand(3, 6, 6) > 0.5
+    pooled, probabilities = {"a": torch.rand(3, 5)}, torch.rand(3)
+    found = image_statistics(images, pooled, probabilities, maps, masks)
+    assert {name: list(values.shape) for name, values in found.items()} == {
+        "activations of a": [3, 5],
+        "class probability": [3, 1],
+        "map mass": [3, 1],
+        "mask area": [3, 1],
+        "picture intensity": [3, 6],
+        "picture sharpness": [3, 3],
+    }
+    assert float(found["mask area"][1]) == pytest.approx(int(masks[1].sum()) / 36)
+    assert float(found["picture intensity"][2, 0]) == pytest.approx(float(images[2, 0].mean()))
+    pixels = images[0, 0]
+    steps = float((pixels[1:] - pixels[:-1]).abs().mean())
+    steps += float((pixels[:, 1:] - pixels[:, :-1]).abs().mean())
+    assert float(found["picture sharpness"][0, 0]) == pytest.approx(steps / float(pixels.std()))
+
+
+def test_distance_is_the_root_mean_square_of_robust_z_scores() -> None:
+    one = Statistic("x", (1.0, 2.0), (0.5, 4.0), 1.0)
+    values = torch.tensor([[2.0, 2.0], [1.0, 14.0]], dtype=torch.float64)
+    expected = [((2 / 1) ** 2 / 2) ** 0.5, (3**2 / 2) ** 0.5]
+    assert one.distance(values).tolist() == pytest.approx(expected)
+
+
+def test_center_and_scale_are_those_of_a_normal_distribution_despite_outliers() -> None:
+    values = 3 + 2 * torch.randn(999, 1, generator=torch.Generator().manual_seed(0)).double()
+    values[:50] = 1e4
+    (found,), _ = summarize({"x": values[::3]})
+    assert found.center[0] == pytest.approx(3, abs=0.4)
+    assert found.scale[0] == pytest.approx(2, abs=0.4)
+
+
+@pytest.mark.parametrize("count", [2, 10, 40])
+def test_few_calibration_images_are_flagged_when_each_is_left_out(count: int) -> None:
+    values = normal(count, 1)
+    statistics, alarms = summarize(values)
+    flagged = 0
+    largest = []
+    for n in range(count):
+        others = {name: torch.cat([v[:n], v[n + 1 :]]) for name, v in values.items()}
+        left_out = {name: v[n : n + 1] for name, v in values.items()}
+        ratios = []
+        for one in statistics:
+            # center and scale of the others, the limit of all
+            center = others[one.name].median(0).values
+            mad = (others[one.name] - center).abs()
+            scale = 1.4826 * mad.median(0).values
+            scale = torch.where(scale > 0, scale, mad.mean(0))
+            scale = scale.clamp_min(1e-3 * float(others[one.name].abs().median()))
+            z = (left_out[one.name] - center) / scale
+            ratios.append(float(z.square().mean().sqrt()) / one.limit)
+        largest.append(max(ratios))
+        flagged += max(ratios) > 1 + 1e-9
+    assert flagged / count == pytest.approx(alarms)
+    assert alarms <= 0.05
+    assert sum(ratio >= 1 - 1e-9 for ratio in largest) >= 1  # a smaller limit would flag one more
+
+
+def test_new_images_are_flagged_in_what_they_differ() -> None:
+    statistics, _ = summarize(normal(60, 0))
+    same, other = normal(200, 5), normal(200, 6, shift=2.0)
+    assert sum(map(bool, unusual(statistics, same))) / 200 < 0.15
+    assert all(names[0] == "mask area" for names in unusual(statistics, other))
+    assert bool((unusualness(statistics, other) > 1).all())
+
+
+def test_a_constant_statistic_flags_another_value_alone() -> None:
+    statistics, alarms = summarize({"x": torch.full((8, 1), 0.5).double()})
+    assert alarms == 0
+    found = unusual(statistics, {"x": torch.tensor([[0.5], [0.9]]).double()})
+    assert found == [[], ["x"]]
+
+
+def test_without_statistics_nothing_is_flagged() -> None:
+    assert unusual((), normal(3, 0)) == [[], [], []]
