@@ -1,6 +1,7 @@
 # make demo       install what the demo needs into .venv and explain five photos
 # make test       install everything into .venv and run the test suite
 # make lint       ruff, mypy and import-linter
+# make docs       build the docs site into site/, with no warning allowed
 # make check-all  the suite from the source archive, with other numbers of threads and another
 #                 instruction set, and the benchmarks at small size; writes docs/check_all.md
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test lint check-all clean
+.PHONY: demo test lint docs check-all clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/demo.py --out demo
@@ -22,11 +23,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 check-all: $(VENV)/.installed-dev
 	$(BIN)/python .ci/check_all.py
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist site
 
 # One stamp for each extra: nothing is installed again until pyproject.toml changes.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
