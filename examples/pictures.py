@@ -115,7 +115,9 @@ def limits(model: LoadedModel, objects: Objects) -> Image.Image:
     assert explained.probabilities is not None
     share = float(explained.probabilities[0, absent])
     suit = model.preprocessing([helmet.image])
-    both = [CAM(model, [LAST], "localize")(suit, thing.index).maps[0] for thing in (helmet, shuttle)]
+    both = [
+        CAM(model, [LAST], "localize")(suit, thing.index).maps[0] for thing in (helmet, shuttle)
+    ]
     coarse = CAM(model, [LAST], "discriminate")(images, cat.index).maps[0]
     refined = CAM(model, method="discriminate")(suit, helmet.index).maps
     return panel(

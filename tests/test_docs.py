@@ -33,7 +33,12 @@ BLOCK = re.compile(
 SMALL = {
     "train": ["--epochs 1", "--input-size 32", "--group-split 0"],
     "search": ["--quick", "--generations 2", "--population 8", "--working-size 16"],
-    "inspect": ["--mosaics 2", "--stages 1", "--layers layer2,layer4", "--methods ssg_cam,layer_cam"],
+    "inspect": [
+        "--mosaics 2",
+        "--stages 1",
+        "--layers layer2,layer4",
+        "--methods ssg_cam,layer_cam",
+    ],
     "evaluate": ["--methods ssg_cam,layer_cam", "--layers layer4"],
 }
 
