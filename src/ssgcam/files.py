@@ -81,6 +81,19 @@ def write_array(path: Path, array: np.ndarray[Any, Any], scratch: Path | None = 
         np.save(stream, array)
 
 
+def read_array(path: Path) -> np.ndarray[Any, Any]:
+    """Map a ``.npy`` file of numbers to memory, copied on write; pickled objects are refused.
+
+    Raises:
+        SsgcamError: If it is not a whole file of that kind.
+    """
+    with rephrased(f"'{path}' is not a NumPy array of numbers", "save it again", Exception):
+        array = np.lib.format.open_memmap(path, mode="c")
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"it holds {array.dtype}")
+        return array
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}

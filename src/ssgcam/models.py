@@ -42,6 +42,7 @@ FILE_FORMAT = "ssgcam-network"
 FILE_VERSION = 2
 ASSUMED = "the preprocessing is unknown: ImageNet's size, mean and standard deviation are assumed"
 Output = Literal["softmax", "sigmoid"]
+_FILE_SUFFIXES = {".pth", ".pt", ".safetensors", ".onnx"}
 #: Height and width of the inputs of EfficientNet-Lite.
 _LITE_SIDES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 
@@ -123,7 +124,7 @@ def load_model(
         >>> model(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 4])
     """
-    if Path(name).suffix in {".pth", ".pt", ".safetensors", ".onnx"}:
+    if Path(name).suffix in _FILE_SUFFIXES:
         loaded = _from_own_file(Path(name), read_checkpoint(Path(name)))
     elif str(weights) in ("DEFAULT", "none"):
         loaded = _build(name, pretrained=str(weights) == "DEFAULT")
@@ -132,7 +133,7 @@ def load_model(
     else:
         content = read_checkpoint(Path(weights))
         if content.get("format") == FILE_FORMAT:
-            loaded = _from_own_file(Path(weights), content)
+            loaded = _from_own_file(Path(weights), content, name)
             if loaded.name != name:
                 raise SsgcamError(
                     f"'{weights}' holds a {loaded.name}, not a {name}; give --model {loaded.name}"
@@ -329,7 +330,8 @@ def _build(name: str, pretrained: bool) -> LoadedModel:
     return _from_factory(name) if _is_factory(name) else build(name, pretrained)
 
 
-def _from_own_file(path: Path, content: dict[str, Any]) -> LoadedModel:
+def _from_own_file(path: Path, content: dict[str, Any], asked: str = "") -> LoadedModel:
+    """A network from a file, which must not name code or a download that the user did not ask for."""
     if content.get("format") != FILE_FORMAT:
         raise SsgcamError(
             f"'{path}' does not say which network it belongs to; name it: --model NAME --weights "
@@ -340,12 +342,22 @@ def _from_own_file(path: Path, content: dict[str, Any]) -> LoadedModel:
             f"'{path}' has format version {content.get('version')}, this ssgcam reads "
             f"{FILE_VERSION}; train it again or use the ssgcam that wrote it"
         )
-    name = content["architecture"]
-    blank = load_model(name, "none", num_classes=content["num_classes"])
-    load_state(blank.network, content["state"], str(path), name)
-    preprocessing = Preprocessing.from_json(content["preprocessing"])
-    names = tuple(content["class_names"])
-    return LoadedModel(blank.network, name, preprocessing, names, content["output"])
+    name = content.get("architecture")
+    if not isinstance(name, str) or Path(name).suffix in _FILE_SUFFIXES:
+        raise SsgcamError(f"'{path}' names no architecture but {name!r}; train it again")
+    if ":" in name and name != asked:
+        raise SsgcamError(
+            f"'{path}' names '{name}', and a file may not choose the code that is run; if you trust it, "
+            f"give --model {name} --weights {path}"
+        )
+    wrong = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
+    with rephrased(f"'{path}' is damaged", "train it again", *wrong):
+        blank = load_model(name, "none", num_classes=content["num_classes"])
+        load_state(blank.network, content["state"], str(path), name)
+        preprocessing = Preprocessing.from_json(content["preprocessing"])
+        names = tuple(map(str, content["class_names"]))
+        check_choice("output", content["output"], Output)
+        return LoadedModel(blank.network, name, preprocessing, names, content["output"])
 
 
 def _from_torchvision(name: str, pretrained: bool) -> LoadedModel:
@@ -398,14 +410,21 @@ def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     notes: tuple[str, ...] = ()
     if pretrained:
         network, info = _downloaded(
-            lambda: classifier.from_pretrained(short, output_loading_info=True), name
+            lambda: classifier.from_pretrained(
+                short, output_loading_info=True, trust_remote_code=False
+            ),
+            name,
         )
         if missing := ", ".join(sorted(info["missing_keys"])[:3]):
             notes = (f"the network is not fully trained: random weights in {missing}",)
     else:
-        config = _downloaded(lambda: library.AutoConfig.from_pretrained(short), name)
+        config = _downloaded(
+            lambda: library.AutoConfig.from_pretrained(short, trust_remote_code=False), name
+        )
         network = classifier.from_config(config)
-    processor = _downloaded(lambda: library.AutoImageProcessor.from_pretrained(short), name)
+    processor = _downloaded(
+        lambda: library.AutoImageProcessor.from_pretrained(short, trust_remote_code=False), name
+    )
     size = dict(processor.size)
     crop = dict(getattr(processor, "crop_size", None) or size)
     shorter = size.get("shortest_edge") or size["height"]

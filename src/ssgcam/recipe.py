@@ -208,7 +208,7 @@ class Recipe:
             raise SsgcamError(
                 f"{where} can't be read ({error.strerror}); check the path"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SsgcamError(f"{where} is not JSON ({error}); save it again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise SsgcamError(f"{where} is not a recipe of ssgcam; write one with 'ssgcam search'")

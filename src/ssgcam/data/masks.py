@@ -15,10 +15,10 @@ from PIL import Image
 from ssgcam.data.frames import upright_array
 from ssgcam.data.sample import LAST_VALUE, Box, Mask, SampleSet
 from ssgcam.errors import SsgcamError, rephrased
+from ssgcam.files import read_array
 from ssgcam.images import open_image
 
 Shape = Literal["filled", "ellipse"]
-_UNREADABLE = (OSError, ValueError)
 
 
 def read_raw_mask(path: Path) -> NDArray[np.int64]:
@@ -37,8 +37,7 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
     """
     lossy = False
     if path.suffix.lower() == ".npy":
-        with rephrased(f"the mask '{path}' is not a NumPy array", "save it again", *_UNREADABLE):
-            values: NDArray[Any] = np.load(path)
+        values: NDArray[Any] = np.array(read_array(path))
         if values.ndim != 2 and values.shape[2:] != (1,):
             raise SsgcamError(f"the mask '{path}' has shape {values.shape}; save it as [H, W]")
     else:

@@ -172,7 +172,7 @@ def read_json(path: Path) -> Any:
     Raises:
         SsgcamError: If it is missing or not JSON; it names the line.
     """
-    with rephrased(f"'{path}' is not JSON", "export it again", json.JSONDecodeError):
+    with rephrased(f"'{path}' is not JSON", "export it again", ValueError, RecursionError):
         return json.loads(read_text(path))
 
 

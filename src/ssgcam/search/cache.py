@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +25,8 @@ from ssgcam.cam import CAM
 from ssgcam.core.augment import View
 from ssgcam.core.fusion import prepare
 from ssgcam.core.methods import ssg_cams
-from ssgcam.files import written_whole
+from ssgcam.errors import SsgcamError
+from ssgcam.files import read_array, written_whole
 from ssgcam.fingerprint import layer_shapes, parameter_hash, placed
 from ssgcam.models import LoadedModel
 from ssgcam.search.calibration_set import CalibrationSet
@@ -102,8 +104,11 @@ def build_cache(
     made_from = [_VERSION, layers, asdict(grid), size, asdict(settings.target), asdict(view)]
     content = json.dumps([*made_from, parameter_hash(cam.network), data.digest])
     name = f"maps-{sha256(content.encode()).hexdigest()[:24]}.npy"
+    array = None
     if folder is not None and (folder / name).is_file():
-        array = np.load(folder / name, mmap_mode="c")  # a tensor of a read-only array would warn
+        with suppress(SsgcamError):  # a damaged file is made again
+            array = read_array(folder / name)
+    if array is not None and (array.shape, array.dtype) == (shape, np.uint8):
         progress(len(data))
     else:
         array = _empty(shape, settings.memory)
