@@ -18,7 +18,7 @@ from helpers.networks import digest, state_of
 STAGES = ("backward", "fuse", "images", "layer", "network", "target")
 
 
-class Injected(Exception):
+class InjectedError(Exception):
     """The exception that a test raises."""
 
 
@@ -71,7 +71,7 @@ class _RaiseInBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        raise Injected
+        raise InjectedError
 
 
 def failing(stage: str, network: nn.Module, images: Tensor, cam: Callable[..., Any]) -> None:
@@ -85,7 +85,7 @@ def failing(stage: str, network: nn.Module, images: Tensor, cam: Callable[..., A
     """
 
     def raises(*_: object, **__: object) -> Any:
-        raise Injected
+        raise InjectedError
 
     def in_backward(output: Any) -> Tensor:
         output = output if isinstance(output, Tensor) else output[0]
@@ -100,8 +100,8 @@ def failing(stage: str, network: nn.Module, images: Tensor, cam: Callable[..., A
     hook = module.register_forward_pre_hook(raises) if module is not None else None
     try:
         explainer(images)
-    except (Injected, RuntimeError, ValueError) as error:
-        assert isinstance(error, Injected) or stage == "images"  # noqa: PT017
+    except (InjectedError, RuntimeError, ValueError) as error:
+        assert isinstance(error, InjectedError) or stage == "images"  # noqa: PT017
     else:
         raise AssertionError(f"nothing was raised at stage '{stage}'")
     finally:
