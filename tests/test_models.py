@@ -166,6 +166,17 @@ def test_one_logit_is_two_classes_and_the_predicted_one_is_explained(monkeypatch
     torch.testing.assert_close(result.probabilities.sum(1), torch.ones(8))
 
 
+def test_one_logit_of_a_bare_network_has_the_probability_of_its_sigmoid():
+    network, images = OneLogit().eval(), torch.rand(8, 3, 16, 16)
+    with torch.no_grad():
+        positive = network(images)[:, 0].sigmoid()
+    for output in ("sigmoid", "softmax"):
+        found = CAM(network, ["act"], output=output)(images).probabilities
+        torch.testing.assert_close(found[:, 1], positive)
+        found = LoadedModel(network, "", output=output)
+        torch.testing.assert_close(found.probabilities(found(images))[:, 1], positive)
+
+
 def test_what_is_not_known_of_a_network_is_noted_and_can_be_given(monkeypatch):
     monkeypatch.setattr(factories, "bare", factories.Net, raising=False)
     model = load_model("helpers.factories:bare")

@@ -31,9 +31,10 @@ from ssgcam.core.target import (
     Classes,
     Scalar,
     TargetFunction,
+    class_logits,
     compared_classes,
     logits_and_classes,
-    logits_of,
+    probabilities_of,
     settings_and_function,
 )
 from ssgcam.errors import SsgcamError
@@ -68,9 +69,10 @@ class CAM:
             method's own by default (``METHODS[method].gamma``).
         layer_weights: Weight of each layer in the fusion; equal by default.
         fusion: See :func:`ssgcam.core.fusion.fuse`; the method's own by default.
-        target: What is differentiated: a :class:`TargetSettings`, the name of a target, or a function
-            from the network's output to one number for each image (segmentation, detection, multi-label
-            networks; see :func:`ssgcam.core.target.per_image` for a function of one image).
+        target: What is differentiated: a :class:`TargetSettings`, the name of a target
+            (``"mean_of_mask"`` for a segmentation network), or a function from the network's output to
+            one number for each image (detection and others; see
+            :func:`ssgcam.core.target.per_image` for a function of one image).
         output: ``"softmax"`` or ``"sigmoid"``; taken from a loaded model.
         output_size: Height and width of ``Result.maps``; the input's by default.
         batch_size: Images for each forward pass of Score-CAM and ReciproCAM.
@@ -174,7 +176,9 @@ class CAM:
         """
         _check_images(images)
         captured = self._capture(images)
-        logits, classes = logits_and_classes(captured.output, classes, images, self.target_function)
+        logits, classes = logits_and_classes(
+            captured.output, classes, images, self.target_function, self.target
+        )
         against = self.method.against if against is None else against
         others = compared_classes(against, logits, classes, self.target)
         input_size = (int(images.shape[-2]), int(images.shape[-1]))
@@ -276,7 +280,8 @@ class CAM:
             chosen = scalar.select(owners)
             if chosen.function is not None or chosen.against is not None:
                 return chosen.number(output)
-            return self.probabilities(logits_of(output)).gather(1, chosen.classes[:, None])[:, 0]
+            logits = class_logits(output, self.target)
+            return self.probabilities(logits).gather(1, chosen.classes[:, None])[:, 0]
 
         tensor = captured.activations[name].detach()
         layout = layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)
@@ -284,7 +289,7 @@ class CAM:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax or sigmoid of ``[N, K]`` logits."""
-        return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()
+        return probabilities_of(logits, self.output)
 
 
 class SSGCAM(CAM):

@@ -32,7 +32,7 @@ from torchvision import models as tv
 
 from ssgcam.checkpoints import load_state, match_names, read_checkpoint
 from ssgcam.core.settings import check_choice
-from ssgcam.core.target import logits_of
+from ssgcam.core.target import logits_of, probabilities_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, rephrased, require
 from ssgcam.files import written_whole
 from ssgcam.images import Reading
@@ -74,7 +74,7 @@ class LoadedModel:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities ``[N, K]`` from logits ``[N, K]``."""
-        return logits.softmax(1) if self.output == "softmax" else logits.sigmoid()
+        return probabilities_of(logits, self.output)
 
     def class_index(self, wanted: str | int) -> int:
         """The index of a class given by index or (part of a) name, whatever its case.

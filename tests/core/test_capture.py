@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,23 @@ class Branches(nn.Module):
 
 def test_parallel_branches() -> None:
     check_equals_full_backward(Branches(), torch.randn(2, 3, 8, 8), ["left", "right"])
+
+
+class WithoutGradients(Branches):
+    def __init__(self, mode: Any) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.mode():
+            return super().forward(x)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("layers", ["auto", ["left"]])
+def test_a_network_that_switches_gradients_off_gets_one_sentence(mode: Any, layers: Any) -> None:
+    with pytest.raises(SsgcamError, match="switches gradients off where it makes layer"):
+        CAM(WithoutGradients(mode), layers)(torch.randn(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("names", [["cut"], ["left", "cut"]])

@@ -54,6 +54,15 @@ def vit() -> nn.Module:
     return network
 
 
+def mixer(block: str, **settings: Any) -> nn.Module:
+    parts = pytest.importorskip("timm.models.mlp_mixer")
+    kind = getattr(parts, block)
+    network: nn.Module = parts.MlpMixer(3, 64, patch_size=16, num_blocks=2, embed_dim=64,
+                                        block_layer=kind, **settings)  # fmt: skip
+    nn.init.normal_(network.head.weight)  # zeros otherwise
+    return network
+
+
 def reg_tokens() -> Callable[[], nn.Module]:
     return timm_network(
         "vit_tiny_patch16_224",
@@ -93,6 +102,9 @@ DEFAULTS: list[tuple[str, Callable[[], nn.Module], list[str]]] = [
     ("swin", swin, ["features.1", "features.3", "features.5", "permute"]),
     ("swin v2", swin_v2, ["features.1", "features.3", "features.5", "permute"]),
     ("timm vit", timm_network("vit_tiny_patch16_224", img_size=64, depth=3), ["blocks.2.norm1"]),
+    # 64 channels could be a grid of 8x8 tokens
+    ("timm mixer", lambda: mixer("MixerBlock"), ["norm"]),
+    ("timm resmlp", lambda: mixer("ResBlock", mlp_ratio=4), ["norm"]),
     (
         "timm distilled",
         timm_network("deit_tiny_distilled_patch16_224", img_size=64, depth=3),

@@ -21,7 +21,13 @@ from helpers.derivatives import (
 )
 from helpers.networks import Small
 from ssgcam import CAM, TargetSettings
-from ssgcam.core.target import Scalar, logits_and_classes, logits_of
+from ssgcam.core.target import (
+    Scalar,
+    largest_mask,
+    logits_and_classes,
+    logits_of,
+    mean_of_masks,
+)
 from ssgcam.errors import SsgcamError
 
 
@@ -44,6 +50,30 @@ def test_value_has_the_derivatives_of_the_target(score: Any) -> None:
         # the same factor for both orders
         factor = jacobian(lambda z: define(z, 2), logits)[2] / jacobian(ours, logits)[2]
         torch.testing.assert_close(found * factor, wanted)
+
+
+def test_mean_of_masks_pools_each_class_where_it_is_predicted() -> None:
+    out = torch.tensor([[[[3.0, 1.0], [0.0, 5.0]], [[1.0, 2.0], [4.0, 0.0]], [[0.0] * 2] * 2]])
+    expected = torch.tensor([[(3 + 5) / 2, (2 + 4) / 2, 0.0]])  # class 2 is predicted nowhere
+    torch.testing.assert_close(mean_of_masks({"out": out}), expected)
+    assert largest_mask({"out": out}).tolist() == [1]
+    one = torch.tensor([[[[2.0, -4.0]]]])
+    torch.testing.assert_close(mean_of_masks(one), torch.tensor([[2.0, 1.0]]))
+    assert largest_mask(one).tolist() == [1]
+    with pytest.raises(SsgcamError, match="takes the logits"):
+        mean_of_masks(torch.rand(1, 3))
+
+
+@pytest.mark.parametrize("method", ["ssg_cam", "grad_cam", "recipro_cam", "score_cam"])
+def test_a_segmentation_network_is_explained_by_the_mean_of_its_mask(method: str) -> None:
+    network, images = Segmenter(), torch.rand(2, 3, 6, 6)
+    cam = CAM(network, ["features"], method, target="mean_of_mask")
+    assert cam(images).classes.tolist() == [1, 1]
+    found = cam(images, classes=0)
+    assert found.maps.shape == (2, 6, 6)
+    if method in ("ssg_cam", "grad_cam"):
+        by_hand = CAM(network, ["features"], method, target=lambda out: mean_of_masks(out)[:, 0])
+        torch.testing.assert_close(found.maps, by_hand(images).maps)
 
 
 class Segmenter(nn.Module):

@@ -58,6 +58,7 @@ class Captured:
     Attributes:
         output: The network's output, with the graph back to the activations.
         activations: Target spelling -> tensor as the network made it, with the graph between them.
+        disabled: The targets that the network made with gradients switched off.
         network: Without its wrappers. A network with gradient checkpointing runs again in the
             backward pass, and has to be in :func:`explaining` then, too.
     """
@@ -65,6 +66,7 @@ class Captured:
     output: Any
     activations: dict[str, Tensor]
     network: nn.Module
+    disabled: frozenset[str] = frozenset()
 
     def gradients(
         self, score: Tensor, *, retain_graph: bool = False, create_graph: bool = False
@@ -85,7 +87,7 @@ class Captured:
         """
         names = list(self.activations)
         if not score.requires_grad:
-            raise _unused(names[0])
+            raise self._unused(names[0])
         try:
             with explaining(self.network):
                 found = torch.autograd.grad(
@@ -105,16 +107,20 @@ class Captured:
         gradients = {}
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
-                raise _unused(name)
+                raise self._unused(name)
             gradients[name] = gradient
         return gradients
 
-
-def _unused(name: str) -> SsgcamError:
-    return SsgcamError(
-        f"the score does not depend on layer '{name}' (it is in no path to the output, or the "
-        "network detaches or recomputes it); choose another layer"
-    )
+    def _unused(self, name: str) -> SsgcamError:
+        if name in self.disabled:
+            return SsgcamError(
+                f"the network switches gradients off where it makes layer '{name}' (torch.no_grad or "
+                "inference_mode in its forward); remove that to explain it"
+            )
+        return SsgcamError(
+            f"the score does not depend on layer '{name}' (it is in no path to the output, or the "
+            "network detaches or recomputes it); choose another layer"
+        )
 
 
 def capture(
@@ -137,7 +143,7 @@ def capture(
             differentiated.
     """
     network = unwrap(network)
-    kept: dict[str, tuple[Tensor, int]] = {}
+    kept: dict[str, tuple[Tensor, int, bool]] = {}
     attention = sdpa_kernel(SDPBackend.MATH) if double_backward else nullcontext()
     with explaining(network), torch.enable_grad(), attention, ExitStack() as handles:
         hooks = [_Hook(Target.parse(name), partial(_keep, kept, name)) for name in targets]
@@ -151,13 +157,14 @@ def capture(
             raise
     for hook in hooks:
         hook.check_calls()
-    for name, (tensor, version) in kept.items():
-        if tensor._version != version:
+    for name, (tensor, version, _) in kept.items():
+        if version_of(tensor) != version:
             raise SsgcamError(
                 f"layer '{name}' gives a tensor that the network writes to through another name; "
                 "target the layer after it"
             )
-    return Captured(output, {name: kept[name][0] for name in targets}, network)
+    disabled = frozenset(name for name, (*_, enabled) in kept.items() if not enabled)
+    return Captured(output, {name: kept[name][0] for name in targets}, network, disabled)
 
 
 def run_with_replacement(network: nn.Module, images: Tensor, target: str, value: Tensor) -> Any:
@@ -178,7 +185,12 @@ def run_with_replacement(network: nn.Module, images: Tensor, target: str, value:
             return network(outside_inference_mode(images))
 
 
-def _keep(kept: dict[str, tuple[Tensor, int]], name: str, value: Any) -> Tensor:
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to; PyTorch does not count that of inference tensors."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _keep(kept: dict[str, tuple[Tensor, int, bool]], name: str, value: Any) -> Tensor:
     """Note the tensor with its version and give the network one to go on with."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         kind = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
@@ -187,7 +199,7 @@ def _keep(kept: dict[str, tuple[Tensor, int]], name: str, value: Any) -> Tensor:
             "after it"
         )
     tensor: Tensor = value if value.requires_grad else value.detach().requires_grad_()
-    kept[name] = tensor, tensor._version
+    kept[name] = tensor, version_of(tensor), torch.is_grad_enabled()
     return tensor.clone()  # the network may write to it: an in-place ReLU, say
 
 

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 from ssgcam.errors import SsgcamError
 
 Form = Literal["taylor", "gradient", "sum"]
-TargetName = Literal["exp", "probability", "log_probability", "sigmoid", "odds", "logit"]
+TargetName = Literal[
+    "exp", "probability", "log_probability", "sigmoid", "odds", "logit", "mean_of_mask"
+]
 SecondOrder = Literal["squared", "hutchinson"]
 Sign = Literal["positive", "absolute"]
 Fusion = Literal["mean", "layer_cam", "product"]

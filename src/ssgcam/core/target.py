@@ -12,11 +12,13 @@ Every target ``Y`` is a function of one number ``f`` of each image. Up to a posi
     odds                 log odds                    1
     probability          log odds                    1 - 2 p
     log_probability      log odds                    -p
+    mean_of_mask         mean of z_c over its mask   1
     ===================  ==========================  ==========================================
 
 The log odds are those of the softmax, ``z_c - log sum_{j != c} exp(z_j)``; with more classes than
 ``top_classes`` the least probable ones are left out, as if the network had only the others. ``exp`` is
 ``exp(z_c)`` divided by its own value held constant (the Grad-CAM++ device; Chattopadhyay et al. 2018).
+``mean_of_mask`` is for segmentation networks, see :func:`mean_of_masks`.
 
 A contrast replaces ``z_c``: by ``z_c - z_other``, or against the rest by
 ``z_c - 1/2 sum_{j != c} q_j z_j`` with ``q`` the softmax over the other classes, held constant; against
@@ -81,7 +83,7 @@ class Scalar:
         if self.compares_classes:
             z = class_and_rivals(output, self.classes, self.settings.top_classes)
             return z[:, 0] - z[:, 1:].logsumexp(1)
-        logits = logits_of(output)
+        logits = class_logits(output, self.settings)
         own = logits.gather(1, self.classes[:, None])[:, 0]
         if self.against is None:
             return own
@@ -99,7 +101,7 @@ class Scalar:
     def factor(self, number: Tensor) -> Tensor:
         """``k`` of the table, ``[N]``, where ``f`` is this number."""
         number, name = wide(number), self.settings.name
-        if self.function is not None or name in ("exp", "odds", "logit"):
+        if self.function is not None or name in ("exp", "odds", "logit", "mean_of_mask"):
             return torch.full_like(number, float(name != "logit"))
         p = number.sigmoid()
         return -p if name == "log_probability" else 1 - 2 * p
@@ -192,9 +194,63 @@ def logits_of(output: Any) -> Tensor:
     if found.ndim != 2:
         raise SsgcamError(
             f"the network returned a tensor of shape {list(found.shape)}, not logits [N, K]; "
-            "give a target function from its output to one number per image"
+            "give target='mean_of_mask' for a segmentation network, or a target function from its "
+            "output to one number per image"
         )
     return torch.cat([-found / 2, found / 2], 1) if found.shape[1] == 1 else found
+
+
+def class_logits(output: Any, settings: TargetSettings) -> Tensor:
+    """Logits ``[N, K]``: of a segmentation network, if the target is ``mean_of_mask``, pooled."""
+    return mean_of_masks(output) if settings.name == "mean_of_mask" else logits_of(output)
+
+
+def mean_of_masks(output: Any) -> Tensor:
+    """The mean logit of each class over the pixels where it is predicted.
+
+    Args:
+        output: Logits of each pixel, ``[N, K, H, W]``, or what :func:`logits_of` unwraps to that.
+            One class is an object and its background.
+
+    Returns:
+        ``[N, K]``; of a class that is predicted nowhere, the mean over all pixels.
+
+    Raises:
+        SsgcamError: If the output is of another shape.
+    """
+    found = output_tensor(output)
+    if not isinstance(found, Tensor) or found.ndim != 4:
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise SsgcamError(
+            f"the network returned {shape}; target='mean_of_mask' takes the logits [N, K, H, W] of a "
+            "segmentation network"
+        )
+    if found.shape[1] == 1:
+        found = torch.cat([-found / 2, found / 2], 1)
+    masks = torch.zeros_like(found).scatter_(1, found.argmax(1, keepdim=True), 1.0)
+    sizes = masks.sum((2, 3))
+    means = (masks * found).sum((2, 3)) / sizes.clamp(min=1)
+    return torch.where(sizes > 0, means, found.mean((2, 3)))
+
+
+def largest_mask(output: Any) -> Tensor:
+    """The class, ``[N]``, that is predicted for the most pixels, class 0 (background) aside."""
+    found = output_tensor(output)
+    if found.shape[1] == 1:
+        return torch.ones(len(found), dtype=torch.long, device=found.device)
+    predicted = found.argmax(1).flatten(1)
+    counts = torch.stack([(predicted == k).sum(1) for k in range(1, found.shape[1])], 1)
+    return counts.argmax(1) + 1
+
+
+def probabilities_of(logits: Tensor, output: Literal["softmax", "sigmoid"]) -> Tensor:
+    """Class probabilities ``[N, K]`` of logits ``[N, K]``.
+
+    Two logits that are each other's opposite are one logit (see :func:`logits_of`), whose
+    probabilities are those of the softmax whatever ``output`` says.
+    """
+    one_logit = logits.shape[1] == 2 and bool((logits[:, 0] == -logits[:, 1]).all())
+    return logits.softmax(1) if output == "softmax" or one_logit else logits.sigmoid()
 
 
 def output_tensor(output: Any) -> Any:
@@ -212,7 +268,11 @@ def output_tensor(output: Any) -> Any:
 
 
 def logits_and_classes(
-    output: Any, wanted: Classes | None, images: Tensor, function: TargetFunction | None
+    output: Any,
+    wanted: Classes | None,
+    images: Tensor,
+    function: TargetFunction | None,
+    settings: TargetSettings = TargetSettings(),  # noqa: B008 (frozen)
 ) -> tuple[Tensor | None, Tensor]:
     """The logits of a batch and the classes to explain.
 
@@ -221,6 +281,7 @@ def logits_and_classes(
         wanted: As for :func:`class_indices`.
         images: The batch, ``[N, C, H, W]``.
         function: A user's own target, which alone says what is explained.
+        settings: The target. Of a segmentation network the largest mask is explained by default.
 
     Returns:
         Logits ``[N, K]`` without a graph and class indices; ``None`` and zeros ``[N]`` for a function.
@@ -235,7 +296,9 @@ def logits_and_classes(
                 "explained; leave them out"
             )
         return None, torch.zeros(len(images), dtype=torch.long, device=images.device)
-    logits = logits_of(output).detach()
+    logits = class_logits(output, settings).detach()
+    if settings.name == "mean_of_mask" and wanted is None:
+        wanted = largest_mask(output)
     if not math.isfinite(logits.sum()):  # finite logits may sum to infinity
         for image in (~logits.isfinite().all(1)).nonzero().flatten().tolist():
             raise SsgcamError(

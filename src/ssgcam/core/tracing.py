@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ssgcam.core.capture import capture
+from ssgcam.core.capture import capture, version_of
 from ssgcam.core.layouts import Layout, proportional, spatial_layout
 from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.target import output_tensor
@@ -84,7 +84,7 @@ def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
             layout = spatial_layout(output, size)
             if layout is not None:
                 info = _describe(f"{name}@{calls[name]}", name, module, output, layout)
-                records.append((info, output, output._version))
+                records.append((info, output, version_of(output)))
 
     with ExitStack() as handles, explaining(network), torch.no_grad():
         for name, module in network.named_modules():
@@ -94,10 +94,14 @@ def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     modules = dict(network.named_modules())
     resolutions = {info.module: info.layout.resolution for info, _, _ in records}
     places: dict[tuple[int, int], LayerInfo] = {}
+    grids: set[tuple[int, int]] = set()
     for info, tensor, version in records:
         resolution = info.layout.resolution
         if len(tensor) != len(images) or not proportional(resolution, size):
             continue  # windows, attention heads and the like
+        if info.layout.shape == "tokens" and grids and not _made_before(resolution, grids):
+            continue  # channels in the place of tokens, as inside the token mixing of an MLP-Mixer
+        grids.add(resolution)
         name = info.module if calls[info.module] == 1 else info.name
         leaves = _leaving_blocks(info.module, resolution, modules, resolutions)
         info = replace(info, name=name, leaves=leaves)
@@ -109,6 +113,15 @@ def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
         replace(place, influences=influence)
         for place, influence in zip(places.values(), influences, strict=True)
     ]
+
+
+def _made_before(resolution: tuple[int, int], grids: set[tuple[int, int]]) -> bool:
+    """Whether a grid of tokens is one that the patch embedding made, or half of one."""
+    return any(
+        resolution
+        in ((rows, columns), (-(-rows // 2), -(-columns // 2)), (rows // 2, columns // 2))
+        for rows, columns in grids
+    )
 
 
 def resamples(module: nn.Module) -> bool:
