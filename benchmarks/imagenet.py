@@ -44,7 +44,7 @@ from ssgcam.evaluation import (
 )
 
 NETWORKS = ("efficientnet_lite0", "efficientnet_lite2", "squeezenet")
-OURS = ("discriminate", "localize", "ssg_cam")
+OURS = ("discriminate", "localize")
 RIVALS = (
     "grad_cam",
     "grad_cam_plus_plus",
