@@ -203,6 +203,7 @@ def kind_rows(folds: Sequence[dict[str, object]], kinds: Sequence[str]) -> tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds magnetic_tiles")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the three")
     parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
     parser.add_argument("--out", type=Path, default=DOCS)
@@ -211,7 +212,7 @@ def main() -> None:
     generations = 3 if options.quick else 150
     settings = SearchSettings(generations=generations, folds=0)
     predicted, folds, losses, kinds = [], [], [], []
-    for fold in range(FOLDS):
+    for fold in range(options.folds):
         known, held, tested = split(photos, fold)
         model = trained(known, fold, options)
         predicted.append((tested, predict(model, labeled(tested))[:, 1]))
