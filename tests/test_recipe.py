@@ -22,7 +22,7 @@ from ssgcam.errors import SsgcamError
 from ssgcam.images import Reading
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Fingerprint, Guarantee, Origin, Recipe, RecipeLayer, parameter_hash
-from ssgcam.shift import Statistic
+from ssgcam.shift import Statistic, summarize
 
 SIZE = (24, 24)
 IMAGES = torch.rand(4, 3, *SIZE, generator=torch.Generator().manual_seed(1))
@@ -280,3 +280,17 @@ def test_hashes_tell_parameters_apart(network: nn.Module) -> None:
     assert parameter_hash(nn.DataParallel(network)) == before
     network.norm1.running_mean[0] += 1  # a buffer counts as well
     assert parameter_hash(network) != before
+
+
+def test_a_bound_recipe_names_what_is_unlike_the_calibration_images(network: nn.Module) -> None:
+    bound = made_for(network, classes=(1,)).bind(network)
+    calibration = torch.rand(12, 3, *SIZE, generator=torch.Generator().manual_seed(7))
+    statistics, _ = summarize(bound.statistics(calibration, bound(calibration)))
+    names = [one.name for one in statistics]
+    assert names[:2] == ["activations of act1", "activations of act2"]
+    assert len(statistics[0].center) == 4
+    recipe = replace(bound.recipe, calibration_statistics=statistics)
+    bound = recipe.bind(network)
+    bright = 5 * IMAGES
+    assert all("picture intensity" in found for found in bound.unusual(bright, bound(bright)))
+    assert sum(map(bool, bound.unusual(calibration, bound(calibration)))) <= 1

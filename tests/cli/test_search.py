@@ -51,6 +51,7 @@ def test_from_folders_to_recipe_and_report(tmp_path: Path) -> None:
         folder(tmp_path / "calibration", 0), "--model", "helpers.search_sets:tiny", "--class", "RING",
         "--layers", "act1,act2", "--held-out", folder(tmp_path / "other", 1), "--recipe", recipe,
         "--flips", "horizontal", "--scales", "1", "--cache", tmp_path / "cache",
+        "--guarantee", "0.3",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     found = Recipe.load(recipe)
@@ -62,6 +63,9 @@ def test_from_folders_to_recipe_and_report(tmp_path: Path) -> None:
     report = (tmp_path / "out" / "ring-report" / "report.md").read_text()
     assert "held-out set: 4 images" in report
     assert "small" in done.stderr
+    assert found.guarantee is not None
+    assert (found.guarantee.units, found.guarantee.kind) == (3, "held-out")
+    assert "guarantee from 3 images (held-out): outer mask map >= " in done.stdout
     assert "held-out 0." in done.stdout
     assert any((tmp_path / "cache").iterdir())
 
@@ -113,6 +117,8 @@ def test_quick_is_one_view_without_refinement_and_folds(tmp_path: Path) -> None:
         (["--recipe", "r.json", "--class", "dog"], "class 'dog' is not a class of"),
         (["--recipe", "r.json", "--scales", "1,x"], "--scales 1,x is not numbers"),
         (["--recipe", "r.json", "--fitness", "dice"], "fitness is 'dice'"),
+        (["--recipe", "r.json", "--guarantee", "0.9"], "but there are 3; add 8 more"),
+        (["--recipe", "r.json", "--guarantee-from-folds"], "guarantee_from_folds needs guarantee"),
         (["--recipe", "r.json", "--layers", "act9"], "no layer 'act9'"),
         (["--recipe", "r.json", "--class", "cell", "--class", "ring"], "give one class here"),
     ],

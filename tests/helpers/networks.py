@@ -137,3 +137,19 @@ class Constant(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         bright = self.layer(images).mean((1, 2, 3))
         return torch.stack([bright, -bright, 0 * bright], 1)
+
+
+class Bright(nn.Module):
+    """A network that finds the object: class 1 wherever something is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.act = nn.ReLU()
+        with torch.no_grad():
+            self.conv.weight.fill_(1.0)
+            self.conv.bias.copy_(torch.tensor([-2.0, -2.4]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.act(self.conv(images)).mean((2, 3))
+        return torch.stack([0.3 - x[:, 0], 20 * x[:, 1]], 1)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from helpers.networks import state_of
+from helpers.networks import Bright, state_of
 from helpers.search_sets import SHORT, short_search, small, squares
 from ssgcam.core.augment import Augmentation
 from ssgcam.core.layers import block_layers
@@ -140,22 +140,6 @@ def test_the_network_keeps_its_state_and_a_seed_decides(found: SearchResult) -> 
     )
     assert state_of(network) == before
     assert again.recipe == found.recipe
-
-
-class Bright(nn.Module):
-    """A network that finds the object: class 1 wherever something is bright."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 2, 1)
-        self.act = nn.ReLU()
-        with torch.no_grad():
-            self.conv.weight.fill_(1.0)
-            self.conv.bias.copy_(torch.tensor([-2.0, -2.4]))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.act(self.conv(images)).mean((2, 3))
-        return torch.stack([0.3 - x[:, 0], 20 * x[:, 1]], 1)
 
 
 def test_the_gate_is_calibrated_by_images_without_the_object() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,15 @@ class SearchOptions:
     scales: str = option("1,1.5", "Input scales to try, with commas.")
     refine: bool = option(True, "Try refinement by the image (PAMR).")
     gate: float | None = option(None, shared.GATE, shown="from the images without the object")
+    guarantee: float | None = option(
+        None,
+        "Also inner and outer masks that keep this share of an object on average, such as 0.9.",
+    )
+    guarantee_from_folds: bool = option(
+        False,
+        "Guarantee from the folds' maps (approximate), not from held-out or set-aside images.",
+        "--guarantee-from-folds",
+    )
     quick: bool = option(False, "One view, no refinement and no folds.")
     memory: float = option(1.0, "GB of maps to keep in memory; more go to a file.", min=0)
 
@@ -112,11 +121,20 @@ def search(
             output.warn(sentence)
     chosen = ", ".join(f"{layer.name} {layer.weight:.2f}" for layer in found.recipe.layers)
     output.say(f"{found.report.summary()}; layers {chosen}")
+    guarantee = found.recipe.guarantee
+    if guarantee is not None:
+        inner = guarantee.inner_threshold
+        output.say(
+            f"guarantee from {guarantee.units} {guarantee.unit}s ({guarantee.kind}): outer mask map >= "
+            f"{guarantee.outer_threshold:.3f}, inner mask "
+            + ("empty" if inner is None else f"map >= {inner:.3f}")
+        )
     output.say(f"wrote {recipe} and {folder / 'report.md'}")
     output.result(
         recipe=recipe,
         report=folder / "report.md",
         layers={layer.name: layer.weight for layer in found.recipe.layers},
         scores=found.recipe.origin.scores if found.recipe.origin else {},
+        guarantee=None if guarantee is None else asdict(guarantee),
         warnings=found.report.warnings,
     )

@@ -33,7 +33,7 @@ from ssgcam.metrics.discrimination import (
     Mosaic, choose_mosaics, class_sensitivity, compared_classes, compose_mosaic, grid_parts,
 )  # fmt: skip
 from ssgcam.metrics.guarantee import (
-    Guarantee, SplitCheck, check_splits, choose_guarantee, group_means, inner_note, mask_losses,
+    SplitCheck, Thresholds, check_splits, choose_guarantee, group_means, least_units, mask_losses,
 )  # fmt: skip
 from ssgcam.metrics.histogram import (
     ThresholdCounts, counts_from_above, score_histogram, threshold_counts,
@@ -56,15 +56,15 @@ from ssgcam.metrics.randomization import cascade, constant_maps, rank_correlatio
 from ssgcam.metrics.road import ROAD_AREAS, linear_imputation, road_parts, road_score
 
 __all__ = [
-    "AREAS", "ROAD_AREAS", "SCORES", "TAUS", "Guarantee", "Interval", "MaskOffset", "Mosaic",
-    "SplitCheck", "ThresholdCounts", "area_under_curve", "best_ious",
+    "AREAS", "ROAD_AREAS", "SCORES", "TAUS", "Interval", "MaskOffset", "Mosaic",
+    "SplitCheck", "ThresholdCounts", "Thresholds", "area_under_curve", "best_ious",
     "blur_drops", "bootstrap_interval", "boundary_f_score", "boundary_parts", "box_hits",
     "box_iou", "cascade", "check_splits", "choose_guarantee", "choose_mosaics", "class_answers",
     "class_iou", "class_probabilities", "class_sensitivity", "compared_classes",
     "compose_mosaic", "confusion_matrix", "constant_maps", "contour_boxes", "counts_from_above",
     "curve_counts", "drop_and_increase", "fill_boxes", "fit_maps", "foreground_iou",
     "gaussian_blur", "grid_parts", "group_means", "identity", "image_ious", "images_at_once",
-    "inner_note", "insertion_deletion", "linear_imputation", "localization_hits",
+    "insertion_deletion", "least_units", "linear_imputation", "localization_hits",
     "mask_boundary", "mask_losses", "mask_offset", "max_box_acc", "max_box_acc_v2", "mean_iou",
     "mean_of_ratios", "moved_ranks", "near_object", "paired_difference", "parts_by_class",
     "peak_hits", "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,20 +26,15 @@ GRID = torch.arange(1001, dtype=torch.float64) / 1000
 ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Guarantee:
+class Thresholds(NamedTuple):
     """Thresholds that keep a limit.
 
     Attributes:
-        alpha: The limit on both mean losses.
-        units: How many groups (or images) the thresholds were chosen on.
         outer: The outer mask is ``map >= outer``.
         inner: The inner mask is ``map >= inner``; None: it is always empty, as no threshold keeps the
             limit. Where maps are good it may lie below ``outer``: then no pixel is undecided.
     """
 
-    alpha: float
-    units: int
     outer: float
     inner: float | None
 
@@ -129,7 +125,18 @@ def group_means(losses: Tensor, groups: Sequence[Hashable] | None) -> Tensor:
     return torch.stack([losses[own].mean(0) for own in rows.values()])
 
 
-def choose_guarantee(losses: Tensor, alpha: float) -> Guarantee:
+def least_units(alpha: float) -> int:
+    """How many units the limit needs at least: with fewer, even a loss of 0 does not keep it.
+
+    Raises:
+        SsgcamError: If alpha is outside (0, 1).
+    """
+    if not 0 < alpha < 1:
+        raise SsgcamError(f"alpha is {alpha}; pass the allowed mean loss, between 0 and 1")
+    return math.ceil(1 / alpha - 1 - ROUNDING)
+
+
+def choose_guarantee(losses: Tensor, alpha: float) -> Thresholds:
     """The largest outer and the smallest inner threshold that keep the limit.
 
     Both satisfy ``(n R(t) + 1) / (n + 1) <= alpha`` with R the mean loss of n units.
@@ -146,12 +153,9 @@ def choose_guarantee(losses: Tensor, alpha: float) -> Guarantee:
         SsgcamError: If alpha is outside (0, 1), or no threshold of the outer mask keeps the limit: with
             what limits it, the number of units or the gate.
     """
-    if not 0 < alpha < 1:
-        raise SsgcamError(f"alpha is {alpha}; pass the allowed mean loss, between 0 and 1")
-    units = len(losses)
+    units, least = len(losses), least_units(alpha)
     outer, inner = ((units * losses.mean(0) + 1) / (units + 1) <= alpha + ROUNDING)[:2]
     if not outer.any():
-        least = math.ceil(1 / alpha - 1 - ROUNDING)
         if units < least:
             raise SsgcamError(
                 f"{units} calibration groups are too few for a loss of at most {alpha:g}; add "
@@ -165,17 +169,7 @@ def choose_guarantee(losses: Tensor, alpha: float) -> Guarantee:
             "gate, or allow a larger loss"
         )
     smallest = float(GRID[int(inner.int().argmax())]) if inner.any() else None
-    return Guarantee(alpha, units, float(GRID[int(outer.nonzero().max())]), smallest)
-
-
-def inner_note(guarantee: Guarantee) -> str:
-    """A sentence where the inner mask is always empty, else an empty string."""
-    if guarantee.inner is not None:
-        return ""
-    return (
-        f"The inner mask is empty: no threshold keeps its mean loss at {guarantee.alpha:g} on "
-        f"{guarantee.units} calibration groups."
-    )
+    return Thresholds(float(GRID[int(outer.nonzero().max())]), smallest)
 
 
 def check_splits(

@@ -178,6 +178,15 @@ class CalibrationSet:
             digest.update(tensor_bytes(tensor))
         return f"sha256:{digest.hexdigest()}"
 
+    def subset(self, rows: Sequence[int]) -> CalibrationSet:
+        """Some of the images, in the given order."""
+        found = copy.copy(self)
+        for name in ("images", "masks", "negatives", "classes", "probabilities"):
+            setattr(found, name, getattr(self, name)[list(rows)])
+        found.groups = tuple(self.groups[row] for row in rows)
+        found.names = tuple(self.names[row] for row in rows)
+        return found
+
     def batches(self, size: int) -> Iterator[slice]:
         """The rows of each batch of at most so many images."""
         return (slice(k, min(k + size, len(self))) for k in range(0, len(self), size))

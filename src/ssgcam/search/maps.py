@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -102,6 +103,48 @@ def batch_maps(
         )
         for recipe in recipes
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedRecipe:
+    """What a recipe makes of labeled images.
+
+    Attributes:
+        maps: ``[N, h, w]`` at the size of the labeled masks.
+        is_open: ``[N]`` bool: whether the class gate lets the image through.
+        masks: ``[N, h, w]`` bool.
+        statistics: As of ``BoundRecipe.statistics``.
+    """
+
+    maps: Tensor
+    is_open: Tensor
+    masks: Tensor
+    statistics: dict[str, Tensor]
+
+
+def apply_recipe(
+    model: LoadedModel, recipe: Recipe, data: CalibrationSet, batch_size: int
+) -> AppliedRecipe:
+    """Maps and masks of a recipe, each image explained for its own class.
+
+    Args:
+        model: The network.
+        recipe: The recipe.
+        data: Images with predictions.
+        batch_size: Images for each pass of the network.
+    """
+    bound = recipe.bind(model)
+    maps, opened, statistics = [], [], []
+    for part in data.batches(batch_size):
+        images = placed(data.images[part], bound.cam.network)
+        result = bound(images, data.classes[part].to(images.device))
+        maps.append(pipeline.resize(result.maps.float().cpu(), data.mask_size))
+        opened.append(bound.is_open(result).cpu())
+        statistics.append(bound.statistics(images, result))
+    of_all, is_open = torch.cat(maps), torch.cat(opened)
+    masks = pipeline.threshold(of_all, recipe.threshold) & is_open[:, None, None]
+    joined = {name: torch.cat([each[name] for each in statistics]) for name in statistics[0]}
+    return AppliedRecipe(of_all, is_open, masks, joined)
 
 
 def sweep_maps(

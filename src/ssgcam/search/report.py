@@ -101,6 +101,8 @@ class Report:
         interrupted: Whether the search was stopped early.
         offset: Where the recipe's masks would fit best, all moved alike: of the held-out images, or else
             of the calibration images.
+        undecided: With a guarantee, the mean share of an image between inner and outer mask, on the
+            images that it was calibrated on.
         examples: A panel of the worst, median and best images.
     """
 
@@ -115,6 +117,7 @@ class Report:
     counts: dict[Where, dict[str, int]]
     interrupted: bool
     offset: MaskOffset
+    undecided: float | None = None
     examples: Image.Image | None = field(default=None, repr=False)
 
     def __str__(self) -> str:

@@ -12,19 +12,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from ssgcam.cam import CAM
 from ssgcam.core.augment import Augmentation, View
-from ssgcam.core.fusion import resize, threshold
 from ssgcam.core.layers import block_layers, resolve
 from ssgcam.core.refine import Refinement
 from ssgcam.data import SampleSet
+from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import Fingerprint, parameter_hash, placed
 from ssgcam.metrics.offset import mask_offset
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import Origin, Recipe, RecipeLayer
+from ssgcam.recipe import Guarantee, Origin, Recipe, RecipeLayer
 from ssgcam.search.cache import MapCache, build_cache, mean_of
 from ssgcam.search.calibration_set import Boxes, CalibrationSet, with_preprocessing
 from ssgcam.search.evolution import (
@@ -35,7 +34,8 @@ from ssgcam.search.evolution import (
     known_candidates,
 )
 from ssgcam.search.fitness import ThresholdSweep, choose_cut
-from ssgcam.search.maps import batch_maps, sweep_maps
+from ssgcam.search.guarantee import calibrate, check_units, guarantee_warnings, set_aside
+from ssgcam.search.maps import AppliedRecipe, apply_recipe, sweep_maps
 from ssgcam.search.objective import Objective
 from ssgcam.search.report import SETS, Report, example_panel
 from ssgcam.search.settings import SearchSettings
@@ -46,6 +46,7 @@ from ssgcam.search.validation import (
     other_rows,
     validation_warnings,
 )
+from ssgcam.shift import summarize
 
 Layers = Literal["auto", "all"] | Sequence[str | nn.Module]
 #: How far masks are moved at most to find an offset, as a share of the shorter side.
@@ -138,6 +139,14 @@ def search_recipe(
     if held_out is not None:
         sets["held_out"] = read(held_out, True)
     data = sets["folds"]
+    aside: CalibrationSet | None = None
+    if settings.guarantee is not None:
+        alpha = settings.alpha
+        if held_out is None and not settings.guarantee_from_folds:
+            data, aside = set_aside(data, alpha, settings.seed)
+            sets["folds"], aside = data, aside.with_predictions(loaded, settings.batch_size)
+        else:
+            check_units(sets["folds" if settings.guarantee_from_folds else "held_out"], alpha)
     for weakness in data.weaknesses():
         warnings.warn(weakness, stacklevel=2)
     if isinstance(layers, str) and layers in ("auto", "all"):
@@ -150,15 +159,19 @@ def search_recipe(
     }
     folder = None if cache is None else Path(cache)
     with interruptible() as interrupted, tqdm(disable=not progress, unit="step") as bar:
-        return _Search(loaded, sets, names, settings, folder, interrupted, bar).run()
+        return _Search(loaded, sets, aside, names, settings, folder, interrupted, bar).run()
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """The parts of one search; ``sets`` holds the calibration images as ``"folds"``."""
+    """The parts of one search; ``sets`` holds the calibration images as ``"folds"``.
+
+    ``aside`` are images for the guarantee alone.
+    """
 
     model: LoadedModel
     sets: dict[Where, CalibrationSet]
+    aside: CalibrationSet | None
     layers: list[str]
     settings: SearchSettings
     folder: Path | None
@@ -206,11 +219,24 @@ class _Search:
         groups = {where: one.groups for where, one in self.sets.items()}
         table = compare(sweeps, held_out, fold_sweeps, groups, folds, settings, final)
         where: Where = "held_out" if held_out else "folds"
-        shown = self.sets[where]
-        shown_maps, masks = self._masks(recipe, shown)
-        offset = mask_offset(masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
+        shown, own = self.sets[where], self._apply(recipe, data)
+        found = own if shown is data else self._apply(recipe, shown)
+        offset = mask_offset(found.masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
+        statistics, _ = summarize(own.statistics)
+        guarantee, undecided, refusals = None, None, []
+        if settings.guarantee is not None:
+            fold_recipes = []
+            for k, (sweep, test) in enumerate(zip(fold_sweeps[final], folds, strict=True)):
+                others = other_rows(len(data), test)
+                chosen = choose_cut(sweep, settings.fitness, others, settings.gate)
+                fold_recipes.append(replace(in_folds[final, k], gate=chosen.gate))
+            try:
+                guarantee, undecided = self._guarantee(recipe, fold_recipes, folds)
+            except SsgcamError as error:
+                refusals = [f"There is no guarantee: {error}."]
         fold_layers = [frozenset(layer.name for layer in each.recipe.layers) for each in candidates]
-        reasons = [*data.weaknesses(), *validation_warnings(table, fold_layers, offset)]
+        reasons = [*refusals, *guarantee_warnings(guarantee), *data.weaknesses()]
+        reasons += validation_warnings(table, fold_layers, offset)
         if stopped:
             reasons.insert(0, "The search was interrupted: this is the best candidate so far.")
         if not table.leads:
@@ -234,7 +260,12 @@ class _Search:
             },
         )
         report = Report(
-            recipe=replace(recipe, origin=origin),
+            recipe=replace(
+                recipe,
+                origin=origin,
+                guarantee=guarantee,
+                calibration_statistics=statistics,
+            ),
             fitness=settings.fitness,
             table=table,
             warnings=tuple(reasons),
@@ -245,7 +276,8 @@ class _Search:
             counts={where: one.counts for where, one in self.sets.items()},
             interrupted=stopped,
             offset=offset,
-            examples=example_panel(self.model.preprocessing, shown, shown_maps, masks, title),
+            undecided=undecided,
+            examples=example_panel(self.model.preprocessing, shown, found.maps, found.masks, title),
         )
         return SearchResult(report.recipe, report)
 
@@ -364,18 +396,35 @@ class _Search:
     def _step(self, images: int) -> None:
         self.bar.update(VIEW_STEPS * images)
 
-    def _masks(self, recipe: Recipe, data: CalibrationSet) -> tuple[Tensor, Tensor]:
-        """A recipe's maps ``[N, h, w]`` at the masks' size, and its masks."""
-        names = [layer.name for layer in recipe.layers]
-        cam = CAM(self.model, names, target=self.settings.target)
-        found = [
-            batch_maps(cam, [recipe], data, part)[0]
-            for part in data.batches(self.settings.batch_size)
+    def _apply(self, recipe: Recipe, data: CalibrationSet) -> AppliedRecipe:
+        return apply_recipe(self.model, recipe, data, self.settings.batch_size)
+
+    def _guarantee(
+        self, recipe: Recipe, fold_recipes: Sequence[Recipe], folds: Sequence[Sequence[int]]
+    ) -> tuple[Guarantee, float]:
+        """The guarantee on the images that are meant for it, and the undecided share of an image.
+
+        Args:
+            recipe: The recipe that was chosen.
+            fold_recipes: That of each fold, with the fold's class gate.
+            folds: Rows of each fold.
+        """
+        alpha, data = self.settings.alpha, self.sets["folds"]
+        if not self.settings.guarantee_from_folds:
+            unseen = self.aside or self.sets["held_out"]
+            found = self._apply(recipe, unseen)
+            kind: Literal["split", "held-out"] = "split" if self.aside else "held-out"
+            return calibrate(found.maps, found.is_open, unseen, alpha, kind)
+        if not folds:
+            raise SsgcamError("there are no folds to calibrate it on")
+        by_fold = [
+            self._apply(each, data.subset(test))
+            for each, test in zip(fold_recipes, folds, strict=True)
         ]
-        maps, probabilities = (torch.cat(each) for each in zip(*found, strict=True))
-        maps = resize(maps, data.mask_size)
-        is_open = probabilities >= recipe.gate
-        return maps, threshold(maps, recipe.threshold) & is_open[:, None, None]
+        maps = torch.cat([each.maps for each in by_fold])
+        is_open = torch.cat([each.is_open for each in by_fold])
+        tested = data.subset([row for test in folds for row in test])
+        return calibrate(maps, is_open, tested, alpha, "folds")
 
 
 def variant_name(augmentation: Augmentation, refinement: Refinement | None = None) -> str:

@@ -73,6 +73,11 @@ class SearchSettings:
         margin: Views and refinement are used only for a fitness this much higher, 0 to 1.
         gate: A fixed class gate; None: chosen on images without the object, 0 if there are none.
         folds: Folds of the cross-validation; below 2: none.
+        guarantee: After the search, choose an inner and an outer mask that keep this share of an object
+            on average, such as 0.9; see ``search.guarantee``. Calibrated on the held-out images or,
+            without any, on images that are set aside before the search. None: no such masks.
+        guarantee_from_folds: Use the folds' maps of the search's own images instead, so that the
+            guarantee is approximate.
         memory: Bytes of one view's maps that may be held in memory; more go to a temporary file. One
             set of maps for each view, and two averages, are held at a time.
         batch_size: Images for each pass of the network.
@@ -97,6 +102,8 @@ class SearchSettings:
     margin: float = 0.003
     gate: float | None = None
     folds: int = 5
+    guarantee: float | None = None
+    guarantee_from_folds: bool = False
     memory: int = 2**30
     batch_size: int = 8
 
@@ -112,8 +119,19 @@ class SearchSettings:
         check_range("batch_size", self.batch_size, 1, 100000)
         check_range("gate", self.gate or 0, 0, 1)
         check_range("the smaller side of working_size", min(self.working_size), 2, 10000)
+        if self.guarantee is not None:
+            check_range("guarantee", self.guarantee, 0.01, 0.999)
+        if self.guarantee_from_folds and (self.guarantee is None or self.folds < 2):
+            raise SsgcamError(
+                "guarantee_from_folds needs guarantee=, such as 0.9, and at least 2 folds; give both"
+            )
         if not self.views:
             raise SsgcamError("views is empty; give at least Augmentation(), the plain view")
+
+    @property
+    def alpha(self) -> float:
+        """The mean loss that the guarantee allows; 1 without one."""
+        return round(1 - (self.guarantee or 0), 9)
 
     def as_text(self) -> dict[str, str]:
         """Every setting that changes the result, as JSON text."""
