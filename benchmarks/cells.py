@@ -2,6 +2,7 @@
 
     python benchmarks/cells.py train --data DATA --network resnet34 --fold 0 --work runs
     python benchmarks/cells.py study --data DATA --networks resnet34,vgg16_bn --work runs
+    python benchmarks/cells.py strokes --data DATA --network resnet18 --work runs
 
 A window of 160 px, about two cell diameters, lies around a red cell of ``malaria_iml``, moved by up to
 35 px. ``train`` fits a network to the windows' labels, infected or healthy, on two thirds of the fields.
@@ -9,6 +10,10 @@ A window of 160 px, about two cell diameters, lies around a red cell of ``malari
 every rival on the infected windows of its test fields: foreground IoU against the ellipse in each cell's
 box, thresholds chosen on the calibration windows. Test windows of all folds are pooled; fields are
 resampled.
+
+``strokes`` is the page's tab 'Correct and search again' without a hand: ten infected windows get a few
+straight strokes on the cell and beside it, at most 5 % of the pixels, and the page's search runs on
+them and on the full masks. Both recipes are scored on the infected windows of the test fields.
 """
 
 from __future__ import annotations
@@ -16,11 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -32,13 +38,20 @@ from common import (
     guarantee_table,
     kept,
     mask_losses_of,
+    row,
     search_fold,
+    table,
+    with_interval,
     write_page,
 )
 from ssgcam import LoadedModel, load_model, save_model
+from ssgcam.app.state import QUICK, Correction, search_corrections
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
+from ssgcam.metrics import bootstrap_interval
 from ssgcam.search import CalibrationSet, SearchSettings
+from ssgcam.search.fitness import score_of
+from ssgcam.search.maps import sweep_maps
 from ssgcam.training import (
     LabeledImages,
     TrainingSettings,
@@ -250,6 +263,68 @@ def labeled_windows(
     return calibration_set(photos, masks, model, groups=[w.cell.field for w in windows])
 
 
+def drawn_strokes(
+    mask: np.ndarray[Any, np.dtype[np.uint8]], seed: int, share: float = 0.05
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Straight strokes inside the object (1) and beside it (0); all other pixels are unknown (255).
+
+    Each of the two gets strokes between random points until the next one would pass half the share.
+    """
+    generator = np.random.default_rng([11, seed])
+    width = max(2, min(mask.shape) // 40)
+    found = np.full_like(mask, 255)
+    for value in (1, 0):
+        region = (mask == value).astype(np.uint8)
+        inner = np.argwhere(cv2.distanceTransform(np.pad(region, 1), cv2.DIST_L2, 3) > width) - 1
+        painted = np.zeros_like(mask)
+        for _ in range(1000 if len(inner) else 0):
+            ends = inner[generator.integers(0, len(inner), 2)][:, ::-1].tolist()
+            longer = cv2.line(painted.copy(), *map(tuple, ends), 1, width) & region
+            if longer.sum() > share / 2 * mask.size:
+                break
+            painted = longer
+        found[painted == 1] = value
+    return found
+
+
+def strokes(options: argparse.Namespace) -> None:
+    """Compare the recipes of strokes and of full masks on the test windows; write the page."""
+    fields, stem = Fields.read(options.data), f"cells_{options.network}_fold{options.fold}"
+    model = load_model(str(options.work / f"{stem}.pth"))
+    windows = spread(fields.windows(options.fold, "calibration"), 10)
+    photos = [fields.photo(window) for window in windows]
+    masks = [fields.mask(window, WINDOW) for window in windows]
+    tested = labeled_windows(fields, fields.windows(options.fold, "test"), model)
+    tested = tested.with_predictions(model)
+
+    def score(kind: str, known: Sequence[Any]) -> Any:
+        corrections = [
+            Correction(f"{kind} {k}", photo, each, 1)
+            for k, (photo, each) in enumerate(zip(photos, known, strict=True))
+        ]
+        recipe = search_corrections(model, corrections, cache=options.work / "cache")[0].recipe
+        sweep = sweep_maps(model, tested, QUICK, {kind: [recipe]})[kind][0]
+        parts = sweep.at(recipe.threshold, recipe.gate)
+        statistic = partial(score_of, kind="pooled")
+        return bootstrap_interval(parts, statistic, seed=0, groups=tested.groups)
+
+    full = score("full masks", masks)
+    rows = [row(options.network, "full masks", "", "foreground IoU", full)]
+    lines = [["full masks", "100 %", with_interval(full), ""]]
+    for seed in range(1 if options.quick else 5):
+        known = [drawn_strokes(mask, 100 * seed + k) for k, mask in enumerate(masks)]
+        found = score("strokes", known)
+        rows.append(row(options.network, "strokes", "", "foreground IoU", found, seed))
+        painted = max(float((each != 255).mean()) for each in known)
+        ratio = f"{found.value / full.value:.1%}"
+        lines.append([f"strokes, seed {seed}", f"{painted:.1%}", with_interval(found), ratio])
+    header = ["known", "most pixels of a window", "foreground IoU [95 %]", "of full masks"]
+    about = (__doc__ or "").split("\n\n")[3]
+    title = f"## {options.network}, fold {options.fold}: {len(tested)} test windows"
+    sections = ["# Strokes instead of masks", f"`{command()}`", about, title, table(header, lines)]
+    write_page("strokes", sections, rows, options.out)
+
+
 def train(options: argparse.Namespace) -> None:
     """Train one network of one fold; print and keep its recalls on the test windows."""
     fields = Fields.read(options.data)
@@ -273,7 +348,7 @@ def train(options: argparse.Namespace) -> None:
     save_model(result.model, file)
     tested = fields.fixed(fields.windows(options.fold, "test", healthy=600))
     scores = evaluate(predict(result.model, tested), tested)
-    write_json(file.with_suffix(".json"), scores.to_json())
+    write_json(file.with_suffix(".json"), asdict(scores))
     print(scores)
 
 
@@ -317,7 +392,7 @@ def study(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("train", "study"))
+    parser.add_argument("step", choices=("train", "study", "strokes"))
     parser.add_argument("--data", type=Path, required=True, help="folder that holds malaria_iml")
     parser.add_argument("--network", default="resnet34", help="to train")
     parser.add_argument("--networks", default="resnet34,vgg16_bn", help="to study")
@@ -327,7 +402,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
-    {"train": train, "study": study}[options.step](options)
+    {"train": train, "study": study, "strokes": strokes}[options.step](options)
 
 
 if __name__ == "__main__":

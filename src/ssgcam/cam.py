@@ -227,10 +227,15 @@ class CAM:
             fusion=self.fusion,
         )
 
-    def signals(self, images: Tensor, classes: Tensor) -> tuple[dict[str, Signal], Any]:
-        """The signals ``[N, C, h, w]`` of every target layer for ``[N]`` classes, and the output."""
+    def signals(
+        self, images: Tensor, classes: Tensor, against: Tensor | None = None
+    ) -> tuple[dict[str, Signal], Any]:
+        """The signals ``[N, C, h, w]`` of every target layer for ``[N]`` classes, and the output.
+
+        ``against``: ``[N]`` classes whose logits are subtracted.
+        """
         captured = self._capture(images)
-        scalar = Scalar(classes, self.target, self.target_function)
+        scalar = Scalar(classes, self.target, self.target_function, against)
         size = (int(images.shape[-2]), int(images.shape[-1]))
         return signals_of(captured, scalar, self._needs, size), captured.output
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from ssgcam.cli import app as page
 from ssgcam.cli import evaluate, explain, inspect, layers, output, search, segment, train
 from ssgcam.errors import SsgcamError
 from ssgcam.version import __version__
@@ -53,6 +54,7 @@ app = typer.Typer(
 for _module in (explain, inspect, layers, train, search, segment):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=f"Example: {_module.EXAMPLE}")(getattr(_module, _name))
+app.command("app", epilog=f"Example: {page.EXAMPLE}")(page.app)
 app.add_typer(evaluate.app)
 
 

@@ -59,9 +59,9 @@ def option(default: Any, text: str, *flags: str, shown: str | None = None, **set
     return field(default=default, metadata={"option": made})
 
 
-def argument(text: str) -> Any:
-    """A field of a group: a required argument."""
-    return field(metadata={"option": Argument(help=text)})
+def argument(text: str, default: Any = MISSING) -> Any:
+    """A field of a group: an argument, required unless it has a default value."""
+    return field(default=default, metadata={"option": Argument(help=text)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def build_cache(
             progress(len(images))
 
     made_from = [_VERSION, layers, asdict(grid), size, asdict(settings.target), asdict(view)]
-    content = json.dumps([*made_from, parameter_hash(cam.network), data.digest])
+    content = json.dumps([*made_from, parameter_hash(cam.network), data.image_digest])
     name = f"maps-{sha256(content.encode()).hexdigest()[:24]}.npy"
     array = None
     if folder is not None and (folder / name).is_file():

@@ -173,10 +173,13 @@ class CalibrationSet:
     @property
     def digest(self) -> str:
         """``"sha256:..."`` of images, masks, classes and groups."""
-        digest = sha256(repr((self.images.shape, self.masks.shape, self.groups)).encode())
-        for tensor in (self.images, self.masks, self.classes):
-            digest.update(tensor_bytes(tensor))
-        return f"sha256:{digest.hexdigest()}"
+        about = repr((self.images.shape, self.masks.shape, self.groups))
+        return _digest(about, self.images, self.masks, self.classes)
+
+    @property
+    def image_digest(self) -> str:
+        """``"sha256:..."`` of images and classes: all that the layers' maps depend on."""
+        return _digest(repr(self.images.shape), self.images, self.classes)
 
     def subset(self, rows: Sequence[int]) -> CalibrationSet:
         """Some of the images, in the given order."""
@@ -258,6 +261,13 @@ class CalibrationSet:
         shown = classes[positives] if positives.any() else classes[classes >= 0]
         self.class_choices = tuple(sorted(set(shown.tolist())))
         self.classes = torch.where(torch.isin(classes, shown), classes, -1)
+
+
+def _digest(about: str, *tensors: Tensor) -> str:
+    digest = sha256(about.encode())
+    for tensor in tensors:
+        digest.update(tensor_bytes(tensor))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def with_preprocessing(model: nn.Module | LoadedModel) -> LoadedModel:
