@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import re
 from collections.abc import Callable
@@ -81,7 +82,11 @@ def read_samples(
         raise SsgcamError(
             f"a '{kind}' set has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
-    found = READERS[kind](root, **options)
+    wrong = (OSError, ValueError, RecursionError, csv.Error)
+    with rephrased(
+        f"the {kind} set in '{root}' can't be read", "check its lists and tables", *wrong
+    ):
+        found = READERS[kind](root, **options)
     return found if group_pattern is None else _with_groups(found, group_pattern)
 
 
