@@ -179,8 +179,7 @@ def test_pixels_outside_16_bits_are_refused_in_full(tmp_path):
         ({"intensity": "9,3"}, "intensity is '9,3'"),
         ({"intensity": "1,2,3"}, "intensity is '1,2,3'"),
         ({"page": 0}, "page is 0; pages count from 1"),
-        ({"channels": (1, 2)}, "give one or three, counted from 1"),
-        ({"channels": (0,)}, "give one or three, counted from 1"),
+        ({"channels": (0,)}, "channels count from 1"),
     ],
 )
 def test_settings_of_reading_are_checked(settings, said):

@@ -88,7 +88,7 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
         SsgcamError: If it is not a whole file of that kind.
     """
     with rephrased(f"'{path}' is not a NumPy array of numbers", "save it again", Exception):
-        array = np.lib.format.open_memmap(path, mode="c")
+        array: np.ndarray[Any, Any] = np.lib.format.open_memmap(path, mode="c")  # type: ignore[no-untyped-call]
         if array.dtype.kind not in "biuf":
             raise TypeError(f"it holds {array.dtype}")
         return array

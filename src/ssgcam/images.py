@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ssgcam.errors import SsgcamError, rephrased, require
 
 #: Suffixes, in lower case, of the files that count as images in a folder.
 IMAGE_EXTENSIONS = frozenset(
-    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg"}
+    {".avif", ".bmp", ".dcm", ".gif", ".heic", ".heif", ".jp2", ".jpeg", ".jpg"}
     | {".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 _KINDS = "JPEG, PNG, TIFF, WebP, BMP or GIF"
@@ -36,8 +36,8 @@ class Reading:
             0.1 and 99.9 percentiles of the file. ``"full"``: 0 and 65535, so that files stay
             comparable. ``"LOW,HIGH"``: these two numbers.
         page: Which page of a TIFF or frame of an animation is read, from 1.
-        channels: Which one or three channels, from 1, of a TIFF that has other channels than a color
-            picture (extra ``tiff``); empty: the first three, or the first of two.
+        channels: Which channels, from 1, of a TIFF that has other channels than a color picture (extra
+            ``tiff``); empty: the first three, or the first of two.
 
     Raises:
         SsgcamError: If a value is none of these.
@@ -53,8 +53,8 @@ class Reading:
             self.window()
         if self.page < 1:
             raise SsgcamError(f"page is {self.page}; pages count from 1")
-        if len(self.channels) not in (0, 1, 3) or any(channel < 1 for channel in self.channels):
-            raise SsgcamError(f"channels are {self.channels}; give one or three, counted from 1")
+        if any(channel < 1 for channel in self.channels):
+            raise SsgcamError(f"channels are {self.channels}; channels count from 1")
 
     def window(self) -> tuple[float, float]:
         """The two numbers of ``"LOW,HIGH"``."""
@@ -78,7 +78,9 @@ def read_image(path: str | Path, reading: Reading | None = None) -> Image.Image:
     - gray, black and white, palette, CMYK, YCbCr and HSV pixels are converted by Pillow;
     - transparent pixels (RGBA, LA, a transparent palette entry) are laid on white;
     - pixels of more than 8 bits (integers or floating point, gray or color) are scaled by
-      ``reading.intensity``.
+      ``reading.intensity``;
+    - DICOM (extra ``dicom``) is rescaled to its own units, such as Hounsfield units, and then by
+      ``reading.intensity``; ``MONOCHROME1`` is inverted.
 
     The size limit is Pillow's guard against decompression bombs: twice
     ``PIL.Image.MAX_IMAGE_PIXELS``, which is 178,956,970 pixels unless you set it.
@@ -89,7 +91,9 @@ def read_image(path: str | Path, reading: Reading | None = None) -> Image.Image:
 
     Returns:
         A loaded picture of mode ``"RGB"``, at least 1x1. Its ``info["notes"]`` is a list of sentences
-        on what was left out or assumed: pages that were not read, the window of wide pixels.
+        on what was left out or assumed: pages that were not read, the window of wide pixels. Of a TIFF
+        with other channels, its ``info["channels"]`` is ``uint8[H, W, C]``, of which the picture shows
+        the first three.
 
     Raises:
         SsgcamError: If the file is missing, a folder, not a picture, cut short, too large, has no
@@ -100,9 +104,10 @@ def read_image(path: str | Path, reading: Reading | None = None) -> Image.Image:
         with open_image(path) as opened:
             image, notes = _read(opened, path, reading)
     except SsgcamError as error:
-        if not (isinstance(error.__cause__, UnidentifiedImageError) and _is_tiff(path)):
+        other = _other_reader(path) if isinstance(error.__cause__, UnidentifiedImageError) else None
+        if other is None:
             raise
-        image, notes = _read_channels(path, reading)
+        image, notes = other(path, reading)
     image.info["notes"] = notes
     return image
 
@@ -120,14 +125,19 @@ def image_header(path: str | Path) -> tuple[int, int, int]:
     Raises:
         SsgcamError: As `read_image`, as far as the header tells.
     """
-    with open_image(path) as opened:
-        if opened.format == "TIFF":
-            return (*_upright(opened).size, 1)
-        try:
-            orientation = int(opened.getexif().get(ExifTags.Base.Orientation, 1))
-        except Exception:  # a broken EXIF block says nothing about which side is up
-            orientation = 1
-        return (*opened.size, orientation if 1 <= orientation <= 8 else 1)
+    try:
+        with open_image(path) as opened:
+            if opened.format == "TIFF":
+                return (*_upright(opened).size, 1)
+            try:
+                orientation = int(opened.getexif().get(ExifTags.Base.Orientation, 1))
+            except Exception:  # a broken EXIF block says nothing about which side is up
+                orientation = 1
+            return (*opened.size, orientation if 1 <= orientation <= 8 else 1)
+    except SsgcamError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
+        return (*read_image(path).size, 1)  # DICOM, and TIFF with other channels
 
 
 @contextmanager
@@ -288,23 +298,45 @@ def _read(opened: Image.Image, path: Path, reading: Reading) -> tuple[Image.Imag
     opened.seek(reading.page - 1)
     notes = [f"page {reading.page} of {pages} was read"] if pages > 1 else []
     if opened.mode.startswith(("I", "F")):
-        image, window = _eight_bits(np.asarray(_upright(opened)), path, reading.intensity)
-        return image, notes + window
+        pixels, window = _eight_bits(np.asarray(_upright(opened)), path, reading.intensity)
+        return Image.fromarray(pixels).convert("RGB"), notes + window
     if ";16" not in str(getattr(opened, "tile", "")) or opened.mode != "RGB":
         return _rgb(_upright(opened)), notes
     import cv2  # reads the 16 bits of a color, of which Pillow keeps 8
 
     _, found = cv2.imdecodemulti(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    image, window = _eight_bits(found[reading.page - 1][..., ::-1], path, reading.intensity)
+    pixels, window = _eight_bits(found[reading.page - 1][..., ::-1], path, reading.intensity)
+    image = Image.fromarray(pixels)
     if opened.format != "TIFF":  # which OpenCV turns upright by itself
         image.getexif()[ExifTags.Base.Orientation] = image_header(path)[2]
         image = ImageOps.exif_transpose(image)
     return image, notes + window
 
 
-def _is_tiff(path: Path) -> bool:
+def _other_reader(path: Path) -> Callable[[Path, Reading], tuple[Image.Image, list[str]]] | None:
+    """The reader of a file that Pillow does not know, by its first bytes."""
     with path.open("rb") as stream:
-        return stream.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+        start = stream.read(132)
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _read_channels
+    return _read_dicom if start[128:] == b"DICM" else None
+
+
+def _read_dicom(path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
+    pydicom = require("pydicom", "dicom")
+    with rephrased(f"'{path}' can't be read as DICOM", "export it without compression", Exception):
+        header = pydicom.dcmread(path)
+        values = pydicom.pixels.apply_rescale(header.pixel_array, header)
+    pages = int(header.get("NumberOfFrames") or 1)
+    if reading.page > pages:
+        raise SsgcamError(f"'{path}' has no page {reading.page}; give one from 1 to {pages}")
+    notes = [f"page {reading.page} of {pages} was read"] if pages > 1 else []
+    pixels, window = _eight_bits(
+        values[reading.page - 1] if pages > 1 else values, path, reading.intensity
+    )
+    image = Image.fromarray(pixels).convert("RGB")
+    inverted = header.PhotometricInterpretation == "MONOCHROME1"
+    return ImageOps.invert(image) if inverted else image, notes + window
 
 
 def _read_channels(path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
@@ -320,16 +352,18 @@ def _read_channels(path: Path, reading: Reading) -> tuple[Image.Image, list[str]
         raise SsgcamError(f"'{path}' has no channel {max(channels)}; give some from 1 to {count}")
     note = f"of {count} channels these were read: {', '.join(map(str, channels))}"
     values = values[..., [channel - 1 for channel in channels]]
-    image, window = _eight_bits(values, path, reading.intensity)
+    pixels, window = _eight_bits(values, path, reading.intensity)
+    image = Image.fromarray(pixels[..., :3] if len(channels) >= 3 else pixels[..., 0]).convert(
+        "RGB"
+    )
+    image.info["channels"] = pixels
     return image, [note, *window]
 
 
-def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[Image.Image, list[str]]:
-    """Pixels ``[H, W]`` or ``[H, W, C]``, C 1 or 3, as RGB, and a sentence on their window."""
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[..., 0]
+def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[NDArray[Any], list[str]]:
+    """Pixels of any shape as ``uint8``, and a sentence on their window."""
     if values.dtype == np.uint8:
-        return Image.fromarray(values).convert("RGB"), []
+        return values, []
     values = values.astype(np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -351,5 +385,5 @@ def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[Image
     else:
         low, high = Reading(intensity).window()
     scaled = np.nan_to_num((values - low) / (high - low or 1.0), nan=0.0)
-    image = Image.fromarray(np.rint(255 * scaled.clip(0, 1)).astype(np.uint8)).convert("RGB")
-    return image, [f"values from {low:g} to {high:g} were read{note}"]
+    pixels = np.rint(255 * scaled.clip(0, 1)).astype(np.uint8)
+    return pixels, [f"values from {low:g} to {high:g} were read{note}"]

@@ -480,8 +480,9 @@ def _from_factory(name: str) -> LoadedModel:
     if isinstance(made, LoadedModel):
         return replace(made, name=name)
     if isinstance(made, nn.Module):
-        gray = Preprocessing(mean=(0.449,), std=(0.226,))
-        preprocessing = gray if input_channels(made) == 1 else Preprocessing()
+        count = input_channels(made)
+        other = Preprocessing(mean=(0.449,) * count, std=(0.226,) * count)
+        preprocessing = Preprocessing() if count == 3 else other
         return LoadedModel(made, name, preprocessing, notes=(ASSUMED,))
     raise SsgcamError(
         f"'{name}' returned a {type(made).__name__}; it must return a torch.nn.Module or a LoadedModel"

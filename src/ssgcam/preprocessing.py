@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ class Preprocessing:
     Attributes:
         input_size: Height and width of the input, in pixels.
         mean: Subtracted from each channel of the image in [0, 1], in the network's channel order:
-            three numbers, or one for a network whose input is gray.
+            three numbers, one for a network whose input is gray, or as many as its input has channels.
         std: Divides each channel after that.
         channel_order: ``"rgb"`` or ``"bgr"``: what the network expects.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``; always antialiased.
@@ -32,7 +32,7 @@ class Preprocessing:
         reading: How image files are read.
 
     Raises:
-        SsgcamError: If the numbers of means and standard deviations are not both 3 or both 1.
+        SsgcamError: If the numbers of means and standard deviations differ, or a value is out of range.
     """
 
     input_size: tuple[int, int] = (224, 224)
@@ -45,10 +45,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check the number of channels."""
-        if (len(self.mean), len(self.std)) not in ((3, 3), (1, 1)):
+        if not 0 < len(self.mean) == len(self.std):
             raise SsgcamError(
                 f"mean has {len(self.mean)} and std {len(self.std)} values; give 3 of each for a color "
-                "network or 1 for a gray one"
+                "network, 1 for a gray one, or as many as its input has channels"
             )
         check_choice("channel_order", self.channel_order, Literal["rgb", "bgr"])
         if min(self.input_size) < 1 or min(self.std) <= 0:
@@ -58,12 +58,15 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """Channels of the network's input: 3 or 1."""
+        """Channels of the network's input."""
         return len(self.mean)
 
     def read(self, path: str | Path) -> Image.Image:
         """Read an image file; see :func:`ssgcam.images.read_image`."""
-        return read_image(path, self.reading)
+        reading = self.reading
+        if self.channels not in (1, 3) and not reading.channels:
+            reading = replace(reading, channels=tuple(range(1, self.channels + 1)))
+        return read_image(path, reading)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
@@ -84,9 +87,22 @@ class Preprocessing:
         return self.normalize(torch.stack([self.pixels(image, crop) for image in images]))
 
     def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
-        """One image at the network's input size, RGB or gray with 8 bits: ``[C, H, W]`` uint8."""
+        """One image at the network's input size, with 8 bits: ``[C, H, W]`` uint8.
+
+        Raises:
+            SsgcamError: If the image has not as many channels as the network takes.
+        """
         mode = F.InterpolationMode(self.interpolation)
-        tensor = F.pil_to_tensor(image.convert("RGB" if self.channels == 3 else "L"))
+        if self.channels in (1, 3):
+            tensor = F.pil_to_tensor(image.convert("RGB" if self.channels == 3 else "L"))
+        else:
+            values = image.info.get("channels")
+            if values is None or values.shape != (image.height, image.width, self.channels):
+                raise SsgcamError(
+                    f"the network takes {self.channels} channels, which an image does not have; give "
+                    "whole TIFF files that have them, or choose them with --channels"
+                )
+            tensor = torch.from_numpy(values).permute(2, 0, 1)
         if crop:
             left, top, right, bottom = self.crop_box(image.width, image.height)
             tensor = F.crop(tensor, top, left, bottom - top, right - left)

@@ -81,5 +81,12 @@ def gray_only() -> LoadedModel:
     return _loaded(GrayOnly())
 
 
+def five_channels() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(5, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 2),
+    )  # fmt: skip
+
+
 def nothing() -> None:
     return None

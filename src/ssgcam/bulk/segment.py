@@ -95,6 +95,7 @@ def segment_images(
     device: torch.device | None = None,
     engine: Engine | None = None,
     on_failure: Callable[[Failure], object] | None = None,
+    on_note: Callable[[Path, str], object] | None = None,
     progress: bool = False,
 ) -> Segmented:
     """Write a mask for each photo; what an earlier run with the same settings finished is kept.
@@ -126,6 +127,7 @@ def segment_images(
         device: Where the network runs; where it is if None.
         engine: Who processes the photos; this process by default, or a ``bulk.ray_engine.RayEngine``.
         on_failure: Called with each photo that gets no mask, as it occurs.
+        on_note: Called with a photo and what was left out or assumed when it was read.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -171,9 +173,12 @@ def segment_images(
     manifest = Manifest(out / MANIFEST, settings)
     segmenter = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size)
 
-    def report_failure(image: InputImage, entry: Entry) -> None:
+    def report_entry(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:
             on_failure(Failure(image.path, entry.error))
+        if on_note is not None:
+            for note in entry.facts.get("notes", ()):
+                on_note(image.path, note)
 
     for failure in left_out:
         if on_failure is not None:
@@ -184,7 +189,7 @@ def segment_images(
             segmenter,
             manifest,
             engine=engine or partial(process, workers=workers),
-            on_done=report_failure,
+            on_done=report_entry,
             progress=progress,
         )
     finally:  # not before: another run may be writing there

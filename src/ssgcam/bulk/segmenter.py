@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -108,6 +108,13 @@ class ClassScores:
     scores: Tensor | None
 
 
+class PhotoFacts(NamedTuple):
+    """Height and width of a photo, and what was left out or assumed when it was read."""
+
+    size: tuple[int, int]
+    notes: list[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Segmenter:
     """A network with a rule, and the files that are written; a task of ``bulk.stream``.
@@ -144,26 +151,26 @@ class Segmenter:
         """Move the network."""
         self.cam.network.to(device)
 
-    def read(self, image: InputImage) -> tuple[tuple[int, int], Tensor | Image.Image]:
-        """A photo's height and width, and its pixels at the network's size or in full."""
+    def read(self, image: InputImage) -> tuple[PhotoFacts, Tensor | Image.Image]:
+        """What is kept of a photo, and its pixels at the network's size or in full."""
         photo = self.model.preprocessing.read(image.path)
         pixels = photo if self.rule.windows else self.model.preprocessing.pixels(photo)
-        return (photo.height, photo.width), pixels
+        return PhotoFacts((photo.height, photo.width), photo.info["notes"]), pixels
 
     def compute(
-        self, images: Sequence[tuple[tuple[int, int], Any]]
-    ) -> list[tuple[tuple[int, int], dict[int, ClassScores]]]:
-        """The size of each photo and the classes in it."""
-        sizes, pixels = zip(*images, strict=True)
+        self, images: Sequence[tuple[PhotoFacts, Any]]
+    ) -> list[tuple[PhotoFacts, dict[int, ClassScores]]]:
+        """What is kept of each photo and the classes in it."""
+        facts, pixels = zip(*images, strict=True)
         if self.rule.windows:
-            return [(size, self.in_windows(photo)) for size, photo in images]
-        return list(zip(sizes, self.in_images(torch.stack(pixels)), strict=True))
+            return [(about, self.in_windows(photo)) for about, photo in images]
+        return list(zip(facts, self.in_images(torch.stack(pixels)), strict=True))
 
     def write(
-        self, image: InputImage, made: tuple[tuple[int, int], dict[int, ClassScores]]
+        self, image: InputImage, made: tuple[PhotoFacts, dict[int, ClassScores]]
     ) -> tuple[list[str], dict[str, Any]]:
         """Write the mask and, if asked for, the maps and the overlay (the photo is read again)."""
-        size, found = made
+        (size, notes), found = made
         scores = self.full_scores(found, size)
         labels = self.mask(scores, size).numpy()
         outputs = [mask_name(image)]
@@ -193,7 +200,7 @@ class Segmenter:
             }
             for value, one in sorted(found.items())
         ]
-        return outputs, {"size": [size[1], size[0]], "classes": classes}
+        return outputs, {"size": [size[1], size[0]], "notes": notes, "classes": classes}
 
     def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
         """Explain the present classes of a batch.

@@ -138,11 +138,16 @@ def segment(options: SegmentOptions) -> None:
     def report_failure(failure: Failure) -> None:
         tqdm.write(f"ssgcam: {failure.reason}", file=typer.get_text_stream("stderr"))
 
+    def report_note(photo: Path, note: str) -> None:
+        if not (output.style.quiet or output.style.json):
+            tqdm.write(f"{photo}: {note}", file=typer.get_text_stream("stderr"))
+
     with output.printed_warnings():
         cam = None if recipe else method.cam(model, fast=run.fast)
         result = segment_images(
             files.images, model, files.out, recipe=recipe, cam=cam, engine=engine,
-            on_failure=report_failure, progress=output.style.progress, **given,
+            on_failure=report_failure, on_note=report_note,
+            progress=output.style.progress, **given,
         )  # fmt: skip
     made = result.total - len(result.failures)
     known = f", {result.before} of them by an earlier run" if result.before else ""

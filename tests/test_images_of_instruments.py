@@ -1,0 +1,96 @@
+"""DICOM files, and networks that take the channels of a multichannel TIFF."""
+
+import json
+
+import numpy as np
+import pydicom
+import pytest
+import tifffile
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from helpers import commands
+from helpers.data_trees import refusal
+from ssgcam.images import Reading, find_images, image_header, read_image
+from ssgcam.models import load_model
+from ssgcam.preprocessing import Preprocessing
+
+
+def dicom(path, values, **tags):
+    """Write pixels ``[H, W]`` or ``[F, H, W]`` of 16 bits as an uncompressed DICOM file."""
+    values = np.asarray(values, np.uint16)
+    header = Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    header.Rows, header.Columns = values.shape[-2:]
+    header.SamplesPerPixel, header.PixelRepresentation = 1, 0
+    header.BitsAllocated = header.BitsStored = 16
+    header.HighBit, header.PhotometricInterpretation = 15, "MONOCHROME2"
+    if values.ndim == 3:
+        header.NumberOfFrames = len(values)
+    for name, value in tags.items():
+        setattr(header, name, value)
+    header.PixelData = values.tobytes()
+    pydicom.dcmwrite(path, header, enforce_file_format=True)
+    return path
+
+
+def gray(path, reading=None):
+    return np.asarray(read_image(path, reading))[..., 0].tolist()
+
+
+def test_dicom_is_rescaled_to_its_units_and_windowed(tmp_path):
+    path = dicom(tmp_path / "a.dcm", [[0, 1024, 2048]], RescaleSlope=1, RescaleIntercept=-1024)
+    assert gray(path, Reading("-1024,1024")) == [[0, 128, 255]]
+    image = read_image(path, Reading("0,500"))
+    assert np.asarray(image)[..., 0].tolist() == [[0, 0, 255]]
+    assert image.info["notes"] == ["values from 0 to 500 were read"]
+    assert image_header(path) == (3, 1, 1)
+    assert find_images([tmp_path]) == [path]
+
+
+def test_dicom_of_inverted_gray_and_of_several_frames(tmp_path):
+    path = dicom(tmp_path / "a.dcm", [[0, 100]], PhotometricInterpretation="MONOCHROME1")
+    assert gray(path, Reading("0,100")) == [[255, 0]]
+    path = dicom(tmp_path / "b.dcm", [[[0, 10]], [[10, 0]]])
+    assert gray(path, Reading("0,10", page=2)) == [[255, 0]]
+    assert read_image(path).info["notes"][0] == "page 1 of 2 was read"
+    assert "no page 3" in refusal(read_image, path, Reading(page=3))
+
+
+def test_damaged_dicom_gets_one_sentence(tmp_path):
+    path = dicom(tmp_path / "a.dcm", [[0, 100]])
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "can't be read as DICOM" in refusal(read_image, path)
+
+
+@pytest.fixture
+def five(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (5, 20, 30), dtype=np.uint8)
+    path = tmp_path / "five.tif"
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="separate")
+    return path, values
+
+
+def test_a_network_of_five_channels_gets_those_of_the_file(five):
+    path, values = five
+    preprocessing = Preprocessing((20, 30), mean=(0.0,) * 5, std=(1.0,) * 5)
+    found = preprocessing([preprocessing.read(path)])
+    assert np.array_equal((found[0].numpy() * 255).round(), values)
+    chosen = Preprocessing((20, 30), (0.0,) * 2, (1.0,) * 2, reading=Reading(channels=(4, 1)))
+    assert np.array_equal((chosen([chosen.read(path)])[0].numpy() * 255).round(), values[[3, 0]])
+    assert "takes 5 channels" in refusal(preprocessing, [read_image(path)])
+    assert load_model("helpers.factories:five_channels").preprocessing.channels == 5
+
+
+def test_a_network_of_five_channels_is_explained_from_the_command(five, tmp_path):
+    words = ("--model", "helpers.factories:five_channels", "--input-size", 32, "--layers", "1")
+    result = commands.run("explain", five[0], *words, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    (photo,) = json.loads((tmp_path / "out" / "explain.json").read_text())["photos"]
+    assert photo["notes"] == ["of 5 channels these were read: 1, 2, 3, 4, 5"]
+    result = commands.run("segment", five[0], *words, "--out", tmp_path / "masks")
+    assert result.exit_code == 0, result.output
+    assert "of 5 channels these were read" in result.stderr
