@@ -39,7 +39,8 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         for folder in (path.parent, temporary.parent):
             folder.mkdir(parents=True, exist_ok=True)
     try:
-        with rephrased(f"can't write '{path}'", "choose another output folder", OSError):
+        what, hint = f"can't write '{path}'", "choose another output folder"
+        with rephrased(what, hint, OSError, RuntimeError):  # torch.save raises the latter
             yield temporary
             temporary.replace(path)
     finally:

@@ -122,14 +122,19 @@ class Manifest:
         ):
             stream.write(f"{self._header}\n")
             stream.writelines(_line(entry) for entry in self.entries() if keep(entry))
-        with self.path.open("a", encoding="utf-8", errors=ERRORS) as self._stream:
+        self._stream = self.path.open("a", encoding="utf-8", errors=ERRORS)
+        try:
             yield
+        finally:
+            with suppress(OSError):  # what add could not write, which has been reported
+                self._stream.close()
 
     def add(self, entry: Entry) -> None:
         """Append an entry and flush it; in the block of :meth:`opened`."""
         assert self._stream is not None
-        self._stream.write(_line(entry))
-        self._stream.flush()
+        with rephrased(f"can't write '{self.path}'", "run it again when there is space", OSError):
+            self._stream.write(_line(entry))
+            self._stream.flush()
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():

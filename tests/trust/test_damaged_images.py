@@ -56,7 +56,7 @@ def test_a_file_made_to_do_harm_ends_in_a_sentence_or_a_picture(
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [(400, 1), pytest.param(10000, 2, marks=pytest.mark.long)]
+    ("count", "seed"), [(200, 1), pytest.param(10000, 2, marks=pytest.mark.long)]
 )
 def test_damaged_files_are_read_or_refused(count: int, seed: int, tmp_path: Path) -> None:
     paths = written(tmp_path, dict(damaged_images(count, seed)))
@@ -68,7 +68,7 @@ def test_damaged_files_are_read_or_refused(count: int, seed: int, tmp_path: Path
 
 @pytest.mark.parametrize("command", ["explain", "segment"])
 @pytest.mark.parametrize(
-    ("count", "seed"), [(40, 3), pytest.param(2000, 4, marks=pytest.mark.long)]
+    ("count", "seed"), [(16, 3), pytest.param(2000, 4, marks=pytest.mark.long)]
 )
 def test_a_command_does_all_good_files_and_reports_the_others(
     command: str, count: int, seed: int, tmp_path: Path

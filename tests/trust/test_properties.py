@@ -21,7 +21,7 @@ LAYERS = {
 }
 #: Seconds are not limited: the machine may be busy. The examples are the same in every run.
 FEW = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
-counts = pytest.mark.parametrize("count", [12, pytest.param(300, marks=pytest.mark.long)])
+counts = pytest.mark.parametrize("count", [8, pytest.param(300, marks=pytest.mark.long)])
 
 
 @st.composite

@@ -187,7 +187,7 @@ class Evaluation:
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
     """Write ``TASK.json``, ``.csv``, ``_differences.csv``, ``.md``, charts and the panel of examples.
 
-    The finished batches that the run kept there are removed when the tables are written.
+    The finished batches that the run kept there are removed when all is written.
 
     Args:
         evaluation: What was found.
@@ -208,12 +208,12 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
         if rows:
             written.append(out / f"{name}.csv")
             write_text(written[-1], _csv(rows))
-    shutil.rmtree(out / f".{task}", ignore_errors=True)
     for chart in evaluation.charts:
         write_png(out / f"{chart.name}.png", draw_chart(chart))
     if evaluation.examples:
         picture = panel(evaluation.examples, footer=evaluation.legend)
         write_png(out / f"{task}_examples.png", picture)
+    shutil.rmtree(out / f".{task}", ignore_errors=True)
     return [*written, *(out / name for name in evaluation.picture_names())]
 
 
