@@ -66,6 +66,7 @@ METRICS = {
     "insertion": "perturbation",
     "deletion": "perturbation",
 }
+AXES = ("localization", "grid", "sanity", "perturbation")
 #: Mosaics of the grid pointing game, and photos of the perturbation: these axes take longest.
 MOSAICS, PERTURBED = 32, 24
 
@@ -134,10 +135,22 @@ def score_table(found: dict[str, dict[str, list[dict[str, Any]]]], layers: str) 
     methods = list(dict.fromkeys(method for method, _ in values))
     metrics = [metric for metric in METRICS if any((m, metric) in values for m in methods)]
     lines = [
-        [method, *(f"{values.get((method, metric), float('nan')):.3f}" for metric in metrics)]
+        [method, *(f"{values[method, m]:.3f}" if (method, m) in values else "-" for m in metrics)]
         for method in methods
     ]
     return table(["method", *metrics], lines)
+
+
+def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) -> str:
+    """One line for each method, one column for each layer, for one metric with its interval."""
+    own = [s for axis in found.values() for s in axis["scores"] if s["metric"] == metric]
+    cells = {
+        (s["method"], s["layers"]): f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}]"
+        for s in own
+    }
+    methods, layers = (list(dict.fromkeys(s[key] for s in own)) for key in ("method", "layers"))
+    lines = [[m, *(cells.get((m, layer), "-") for layer in layers)] for m in methods]
+    return table(["method", *layers], lines)
 
 
 def main() -> None:
@@ -146,6 +159,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of SqueezeNet's weights")
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--limit", type=int, help="photos for each axis")
+    parser.add_argument("--axes", default=",".join(AXES), help="some of them, by comma")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="results so far")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
@@ -161,12 +175,18 @@ def main() -> None:
             for axis, evaluate in axes(
                 model, options.data, compared, start=1, limit=options.limit
             ).items()
+            if axis in options.axes.split(",")
         }
         rows += rows_of(network, found)
         counts = ", ".join(f"{axis} {own['scores'][0]['n']}" for axis, own in found.items())
         sections += [f"## {network}", f"Images (for grid: mosaics' cells): {counts}."]
         for layers in ("mean of layers", "all fused"):
             sections += [f"### {layers}", score_table(found, layers)]
+        if "sanity" in found:
+            sections += [
+                "### Sanity: rank correlation after randomizing the classifier (passes below .5)",
+                layer_table(found, "rank correlation"),
+            ]
         differences = [
             [d["metric"], d["layers"], f"{d['method']} - {d['rival']}", _row("", "", d)]
             for own in found.values()
