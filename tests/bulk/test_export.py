@@ -10,7 +10,8 @@ import pytest
 from helpers.data_trees import refusal
 from helpers.segmentation import photos, small
 from ssgcam import CAM
-from ssgcam.bulk.export import ExportImage, export_masks, objects_of, without_holes
+from ssgcam.bulk.export import Mask, export_masks, objects_of, without_holes
+from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.mask_files import indexed
 from ssgcam.bulk.segment import segment_images
 from ssgcam.data.masks import region_pixels
@@ -32,7 +33,9 @@ def exported(tmp_path_factory):
         name, mask = f"sub/{path.name}", out / "masks" / path.name
         write_png(mask, indexed(labels))
         probabilities = {1: 0.5, 2: 0.25, 3: float(rng.random())}
-        images.append(ExportImage(name, path, mask, probabilities))
+        facts = {"classes": [{"value": v, "probability": p} for v, p in probabilities.items()]}
+        image = InputImage(name, path, f"sub/{path.stem}")
+        images.append(Mask(image, mask, facts))
         expected[name] = labels.astype(int), probabilities
     export_masks(["coco", "yolo", "geojson", "labelstudio"], images, NAMES, out)
     return out, expected

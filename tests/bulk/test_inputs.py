@@ -10,7 +10,7 @@ import pytest
 
 from helpers.data_trees import photo, refusal
 from helpers.stream_tasks import Upper, manifest
-from ssgcam.bulk.inputs import flat_inputs, nested_inputs
+from ssgcam.bulk.inputs import list_inputs
 from ssgcam.bulk.stream import run
 from ssgcam.images import images_of
 
@@ -21,65 +21,53 @@ def out(tmp_path):
 
 
 def names_of(patterns, out=Path("elsewhere")):
-    images, failures = nested_inputs(patterns, out)
-    return [image.name for image in images], [failure.reason for failure in failures]
+    return [image.name for image in list_inputs(patterns, out)]
 
 
 def test_names_are_paths_below_the_given_folder(tmp_path, monkeypatch):
     for name in ("in/b.png", "in/sub/a.jpg", "in/sub/b.jpg", "other/c.jpg"):
         photo(tmp_path / name)
-    assert names_of([tmp_path / "in"]) == (["b.png", "sub/a.jpg", "sub/b.jpg"], [])
-    assert names_of([tmp_path / "in" / "*" / "*.jpg"]) == (["sub/a.jpg", "sub/b.jpg"], [])
+    assert names_of([tmp_path / "in"]) == ["b.png", "sub/a.jpg", "sub/b.jpg"]
+    assert names_of([tmp_path / "in" / "*" / "*.jpg"]) == ["sub/a.jpg", "sub/b.jpg"]
     single = [tmp_path / "in/sub/a.jpg", tmp_path / "other/c.jpg"]
-    assert names_of(single) == (["in/sub/a.jpg", "other/c.jpg"], [])
-    assert names_of([tmp_path / "in", tmp_path / "in/sub"])[0] == [
+    assert names_of(single) == ["in/sub/a.jpg", "other/c.jpg"]
+    assert names_of([tmp_path / "in", tmp_path / "in/sub"]) == [
         "b.png", "sub/a.jpg", "sub/b.jpg",
     ]  # fmt: skip
     monkeypatch.chdir(tmp_path / "in")
-    assert names_of(["b.png", "../other/c.jpg"])[0] == ["in/b.png", "other/c.jpg"]
-    assert names_of(["."])[0] == ["b.png", "sub/a.jpg", "sub/b.jpg"]
+    assert names_of(["b.png", "../other/c.jpg"]) == ["in/b.png", "other/c.jpg"]
+    assert names_of(["."]) == ["b.png", "sub/a.jpg", "sub/b.jpg"]
 
 
-def test_two_images_never_share_an_output(tmp_path):
-    photo(tmp_path / "a.jpg")
-    photo(tmp_path / "a.png")
-    names, reasons = names_of([tmp_path])
-    assert names == ["a.jpg"]
-    assert len(reasons) == 1
-    assert "a.png' is left out" in reasons[0]
+def test_names_of_two_folders_start_with_the_folder(tmp_path):
+    photo(tmp_path / "x" / "a.jpg")
+    photo(tmp_path / "y" / "a.jpg")
+    assert names_of([tmp_path / "y", tmp_path / "x"]) == ["y/a.jpg", "x/a.jpg"]
 
 
 def test_outputs_are_not_inputs(tmp_path):
     photo(tmp_path / "a.jpg")
     photo(tmp_path / "masks" / "a.png")
-    assert names_of([tmp_path], tmp_path / "masks") == (["a.jpg"], [])
-    assert "output folder" in refusal(nested_inputs, [tmp_path / "masks"], tmp_path / "masks")
-    assert "no image is given" in refusal(nested_inputs, [], tmp_path)
+    assert names_of([tmp_path], tmp_path / "masks") == ["a.jpg"]
+    assert "output folder" in refusal(list_inputs, [tmp_path / "masks"], tmp_path / "masks")
+    assert "no image is given" in refusal(list_inputs, [], tmp_path)
 
 
 def plainly_named(patterns: Sequence[Path], out: Path):
-    """The same as ``nested_inputs`` by a plain loop."""
-    files = [
-        p.parent for p in patterns if not (p.is_dir() or "*" in p.name or "*" in p.parent.name)
-    ]
-    kept, stems, names, unnamed = set(), set(), [], set()
+    """The names of ``list_inputs`` by a plain loop."""
+    roots = []
     for pattern in patterns:
         root = pattern
         while "*" in str(root):
             root = root.parent
-        if root.is_file():
-            root = Path(os.path.commonpath(files))
+        roots.append(root.parent if root.is_file() else root)
+    kept, names = set(), []
+    for pattern in patterns:
         for path in sorted(path for path, _ in images_of(pattern)):
-            real, name = path.resolve(), path.relative_to(root)
-            if real in kept or out in path.parents:
-                continue
-            if name.with_suffix("") in stems:
-                unnamed.add(real)
-            else:
-                kept.add(real)
-                stems.add(name.with_suffix(""))
-                names.append(name.as_posix())
-    return names, unnamed - kept
+            if path.resolve() not in kept and out not in path.parents:
+                kept.add(path.resolve())
+                names.append(path.relative_to(os.path.commonpath(roots)).as_posix())
+    return names
 
 
 TREE = [
@@ -99,28 +87,31 @@ def test_naming_equals_a_plain_loop(tmp_path, patterns):
     (tmp_path / "a" / "0-link.png").symlink_to(tmp_path / "b.png")
     (tmp_path / "z-folder").symlink_to(tmp_path / "a")
     given, out = [tmp_path / pattern for pattern in patterns.split(",")], tmp_path / "masks"
-    images, failures = nested_inputs(given, out)
-    names, unnamed = plainly_named(given, out)
-    assert [image.name for image in images] == names
-    assert {failure.path.resolve() for failure in failures} == unnamed
+    images = list_inputs(given, out)
+    assert [image.name for image in images] == plainly_named(given, out)
+    assert len({image.output.lower() for image in images}) == len(images)
+    for image in images:
+        others = {Path(other.name).with_suffix("") for other in images if other is not image}
+        if not any(
+            str(stem).lower() == str(Path(image.name).with_suffix("")).lower() for stem in others
+        ):
+            assert image.output == str(Path(image.name).with_suffix(""))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
 def test_file_name_that_is_not_utf_8_is_kept(tmp_path, out):
     path = tmp_path / os.fsdecode(b"gr\xfc\xdfe.png")
     path.write_text("word")
-    images, _ = nested_inputs([tmp_path], out)
+    images = list_inputs([tmp_path], out)
     run(images, Upper(out), manifest(out))
     assert (out / path.with_suffix(".out").name).read_text() == "WORD"
-    assert run(nested_inputs([tmp_path], out)[0], Upper(out), manifest(out)).before == 1
+    assert run(list_inputs([tmp_path], out), Upper(out), manifest(out)).before == 1
 
 
-def test_flat_names_are_unique_whatever_the_case(tmp_path):
-    names = ["a/Cat.jpg", "b/cat.png", "dog.gif", "a_Cat.jpg.tif", "a/cat.jpg", "c/A_cat.jpg.png"]
-    paths = [tmp_path / name for name in names]
-    images = list(flat_inputs(paths, tmp_path / "out"))
-    assert [image.path for image in images] == paths
-    assert [image.name for image in images] == [
-        "a_Cat.jpg", "b_cat.png", "dog", "a_Cat.jpg.tif", "a_cat.jpg-2", "c_A_cat.jpg.png",
+def test_outputs_are_unique_whatever_the_case(tmp_path):
+    names = ["Cat.jpg", "cat.png", "dog.gif", "cat.jpg.tif", "b/cat.jpg", "CAT.tif"]
+    images = list_inputs([tmp_path / name for name in names], tmp_path / "out")
+    assert [image.name for image in images] == names
+    assert [image.output for image in images] == [
+        "Cat.jpg", "cat.png", "dog", "cat.jpg-2", "b/cat", "CAT.tif",
     ]  # fmt: skip
-    assert [image.name for image in flat_inputs([paths[0]] * 2, tmp_path / "out")] == ["Cat"]

@@ -148,7 +148,9 @@ class Sharing:
 
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_share_a_gpu(tmp_path):
-    jobs = [[InputImage(f"{index}.png", tmp_path / f"{index}.png")] for index in range(8)]
+    jobs = [
+        [InputImage(f"{index}.png", tmp_path / f"{index}.png", str(index))] for index in range(8)
+    ]
     engine = ClusterOptions(engine="ray", actors=2, gpus=0.5, cpus=1.0).make(workers=1)
     done = list(engine(jobs, Sharing(tmp_path)))
     assert sorted(each.unit for each in done) == [f"{index}.png" for index in range(8)]

@@ -187,7 +187,7 @@ def test_failed_image_alone_is_tried_again(tmp_path, out):
 
 def test_entries_of_images_of_another_run_are_kept(tmp_path, out):
     run(texts(tmp_path / "one", words(2)), Upper(out), manifest(out))
-    other = [InputImage("x.txt", texts(tmp_path / "two", ["x"])[0].path)]
+    other = [InputImage("x.txt", texts(tmp_path / "two", ["x"])[0].path, "x")]
     run(other, Upper(out), manifest(out))
     assert [entry.unit for entry in manifest(out).entries()] == ["00.txt", "01.txt", "x.txt"]
 

@@ -105,8 +105,8 @@ def test_folders_globs_batches_and_names_that_repeat(tmp_path):
     assert len(entries) == 7
     overlays = {entry["maps"][0]["overlay"] for entry in entries}
     assert len(overlays) == 7
-    assert "in_deep_0.png_overlay.png" in overlays
-    assert "x1_overlay.png" in overlays
+    assert "in/deep/0_overlay.png" in overlays
+    assert "more/x1_overlay.png" in overlays
 
 
 def test_batch_size_does_not_change_the_maps(tmp_path):

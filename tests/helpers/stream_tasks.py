@@ -44,7 +44,7 @@ class Upper:
     def write(self, image, made):
         with self.lock:
             self.inside -= 1
-        name = str(Path(image.name).with_suffix(".out"))
+        name = f"{image.output}.out"
         write_text(self.out / name, made)
         return [name], {"length": len(made)}
 
@@ -53,9 +53,8 @@ def texts(folder: Path, contents: Sequence[str]) -> list[InputImage]:
     folder.mkdir(exist_ok=True)
     for index, content in enumerate(contents):
         (folder / f"{index:02}.txt").write_text(content)
-    return [
-        InputImage(f"{index:02}.txt", folder / f"{index:02}.txt") for index in range(len(contents))
-    ]
+    names = [f"{index:02}" for index in range(len(contents))]
+    return [InputImage(f"{name}.txt", folder / f"{name}.txt", name) for name in names]
 
 
 def words(count: int) -> list[str]:

@@ -3,12 +3,14 @@
 OUT/NAME_overlay.png    the photo with its map over it, at the photo's size
 OUT/NAME_heatmap.png    the map alone, at the photo's size
 OUT/NAME_map.npy        the map, float32 in [0, 1], at the network's input size
+OUT/NAME_against.png    with a class to compare with: each of the two classes over the other
 OUT/legend.png          the color scale
 OUT/manifest.jsonl      a line for each photo, see ``ssgcam.manifest``
 OUT/report.html         the HTML report, if asked for
 OUT/explain.json        the settings and what is known of each photo
 
-With several classes for each photo NAME is followed by ``_`` and the class's index.
+NAME is the photo's path without its suffix; with several classes for each photo ``_`` and the class's
+index follow.
 """
 
 from __future__ import annotations
@@ -18,30 +20,44 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssgcam.bulk.inputs import InputImage, flat_inputs
+from ssgcam.bulk.inputs import InputImage, list_inputs
 from ssgcam.bulk.reports import REPORT as HTML_REPORT
 from ssgcam.bulk.reports import explain_report
 from ssgcam.bulk.settings import class_indices, settings_of, versions
 from ssgcam.bulk.stream import SCRATCH, Outcome, process, run
 from ssgcam.cam import CAM
-from ssgcam.core.target import logits_of
+from ssgcam.core.target import Others, compared_classes, logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_array, write_png, written_whole
 from ssgcam.manifest import Entry, Manifest
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import heat_map, legend, noted, overlay
+from ssgcam.report.panel import Cell, panel
 
 MANIFEST = "manifest.jsonl"
 REPORT = "explain.json"
-#: For each class what the JSON report says of it, and its map ``[H, W]``.
-ClassMaps = list[tuple[dict[str, Any], NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """The map of a class in a photo.
+
+    Attributes:
+        about: What the JSON report says of it.
+        values: ``[H, W]`` in [0, 1].
+        opposite: The map of the class it is compared with over this class, or None.
+    """
+
+    about: dict[str, Any]
+    values: NDArray[np.float32]
+    opposite: NDArray[np.float32] | None = None
 
 
 def explain_images(
@@ -51,6 +67,7 @@ def explain_images(
     *,
     cam: CAM | None = None,
     classes: Sequence[int | str] = (),
+    against: int | str | None = None,
     top: int = 1,
     crop: bool = False,
     batch_size: int = 16,
@@ -69,6 +86,8 @@ def explain_images(
         out: The folder to write to, see the top of this module.
         cam: Makes the maps, of the same network; SSG-CAM of the ``auto`` layers by default.
         classes: To explain in every photo, by index or name; the most probable ones if empty.
+        against: Explain why a class rather than this one, by index or name, or rather than all
+            others, ``"rest"`` or ``"similar"``; see :meth:`ssgcam.CAM.__call__`.
         top: How many of the most probable classes, where ``classes`` is empty.
         crop: Use the weights' center crop instead of the whole photo.
         batch_size: Photos in each pass of the network.
@@ -87,15 +106,24 @@ def explain_images(
             read does not stop the others.
     """
     out = Path(out)
-    inputs = flat_inputs(images, out)
+    inputs = list_inputs(images, out)
     cam = cam or CAM(model)
     noise, count = check_network(model, device)
     if classes and top != 1:
         raise SsgcamError("classes and top were both given; leave one of them out")
-    if not 1 <= top <= count:
-        raise SsgcamError(f"top is {top}; '{model.name}' has {count} classes, give 1 to {count}")
     indices = tuple(dict.fromkeys(class_indices(model, classes, count)))
-    settings = settings_of(model, cam, noise, crop=crop, classes=indices, top=top)
+    other: int | Others | None = None
+    if against is not None:
+        is_word = against in get_args(Others)
+        other = cast(Others, against) if is_word else class_indices(model, [against], count)[0]
+        explained = torch.tensor([indices or (-1,)])
+        compared_classes(other, torch.zeros(1, count), explained, cam.target)  # checks them
+    most = count - isinstance(other, int)
+    if not 1 <= top <= most:
+        raise SsgcamError(
+            f"top is {top}; '{model.name}' has {most} classes for it, give 1 to {most}"
+        )
+    settings = settings_of(model, cam, noise, crop=crop, classes=indices, top=top, against=other)
     settings["model"] |= source or {}
     manifest = Manifest(out / MANIFEST, settings)
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
@@ -104,7 +132,7 @@ def explain_images(
             f"'{out}' holds heat maps of another run ({', '.join(different[:3])} differ); choose another "
             "output folder or remove this one"
         )
-    task = ExplainTask(model, cam, out, indices, top, crop, batch_size)
+    task = ExplainTask(model, cam, out, indices, other, top, crop, batch_size)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
         if on_done is not None:
@@ -133,6 +161,7 @@ class ExplainTask:
     cam: CAM
     out: Path
     classes: Sequence[int] = ()
+    against: int | Others | None = None
     top: int = 1
     crop: bool = False
     batch_size: int = 16
@@ -145,66 +174,89 @@ class ExplainTask:
         """A photo at the network's input size, RGB with 8 bits, ``[3, H, W]``."""
         return self.model.preprocessing.pixels(self.model.preprocessing.read(image.path), self.crop)
 
-    def compute(self, pixels: Sequence[Tensor]) -> list[ClassMaps]:
+    def compute(self, pixels: Sequence[Tensor]) -> list[list[ClassMap]]:
         """The maps of each photo."""
         device = next(iter(self.cam.network.parameters()), torch.empty(0)).device
         images = self.model.preprocessing.normalize(torch.stack(list(pixels)).to(device))
-        wanted = torch.tensor(self.classes).expand(len(images), -1) if self.classes else None
-        if self.top > 1:
-            with torch.no_grad():
-                wanted = logits_of(self.model.network(images)).topk(self.top).indices
-        result = self.cam(images, wanted)
+        wanted = self._wanted(images)
+        result = self.cam(images, wanted, against=self.against)
         assert result.probabilities is not None
         classes = result.classes.view(len(images), -1)
-        probabilities = result.probabilities.gather(1, classes).tolist()
-        evidence = result.evidence.view(classes.shape).tolist()
+        probabilities = result.probabilities.gather(1, classes)
+        evidence = result.evidence.view(classes.shape)
         maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu().numpy()
-        notes = iter(result.notes)
-        names = self.model.class_names
-        return [
-            [
-                (
-                    {
-                        "class": index,
-                        "name": names[index] if index < len(names) else "",
-                        "probability": probabilities[n][k],
-                        "evidence": evidence[n][k],
-                        "note": next(notes),
-                    },
-                    maps[n, k],
-                )
-                for k, index in enumerate(row)
+        opposites: list[Any] = [None] * classes.shape[1]
+        if isinstance(self.against, int):
+            opposites = [
+                self.cam(images, self.against, against=column).maps.cpu().numpy()
+                for column in classes.unbind(1)
             ]
-            for n, row in enumerate(classes.tolist())
-        ]
+        notes = iter(result.notes)
+        found: list[list[ClassMap]] = []
+        for n, row in enumerate(classes.tolist()):
+            found.append([])
+            for k, index in enumerate(row):
+                about = {
+                    "class": index,
+                    "name": self.name_of(index),
+                    "probability": float(probabilities[n, k]),
+                    "evidence": bool(evidence[n, k]),
+                    "note": next(notes),
+                }
+                opposite = None if opposites[k] is None else opposites[k][n]
+                found[-1].append(ClassMap(about, maps[n, k], opposite))
+        return found
 
-    def write(self, image: InputImage, made: ClassMaps) -> tuple[list[str], dict[str, Any]]:
+    def write(self, image: InputImage, made: list[ClassMap]) -> tuple[list[str], dict[str, Any]]:
         """Write the pictures and the maps; the photo is read again for that."""
         photo = self.model.preprocessing.read(image.path)
         box = self.model.preprocessing.crop_box(*photo.size) if self.crop else None
-        scratch = self.out / SCRATCH
-        for about, values in made:
-            start = f"{image.name}_{about['class']}" if len(made) > 1 else image.name
-            pictures = {
-                "overlay": overlay(photo, values, box),
-                "heatmap": heat_map(values, photo.size, box),
-            }
+        scratch, outputs = self.out / SCRATCH, []
+        for each in made:
+            about, values = each.about, each.values
+            start = f"{image.output}_{about['class']}" if len(made) > 1 else image.output
+            name = about["name"] or f"class {about['class']}"
+            over = overlay(photo, values, box)
+            pictures = {"overlay": over, "heatmap": heat_map(values, photo.size, box)}
+            if not about["evidence"]:
+                note = f"no evidence for '{name}'"
+                pictures = {part: noted(picture, note) for part, picture in pictures.items()}
+            if isinstance(self.against, int) and each.opposite is not None:
+                other = self.name_of(self.against) or f"class {self.against}"
+                cells = [
+                    Cell(over, f"{name} rather than {other}"),
+                    Cell(overlay(photo, each.opposite, box), f"{other} rather than {name}"),
+                ]
+                pictures["against"] = panel([cells], cell_width=3.6)
             for part, picture in pictures.items():
-                if not about["evidence"]:
-                    title = about["name"] or f"class {about['class']}"
-                    picture = noted(picture, f"no evidence for '{title}'")
                 about[part] = f"{start}_{part}.png"
                 write_png(self.out / about[part], picture, scratch)
             about["map"] = f"{start}_map.npy"
             write_array(self.out / about["map"], values, scratch)
-        outputs = [about[part] for about, _ in made for part in ("overlay", "heatmap", "map")]
+            outputs += [about[part] for part in (*pictures, "map")]
         return outputs, {
             "photo": str(image.path),
             "size": list(photo.size),
             "crop": box and list(box),
             "notes": photo.info["notes"],
-            "maps": [about for about, _ in made],
+            "maps": [each.about for each in made],
         }
+
+    def name_of(self, index: int) -> str:
+        """The name of a class, empty if the network has no names."""
+        return self.model.class_names[index] if self.model.class_names else ""
+
+    def _wanted(self, images: Tensor) -> Tensor | None:
+        """The classes to explain, ``[N, K]``; None for the top one. Never the one to compare with."""
+        if self.classes:
+            return torch.tensor(self.classes).expand(len(images), -1)
+        if self.top == 1 and not isinstance(self.against, int):
+            return None
+        with torch.no_grad():
+            logits = logits_of(self.model.network(images)).clone()
+        if isinstance(self.against, int):
+            logits[:, self.against] = -torch.inf
+        return logits.topk(self.top).indices
 
 
 def _write_report(

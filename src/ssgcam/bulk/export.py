@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -25,6 +25,7 @@ import numpy as np
 import pycocotools.mask
 from numpy.typing import NDArray
 
+from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.mask_files import Labels, voc_colors
 from ssgcam.core.settings import check_choice
 from ssgcam.data.masks import read_raw_mask
@@ -49,6 +50,12 @@ class MaskObject:
     box: tuple[int, int, int, int]
     mask: NDArray[np.bool_]
 
+    @property
+    def area(self) -> tuple[slice, slice]:
+        """The rows and columns of the box."""
+        left, top, width, height = self.box
+        return slice(top, top + height), slice(left, left + width)
+
     def rings(self) -> list[Ring]:
         """The outer ring and the holes of the polygon, each ``[n, 2]``: x and y in pixels, open."""
         height, width = self.mask.shape
@@ -58,8 +65,7 @@ class MaskObject:
         squares = np.pad(cv2.dilate(grid, np.ones((3, 3), np.uint8)), 1)
         contours, tree = cv2.findContours(squares, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         order = np.argsort(tree[0, :, 3] >= 0, kind="stable")  # the outer ring has no parent
-        offset = np.array(self.box[:2])
-        return [_along_edges(contours[index][:, 0] - 1) / 2 + offset for index in order]
+        return [_along_edges(contours[n][:, 0] - 1) / 2 + np.array(self.box[:2]) for n in order]
 
 
 def _along_edges(points: NDArray[Any]) -> NDArray[Any]:
@@ -88,9 +94,8 @@ def objects_of(labels: Labels) -> list[MaskObject]:
     """The objects of a mask ``[H, W]``, by value and then from the top."""
     found = []
     for value in np.unique(labels[labels > 0]).tolist():
-        count, components, stats, _ = cv2.connectedComponentsWithStats(
-            (labels == value).astype(np.uint8), connectivity=4
-        )
+        of_value = (labels == value).astype(np.uint8)
+        count, components, stats, _ = cv2.connectedComponentsWithStats(of_value, connectivity=4)
         for index in range(1, count):
             left, top, width, height = stats[index, :4].tolist()
             mask = components[top : top + height, left : left + width] == index
@@ -103,30 +108,42 @@ def without_small_objects(labels: Labels, least: int) -> Labels:
     kept = labels.copy()
     for found in objects_of(labels) if least > 1 else ():
         if found.mask.sum() < least:
-            left, top, width, height = found.box
-            kept[top : top + height, left : left + width][found.mask] = 0
+            kept[found.area][found.mask] = 0
     return kept
 
 
 @dataclass(frozen=True)
-class ExportImage:
+class Mask:
     """An image and its mask.
 
     Attributes:
-        name: Of the image: its path below the input folder, with ``/``.
-        photo: Its file.
-        mask: The mask's file, indexed, with 0 for background.
-        probabilities: Of the class, by its value in the mask.
+        image: The image.
+        path: The mask's file, indexed, with 0 for background.
+        facts: What the manifest says of it.
     """
 
-    name: str
-    photo: Path
-    mask: Path
-    probabilities: Mapping[int, float]
+    image: InputImage
+    path: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The facts of each class that has pixels in the mask."""
+        return [one for one in self.facts["classes"] if one["pixels"]]
+
+    @property
+    def stability(self) -> float:
+        """The lowest of its classes; 2 for an empty mask, which comes last."""
+        return min((one["stability"] for one in self.objects), default=2.0)
+
+    @property
+    def probabilities(self) -> dict[int, float]:
+        """Of the class, by its value in the mask."""
+        return {one["value"]: one["probability"] for one in self.facts["classes"]}
 
 
 def export_masks(
-    formats: Iterable[ExportFormat], images: Sequence[ExportImage], names: Sequence[str], out: Path
+    formats: Iterable[ExportFormat], images: Sequence[Mask], names: Sequence[str], out: Path
 ) -> None:
     """Write the objects of masks for other tools, each file whole or not at all.
 
@@ -139,133 +156,89 @@ def export_masks(
     Raises:
         SsgcamError: If a format is unknown, a mask can't be read or a file not written.
     """
+    writers = {"coco": _coco, "yolo": _yolo, "geojson": _geojson, "labelstudio": _labelstudio}
     for name in formats:
         check_choice("export", name, ExportFormat)
-        _WRITERS[name](images, names, out)
+        writers[name](images, names, out)
 
 
-def _coco(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
+def _coco(images: Sequence[Mask], names: Sequence[str], out: Path) -> None:
     entries, annotations = [], list[dict[str, Any]]()
-    for number, (image, labels, objects) in enumerate(_read(images), 1):
+    for number, (each, labels, objects) in enumerate(_read(images), 1):
         height, width = labels.shape
-        entries.append({"id": number, "file_name": image.name, "width": width, "height": height})
+        name = each.image.name
+        entries.append({"id": number, "file_name": name, "width": width, "height": height})
         for found in objects:
-            left, top, wide, high = found.box
-            mask = np.zeros(labels.shape, dtype=bool)
-            mask[top : top + high, left : left + wide] = found.mask
-            runs = pycocotools.mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": found.value,
-                    "iscrowd": 0,
-                    "area": int(found.mask.sum()),
-                    "bbox": list(found.box),
-                    "segmentation": {"size": [height, width], "counts": runs["counts"].decode()},
-                    "score": image.probabilities[found.value],
-                }
-            )
+            mask = np.zeros(labels.shape, dtype=np.uint8)
+            mask[found.area] = found.mask
+            runs = pycocotools.mask.encode(np.asfortranarray(mask))["counts"].decode()
+            place = {"bbox": list(found.box), "area": int(mask.sum()), "iscrowd": 0}
+            place |= {"segmentation": {"size": [height, width], "counts": runs}}
+            about = {"category_id": found.value, "score": each.probabilities[found.value]}
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **about, **place})
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
     content = {"categories": categories, "images": entries, "annotations": annotations}
     write_json(out / "coco.json", content)
 
 
-def _yolo(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
+def _yolo(images: Sequence[Mask], names: Sequence[str], out: Path) -> None:
     folder = out / "yolo"
-    for image, labels, objects in _read(images):
+    for each, labels, objects in _read(images):
         lines = []
         for found in objects:
             ring = without_holes(found.rings()) / labels.shape[::-1]
             lines.append(" ".join([str(found.value - 1), *(f"{x:.6f}" for x in ring.ravel())]))
-        text = "".join(f"{line}\n" for line in lines)
-        write_text((folder / "labels" / image.name).with_suffix(".txt"), text)
-        with written_whole(folder / "images" / image.name) as temporary:
-            shutil.copyfile(image.photo, temporary)
+        output, suffix = each.image.output, each.image.path.suffix
+        write_text(folder / "labels" / f"{output}.txt", "".join(f"{line}\n" for line in lines))
+        with written_whole(folder / "images" / f"{output}{suffix}") as temporary:
+            shutil.copyfile(each.image.path, temporary)
     listed = "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))
     text = f"path: {json.dumps(str(folder))}\ntrain: images\nval: images\nnames:\n{listed}"
     write_text(folder / "data.yaml", text)
 
 
-def _geojson(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
-    for image, _, objects in _read(images):
-        features = [
-            {
-                "type": "Feature",
-                "geometry": {
-                    "type": "Polygon",
-                    "coordinates": [[*ring.tolist(), ring[0].tolist()] for ring in found.rings()],
-                },
-                "properties": {
-                    "objectType": "annotation",
-                    "classification": {
-                        "name": names[found.value - 1],
-                        "color": list(voc_colors()[found.value]),
-                    },
-                    "measurements": {"probability": image.probabilities[found.value]},
-                },
-            }
-            for found in objects
-        ]
-        name = PurePosixPath(image.name).with_suffix(".geojson")
-        write_json(out / "geojson" / name, {"type": "FeatureCollection", "features": features})
+def _geojson(images: Sequence[Mask], names: Sequence[str], out: Path) -> None:
+    for each, _, objects in _read(images):
+        features = []
+        for found in objects:
+            value = found.value
+            rings = [[*ring.tolist(), ring[0].tolist()] for ring in found.rings()]
+            label = {"name": names[value - 1], "color": list(voc_colors()[value])}
+            measured = {"probability": each.probabilities[value]}
+            about = {"objectType": "annotation", "classification": label, "measurements": measured}
+            geometry = {"type": "Polygon", "coordinates": rings}
+            features.append({"type": "Feature", "geometry": geometry, "properties": about})
+        content = {"type": "FeatureCollection", "features": features}
+        write_json(out / "geojson" / f"{each.image.output}.geojson", content)
 
 
-def _labelstudio(images: Sequence[ExportImage], names: Sequence[str], out: Path) -> None:
+def _labelstudio(images: Sequence[Mask], names: Sequence[str], out: Path) -> None:
     tasks = []
-    for image, labels, objects in _read(images):
+    for each, labels, objects in _read(images):
         height, width = labels.shape
-        result = [
-            {
-                "id": f"object{number}",
-                "type": "polygonlabels",
-                "from_name": "label",
-                "to_name": "image",
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "score": image.probabilities[found.value],
-                "value": {
-                    "points": (100 * without_holes(found.rings()) / (width, height)).tolist(),
-                    "closed": True,
-                    "polygonlabels": [names[found.value - 1]],
-                },
-            }
-            for number, found in enumerate(objects)
-        ]
-        score = max((image.probabilities[found.value] for found in objects), default=0.0)
-        local = image.photo.absolute().as_posix().lstrip("/")
-        tasks.append(
-            {
-                "data": {"image": f"/data/local-files/?d={local}"},
-                "predictions": [
-                    {"model_version": f"ssgcam {__version__}", "score": score, "result": result}
-                ],
-            }
-        )
+        kind = {"type": "polygonlabels", "from_name": "label", "to_name": "image"}
+        kind |= {"original_width": width, "original_height": height, "image_rotation": 0}
+        result = []
+        for number, found in enumerate(objects):
+            points = (100 * without_holes(found.rings()) / (width, height)).tolist()
+            value = {"points": points, "closed": True, "polygonlabels": [names[found.value - 1]]}
+            score = each.probabilities[found.value]
+            result.append({"id": f"object{number}", "score": score, "value": value, **kind})
+        top = max((region["score"] for region in result), default=0.0)
+        prediction = {"model_version": f"ssgcam {__version__}", "score": top, "result": result}
+        local = each.image.path.absolute().as_posix().lstrip("/")
+        data = {"image": f"/data/local-files/?d={local}"}
+        tasks.append({"data": data, "predictions": [prediction]})
     write_json(out / "labelstudio.json", tasks)
-    write_text(out / "labelstudio.xml", labeling_interface(names))
-
-
-def labeling_interface(names: Sequence[str]) -> str:
-    """Label Studio's labeling interface for polygons of these classes, XML."""
-    view = Element("View")
+    view = Element("View")  # the labeling interface
     SubElement(view, "Image", name="image", value="$image")
-    labels = SubElement(view, "PolygonLabels", name="label", toName="image")
-    for value, name in enumerate(names, 1):
-        SubElement(labels, "Label", value=name, background=f"#{bytes(voc_colors()[value]).hex()}")
-    return tostring(view, encoding="unicode") + "\n"
+    choices = SubElement(view, "PolygonLabels", name="label", toName="image")
+    for number, name in enumerate(names, 1):
+        SubElement(choices, "Label", value=name, background=f"#{bytes(voc_colors()[number]).hex()}")
+    write_text(out / "labelstudio.xml", tostring(view, encoding="unicode") + "\n")
 
 
-def _read(images: Iterable[ExportImage]) -> Iterator[tuple[ExportImage, Labels, list[MaskObject]]]:
-    for image in images:
-        labels = read_raw_mask(image.mask).astype(np.uint8)
-        yield image, labels, objects_of(labels)
-
-
-_WRITERS: dict[ExportFormat, Callable[[Sequence[ExportImage], Sequence[str], Path], None]] = {
-    "coco": _coco,
-    "yolo": _yolo,
-    "geojson": _geojson,
-    "labelstudio": _labelstudio,
-}
+def _read(images: Iterable[Mask]) -> Iterator[tuple[Mask, Labels, list[MaskObject]]]:
+    for each in images:
+        labels = read_raw_mask(each.path).astype(np.uint8)
+        yield each, labels, objects_of(labels)

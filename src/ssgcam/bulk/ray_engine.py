@@ -114,10 +114,8 @@ class RayEngine:
 
     def _results(self, ray: Any, groups: Sequence[Sequence[InputImage]], task: Any) -> Any:
         """A data set of rows ``{"entry": JSON}``, lazily computed."""
-        rows = [
-            {"group": json.dumps([(image.name, str(image.path.absolute())) for image in group])}
-            for group in groups
-        ]
+        listed = [[(i.name, str(i.path.absolute()), i.output) for i in group] for group in groups]
+        rows = [{"group": json.dumps(group)} for group in listed]
         batch_size = max(self.groups, math.ceil(len(rows) / MOST_TASKS))
         # with the blocks made here, no reading task can wait for a processor that an actor holds
         data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(rows) / batch_size))
@@ -146,7 +144,7 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         groups = [
-            [InputImage(name, Path(path)) for name, path in json.loads(group)]
+            [InputImage(name, Path(path), output) for name, path, output in json.loads(group)]
             for group in batch["group"]
         ]
         lines: list[dict[str, Any]] = []

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from ssgcam.bulk.inputs import Failure, InputImage
+from ssgcam.bulk.export import Mask
+from ssgcam.bulk.inputs import Failure
 from ssgcam.bulk.mask_files import mask_overlay
 from ssgcam.bulk.settings import versions
 from ssgcam.data.masks import read_raw_mask
 from ssgcam.images import read_image
-from ssgcam.report.html import Gallery, Picture, Plot, Section, Table, write_html
+from ssgcam.report.html import Gallery, Picture, Plot, Table, write_html
 
 REPORT = "report.html"
 #: Most pictures and most rows of a table in a report.
@@ -42,51 +43,32 @@ def explain_report(
         failures: Photos without outputs.
         settings: Of the run.
     """
-    maps = [(entry["photo"], found) for entry in entries for found in entry["maps"]]
-    without = [found for _, found in maps if not found["evidence"]]
+    maps = [(Path(entry["photo"]).name, one) for entry in entries for one in entry["maps"]]
+    without = sum(not one["evidence"] for _, one in maps)
     warnings = [failure.reason for failure in failures]
     if without:
-        warnings.append(f"maps without evidence for their class: {len(without)} of {len(maps)}")
-    rows = [
-        [Path(photo).name, _name(one), one["probability"], _yes(one["evidence"]), one["note"]]
-        for photo, one in maps
+        warnings.append(f"maps without evidence for their class: {without} of {len(maps)}")
+    rows, pictures = [], []
+    for photo, one in maps:
+        name, evidence = one["name"] or f"class {one['class']}", "yes" if one["evidence"] else "no"
+        rows.append([photo, name, one["probability"], evidence, one["note"]])
+        if len(pictures) < MOST_PICTURES:
+            picture = _small(path.parent / one.get("against", one["overlay"]))
+            caption = f"{name}, probability {one['probability']:.3f}"
+            pictures.append(Picture(picture, photo, caption))
+    sections = [
+        Gallery("Heat maps", pictures, _shown(pictures, maps, "maps")),
+        Plot("Class probability", [_histogram([row[2] for row in rows], "probability")]),
+        _table("Photos and classes", ["photo", "class", "probability", "evidence", "note"], rows),
     ]
-    pictures = [
-        Picture(
-            _opened(path.parent / found["overlay"]),
-            Path(photo).name,
-            f"{_name(found)}, probability {found['probability']:.3f}",
-        )
-        for photo, found in maps[:MOST_PICTURES]
-    ]
-    probabilities = [found["probability"] for _, found in maps]
-    sections: list[Section] = [
-        Gallery("Heat maps", pictures, _shown(len(pictures), len(maps), "maps")),
-        Plot("Class probability", [_histogram(probabilities, "probability")]),
-        Table(
-            "Photos and classes",
-            ["photo", "class", "probability", "evidence", "note"],
-            rows[:MOST_ROWS],
-            _shown(min(len(rows), MOST_ROWS), len(rows), "rows"),
-        ),
-    ]
-    write_html(
-        path,
-        f"Heat maps of {len(entries)} photos",
-        sections,
-        summary=[
-            f"{settings['model']['name']}, method {settings['method'].get('name', 'recipe')}. "
-            f"Photos explained: {len(entries)}, failed: {len(failures)}."
-        ],
-        warnings=warnings,
-        settings=settings,
-        versions=versions(),
-    )
+    title = f"Heat maps of {len(entries)} photos"
+    about = f"method {settings['method'].get('name', 'recipe')}. Photos explained: {len(entries)}"
+    _write(path, title, sections, about, failures, warnings, settings)
 
 
 def segment_report(
     path: Path,
-    images: Sequence[tuple[InputImage, Path, Mapping[str, Any]]],
+    masks: Sequence[Mask],
     failures: Sequence[Failure],
     names: Sequence[str],
     settings: Mapping[str, Any],
@@ -96,99 +78,90 @@ def segment_report(
 
     Args:
         path: The file.
-        images: Each photo, its mask file and the facts in the manifest.
+        masks: The photos and their masks.
         failures: Photos without a mask.
         names: Of the classes; ``names[k]`` has value k + 1 in the masks.
         settings: Of the run.
         warnings: Sentences from the run.
     """
-    found = [(image, mask, _in_mask(facts), facts) for image, mask, facts in images]
-    found.sort(key=lambda each: min((one["stability"] for one in each[2]), default=2.0))
-    objects = [one for _, _, classes, _ in found for one in classes]
-    empty = sum(not classes for _, _, classes, _ in found)
+    masks = sorted(masks, key=lambda mask: mask.stability)
+    objects = [one for mask in masks for one in mask.objects]
+    empty = sum(not mask.objects for mask in masks)
     unstable = sum(one["stability"] < LOW_STABILITY for one in objects)
     warnings = [*warnings, *(failure.reason for failure in failures)]
-    if empty > len(found) / 2:
-        warnings.append(f"empty masks: {empty} of {len(found)}; a lower gate fills more of them")
+    if empty > len(masks) / 2:
+        warnings.append(f"empty masks: {empty} of {len(masks)}; a lower gate fills more of them")
     if unstable:
         warnings.append(
             f"masks that depend much on the threshold (stability below {LOW_STABILITY}): {unstable}; "
             "look at the first pictures"
         )
-    pictures: list[Picture] = []
     rows: list[list[Any]] = []
-    for image, mask, classes, facts in found:
-        width, height = facts["size"]
-        if len(pictures) < MOST_PICTURES:
-            caption = "; ".join(
-                f"{one['name'] or names[one['value'] - 1]}: stability {one['stability']:.2f}, "
-                f"probability {one['probability']:.2f}"
-                for one in classes
-            )
-            pictures.append(Picture(_segmented(image, mask), image.name, caption or "empty"))
-        for one in classes or facts["classes"][:1]:
-            share = one["pixels"] / (width * height)
+    pictures = []
+    for mask in masks:
+        width, height = mask.facts["size"]
+        caption = []
+        for one in mask.objects or mask.facts["classes"][:1]:
             name = one["name"] or names[one["value"] - 1]
-            rows.append([image.name, name, one["probability"], one["stability"], share])
+            share, stability = one["pixels"] / (width * height), one["stability"]
+            rows.append([mask.image.name, name, one["probability"], stability, share])
+            if share:
+                about = f"stability {stability:.2f}, probability {one['probability']:.2f}"
+                caption.append(f"{name}: {about}")
+        if len(pictures) < MOST_PICTURES:
+            photo = _small(mask.path, mask.image.path)
+            pictures.append(Picture(photo, mask.image.name, "; ".join(caption) or "empty"))
     by_class: list[list[Any]] = []
     for value, name in enumerate(names, 1):
-        of_class = [one for one in objects if one["value"] == value]
-        if of_class:
-            middle = median(one["stability"] for one in of_class)
-            by_class.append([value, name, len(of_class), middle])
+        if of_class := [one["stability"] for one in objects if one["value"] == value]:
+            by_class.append([value, name, len(of_class), median(of_class)])
     plots = [
         _histogram([one["stability"] for one in objects], "stability"),
         _histogram([one["probability"] for one in objects], "probability"),
         _histogram([row[-1] for row in rows], "fraction of the photo in the mask"),
     ]
-    sections: list[Section] = [
-        Gallery(
-            "Masks, the least stable first",
-            pictures,
-            "Stability is the IoU of the masks at a threshold 0.05 lower and 0.05 higher. "
-            + _shown(len(pictures), len(found), "photos"),
-        ),
-        Plot(
-            "Distributions", plots, "Stability and probability are of the masks that are not empty."
-        ),
+    note = "Stability is the IoU of the masks at a threshold 0.05 lower and 0.05 higher."
+    shown = _shown(pictures, masks, "photos")
+    columns = ["photo", "class", "probability", "stability", "fraction of photo"]
+    sections = [
+        Gallery("Masks, the least stable first", pictures, f"{note} {shown}"),
+        Plot("Distributions", plots, "Stability and probability are of masks that are not empty."),
         Table("Classes", ["value", "class", "photos", "median stability"], by_class),
-        Table(
-            "Photos",
-            ["photo", "class", "probability", "stability", "fraction of photo"],
-            rows[:MOST_ROWS],
-            _shown(min(len(rows), MOST_ROWS), len(rows), "rows"),
-        ),
+        _table("Photos", columns, rows),
     ]
     rule = settings["rule"]
-    write_html(
-        path,
-        f"Masks of {len(found)} photos",
-        sections,
-        summary=[
-            f"{settings['model']['name']}, threshold {rule['threshold']:g}, gate {rule['gate']:g}. "
-            f"Photos segmented: {len(found)}, with an empty mask: {empty}, failed: {len(failures)}."
-        ],
-        warnings=warnings,
-        settings=settings,
-        versions=versions(),
+    about = (
+        f"threshold {rule['threshold']:g}, gate {rule['gate']:g}. Photos segmented: {len(masks)}"
     )
+    about += f", with an empty mask: {empty}"
+    _write(path, f"Masks of {len(masks)} photos", sections, about, failures, warnings, settings)
 
 
-def _in_mask(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [one for one in facts["classes"] if one["pixels"]]
+def _write(
+    path: Path,
+    title: str,
+    sections: Sequence[Gallery | Plot | Table],
+    about: str,
+    failures: Sequence[Failure],
+    warnings: Sequence[str],
+    settings: Mapping[str, Any],
+) -> None:
+    summary = [f"{settings['model']['name']}, {about}, failed: {len(failures)}."]
+    software = versions()
+    write_html(
+        path, title, sections,
+        summary=summary, warnings=warnings, settings=settings, versions=software,
+    )  # fmt: skip
 
 
-def _segmented(image: InputImage, mask: Path) -> Image.Image:
-    photo = read_image(image.path)
-    photo.thumbnail((SIDE, SIDE))
-    labels = Image.fromarray(read_raw_mask(mask).astype(np.uint8))
-    return mask_overlay(photo, np.asarray(labels.resize(photo.size, Image.Resampling.NEAREST)))
-
-
-def _opened(path: Path) -> Image.Image:
-    picture = read_image(path)
+def _small(path: Path, photo: Path | None = None) -> Image.Image:
+    """A picture file, or a mask file over its photo, at the size of a report's pictures."""
+    picture = read_image(photo or path)
     picture.thumbnail((SIDE, SIDE))
-    return picture
+    if photo is None:
+        return picture
+    labels = Image.fromarray(read_raw_mask(path).astype(np.uint8))
+    return mask_overlay(picture, np.asarray(labels.resize(picture.size, Image.Resampling.NEAREST)))
 
 
 def _histogram(values: Sequence[float], label: str) -> Figure:
@@ -201,13 +174,10 @@ def _histogram(values: Sequence[float], label: str) -> Figure:
     return figure
 
 
-def _name(found: Mapping[str, Any]) -> str:
-    return found["name"] or f"class {found['class']}"
+def _table(title: str, columns: Sequence[str], rows: Sequence[list[Any]]) -> Table:
+    shown = rows[:MOST_ROWS]
+    return Table(title, columns, shown, _shown(shown, rows, "rows"))
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _shown(count: int, total: int, what: str) -> str:
-    return "" if count == total else f"{count} of {total} {what} are shown."
+def _shown(shown: Sequence[object], every: Sequence[object], what: str) -> str:
+    return f"{len(shown)} of {len(every)} {what} are shown." if len(shown) < len(every) else ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssgcam.bulk.export import ExportFormat, ExportImage, export_masks
-from ssgcam.bulk.inputs import Failure, InputImage, nested_inputs
+from ssgcam.bulk.export import ExportFormat, Mask, export_masks
+from ssgcam.bulk.inputs import Failure, InputImage, list_inputs
 from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.reports import REPORT, segment_report
 from ssgcam.bulk.segmenter import (
@@ -31,10 +31,9 @@ from ssgcam.bulk.segmenter import (
     DEFAULT_THRESHOLD,
     MaskRule,
     Segmenter,
-    mask_name,
 )
 from ssgcam.bulk.settings import class_indices, settings_of, versions
-from ssgcam.bulk.stream import Engine, process, run
+from ssgcam.bulk.stream import Engine, Outcome, process, run
 from ssgcam.bulk.windows import Windows
 from ssgcam.cam import CAM
 from ssgcam.core.settings import check_choice
@@ -49,23 +48,17 @@ SETTINGS = "segment.json"
 
 
 @dataclass(frozen=True)
-class Segmented:
+class Segmented(Outcome):
     """The outcome of a run.
 
     Attributes:
-        total: Number of photos.
-        before: How many of them an earlier run had finished.
         empty: How many masks have no object in them.
-        failures: Photos that got no mask, each with one sentence.
         class_names: ``class_names[k]`` is value k + 1 of the masks.
         threshold: The threshold that was used.
         gate: The gate that was used.
     """
 
-    total: int
-    before: int
     empty: int
-    failures: tuple[Failure, ...]
     class_names: tuple[str, ...]
     threshold: float
     gate: float
@@ -143,8 +136,7 @@ def segment_images(
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
     for name in export:
         check_choice("export", name, ExportFormat)
-    patterns = [images] if isinstance(images, (str, Path)) else images
-    inputs, left_out = nested_inputs(patterns, out)
+    inputs = list_inputs([images] if isinstance(images, (str, Path)) else images, out)
     noise, count = check_network(loaded, device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -154,14 +146,10 @@ def segment_images(
     found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
     if found is not None and found.network.reading is not None:
         loaded = with_settings(loaded, reading=found.network.reading)
-    if threshold is None:
-        threshold = found.threshold if found else DEFAULT_THRESHOLD
-    if gate is None:
-        gate = found.gate if found else DEFAULT_GATE
     rule = MaskRule(
         classes=_classes(loaded, classes, found, count),
-        threshold=threshold,
-        gate=gate,
+        threshold=_first(threshold, found and found.threshold, DEFAULT_THRESHOLD),
+        gate=_first(gate, found and found.gate, DEFAULT_GATE),
         windows=None if window is None else Windows(window, overlap),
         min_object=min_object,
     )
@@ -171,7 +159,7 @@ def segment_images(
         loaded, explainer, noise, rule=asdict(rule), overlays=overlays, soft=soft
     )
     manifest = Manifest(out / MANIFEST, settings)
-    segmenter = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size)
+    task = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:
@@ -180,13 +168,10 @@ def segment_images(
             for note in entry.facts.get("notes", ()):
                 on_note(image.path, note)
 
-    for failure in left_out:
-        if on_failure is not None:
-            on_failure(failure)
     try:
         outcome = run(
             inputs,
-            segmenter,
+            task,
             manifest,
             engine=engine or partial(process, workers=workers),
             on_done=report_entry,
@@ -195,41 +180,29 @@ def segment_images(
     finally:  # not before: another run may be writing there
         about = {**settings, "masks": _legend(rule, value_names), "versions": versions()}
         write_json(out / SETTINGS, about)
-    failures = (*left_out, *outcome.failures)
-    entries = {entry.unit: entry.facts for entry in manifest.entries() if not entry.error}
-    finished = [image for image in inputs if image.name in entries]
-    exported = [
-        ExportImage(
-            image.name,
-            image.path,
-            out / mask_name(image),
-            {one["value"]: one["probability"] for one in entries[image.name]["classes"]},
-        )
-        for image in finished
+    entries = {entry.unit: entry for entry in manifest.entries() if not entry.error}
+    masks = [
+        Mask(image, out / entry.outputs[0], entry.facts)
+        for image in inputs
+        if (entry := entries.get(image.name))
     ]
-    export_masks(export, exported, value_names, out)
+    export_masks(export, masks, value_names, out)
     if review:
-        _copy_for_review(finished, entries, review, out)
+        _copy_for_review(masks, review, out)
     if report:
-        segment_report(
-            out / REPORT,
-            [(image, out / mask_name(image), entries[image.name]) for image in finished],
-            failures,
-            value_names,
-            settings,
-            [str(warning.message) for warning in caught],
-        )
+        sentences = [str(warning.message) for warning in caught]
+        segment_report(out / REPORT, masks, outcome.failures, value_names, settings, sentences)
     return Segmented(
-        total=outcome.total + len(left_out),
-        before=outcome.before,
-        empty=sum(
-            not any(one["pixels"] for one in entries[image.name]["classes"]) for image in finished
-        ),
-        failures=failures,
+        **vars(outcome),
+        empty=sum(not mask.objects for mask in masks),
         class_names=value_names,
-        threshold=threshold,
-        gate=gate,
+        threshold=rule.threshold,
+        gate=rule.gate,
     )
+
+
+def _first(given: float | None, of_recipe: float | None, default: float) -> float:
+    return next(value for value in (given, of_recipe, default) if value is not None)
 
 
 def _explainer(
@@ -257,20 +230,17 @@ def _classes(
     return tuple(range(count)) if given == ["all"] else class_indices(model, given, count)
 
 
-def _copy_for_review(
-    images: Sequence[InputImage], entries: Mapping[str, Mapping[str, Any]], count: int, out: Path
-) -> None:
+def _copy_for_review(masks: Sequence[Mask], count: int, out: Path) -> None:
     """Copy the photos with the least stable masks, and these, in the layout of a data set."""
-    stability = {
-        image: min(one["stability"] for one in entries[image.name]["classes"] if one["pixels"])
-        for image in images
-        if any(one["pixels"] for one in entries[image.name]["classes"])
-    }
-    for image in sorted(stability, key=lambda image: stability[image])[:count]:
-        mask = mask_name(image)
-        for source, target in ((image.path, f"images/{image.name}"), (out / mask, f"masks/{mask}")):
-            if not (out / "review" / target).exists():  # it may have been corrected
-                with written_whole(out / "review" / target) as temporary:
+    full = [mask for mask in masks if mask.objects]
+    for mask in sorted(full, key=lambda mask: mask.stability)[:count]:
+        copies = {
+            f"images/{mask.image.output}{mask.image.path.suffix}": mask.image.path,
+            f"masks/{mask.image.output}.png": mask.path,
+        }
+        for name, source in copies.items():
+            if not (out / "review" / name).exists():  # it may have been corrected
+                with written_whole(out / "review" / name) as temporary:
                     shutil.copyfile(source, temporary)
 
 

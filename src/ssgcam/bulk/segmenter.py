@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,27 +173,29 @@ class Segmenter:
         (size, notes), found = made
         scores = self.full_scores(found, size)
         labels = self.mask(scores, size).numpy()
-        outputs = [mask_name(image)]
-        scratch = self.out / SCRATCH
-        write_png(self.out / outputs[0], indexed(labels), scratch, compression=3)
+        scratch, outputs = self.out / SCRATCH, list[str]()
+
+        def write(name: str, picture: Image.Image, compression: int = 6) -> None:
+            outputs.append(name)
+            write_png(self.out / name, picture, scratch, compression=compression)
+
+        write(f"{image.output}.png", indexed(labels), 3)
         for value, score in scores.items() if self.soft else ():
-            suffix = f"_{value}.png" if len(self.rule.classes) > 1 else ".png"
-            outputs.append(str(PurePosixPath(MAPS, image.name).with_suffix("")) + suffix)
+            suffix = f"_{value}" if len(self.rule.classes) > 1 else ""
             levels = (score.clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
-            write_png(self.out / outputs[-1], Image.fromarray(levels), scratch)
+            write(f"{MAPS}/{image.output}{suffix}.png", Image.fromarray(levels))
         if self.overlays:
-            outputs.append(str(PurePosixPath(OVERLAYS, image.name).with_suffix(".jpg")))
+            outputs.append(f"{OVERLAYS}/{image.output}.jpg")
             with written_whole(self.out / outputs[-1], scratch) as temporary:
                 picture = mask_overlay(self.model.preprocessing.read(image.path), labels)
                 picture.save(temporary, format="JPEG", quality=90)
-        names = self.model.class_names
         pixels = np.bincount(labels.ravel(), minlength=max(found) + 1).tolist()
         stability = self.stability(scores, size)
         classes = [
             {
                 "value": value,
                 "class": one.index,
-                "name": names[one.index] if names else "",
+                "name": self.model.class_names[one.index] if self.model.class_names else "",
                 "probability": round(one.probability, 6),
                 "pixels": pixels[value],
                 "stability": stability.get(value),
@@ -250,10 +252,9 @@ class Segmenter:
         windows = self.rule.windows
         assert windows is not None
         boxes = list(windows.boxes(photo.height, photo.width))
+        window = 2 * self.images_at_once
         pixels = ahead(
-            lambda box: self.model.preprocessing.pixels(photo.crop(box)),
-            boxes,
-            window=2 * self.images_at_once,
+            lambda box: self.model.preprocessing.pixels(photo.crop(box)), boxes, window=window
         )
         inputs = zip(boxes, pixels, strict=True)
         weights = torch.zeros(photo.height, photo.width)
@@ -269,11 +270,9 @@ class Segmenter:
                     if value not in best or one.probability > best[value].probability:
                         best[value] = one
                     if one.scores is not None:
-                        full = pipeline.scale(
-                            pipeline.resize(one.scores[None], (bottom - top, right - left))
-                        )[0]
+                        full = pipeline.resize(one.scores[None], (bottom - top, right - left))
                         total = sums.setdefault(value, torch.zeros_like(weights))
-                        total[area] += weight * one.probability * full
+                        total[area] += weight * one.probability * pipeline.scale(full)[0]
         if not sums:
             return dict([max(best.items(), key=lambda item: item[1].probability)])
         return {
@@ -326,12 +325,7 @@ class Segmenter:
         steps = (-STABILITY_STEP, STABILITY_STEP)
         thresholds = [min(1.0, max(0.0, self.rule.threshold + step)) for step in steps]
         wide, narrow = (self.mask(scores, size, threshold) for threshold in thresholds)
-        found = {}
-        for value in scores:
-            one, other = wide == value, narrow == value
-            union = int((one | other).sum())
-            found[value] = round(int((one & other).sum()) / union, 4) if union else 0.0
-        return found
+        return {value: round(_iou(wide == value, narrow == value), 4) for value in scores}
 
     def _classes_to_explain(self, images: Tensor) -> Tensor | int | None:
         """Columns ``[N, K]``, the most probable first, with every present class; or one for all."""
@@ -354,6 +348,7 @@ class Segmenter:
         return torch.stack(outputs).sigmoid().mean(0)
 
 
-def mask_name(image: InputImage) -> str:
-    """Where a photo's mask is, relative to the folder of the masks."""
-    return str(PurePosixPath(image.name).with_suffix(".png"))
+def _iou(one: Tensor, other: Tensor) -> float:
+    """Of two bool masks; 0 if both are empty."""
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else 0.0

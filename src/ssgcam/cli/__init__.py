@@ -7,6 +7,7 @@ subcommand runs, so that ``ssgcam --help`` answers at once.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -28,6 +29,7 @@ class Commands(TyperGroup):
         """Accept the options of all subcommands anywhere on the command line."""
         everywhere = [arg for arg in args if arg in ("--debug", "--quiet", "--json")]
         others = [arg for arg in args if arg not in everywhere]
+        output.style.command = shlex.join(["ssgcam", *others])
         return super().parse_args(ctx, [*everywhere, *others])
 
     def invoke(self, ctx: Any) -> Any:

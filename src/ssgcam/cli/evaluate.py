@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
@@ -215,7 +214,7 @@ def _evaluate(
     from ssgcam.recipe import Recipe
 
     given, compare, out = context.params, common.compare, common.compare.out
-    recipe, command, task = given.get("recipe"), _command_line(context), str(context.info_name)
+    recipe, command, task = given.get("recipe"), output.style.command, str(context.info_name)
     model = common.network.load()
     samples = evaluation.limited(common.data.read(compare.folder), compare.limit)
     methods = list(METHODS) if compare.methods == "all" else shared.names(compare.methods)
@@ -252,22 +251,3 @@ def _evaluate(
     written = evaluation.write_evaluation(found, out)
     output.say(f"\nwrote {', '.join(path.name for path in written)} in {out}")
     output.result(out=out, files=[path.name for path in written], facts=found.facts)
-
-
-def _command_line(context: typer.Context) -> str:
-    """The command line, from the options that were given."""
-    words = ["ssgcam", "evaluate", str(context.info_name)]
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        value = context.params.get(name)
-        source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        if parameter.param_type_name == "argument":
-            words.append(str(value))
-        elif isinstance(value, bool):
-            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
-        else:
-            values = value if isinstance(value, (list, tuple)) else [value]
-            words += [word for each in values for word in (parameter.opts[0], str(each))]
-    return shlex.join(words)

@@ -26,6 +26,11 @@ class ExplainOptions:
     classes: list[str] | None = option(
         None, "A class, by index or name; can be repeated.", "--class", shown="the most probable"
     )
+    against: str | None = option(
+        None,
+        "Why the class and not this one, by index or name, or not rest or similar.",
+        shown="none",
+    )
     top: int = option(1, "Explain so many of the most probable classes.")
     crop: bool = option(False, "The weights' center crop, not the whole image.", "--crop")
     report: bool = option(False, "Also write an HTML report.", "--report")
@@ -42,8 +47,9 @@ def explain(
 
     Without --model the network is EfficientNet-Lite0 if the extra 'demo' is installed, else ResNet34.
     For each image and class OUT gets NAME_overlay.png and NAME_heatmap.png at the image's own size and
-    NAME_map.npy, the map in [0, 1] at the network's input size; OUT/explain.json describes all. The same
-    command run again continues an interrupted run. An image that can't be explained is reported; the
+    NAME_map.npy, the map in [0, 1] at the network's input size; OUT/explain.json describes all. With
+    --against CLASS also NAME_against.png, each of the two classes over the other. The same command run
+    again continues an interrupted run. An image that can't be explained is reported; the
     others are explained, and the exit code is 2.
     """
     from ssgcam.bulk.explain import REPORT, explain_images

@@ -130,19 +130,17 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
 
         model = NetworkOptions.load(self)
         names = self.class_names and self.class_names.read_text(encoding="utf-8").splitlines()
-        output: Any = self.output
-        order: Any = self.channel_order
+        given: dict[str, Any] = {"output": self.output, "channel_order": self.channel_order}
         model = with_settings(
             model,
             class_names=names or None,
-            output=output,
             input_size=None if self.input_size is None else (self.input_size, self.input_size),
             mean=numbers(self.mean, "--mean") if self.mean else None,
             std=numbers(self.std, "--std") if self.std else None,
-            channel_order=order,
             reading=self.changed(model.preprocessing.reading),
+            **given,
         )
-        for note in model.notes:
+        for note in () if output.style.quiet else model.notes:
             typer.echo(f"note: {note}", err=True)
         return model
 

@@ -19,10 +19,12 @@ class Style:
     Attributes:
         quiet: Print neither text nor progress bars.
         json: Print one JSON object instead of text.
+        command: The command line.
     """
 
     quiet: bool = False
     json: bool = False
+    command: str = ""
 
     @property
     def progress(self) -> bool:

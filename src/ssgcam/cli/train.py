@@ -6,17 +6,9 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ssgcam.cli import options as shared
 from ssgcam.cli import output
-from ssgcam.cli.options import (
-    GROUP_PATTERN,
-    INPUT_SIZE,
-    SEED,
-    NetworkOptions,
-    ReadingOptions,
-    argument,
-    grouped,
-    option,
-)
+from ssgcam.cli.options import argument, grouped, option
 from ssgcam.errors import SsgcamError
 
 EXAMPLE = "ssgcam train classes/ --model resnet34 --weights DEFAULT --out network.pth"
@@ -28,7 +20,7 @@ class FileOptions:
 
     data: Path = argument("A folder of class folders, or a CSV with columns image,label,group.")
     out: Path = option(MISSING, "The network file to write (.pth).")
-    group_pattern: str | None = option(None, GROUP_PATTERN)
+    group_pattern: str | None = option(None, shared.GROUP_PATTERN)
     resume: bool = option(False, "Continue an interrupted training.", "--resume")
 
 
@@ -37,7 +29,7 @@ class TrainingOptions:
     """How the network is trained; the names are those of ``TrainingSettings``."""
 
     panel: ClassVar[str] = "Training"
-    input_size: int | None = option(None, INPUT_SIZE, shown="its own")
+    input_size: int | None = option(None, shared.INPUT_SIZE, shown="its own")
     epochs: int = option(12, "Number of epochs.")
     samples_per_epoch: int | None = option(None, "Images in an epoch.", shown="all")
     learning_rate: float = option(1e-3, "Maximum of the one-cycle schedule.")
@@ -52,14 +44,14 @@ class TrainingOptions:
     patience: int = option(6, "Epochs without a better score before training stops.")
     amp: bool = option(False, "Mixed precision (bfloat16); slow on most CPUs.", "--amp")
     workers: int = option(0, "Processes that read images.")
-    seed: int = option(0, SEED, min=0)
+    seed: int = option(0, shared.SEED, min=0)
 
 
 @grouped(model="resnet18", weights="none", batch_size=32)
 def train(
     files: FileOptions,
-    images: ReadingOptions,
-    network: NetworkOptions,
+    images: shared.ReadingOptions,
+    network: shared.NetworkOptions,
     training: TrainingOptions,
 ) -> None:
     """Train or fine-tune an image classifier from image-level labels.

@@ -7,12 +7,15 @@ two values is read correctly, also in gray print and by color-blind readers. Eve
 
 from __future__ import annotations
 
+import io
 import textwrap
 from functools import cache
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -104,19 +107,14 @@ def noted(picture: Image.Image, text: str) -> Image.Image:
 
 def legend(width: int = 480) -> Image.Image:
     """The color scale with its end values; ``width`` in pixels."""
-    size = max(11, width // 30)
-    bar = np.linspace(0, 1, width - 2 * size, dtype=np.float32)[None]
-    picture = Image.new("RGB", (width, 4 * size), "white")
-    picture.paste(heat_map(bar, (bar.shape[1], 3 * size // 2)), (size, size // 2))
-    drawing = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size)
-    for text, place, anchor in (
-        ("0", size, "la"),
-        ("share of the map's largest value", width // 2, "ma"),
-        ("1", width - size, "ra"),
-    ):
-        drawing.text((place, 5 * size // 2 - 2), text, fill="black", font=font, anchor=anchor)
-    return picture
+    figure = Figure((width / 100, 0.6), 100, layout="constrained")
+    bar = figure.colorbar(
+        ScalarMappable(cmap=COLORS), cax=figure.subplots(), orientation="horizontal", ticks=[0, 1]
+    )
+    bar.set_label("share of the map's largest value", labelpad=-12)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return Image.open(stream).convert("RGB")
 
 
 def resized(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray[np.float32]:

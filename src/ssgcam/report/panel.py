@@ -1,7 +1,6 @@
 """Pictures side by side with captions, outlines, boxes and one color scale, as one picture.
 
 Drawn with matplotlib's Figure class without pyplot: no window, no global state, nothing to close.
-Every place is computed in inches, so that nothing overlaps whatever the captions.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from ssgcam.report.heatmap import COLORS, Box
 
 DPI = 130
 LINE = "#00e5ff"  # of outlines and boxes: a color that neither the scale nor gray photos have
-GAP, TITLE, HEADING, LINE_HEIGHT, SCALE = 0.08, 0.36, 0.24, 0.155, 0.58  # inches
+TITLE, HEADING, LINE_HEIGHT, SCALE = 0.3, 0.34, 0.155, 0.55  # inches
 
 
 @dataclass(frozen=True)
@@ -71,78 +71,51 @@ def panel(
     Returns:
         RGB.
     """
-    columns = max(len(row) for row in rows)
-    left = 0.5 if row_titles else GAP
-    width = left + columns * (cell_width + GAP)
-    foot = textwrap.wrap(footer, int(14.5 * width))
-    below = SCALE * scale + (len(foot) * LINE_HEIGHT + GAP) * bool(foot) + GAP
-    heights = [_height(row, cell_width) for row in rows]
-    height = TITLE * bool(title) + sum(heights) + below
-    figure = Figure((width, height), DPI)
-
-    def place(x: float, top: float, wide: float, tall: float) -> Axes:
-        return figure.add_axes((x / width, 1 - (top + tall) / height, wide / width, tall / height))
-
-    if title:
-        figure.text(
-            0.5, 1 - TITLE / 2 / height, title, size=12, weight="bold", ha="center", va="center"
-        )
-    top = TITLE * bool(title)
-    for number, (row, row_height) in enumerate(zip(rows, heights, strict=True)):
-        tall = _picture_height(row, cell_width)
-        for column, cell in enumerate(row):
+    columns = max(map(len, rows))
+    foot = textwrap.wrap(footer, int(14.5 * columns * cell_width))
+    heights = [cell_width * _shape(row) for row in rows]
+    lines = [max((len(c.caption.splitlines()) for c in row if c), default=0) for row in rows]
+    texts = LINE_HEIGHT * (sum(lines) + len(foot)) + HEADING * len(rows)
+    height = sum(heights) + texts + TITLE * bool(title) + SCALE * scale
+    width = columns * (cell_width + 0.08) + 0.3 * bool(row_titles)
+    figure = Figure((width, height), DPI, layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for number, (row, places) in enumerate(zip(rows, grid, strict=True)):
+        for axes, cell in zip_longest(places, row):
+            axes.set(xticks=[], yticks=[], anchor="N")
+            axes.spines[:].set_visible(False)
             if cell is not None:
-                x = left + column * (cell_width + GAP)
-                _draw(place(x, top + HEADING, cell_width, tall), cell)
+                _draw(axes, cell)
         if number < len(row_titles):
-            middle = 1 - (top + HEADING + tall / 2) / height
-            figure.text(
-                0.5 * left / width, middle, row_titles[number], rotation=90, size=9, weight="bold",
-                ha="center", va="center",
-            )  # fmt: skip
-        top += row_height
+            places[0].set_ylabel(row_titles[number], size=9, weight="bold")
+    figure.suptitle(title, size=12, weight="bold")
+    figure.supxlabel("\n".join(foot), size=8, color="#444444")
     if scale:
-        long = min(4.5, 0.8 * width)
-        bar = figure.colorbar(
-            ScalarMappable(cmap=COLORS),
-            cax=place((width - long) / 2, top + GAP, long, 0.12),
-            orientation="horizontal",
-        )
+        colors = ScalarMappable(cmap=COLORS)
+        bar = figure.colorbar(colors, ax=grid, location="bottom", aspect=40, shrink=0.8, pad=0.02)
         bar.set_label("share of the map's largest value", size=8, labelpad=1)
         bar.ax.tick_params(labelsize=8, pad=2, length=2)
-    if foot:
-        low = GAP / height
-        figure.text(0.5, low, "\n".join(foot), size=8, color="#444444", ha="center", va="bottom")
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return Image.open(stream).convert("RGB")
 
 
-def _picture_height(row: Sequence[Cell | None], width: float) -> float:
-    """Of the pictures of a row of cells of a width, in inches."""
+def _shape(row: Sequence[Cell | None]) -> float:
+    """Height of a row's pictures in cell widths."""
     tallest = max((cell.image.height / cell.image.width for cell in row if cell), default=0.3)
-    return width * float(np.clip(tallest, 0.3, 1.6))
-
-
-def _height(row: Sequence[Cell | None], width: float) -> float:
-    """Of a row with its headings and captions, in inches."""
-    lines = max((len(cell.caption.splitlines()) for cell in row if cell), default=0)
-    return HEADING + _picture_height(row, width) + LINE_HEIGHT * lines + GAP
+    return float(np.clip(tallest, 0.3, 1.6))
 
 
 def _draw(axes: Axes, cell: Cell) -> None:
-    axes.set_axis_off()
-    axes.set_anchor("N")
     axes.imshow(np.asarray(cell.image), interpolation="lanczos")
     halo: list[Any] = [patheffects.withStroke(linewidth=3, foreground="black", alpha=0.6)]
-    style: dict[str, Any] = {
-        "fill": False, "edgecolor": LINE, "linewidth": 1.3, "path_effects": halo,
-    }  # fmt: skip
+    style: dict[str, Any] = {"fill": False, "edgecolor": LINE, "linewidth": 1.3}
     for polygon in cell.polygons:  # here a pixel's center, not its corner, is a whole number
         corners = np.asarray(polygon, dtype=float) - 0.5
-        axes.add_patch(Polygon(corners, closed=True, **style))
+        axes.add_patch(Polygon(corners, path_effects=halo, **style))
     for left, top, right, bottom in cell.boxes:
-        axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, **style))
+        corner = (left - 0.5, top - 0.5)
+        axes.add_patch(Rectangle(corner, right - left, bottom - top, path_effects=halo, **style))
     if cell.mask is not None and cell.mask.any() and not cell.mask.all():
         padded = np.pad(cell.mask, 1).astype(float)  # closed along the picture's border as well
         rows, columns = (np.arange(-1, side + 1) for side in cell.mask.shape)
@@ -151,7 +124,4 @@ def _draw(axes: Axes, cell: Cell) -> None:
         axes.set_xlim(-0.5, cell.image.width - 0.5)
         axes.set_ylim(cell.image.height - 0.5, -0.5)
     axes.set_title(cell.title, size=9.5, pad=3)
-    axes.annotate(
-        cell.caption, (0.5, 0), (0, -3), xycoords="axes fraction", textcoords="offset points",
-        ha="center", va="top", size=8, color="#222222", linespacing=1.2,
-    )  # fmt: skip
+    axes.set_xlabel(cell.caption, size=8, color="#222222", labelpad=3, linespacing=1.2)
