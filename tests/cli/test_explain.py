@@ -203,3 +203,44 @@ def test_what_it_writes_is_not_explained(tmp_path):
     for _ in range(2):
         assert run("explain", tmp_path, "--model", TINY, "--out", tmp_path / "out").exit_code == 0
         assert len(report(tmp_path / "out")["photos"]) == 1
+
+
+def test_a_class_is_explained_against_another_and_the_other_against_it(tmp_path):
+    path = photo(tmp_path / "a.png")
+    out = tmp_path / "out"
+    words = ["explain", path, "--model", TINY, "--against", "pear", "--layers", "act"]
+    assert run(*words, "--class", "apple", "--out", out).exit_code == 0
+    model = load_model(TINY)
+    apple, pear = model.class_index("apple"), model.class_index("pear")
+    expected = CAM(model, ["act"])(
+        model.preprocessing([read_image(path)]), apple, against=pear
+    ).maps[0]
+    found = report(out)["photos"][0]["maps"][0]
+    np.testing.assert_allclose(np.load(out / found["map"]), expected, atol=1e-6)
+    width, height = Image.open(out / found["against"]).size
+    assert width > 2 * height / 1.5  # two photos side by side
+    # without --class it is the most probable of the other classes
+    assert run(*words, "--top", 2, "--out", tmp_path / "top").exit_code == 0
+    others = [one["class"] for one in report(tmp_path / "top")["photos"][0]["maps"]]
+    assert len(others) == 2
+    assert pear not in others
+
+
+def test_a_class_against_the_rest_has_one_map(tmp_path):
+    path = photo(tmp_path / "a.png")
+    out = tmp_path / "out"
+    assert run("explain", path, "--model", TINY, "--against", "rest", "--out", out).exit_code == 0
+    (found,) = report(out)["photos"][0]["maps"]
+    assert "against" not in found
+    model = load_model(TINY)
+    expected = CAM(model)(model.preprocessing([read_image(path)]), against="rest").maps[0]
+    np.testing.assert_allclose(np.load(out / found["map"]), expected, atol=1e-6)
+
+
+def test_a_class_against_itself_is_refused_before_any_work(tmp_path):
+    path = photo(tmp_path / "a.png")
+    words = ["explain", path, "--model", TINY, "--class", "pear", "--against", "pear"]
+    result = run(*words, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "a class is compared with itself" in result.output
+    assert not (tmp_path / "out").exists()
