@@ -44,7 +44,7 @@ def test_report_of_explain_counts_maps_without_evidence(tmp_path):
     assert "maps without evidence for their class: 1 of 1" in text
 
 
-def test_report_of_segment_shows_the_least_stable_masks_first(tmp_path, recwarn):
+def test_report_of_segment_shows_the_least_sure_masks_first(tmp_path, recwarn):
     model = small()
     photos(tmp_path / "in", 6)
     (tmp_path / "in" / "bad.png").write_bytes(b"not a picture")
@@ -63,8 +63,8 @@ def test_report_of_segment_shows_the_least_stable_masks_first(tmp_path, recwarn)
     shown = captions(text)
     assert sorted(shown) == sorted(facts)
     assert set(shown[: len(full)]) == full
-    stability = [facts[name]["stability"] for name in shown[: len(full)]]
-    assert stability == sorted(stability)
+    predicted = [facts[name]["predicted_iou"] for name in shown[: len(full)]]
+    assert predicted == sorted(predicted)
 
 
 def test_pictures_of_a_report_are_limited(tmp_path, monkeypatch):

@@ -132,9 +132,9 @@ class Mask:
         return [one for one in self.facts["classes"] if one["pixels"]]
 
     @property
-    def stability(self) -> float:
+    def predicted_iou(self) -> float:
         """The lowest of its classes; 2 for an empty mask, which comes last."""
-        return min((one["stability"] for one in self.objects), default=2.0)
+        return min((one["predicted_iou"] for one in self.objects), default=2.0)
 
     @property
     def probabilities(self) -> dict[int, float]:

@@ -84,7 +84,7 @@ def segment_report(
         settings: Of the run.
         warnings: Sentences from the run.
     """
-    masks = sorted(masks, key=lambda mask: mask.stability)
+    masks = sorted(masks, key=lambda mask: mask.predicted_iou)
     objects = [one for mask in masks for one in mask.objects]
     empty = sum(not mask.objects for mask in masks)
     unstable = sum(one["stability"] < LOW_STABILITY for one in objects)
@@ -96,6 +96,9 @@ def segment_report(
             f"masks that depend much on the threshold (stability below {LOW_STABILITY}): {unstable}; "
             "look at the first pictures"
         )
+    unusual = sum("unusual" in mask.facts for mask in masks)
+    if unusual:
+        warnings.append(f"photos that are unlike the calibration images of the recipe: {unusual}")
     rows: list[list[Any]] = []
     pictures = []
     for mask in masks:
@@ -103,30 +106,35 @@ def segment_report(
         caption = []
         for one in mask.objects or mask.facts["classes"][:1]:
             name = one["name"] or names[one["value"] - 1]
-            share, stability = one["pixels"] / (width * height), one["stability"]
-            rows.append([mask.image.name, name, one["probability"], stability, share])
+            share, iou = one["pixels"] / (width * height), one["predicted_iou"]
+            rows.append([mask.image.name, name, one["probability"], iou, one["stability"], share])
             if share:
-                about = f"stability {stability:.2f}, probability {one['probability']:.2f}"
+                about = f"predicted IoU {iou:.2f}, probability {one['probability']:.2f}"
                 caption.append(f"{name}: {about}")
         if len(pictures) < MOST_PICTURES:
             photo = _small(mask.path, mask.image.path)
             pictures.append(Picture(photo, mask.image.name, "; ".join(caption) or "empty"))
     by_class: list[list[Any]] = []
     for value, name in enumerate(names, 1):
-        if of_class := [one["stability"] for one in objects if one["value"] == value]:
+        if of_class := [one["predicted_iou"] for one in objects if one["value"] == value]:
             by_class.append([value, name, len(of_class), median(of_class)])
     plots = [
-        _histogram([one["stability"] for one in objects], "stability"),
+        _histogram([one["predicted_iou"] for one in objects], "predicted IoU"),
         _histogram([one["probability"] for one in objects], "probability"),
         _histogram([row[-1] for row in rows], "fraction of the photo in the mask"),
     ]
-    note = "Stability is the IoU of the masks at a threshold 0.05 lower and 0.05 higher."
+    note = (
+        "The predicted IoU orders masks; it is not calibrated. Stability is the IoU of the masks at a "
+        "threshold 0.05 lower and 0.05 higher."
+    )
     shown = _shown(pictures, masks, "photos")
-    columns = ["photo", "class", "probability", "stability", "fraction of photo"]
+    columns = ["photo", "class", "probability", "predicted IoU", "stability", "fraction of photo"]
     sections = [
-        Gallery("Masks, the least stable first", pictures, f"{note} {shown}"),
-        Plot("Distributions", plots, "Stability and probability are of masks that are not empty."),
-        Table("Classes", ["value", "class", "photos", "median stability"], by_class),
+        Gallery("Masks, the least sure first", pictures, f"{note} {shown}"),
+        Plot(
+            "Distributions", plots, "Predicted IoU and probability are of masks that are not empty."
+        ),
+        Table("Classes", ["value", "class", "photos", "median predicted IoU"], by_class),
         _table("Photos", columns, rows),
     ]
     rule = settings["rule"]

@@ -3,7 +3,8 @@
 OUT/a/1.png             the mask of a/1.jpg, indexed: 0 background, k the k-th class
 OUT/overlays/a/1.jpg    the photo with its mask over it, if asked for
 OUT/maps/a/1.png        the map, 16 bits, if asked for; with several classes a/1_VALUE.png
-OUT/review/             the least stable photos and masks, if asked for
+OUT/inner/, outer/, undecided/   the masks of the recipe's guarantee; in undecided/ 255 is between both
+OUT/review/             the photos and masks that are least sure, if asked for
 OUT/report.html         the HTML report, if asked for
 OUT/manifest.jsonl      a line for each photo, see ``ssgcam.manifest``
 OUT/segment.json        the settings, and which value stands for which class
@@ -14,7 +15,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json, written_whole
 from ssgcam.manifest import Entry, Manifest
 from ssgcam.models import LoadedModel, check_network, with_settings
-from ssgcam.recipe import BoundRecipe, Recipe
+from ssgcam.recipe import BoundRecipe, Guarantee, Recipe
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "segment.json"
@@ -56,12 +57,16 @@ class Segmented(Outcome):
         class_names: ``class_names[k]`` is value k + 1 of the masks.
         threshold: The threshold that was used.
         gate: The gate that was used.
+        guarantee: What the inner and outer masks guarantee; empty if there are none.
+        unusual: How many photos are unlike the calibration images of the recipe.
     """
 
     empty: int
     class_names: tuple[str, ...]
     threshold: float
     gate: float
+    guarantee: str
+    unusual: int
 
 
 def segment_images(
@@ -82,6 +87,7 @@ def segment_images(
     min_object: int = 1,
     export: Sequence[ExportFormat] = (),
     review: int = 0,
+    mirror: bool = False,
     report: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
@@ -112,8 +118,10 @@ def segment_images(
         soft: Write the maps as well, as 16-bit PNG: 65535 is the value 1, compared with the threshold.
         min_object: Objects of fewer pixels become background.
         export: Write all objects for other tools as well, see :mod:`ssgcam.bulk.export`.
-        review: Copy so many photos with the least stable masks, and these, to ``out/review``, where
-            they can be corrected and used for a search.
+        review: Copy so many photos with the lowest predicted IoU, and their masks, to ``out/review``,
+            where they can be corrected and used for a search.
+        mirror: Compare each mask with that of the mirrored photo, for a better predicted IoU in twice
+            the time.
         report: Write an HTML report as well.
         batch_size: Photos, or windows, in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
@@ -153,13 +161,24 @@ def segment_images(
         windows=None if window is None else Windows(window, overlap),
         min_object=min_object,
     )
+    sentences = [str(warning.message) for warning in caught]
+    if found is not None and found.guarantee is not None:
+        if rule.windows is None and (rule.classes, rule.gate) == (found.classes, found.gate):
+            rule = replace(rule, guarantee=found.guarantee)
+        else:
+            sentences.append(
+                "the recipe's guarantee is for whole photos, its class and its gate, so no inner and "
+                "outer masks are written"
+            )
+            warnings.warn(sentences[-1], stacklevel=2)
+    promise = _promise(rule.guarantee) if rule.guarantee else ""
     names = loaded.class_names or tuple(f"class {index}" for index in range(count))
     value_names = tuple(names[index] for index in rule.classes) or ("most probable class",)
     settings = settings_of(
-        loaded, explainer, noise, rule=asdict(rule), overlays=overlays, soft=soft
+        loaded, explainer, noise, rule=asdict(rule), overlays=overlays, soft=soft, mirror=mirror
     )
     manifest = Manifest(out / MANIFEST, settings)
-    task = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size)
+    task = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size, mirror)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:
@@ -179,6 +198,7 @@ def segment_images(
         )
     finally:  # not before: another run may be writing there
         about = {**settings, "masks": _legend(rule, value_names), "versions": versions()}
+        about["guarantee"] = promise
         write_json(out / SETTINGS, about)
     entries = {entry.unit: entry for entry in manifest.entries() if not entry.error}
     masks = [
@@ -190,7 +210,6 @@ def segment_images(
     if review:
         _copy_for_review(masks, review, out)
     if report:
-        sentences = [str(warning.message) for warning in caught]
         segment_report(out / REPORT, masks, outcome.failures, value_names, settings, sentences)
     return Segmented(
         **vars(outcome),
@@ -198,6 +217,21 @@ def segment_images(
         class_names=value_names,
         threshold=rule.threshold,
         gate=rule.gate,
+        guarantee=promise,
+        unusual=sum("unusual" in mask.facts for mask in masks),
+    )
+
+
+def _promise(guarantee: Guarantee) -> str:
+    """What the inner and outer masks guarantee, one sentence."""
+    inner = "the inner mask is always empty"
+    if guarantee.inner_threshold is not None:
+        inner = f"the inner mask spills over by at most {guarantee.alpha:g} of the object's area"
+    kind = ", approximate" if guarantee.kind == "folds" else ""
+    return (
+        f"the outer mask misses on average at most {guarantee.alpha:g} of an object and {inner}, for "
+        f"photos like the {guarantee.units} {guarantee.unit}s it was calibrated on "
+        f"({guarantee.kind}{kind})"
     )
 
 
@@ -231,9 +265,9 @@ def _classes(
 
 
 def _copy_for_review(masks: Sequence[Mask], count: int, out: Path) -> None:
-    """Copy the photos with the least stable masks, and these, in the layout of a data set."""
+    """Copy the photos with the least sure masks, and these, in the layout of a data set."""
     full = [mask for mask in masks if mask.objects]
-    for mask in sorted(full, key=lambda mask: mask.stability)[:count]:
+    for mask in sorted(full, key=lambda mask: mask.predicted_iou)[:count]:
         copies = {
             f"images/{mask.image.output}{mask.image.path.suffix}": mask.image.path,
             f"masks/{mask.image.output}.png": mask.path,

@@ -15,13 +15,14 @@ is not divided by its maximum again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -39,7 +40,7 @@ from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_png, written_whole
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import BoundRecipe
+from ssgcam.recipe import BoundRecipe, Guarantee
 from ssgcam.threads import ahead
 
 #: Threshold without a recipe, as for the pseudo-masks of the evaluation.
@@ -50,8 +51,13 @@ DEFAULT_GATE = 0.5
 MOST_CLASSES = 254
 #: The folders of the overlays and of the maps, below that of the masks.
 OVERLAYS, MAPS = "overlays", "maps"
+#: The folders of the masks with a guarantee; in the last one 255 is between inner and outer mask.
+INNER, OUTER, UNDECIDED = "inner", "outer", "undecided"
+IGNORED = 255
 #: Change of the threshold by which the stability of a mask is measured.
 STABILITY_STEP = 0.05
+#: Distance from the threshold at which a pixel is sure by 73 %, for the expected IoU.
+MARGIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class MaskRule:
         gate: Lowest probability of a class that is present, 0 to 1.
         windows: Windows over large photos; whole photos if None.
         min_object: Smaller objects become background; pixels connected by their sides.
+        guarantee: Thresholds of an inner and an outer mask of the only class, if they are written.
     """
 
     classes: tuple[int, ...]
@@ -72,6 +79,7 @@ class MaskRule:
     gate: float = DEFAULT_GATE
     windows: Windows | None = None
     min_object: int = 1
+    guarantee: Guarantee | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -101,11 +109,15 @@ class ClassScores:
         index: The class.
         probability: Of the class; in windows the highest.
         scores: ``[h, w]`` float32 on the CPU, not negative; None if the class is not present.
+        agreement: IoU with the mask of the mirrored image, or None.
+        unusual: In what the image is unlike the calibration images of the recipe.
     """
 
     index: int
     probability: float
     scores: Tensor | None
+    agreement: float | None = None
+    unusual: Sequence[str] = ()
 
 
 class PhotoFacts(NamedTuple):
@@ -127,6 +139,7 @@ class Segmenter:
         overlays: Write overlays as well.
         soft: Write the maps as well.
         images_at_once: Photos, or windows of one photo, in each pass of the network.
+        mirror: Compare with the mask of the mirrored image, for the predicted IoU.
     """
 
     model: LoadedModel
@@ -136,6 +149,7 @@ class Segmenter:
     overlays: bool = False
     soft: bool = False
     images_at_once: int = 16
+    mirror: bool = False
 
     @property
     def cam(self) -> CAM:
@@ -189,6 +203,15 @@ class Segmenter:
             with written_whole(self.out / outputs[-1], scratch) as temporary:
                 picture = mask_overlay(self.model.preprocessing.read(image.path), labels)
                 picture.save(temporary, format="JPEG", quality=90)
+        facts: dict[str, Any] = {"size": [size[1], size[0]], "notes": notes}
+        if self.rule.guarantee is not None:
+            pictures = self.inner_and_outer(scores.get(1, torch.zeros(size)))
+            for folder, picture in pictures.items():
+                write(f"{folder}/{image.output}.png", indexed(picture), 3)
+            facts["undecided"] = round(float((pictures[UNDECIDED] == IGNORED).mean()), 6)
+        if unusual := [name for one in found.values() for name in one.unusual]:
+            facts["unusual"] = unusual
+            facts["notes"] = [*notes, f"unlike the calibration images in: {', '.join(unusual)}"]
         pixels = np.bincount(labels.ravel(), minlength=max(found) + 1).tolist()
         stability = self.stability(scores, size)
         classes = [
@@ -199,10 +222,13 @@ class Segmenter:
                 "probability": round(one.probability, 6),
                 "pixels": pixels[value],
                 "stability": stability.get(value),
+                "predicted_iou": self.predicted_iou(scores[value], one, stability[value])
+                if pixels[value]
+                else None,
             }
             for value, one in sorted(found.items())
         ]
-        return outputs, {"size": [size[1], size[0]], "notes": notes, "classes": classes}
+        return outputs, {**facts, "classes": classes}
 
     def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
         """Explain the present classes of a batch.
@@ -224,6 +250,15 @@ class Segmenter:
         classes = result.classes.view(len(images), -1)  # the most probable first
         probabilities = result.probabilities.gather(1, classes)
         maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu()
+        mirrored = None
+        if self.mirror:
+            mirrored = self.explainer(images.flip(-1), result.classes).maps.flip(-1)
+            mirrored = mirrored.view(maps.shape).cpu() >= self.rule.threshold
+        unusual: list[list[str]] = [[] for _ in images]
+        bound = self.explainer if isinstance(self.explainer, BoundRecipe) else None
+        whole = result.classes.ndim == 1 and self.rule.windows is None
+        if bound and bound.recipe.calibration_statistics and whole:
+            unusual = bound.unusual(images, result)
         found: list[dict[int, ClassScores]] = [{} for _ in images]
         for n, (of_image, row) in enumerate(zip(found, classes.tolist(), strict=True)):
             for k, index in enumerate(row):
@@ -232,7 +267,10 @@ class Segmenter:
                 if present or k == 0:
                     value = self.rule.classes.index(index) + 1 if self.rule.classes else 1
                     scores = maps[n, k] if present else None
-                    of_image[value] = ClassScores(index, probability, scores)
+                    agreement = None
+                    if mirrored is not None:
+                        agreement = _iou(maps[n, k] >= self.rule.threshold, mirrored[n, k])
+                    of_image[value] = ClassScores(index, probability, scores, agreement, unusual[n])
         return found
 
     def in_windows(self, photo: Image.Image) -> dict[int, ClassScores]:
@@ -276,8 +314,7 @@ class Segmenter:
         if not sums:
             return dict([max(best.items(), key=lambda item: item[1].probability)])
         return {
-            value: ClassScores(best[value].index, best[value].probability, total / weights)
-            for value, total in sums.items()
+            value: replace(best[value], scores=total / weights) for value, total in sums.items()
         }
 
     def full_scores(
@@ -326,6 +363,35 @@ class Segmenter:
         thresholds = [min(1.0, max(0.0, self.rule.threshold + step)) for step in steps]
         wide, narrow = (self.mask(scores, size, threshold) for threshold in thresholds)
         return {value: round(_iou(wide == value, narrow == value), 4) for value in scores}
+
+    def predicted_iou(self, scores: Tensor, one: ClassScores, stability: float) -> float:
+        """How well a mask is expected to fit its object, 0 to 1, to order masks by; not calibrated.
+
+        The mean of the stability, of the agreement with the mirrored image if it is known, and of
+        ``sum_in p / (number in + sum_out p)``, the expected IoU of the mask if a pixel belongs to the
+        object with probability ``p = sigmoid((score - threshold) / 0.1)``, in and out of the mask.
+        """
+        threshold = self.rule.threshold
+        p, inside = ((scores - threshold) / MARGIN).sigmoid(), scores >= threshold
+        expected = float(p[inside].sum() / (inside.sum() + p[~inside].sum()))
+        parts = [expected, stability, *([] if one.agreement is None else [one.agreement])]
+        return round(sum(parts) / len(parts), 4)
+
+    def inner_and_outer(self, scores: Tensor) -> dict[str, NDArray[np.uint8]]:
+        """The masks of the rule's guarantee, by folder, each ``[H, W]``.
+
+        Args:
+            scores: ``[H, W]`` in [0, 1]; zeros if the class is not present.
+        """
+        guarantee = self.rule.guarantee
+        assert guarantee is not None
+        outer = pipeline.threshold(scores, guarantee.outer_threshold).numpy()
+        inner = np.zeros_like(outer)
+        if guarantee.inner_threshold is not None:
+            inner = pipeline.threshold(scores, guarantee.inner_threshold).numpy() & outer
+        undecided = np.where(inner, 1, np.where(outer, IGNORED, 0))
+        masks = {INNER: inner, OUTER: outer, UNDECIDED: undecided}
+        return {name: mask.astype(np.uint8) for name, mask in masks.items()}
 
     def _classes_to_explain(self, images: Tensor) -> Tensor | int | None:
         """Columns ``[N, K]``, the most probable first, with every present class; or one for all."""

@@ -63,7 +63,12 @@ class OutputOptions:
         None, "Also write the objects as coco, yolo, geojson or labelstudio; can be repeated."
     )
     report: bool = option(False, "Also write an HTML report.", "--report")
-    review: int = option(0, "Copy so many images with the least stable masks to OUT/review.", min=0)
+    review: int = option(0, "Copy so many images with the least sure masks to OUT/review.", min=0)
+    mirror: bool = option(
+        False,
+        "Compare with masks of mirrored images: a better predicted IoU, twice the time.",
+        "--mirror",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,15 @@ def segment(options: SegmentOptions) -> None:
         f"{made} of {result.total} images have masks{known}; {result.empty} masks are empty "
         f"(threshold {result.threshold:g}, gate {result.gate:g}); wrote {files.out}"
     )
+    if result.guarantee:
+        output.say(
+            f"guarantee: {result.guarantee}; see inner/, outer/ and undecided/ in {files.out}"
+        )
+    if result.unusual:
+        output.say(
+            f"{result.unusual} of {made} images are unlike the calibration images of the recipe; "
+            "'unusual' in manifest.jsonl says in what"
+        )
     output.result(out=files.out, **{**asdict(result), "failures": len(result.failures)})
     if result.failures:
         raise typer.Exit(2)
