@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -97,6 +98,7 @@ def test_train_and_evaluate_on_a_full_disk(small_disk: Path, tmp_path: Path) -> 
     said = sentence_of(lambda: train_classifier(discs(24), TINY, checkpoint=file, progress=False))
     assert "can't write" in said
     assert list(small_disk.iterdir()) == []
+    gc.collect()  # PyTorch's writer, which still has the deleted file open
     (small_disk / "fill").write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
     samples = read_samples(masked_tree(tmp_path / "data", values=(255,) * 3, count=12))
     settings = EvaluationSettings(batch_size=1, resamples=20, out=small_disk / "out")
