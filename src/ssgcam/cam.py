@@ -47,13 +47,11 @@ Output = Literal["softmax", "sigmoid"]
 
 
 class CAM:
-    r"""Class activation maps of a network by any method of the library.
+    """Class activation maps of a network by any method of the library.
 
     A method turns the activation ``A`` of a layer and the gradient ``g`` of the target into a map.
     LayerCAM, for example, is (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps
-    for Localization", IEEE TIP)
-
-    .. math:: M = \mathrm{ReLU}\Big(\sum_c \mathrm{ReLU}(g_c) \, A_c\Big)
+    for Localization", IEEE TIP) ``map = relu( sum_c relu(g) A )``.
 
     The maps of the layers are resized, divided by their maximum, raised to ``gamma`` and fused.
 
@@ -298,13 +296,10 @@ class CAM:
 
 
 class SSGCAM(CAM):
-    r"""SSG-CAM: smoothed first- and second-order gradients, fused over layers.
+    """SSG-CAM: smoothed first- and second-order gradients, fused over layers.
 
     With the activation ``A``, the gradient ``g``, a Gaussian ``S`` of ``sigma`` and the exponents ``a``
-    and ``b``, a layer's map in the Taylor form is
-
-    .. math:: M = \sum_c \mathrm{ReLU}(S\, g_c A_c)^a \; \mathrm{ReLU}(S\, g_c^2 A_c^2)^b
-
+    and ``b``, a layer's map in the sum form is ``[S relu(sum_c g A)]^a [S sum_c (g A)^2]^b``.
     :func:`ssgcam.core.methods.ssg_cam` has the other forms. Our reading of Chen et al. 2026, "SSG-CAM:
     enhancing visual interpretability through refined second-order gradients and evolutionary multi-layer
     fusion", Sci Rep 16, 6848.
