@@ -364,8 +364,8 @@ def _from_torchvision(name: str, pretrained: bool) -> LoadedModel:
     known = tv.list_models(module=tv)
     if name not in known:
         raise SsgcamError(
-            f"no network named '{name}'{did_you_mean(name, known)}; or give timm/NAME, a file "
-            "written by ssgcam, or package.module:factory"
+            f"no network named '{name}'; give a torchvision name, timm/NAME, a file written by ssgcam, "
+            f"or package.module:factory{did_you_mean(name, known)}"
         )
     choices = tv.get_model_weights(name)
     default: Any = next(w for w in choices if w.name == choices.DEFAULT.name)

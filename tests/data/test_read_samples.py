@@ -3,7 +3,7 @@
 import json
 
 from helpers.data_trees import mask_file, photo, refusal, text
-from ssgcam.data import read_samples
+from ssgcam.data import read_samples, suggested_group_pattern
 
 
 def names(sample_set):
@@ -70,3 +70,29 @@ def test_a_coco_file_is_a_set_with_images_relative_to_it(tmp_path):
     found = read_samples(text(tmp_path / "export.json", json.dumps(content)))
     assert (found.kind, found.class_names, names(found)) == ("coco", ("cell",), ["a.jpg"])
     assert found.samples[0].boxes == ((1, 2, 3, 5),)
+
+
+def test_images_beside_masks_of_other_names_are_not_two_classes(tmp_path):
+    photo(tmp_path / "img" / "a.jpg", (4, 1))
+    mask_file(tmp_path / "Mask" / "a.png", [[0, 0, 1, 1]])
+    assert "--kind pairs --images img --masks Mask" in refusal(read_samples, tmp_path)
+    assert read_samples(tmp_path, "pairs", images="img", masks="Mask").class_names == ("object",)
+    assert read_samples(tmp_path, "classes").class_names == ("Mask", "img")
+
+
+def test_a_group_pattern_is_suggested_where_names_begin_alike(tmp_path):
+    for patient in ("p1", "p2", "p3"):
+        photo(tmp_path / "cat" / f"{patient}_a.jpg")
+        photo(tmp_path / "dog" / f"{patient}_b.jpg")
+    found = read_samples(tmp_path)
+    assert suggested_group_pattern(found) == "^([^_]+)_"
+    grouped = read_samples(tmp_path, group_pattern=suggested_group_pattern(found))
+    assert {sample.group for sample in grouped} == {"p1", "p2", "p3"}
+    assert suggested_group_pattern(grouped) is None
+
+
+def test_no_group_pattern_is_suggested_for_names_of_one_kind(tmp_path):
+    for number in range(6):
+        photo(tmp_path / "cat" / f"IMG_{number}.jpg")
+        photo(tmp_path / "dog" / f"DSC_{number}.jpg")
+    assert suggested_group_pattern(read_samples(tmp_path)) is None

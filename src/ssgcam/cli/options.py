@@ -214,6 +214,12 @@ class DataOptions:
         "auto",
         "auto, pairs, boxes, classes, images, coco, yolo, geojson, voc, cub, ilsvrc or wsol.",
     )
+    images: str | None = option(None, "The images' folder in the data set.", shown="images")
+    masks: str | None = option(None, "The masks' folder in the data set.", shown="masks")
+    table: str | None = option(
+        None, "The table in the data set.", shown="boxes.json, boxes.csv or labels.csv"
+    )
+    annotations: str | None = option(None, "The COCO file in the data set.", shown="found")
     edges: str | None = option(None, "Boxes of a table: inclusive, exclusive or width_height.")
     split: str | None = option(None, "The split of a published data set, such as val.")
     first_label: int | None = option(None, "Number of the first class in a table, if not 0.")

@@ -69,8 +69,10 @@ def train(
         raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
     options: dict[str, Any] = {**vars(network), **vars(training)}
     checkpoint = out.with_suffix(".checkpoint.pth")
+    with output.printed_warnings():
+        labeled = read_labeled_images(files.data, files.group_pattern, images.changed(Reading()))
     result = train_classifier(
-        read_labeled_images(files.data, files.group_pattern, images.changed(Reading())),
+        labeled,
         TrainingSettings(**options),
         checkpoint=checkpoint,
         resume=files.resume,

@@ -19,7 +19,7 @@ from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.images import images_below
 
 __all__ = ["IGNORE", "READERS", "Box", "Mask", "MaskSource", "Sample", "SampleSet"]
-__all__ += ["match_classes", "read_samples", "with_box_masks"]
+__all__ += ["match_classes", "read_samples", "suggested_group_pattern", "with_box_masks"]
 
 #: Kind -> reader.
 READERS: dict[str, Callable[..., SampleSet]] = {
@@ -39,6 +39,10 @@ _LAYOUTS = (
     *(published.VOC, annotated.COCO, published.CUB, published.ILSVRC, published.WSOL),
     *(annotated.YOLO, annotated.GEOJSON, folders.PAIRS, *folders.TABLE_LAYOUTS),
 )
+
+# Names of folders that are no classes.
+_IMAGE_FOLDERS = ("images", "image", "imgs", "img", "photos", "pictures")
+_MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "gt")
 
 
 def read_samples(
@@ -99,7 +103,16 @@ def _recognize(root: Path) -> str:
     for layout in _LAYOUTS:
         if exists(root, layout.signs[0]):
             layout.locate(root)  # raises an error that names the missing part
-    if len(folders.class_folders(root)) > 1:
+    names = list(folders.class_folders(root))
+    if len(names) > 1:
+        masks = [name for name in names if name.lower() in _MASK_FOLDERS]
+        images = [name for name in names if name.lower() in _IMAGE_FOLDERS]
+        if masks and images:
+            raise SsgcamError(
+                f"'{root}' seems to hold images in '{images[0]}' and their masks in '{masks[0]}'; say "
+                f"--kind pairs --images {images[0]} --masks {masks[0]}, or --kind classes if these are "
+                "two classes"
+            )
         return "classes"
     if images_below(root):
         return "images"
@@ -108,6 +121,26 @@ def _recognize(root: Path) -> str:
         f"'{root}' is no data set that is known: none of these is in it ({expected}) and no image; "
         "name the folder that holds them"
     )
+
+
+def suggested_group_pattern(samples: SampleSet) -> str | None:
+    """A pattern for ``group_pattern``, if the names of several images begin alike.
+
+    Returns:
+        The part of the names before the first ``_`` or ``-``, if it has more values than there are
+        classes and at most half as many as there are images; None otherwise, or where there are groups.
+    """
+    names = [sample.image.name for sample in samples]
+    for separator in "_-":
+        starts = {name.partition(separator)[0] for name in names}
+        everywhere = all(separator in name for name in names)
+        if everywhere and len(samples.class_names) < len(starts) <= len(names) / 2:
+            return (
+                None
+                if any(sample.group for sample in samples)
+                else f"^([^{separator}]+){separator}"
+            )
+    return None
 
 
 def _with_groups(samples: SampleSet, group_pattern: str) -> SampleSet:

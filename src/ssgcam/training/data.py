@@ -7,6 +7,7 @@ so that a resumed training gets the same batches, with any number of workers.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from ssgcam.data import SampleSet, read_samples
+from ssgcam.data import SampleSet, read_samples, suggested_group_pattern
 from ssgcam.errors import SsgcamError
 from ssgcam.images import Reading, read_image
 from ssgcam.preprocessing import Preprocessing
@@ -109,6 +110,13 @@ def read_labeled_images(
             classes have images.
     """
     sample_set = read_samples(path, group_pattern=group_pattern)
+    pattern = suggested_group_pattern(sample_set)
+    if pattern is not None:
+        warnings.warn(
+            "the names of several images begin alike; if that is the field, patient or slide, give "
+            f"--group-pattern '{pattern}', so that no group is both trained and tested on",
+            stacklevel=2,
+        )
     present = sorted({label for sample in sample_set for label in sample.labels})
     new_index = {old: new for new, old in enumerate(present)}
     samples = [
