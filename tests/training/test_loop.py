@@ -78,8 +78,7 @@ def test_training_learns_and_its_file_predicts_the_same(tmp_path):
     assert result.report.n == 60
     assert result.report.n_groups == 15
     save_model(result.model, tmp_path / "net.pth")
-    file = tmp_path / "net.pth"  # which may not name code itself
-    loaded = load_model(model, file) if ":" in model else load_model(str(file))
+    loaded = load_model(str(tmp_path / "net.pth"))
     assert loaded.class_names == ("empty", "disc")
     assert loaded.preprocessing.input_size == (32, 32)
     torch.testing.assert_close(predict(loaded, held_out), predict(result.model, held_out))
