@@ -123,7 +123,6 @@ def test_strokes_are_painted_and_searched(page, root):
     page.get_by_text("drop one and paint on it").wait_for()
     upload(page, "paint-photos", root / "images" / "0.png")
     page.locator(".thumbs img:visible").first.wait_for()
-    page.get_by_label("Draw").click()
     canvas = page.locator("canvas:visible").first
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

@@ -29,7 +29,7 @@ MOST = 200
 TOP = "the most probable"
 NONE = "none"
 STYLE = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container { max-width: min(1280px, 100vw) !important; margin: 0 auto !important; }
 .gradio-container, .gradio-container :is(.main, .wrap, .contain, .tabs, .tabitem) {
   min-width: 0 !important; }
 .thumbs img { object-fit: contain !important; }
@@ -493,7 +493,7 @@ def _download(label: str) -> tuple[gr.Button, gr.File]:
 def _gallery(label: str, columns: int, height: int | None) -> gr.Gallery:
     """Small pictures to choose from."""
     return gr.Gallery(
-        label=label, columns=columns, height=height, allow_preview=False, object_fit="contain",
+        label=label, columns=columns, height=height, allow_preview=False, fit_columns=False, object_fit="contain",
         interactive=False, elem_classes=["thumbs", *(["layers"] if height is None else [])], buttons=[],
     )  # fmt: skip
 
