@@ -493,7 +493,8 @@ def _download(label: str) -> tuple[gr.Button, gr.File]:
 def _gallery(label: str, columns: int, height: int | None) -> gr.Gallery:
     """Small pictures to choose from."""
     return gr.Gallery(
-        label=label, columns=columns, height=height, allow_preview=False, fit_columns=False, object_fit="contain",
+        label=label, columns=columns, height=height, allow_preview=False, fit_columns=False,
+        object_fit="contain",
         interactive=False, elem_classes=["thumbs", *(["layers"] if height is None else [])], buttons=[],
     )  # fmt: skip
 
