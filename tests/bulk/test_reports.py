@@ -23,9 +23,11 @@ def test_report_of_explain_lists_failures_maps_and_settings(tmp_path):
         photo(tmp_path / "in" / f"{index}.png", seed=index)
     (tmp_path / "in" / "bad.png").write_bytes(b"not a picture")
     out = tmp_path / "out"
-    result = run("explain", tmp_path / "in", "--model", TINY, "--out", out, "--report")
+    result = run(
+        "explain", tmp_path / "in", "--model", TINY, "--out", out, "--report", out / "r.html"
+    )
     assert result.exit_code == 2
-    text = (out / "report.html").read_text(encoding="utf-8")
+    text = (out / "r.html").read_text(encoding="utf-8")
     assert "1 warning" in text
     assert "bad.png&#39; is not an image" in text
     assert captions(text) == ["0.png", "1.png", "2.png"]
@@ -39,8 +41,17 @@ def test_report_of_explain_lists_failures_maps_and_settings(tmp_path):
 def test_report_of_explain_counts_maps_without_evidence(tmp_path):
     path = photo(tmp_path / "a.png")
     model = "helpers.factories:without_evidence"
-    run("explain", path, "--model", model, "--out", tmp_path / "out", "--report")
-    text = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    run(
+        "explain",
+        path,
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
+        "--report",
+        tmp_path / "out/r.html",
+    )
+    text = (tmp_path / "out/r.html").read_text(encoding="utf-8")
     assert "maps without evidence for their class: 1 of 1" in text
 
 
@@ -50,9 +61,9 @@ def test_report_of_segment_shows_the_least_sure_masks_first(tmp_path, recwarn):
     (tmp_path / "in" / "bad.png").write_bytes(b"not a picture")
     recipe = recipe_for(model, network=Fingerprint("small", (16, 16), "sha256:0"))
     out = tmp_path / "out"
-    segment_images(tmp_path / "in", model, out, recipe=recipe, report=True)
+    segment_images(tmp_path / "in", model, out, recipe=recipe, report=out / "r.html")
     assert any("parameters of this network" in str(each.message) for each in recwarn)
-    text = (out / "report.html").read_text(encoding="utf-8")
+    text = (out / "r.html").read_text(encoding="utf-8")
     warnings = text[text.index('class="warnings"') : text.index("Photos segmented")]
     assert "the parameters of this network" in warnings
     assert "bad.png&#39; is not an image" in warnings
@@ -72,8 +83,8 @@ def test_pictures_of_a_report_are_limited(tmp_path, monkeypatch):
     photos(tmp_path / "in", 4)
     model = small()
     out = tmp_path / "out"
-    segment_images(tmp_path / "in", model, out, recipe=recipe_for(model), report=True)
-    text = (out / "report.html").read_text(encoding="utf-8")
+    segment_images(tmp_path / "in", model, out, recipe=recipe_for(model), report=out / "r.html")
+    text = (out / "r.html").read_text(encoding="utf-8")
     assert len(captions(text)) == 2
     assert "2 of 4 photos are shown." in text
 
@@ -83,6 +94,7 @@ def test_report_of_masks_without_any_object(tmp_path):
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "in/a.png")
     model = small()
     recipe = recipe_for(model, gate=1.0)
-    result = segment_images(tmp_path / "in", model, tmp_path / "out", recipe=recipe, report=True)
+    path = tmp_path / "r.html"
+    result = segment_images(tmp_path / "in", model, tmp_path / "out", recipe=recipe, report=path)
     assert result.empty == 1
-    assert "empty masks: 1 of 1" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "empty masks: 1 of 1" in path.read_text(encoding="utf-8")

@@ -85,7 +85,7 @@ def test_an_option_has_the_same_help_in_every_command():
     #: option -> commands in which it may be described differently
     different = {"--recipe": ["search"], "--out": ["train"], "--class": ["explain", "segment"],
                  "--workers": ["train"], "--weights": ["layers"], "--layers": ["search", "inspect"],
-                 "--resume": ["train"], "--input-size": ["train"], "--report": ["search"]}  # fmt: skip
+                 "--resume": ["train"], "--input-size": ["train"]}  # fmt: skip
     found: dict[str, tuple] = {}
     for path, command in COMMANDS.items():
         for flag, each in options(command).items():

@@ -57,7 +57,11 @@ def test_a_command_prints_and_writes(task, boxes, masks, recipe, tmp_path):
     options, metric, charts = TASKS[task]
     data = masks if task == "segmentation" else boxes
     extra = [] if task == "sanity" else ["--recipe", recipe, "--examples", "2"]
-    result = run(task, data, *MODEL, *FEW, *options, *extra, "--limit", "3", "--out", tmp_path)
+    page = tmp_path / "page" / "report.html"
+    result = run(
+        task, data, *MODEL, *FEW, *options, *extra, "--limit", "3", "--out", tmp_path,
+        "--report", page,
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert metric in result.output
     assert "SSG-CAM" in result.output
@@ -68,6 +72,12 @@ def test_a_command_prints_and_writes(task, boxes, masks, recipe, tmp_path):
     if task != "sanity":  # its table tells n in a column of its own
         assert cells[3] == ("3" if task == "segmentation" else "3 (2 groups)")
 
+    text = page.read_text(encoding="utf-8")
+    assert f"<title>{task.capitalize()} of " in text
+    pictures = 0 if task == "sanity" else 2
+    assert text.count("<img") == charts + pictures + 1  # the last one enlarges the others
+    if task != "sanity":
+        assert f'data-value="{float(cells[4].split()[0])}"' in text
     report = json.loads((tmp_path / f"{task}.json").read_text())
     facts = report["facts"]
     assert facts["images"].startswith("3")

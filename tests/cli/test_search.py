@@ -52,6 +52,7 @@ def test_from_folders_to_recipe_and_report(tmp_path: Path) -> None:
         "--layers", "act1,act2", "--held-out", folder(tmp_path / "other", 1), "--recipe", recipe,
         "--flips", "horizontal", "--scales", "1", "--cache", tmp_path / "cache",
         "--guarantee", "0.3",
+        "--report", tmp_path / "search.html",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     found = Recipe.load(recipe)
@@ -62,6 +63,17 @@ def test_from_folders_to_recipe_and_report(tmp_path: Path) -> None:
     assert bound.masks(tiny().preprocessing([Image.open(tmp_path / "other/images/0.png")])).any()
     report = (tmp_path / "out" / "ring-report" / "report.md").read_text()
     assert "held-out set: 4 images" in report
+    page = (tmp_path / "search.html").read_text(encoding="utf-8")
+    titles = (
+        "warnings</h2>",
+        "Recipe</h2>",
+        "Scores</h2>",
+        "Convergence</h2>",
+        "Worst, median and best",
+    )
+    places = [page.index(title) for title in titles]
+    assert places == sorted(places)
+    assert "Recipe, plain" in page
     assert "small" in done.stderr
     assert found.guarantee is not None
     assert (found.guarantee.units, found.guarantee.kind) == (3, "held-out")

@@ -17,7 +17,8 @@ def test_the_command_writes_a_network_and_a_report(tmp_path):
     folder = class_folders(tmp_path / "data", infected=12, healthy=12)
     out = tmp_path / "runs" / "net.pth"
     options = "--model mobilenet_v3_small --input-size 32 --epochs 1 --device cpu --amp"
-    words = [str(folder), "--out", str(out), *options.split(), "--group-pattern", r"slide\d+"]
+    words = [str(folder), "--out", str(out), *options.split(), "--group-pattern", r"slide\d+",
+             "--report", str(tmp_path / "report.html")]  # fmt: skip
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in out.parent.iterdir()) == ["net.json", "net.pth"]
@@ -25,6 +26,14 @@ def test_the_command_writes_a_network_and_a_report(tmp_path):
     assert written["settings"]["epochs"] == 1
     held_out = written["report"]["n"]
     assert f"{held_out} held-out images" in done.output
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for part in (
+        "Recall of each class",
+        f"{held_out} held-out images",
+        "as healthy",
+        "&#34;epochs&#34;",
+    ):
+        assert part in page
     assert load_model(str(out)).class_names == ("healthy", "infected")
     refused = CliRunner().invoke(app, [str(folder), "--out", str(tmp_path / "net.onnx")])
     assert isinstance(refused.exception, SsgcamError)

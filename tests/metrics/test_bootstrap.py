@@ -98,8 +98,21 @@ def test_a_small_steady_lead_shows_only_when_paired():
     better = base + 0.05 + 0.01 * torch.from_numpy(rng.normal(size=200))
     alone = [bootstrap_interval(x, identity, seed=0) for x in (base, better)]
     assert alone[0].high > alone[1].low  # they overlap
-    assert paired_difference(better, base, identity, seed=0).excludes_zero
-    assert not paired_difference(base, base, identity, seed=0).excludes_zero
+    assert paired_difference(better, base, identity, seed=0).low > 0
+    same = paired_difference(base, base, identity, seed=0)
+    assert (same.low, same.high) == (0, 0)
+
+
+def test_rows_of_sums_count_as_their_items():
+    generator = torch.Generator().manual_seed(1)
+    values, counts = torch.rand(30, 2, generator=generator), torch.tensor([5, 10, 15])
+    groups = torch.arange(3).repeat_interleave(counts)
+    sums = torch.zeros(3, 2).index_add_(0, groups, values)
+    expected = bootstrap_interval(values, ratio, seed=0, groups=groups.tolist(), samples=50)
+    found = bootstrap_interval(sums, ratio, seed=0, counts=counts, samples=50)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (expected.value, expected.low, expected.high), abs=1e-6
+    )
 
 
 def test_counts_are_uniform_draws_with_replacement():

@@ -22,7 +22,8 @@ from ssgcam.metrics import (
     insertion_deletion,
     moved_ranks,
     pixel_ranks,
-    replaced_probabilities,
+    replaced_answers,
+    top_pixels,
 )
 
 SIDE = (12, 15)
@@ -216,10 +217,20 @@ def test_blurring_the_decisive_square_costs_more_than_blurring_elsewhere():
 def test_batches_hold_several_images_and_areas(network, batch):
     images, maps = batch
     ranks, counts = pixel_ranks(maps, 0), torch.tensor([0, 30, 60, 180])
-    answers = replaced_probabilities(network, 0 * images, images, ranks, counts, batch_size=16)
+    classes = torch.arange(7) % 4
+    answers = replaced_answers(network, 0 * images, images, ranks, counts, classes, batch_size=16)
     assert network.batches == [16, 12]
-    torch.testing.assert_close(answers[:, 0], network(images).float())
-    torch.testing.assert_close(answers[:, 3], network(0 * images).float())
+    for place, plain in ((0, images), (3, 0 * images)):
+        expected = network(plain).float()
+        own = expected[torch.arange(7), classes]
+        torch.testing.assert_close(answers[:, 1, place], own)
+        assert answers[:, 0, place].tolist() == (expected.argmax(1) == classes).tolist()
+
+
+def test_top_pixels_equal_the_ranks(batch):
+    maps = torch.cat([batch[1], batch[1].round(decimals=1)])
+    for count in (1, 18, 90, 180):
+        assert torch.equal(top_pixels(maps, count, seed=5), pixel_ranks(maps, seed=5) < count)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +252,8 @@ def test_the_default_batch_fits_the_image_size():
     network = Network()
     images = torch.rand(3, 3, 224, 224)
     counts = torch.tensor([10, 20, 30])
-    replaced_probabilities(network, 0 * images, images, pixel_ranks(images[:, 0], 0), counts)
+    ranks = pixel_ranks(images[:, 0], 0)
+    replaced_answers(network, 0 * images, images, ranks, counts, torch.zeros(3))
     assert network.batches == [5, 4]
 
 

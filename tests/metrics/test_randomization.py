@@ -132,16 +132,6 @@ def test_random_weights_have_the_stated_distribution():
     assert not torch.equal(other[0].weight, conv.weight)
 
 
-def test_named_stages_take_all_that_is_inside(network):
-    stages = [(n, copy.deepcopy(s.state_dict())) for n, s in cascade(network, ["head", "stem"])]
-    assert [n for n, _ in stages] == ["head", "stem"]
-    before = network.state_dict()
-    last = stages[-1][1]
-    assert torch.equal(last["body.0.weight"], before["body.0.weight"])
-    for key in ("stem.0.weight", "stem.1.running_mean", "head.weight"):
-        assert not torch.equal(last[key], before[key])
-
-
 def test_random_weights_above_the_layer_change_a_gradient_map_but_no_activations(network, images):
     explain, control = gradient_map(images), activation_sum(images)
     originals = explain(network), control(network)
@@ -164,8 +154,6 @@ def test_constant_and_non_finite_maps_are_found():
     assert constant_maps(maps).tolist() == [False, True, True, True, False]
 
 
-def test_bad_input_is_one_sentence(network):
-    with pytest.raises(SsgcamError, match=r"'body\.1' is not a module with weights.*stem, body"):
-        next(cascade(network, ["body.1"]))
+def test_bad_input_is_one_sentence():
     with pytest.raises(SsgcamError, match="no weights"):
         next(cascade(nn.ReLU()))

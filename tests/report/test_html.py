@@ -8,9 +8,11 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ssgcam.errors import SsgcamError
 from ssgcam.report.html import Gallery, Picture, Plot, Table, Text, write_html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -43,11 +45,11 @@ def written(path, **options):
 def test_warnings_come_first_and_everything_is_in_the_file(tmp_path):
     text = written(
         tmp_path / "r.html", summary=["Three images."], warnings=["'x.png' is damaged"],
-        settings={"threshold": 0.4, "layers": ("a", "b")}, versions={"ssgcam": "0.1", "torch": "2"},
+        settings={"threshold": 0.4, "layers": ("a", "b")},
     )  # fmt: skip
     order = ["1 warning", "x.png&#39; is damaged", "Three images.", "Notes", "First &amp; second",
              "Scores", "Higher is better", "Masks", "IoU 0.25", "Curve", "Settings and versions",
-             "torch 2", "&#34;threshold&#34;: 0.4"]  # fmt: skip
+             f"torch {torch.__version__}", "&#34;threshold&#34;: 0.4"]  # fmt: skip
     places = [text.index(part) for part in order]
     assert places == sorted(places)
 
@@ -59,10 +61,23 @@ def test_text_is_escaped(tmp_path):
     assert "<i>" not in text
 
 
-def test_report_without_warnings_settings_and_versions_has_no_such_sections(tmp_path):
+def test_report_without_warnings_and_settings_has_no_such_sections(tmp_path):
     text = written(tmp_path / "r.html")
     assert 'class="warnings"' not in text
-    assert "Settings and versions" not in text
+    assert "All settings" not in text
+    assert "Settings and versions" in text
+
+
+def test_numbers_with_intervals_sort_as_numbers(tmp_path):
+    rows = [["0.9 [0.8, 1.0]"], ["-0.1 (-0.2 to 0.1)"], ["+0.25"], ["3 of 4"], ["nan [nan, nan]"]]
+    write_html(tmp_path / "r.html", "Scores", [Table("Scores", ["score"], rows)])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert re.findall(r'data-value="([^"]*)"', text) == ["0.9", "-0.1", "0.25"]
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(SsgcamError, match=r"'.*r\.txt' does not end in \.html"):
+        written(tmp_path / "r.txt")
 
 
 def test_nothing_is_fetched(tmp_path):

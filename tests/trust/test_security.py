@@ -272,13 +272,22 @@ def test_names_in_a_report_are_escaped(tmp_path: Path) -> None:
     model = replace(small(), class_names=(attack, "dog", "cat"))
     picture = photos(tmp_path / "in", 1)[0]
     picture.rename(picture.with_name("<img src=x onerror=alert(1)>.png"))
-    segment_images([tmp_path / "in"], model, tmp_path / "out", report=True, gate=0.0)
-    run("explain", picture.parent, "--model", TINY, "--out", tmp_path / "maps", "--html")
+    segment_images([tmp_path / "in"], model, tmp_path / "out", report=tmp_path / "r.html", gate=0.0)
+    run(
+        "explain",
+        picture.parent,
+        "--model",
+        TINY,
+        "--out",
+        tmp_path / "maps",
+        "--report",
+        tmp_path / "e.html",
+    )
     for page in [*tmp_path.rglob("*.html")]:
         text = page.read_text("utf-8")
         assert attack not in text, page
         assert "<img src=x" not in text, page
-    assert list((tmp_path / "out").glob("*.html"))
+    assert len(list(tmp_path.glob("*.html"))) == 2
 
 
 def test_xml_entities_do_not_fill_the_memory(tmp_path: Path) -> None:

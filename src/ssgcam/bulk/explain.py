@@ -6,7 +6,6 @@ OUT/NAME_map.npy        the map, float32 in [0, 1], at the network's input size
 OUT/NAME_against.png    with a class to compare with: each of the two classes over the other
 OUT/legend.png          the color scale
 OUT/manifest.jsonl      a line for each photo, see ``ssgcam.manifest``
-OUT/report.html         the HTML report, if asked for
 OUT/explain.json        the settings and what is known of each photo
 
 NAME is the photo's path without its suffix; with several classes for each photo ``_`` and the class's
@@ -28,9 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssgcam.bulk.inputs import InputImage, list_inputs
-from ssgcam.bulk.reports import REPORT as HTML_REPORT
 from ssgcam.bulk.reports import explain_report
-from ssgcam.bulk.settings import class_indices, settings_of, versions
+from ssgcam.bulk.settings import class_indices, settings_of
 from ssgcam.bulk.stream import SCRATCH, Outcome, process, run
 from ssgcam.cam import CAM
 from ssgcam.core.target import Others, compared_classes, logits_of
@@ -39,7 +37,9 @@ from ssgcam.files import write_array, write_png, written_whole
 from ssgcam.manifest import Entry, Manifest
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import heat_map, legend, noted, overlay
+from ssgcam.report.html import check_report
 from ssgcam.report.panel import Cell, panel
+from ssgcam.version import versions
 
 MANIFEST = "manifest.jsonl"
 REPORT = "explain.json"
@@ -73,7 +73,7 @@ def explain_images(
     batch_size: int = 16,
     workers: int | None = None,
     device: torch.device | None = None,
-    report: bool = False,
+    report: str | Path | None = None,
     source: Mapping[str, str] | None = None,
     on_done: Callable[[dict[str, Any]], object] | None = None,
     progress: bool = False,
@@ -93,7 +93,7 @@ def explain_images(
         batch_size: Photos in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
         device: Where the network runs; where it is if None.
-        report: Write an HTML report as well.
+        report: Write an HTML report to this file as well.
         source: Where the network came from; reported with its other settings.
         on_done: Called with the JSON report's entry of each photo.
         progress: Show a bar on a terminal.
@@ -105,6 +105,7 @@ def explain_images(
         SsgcamError: If a setting doesn't fit, or the outputs can't be written. A photo that can't be
             read does not stop the others.
     """
+    check_report(report)
     out = Path(out)
     inputs = list_inputs(images, out)
     cam = cam or CAM(model)
@@ -145,11 +146,11 @@ def explain_images(
         )
     finally:
         _write_report(out / REPORT, settings, manifest, inputs)
-    if report:
+    if report is not None:
         names = {image.name for image in inputs}
         entries = [entry for entry in manifest.entries() if entry.unit in names]
         facts = [entry.facts for entry in entries if not entry.error]
-        explain_report(out / HTML_REPORT, facts, outcome.failures, settings)
+        explain_report(report, out, facts, outcome.failures, settings)
     return outcome
 
 

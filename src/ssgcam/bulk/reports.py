@@ -15,12 +15,10 @@ from PIL import Image
 from ssgcam.bulk.export import Mask
 from ssgcam.bulk.inputs import Failure
 from ssgcam.bulk.mask_files import mask_overlay
-from ssgcam.bulk.settings import versions
 from ssgcam.data.masks import read_raw_mask
 from ssgcam.images import read_image
 from ssgcam.report.html import Gallery, Picture, Plot, Table, write_html
 
-REPORT = "report.html"
 #: Most pictures and most rows of a table in a report.
 MOST_PICTURES, MOST_ROWS = 100, 2000
 #: Longer side of the pictures that are drawn for a report.
@@ -30,7 +28,8 @@ LOW_STABILITY = 0.5
 
 
 def explain_report(
-    path: Path,
+    path: str | Path,
+    folder: Path,
     entries: Sequence[Mapping[str, Any]],
     failures: Sequence[Failure],
     settings: Mapping[str, Any],
@@ -38,7 +37,8 @@ def explain_report(
     """Write the report of an ``explain`` run.
 
     Args:
-        path: The file, in the folder of the outputs.
+        path: The file.
+        folder: Of the outputs.
         entries: What ``explain.json`` says of each photo.
         failures: Photos without outputs.
         settings: Of the run.
@@ -53,7 +53,7 @@ def explain_report(
         name, evidence = one["name"] or f"class {one['class']}", "yes" if one["evidence"] else "no"
         rows.append([photo, name, one["probability"], evidence, one["note"]])
         if len(pictures) < MOST_PICTURES:
-            picture = _small(path.parent / one.get("against", one["overlay"]))
+            picture = _small(folder / one.get("against", one["overlay"]))
             caption = f"{name}, probability {one['probability']:.3f}"
             pictures.append(Picture(picture, photo, caption))
     sections = [
@@ -67,7 +67,7 @@ def explain_report(
 
 
 def segment_report(
-    path: Path,
+    path: str | Path,
     masks: Sequence[Mask],
     failures: Sequence[Failure],
     names: Sequence[str],
@@ -146,7 +146,7 @@ def segment_report(
 
 
 def _write(
-    path: Path,
+    path: str | Path,
     title: str,
     sections: Sequence[Gallery | Plot | Table],
     about: str,
@@ -155,11 +155,7 @@ def _write(
     settings: Mapping[str, Any],
 ) -> None:
     summary = [f"{settings['model']['name']}, {about}, failed: {len(failures)}."]
-    software = versions()
-    write_html(
-        path, title, sections,
-        summary=summary, warnings=warnings, settings=settings, versions=software,
-    )  # fmt: skip
+    write_html(path, title, sections, summary=summary, warnings=warnings, settings=settings)
 
 
 def _small(path: Path, photo: Path | None = None) -> Image.Image:

@@ -5,7 +5,6 @@ OUT/overlays/a/1.jpg    the photo with its mask over it, if asked for
 OUT/maps/a/1.png        the map, 16 bits, if asked for; with several classes a/1_VALUE.png
 OUT/inner/, outer/, undecided/   the masks of the recipe's guarantee; in undecided/ 255 is between both
 OUT/review/             the photos and masks that are least sure, if asked for
-OUT/report.html         the HTML report, if asked for
 OUT/manifest.jsonl      a line for each photo, see ``ssgcam.manifest``
 OUT/segment.json        the settings, and which value stands for which class
 """
@@ -26,14 +25,14 @@ from torch import nn
 from ssgcam.bulk.export import ExportFormat, Mask, export_masks
 from ssgcam.bulk.inputs import Failure, InputImage, list_inputs
 from ssgcam.bulk.mask_files import voc_colors
-from ssgcam.bulk.reports import REPORT, segment_report
+from ssgcam.bulk.reports import segment_report
 from ssgcam.bulk.segmenter import (
     DEFAULT_GATE,
     DEFAULT_THRESHOLD,
     MaskRule,
     Segmenter,
 )
-from ssgcam.bulk.settings import class_indices, settings_of, versions
+from ssgcam.bulk.settings import class_indices, settings_of
 from ssgcam.bulk.stream import Engine, Outcome, process, run
 from ssgcam.bulk.windows import Windows
 from ssgcam.cam import CAM
@@ -43,6 +42,8 @@ from ssgcam.files import write_json, written_whole
 from ssgcam.manifest import Entry, Manifest
 from ssgcam.models import LoadedModel, check_network, with_settings
 from ssgcam.recipe import BoundRecipe, Guarantee, Recipe
+from ssgcam.report.html import check_report
+from ssgcam.version import versions
 
 MANIFEST = "manifest.jsonl"
 SETTINGS = "segment.json"
@@ -88,7 +89,7 @@ def segment_images(
     export: Sequence[ExportFormat] = (),
     review: int = 0,
     mirror: bool = False,
-    report: bool = False,
+    report: str | Path | None = None,
     batch_size: int = 16,
     workers: int | None = None,
     device: torch.device | None = None,
@@ -122,7 +123,7 @@ def segment_images(
             where they can be corrected and used for a search.
         mirror: Compare each mask with that of the mirrored photo, for a better predicted IoU in twice
             the time.
-        report: Write an HTML report as well.
+        report: Write an HTML report to this file as well.
         batch_size: Photos, or windows, in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
         device: Where the network runs; where it is if None.
@@ -138,6 +139,7 @@ def segment_images(
         SsgcamError: If a setting doesn't fit, or the outputs can't be written. A photo that can't be
             read does not stop the others.
     """
+    check_report(report)
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, type(model).__name__)
     out = Path(out).absolute()
     if batch_size < 1:
@@ -209,8 +211,8 @@ def segment_images(
     export_masks(export, masks, value_names, out)
     if review:
         _copy_for_review(masks, review, out)
-    if report:
-        segment_report(out / REPORT, masks, outcome.failures, value_names, settings, sentences)
+    if report is not None:
+        segment_report(report, masks, outcome.failures, value_names, settings, sentences)
     return Segmented(
         **vars(outcome),
         empty=sum(not mask.objects for mask in masks),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-import torchvision
 from torch import Tensor
 
 from ssgcam.cam import CAM
@@ -17,7 +14,6 @@ from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe
-from ssgcam.version import __version__
 
 
 def class_indices(model: LoadedModel, classes: Sequence[int | str], count: int) -> tuple[int, ...]:
@@ -74,14 +70,4 @@ def settings_of(
         },
         "method": method,
         **others,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of the software that makes the outputs."""
-    return {
-        "ssgcam": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
     }

@@ -45,6 +45,7 @@ class CompareOptions:
     limit: int | None = option(None, "So many images, spread evenly over the set.")
     seed: int = option(0, shared.SEED, min=0)
     resume: bool = option(True, "Continue an interrupted run of the same command.")
+    report: Path | None = option(None, shared.REPORT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,9 @@ class GridOptions:
     """Options of ``evaluate grid``."""
 
     rows: int = option(2, "Photos along each side of a mosaic, 2 or 3.")
-    mosaics: int = option(100, "How many mosaics.", min=1)
+    mosaics: int | None = option(
+        None, "How many mosaics.", min=1, shown="one for each photo, at most 100"
+    )
     confidence: float = option(0.9, "Least probability of a photo's class.")
     examples: int = option(4, "Images in the panel of examples; 0: no panel.", min=0)
 
@@ -212,7 +215,9 @@ def _evaluate(
     from ssgcam.core.methods import METHODS
     from ssgcam.files import write_text
     from ssgcam.recipe import Recipe
+    from ssgcam.report.html import check_report
 
+    check_report(common.compare.report)
     given, compare, out = context.params, common.compare, common.compare.out
     recipe, command, task = given.get("recipe"), output.style.command, str(context.info_name)
     model = common.network.load()
@@ -249,5 +254,8 @@ def _evaluate(
         output.say(f"{fact}: {found.facts[fact]}")
     output.say(f"\n{found.text(brief=True)}")
     written = evaluation.write_evaluation(found, out)
+    if compare.report is not None:
+        evaluation.write_report(found, compare.report)
     output.say(f"\nwrote {', '.join(path.name for path in written)} in {out}")
-    output.result(out=out, files=[path.name for path in written], facts=found.facts)
+    names = [path.name for path in written]
+    output.result(out=out, files=names, report=compare.report, facts=found.facts)

@@ -33,7 +33,7 @@ class ExplainOptions:
     )
     top: int = option(1, "Explain so many of the most probable classes.")
     crop: bool = option(False, "The weights' center crop, not the whole image.", "--crop")
-    report: bool = option(False, "Also write an HTML report.", "--report")
+    report: Path | None = option(None, shared.REPORT)
 
 
 @grouped(model=None)

@@ -20,7 +20,7 @@ class SearchFiles:
 
     calibration: Path = argument("A data set with masks or boxes, such as images/ beside masks/.")
     recipe: Path = option(MISSING, "The recipe to write (.json).")
-    report: Path | None = option(None, "Folder of the report.", shown="the recipe's name + -report")
+    report: Path | None = option(None, shared.REPORT)
     cache: Path | None = option(None, "Keep the maps here for the next search.")
     classes: list[str] | None = option(None, shared.CLASS, "--class", shown="the data set's")
     boxes: str = option("filled", "Masks made of boxes: filled, or the ellipse in each.")
@@ -75,8 +75,10 @@ def search(
     """
     from ssgcam.core.augment import Augmentation
     from ssgcam.core.refine import Refinement
+    from ssgcam.report.html import check_report
     from ssgcam.search import SearchSettings, search_recipe
 
+    check_report(files.report)
     recipe, boxes = files.recipe, files.boxes
     if recipe.suffix != ".json":
         raise SsgcamError(f"'{recipe}' does not end in .json; give --recipe NAME.json")
@@ -113,9 +115,11 @@ def search(
             cache=files.cache,
             progress=output.style.progress,
         )
-    folder = files.report or recipe.with_name(f"{recipe.stem}-report")
+    folder = recipe.with_name(f"{recipe.stem}-report")
     found.recipe.save(recipe)
     found.report.save(folder)
+    if files.report is not None:
+        found.report.write_html(files.report)
     for sentence in found.report.warnings:
         if sentence not in printed:
             output.warn(sentence)

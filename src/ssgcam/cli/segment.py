@@ -62,7 +62,7 @@ class OutputOptions:
     export: list[str] | None = option(
         None, "Also write the objects as coco, yolo, geojson or labelstudio; can be repeated."
     )
-    report: bool = option(False, "Also write an HTML report.", "--report")
+    report: Path | None = option(None, shared.REPORT)
     review: int = option(0, "Copy so many images with the least sure masks to OUT/review.", min=0)
     mirror: bool = option(
         False,

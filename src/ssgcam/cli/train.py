@@ -22,6 +22,7 @@ class FileOptions:
     out: Path = option(MISSING, "The network file to write (.pth).")
     group_pattern: str | None = option(None, shared.GROUP_PATTERN)
     resume: bool = option(False, "Continue an interrupted training.", "--resume")
+    report: Path | None = option(None, shared.REPORT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,10 @@ def train(
     from ssgcam.files import write_json
     from ssgcam.images import Reading
     from ssgcam.models import save_model
+    from ssgcam.report.html import check_report
     from ssgcam.training import TrainingSettings, read_labeled_images, train_classifier
 
+    check_report(files.report)
     out = files.out
     if out.suffix != ".pth":
         raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
@@ -80,6 +83,8 @@ def train(
     )
     save_model(result.model, out)
     write_json(out.with_suffix(".json"), result.to_json())
+    if files.report is not None:
+        result.write_html(files.report)
     checkpoint.unlink(missing_ok=True)
     if result.report is not None:
         output.say(f"epoch {result.best_epoch} was the best; {result.report}")

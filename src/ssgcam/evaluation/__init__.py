@@ -9,7 +9,7 @@ from ssgcam.evaluation.localization import evaluate_localization
 from ssgcam.evaluation.maps import DEFAULT_METHODS, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.perturbation import evaluate_perturbation
 from ssgcam.evaluation.randomization import evaluate_sanity
-from ssgcam.evaluation.report import Evaluation, write_evaluation
+from ssgcam.evaluation.report import Evaluation, write_evaluation, write_report
 from ssgcam.evaluation.run import EvaluationSettings, limited
 from ssgcam.evaluation.scores import Difference, Score
 from ssgcam.evaluation.segmentation import evaluate_segmentation
@@ -30,4 +30,5 @@ __all__ = [
     "evaluate_segmentation",
     "limited",
     "write_evaluation",
+    "write_report",
 ]

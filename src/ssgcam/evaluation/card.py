@@ -36,7 +36,6 @@ from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import overlay
 from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
 from ssgcam.report.panel import Cell, panel
-from ssgcam.version import __version__
 
 #: Ours, which tells classes apart or finds the object, and five first-order methods.
 CARD_METHODS = (
@@ -365,7 +364,6 @@ def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
         sections,
         warnings=card.notes,
         settings=card.facts,
-        versions={"ssgcam": __version__, "torch": torch.__version__},
     )
     return files
 

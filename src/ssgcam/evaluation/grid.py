@@ -17,8 +17,9 @@ from ssgcam.data import Sample, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Evaluation
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Examples, Item, Picture, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
 
 METRICS = (
@@ -34,7 +35,7 @@ def evaluate_grid(
     methods: MethodsCompared | None = None,
     *,
     rows: int = 2,
-    mosaics: int = 100,
+    mosaics: int | None = None,
     confidence: float = 0.9,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
@@ -50,7 +51,7 @@ def evaluate_grid(
         methods: Methods and layers; the gradient methods on automatic layers if None. A recipe is left
             out: it was made for the network's own input size.
         rows: Cells along each side, 2 or 3.
-        mosaics: How many.
+        mosaics: How many; None: one for each of the photos, at most 100.
         confidence: Probability that the network must give a photo's class, in [0, 1).
         settings: Batch size (of photos: as many mosaics as have no more), seed, ...
 
@@ -62,17 +63,18 @@ def evaluate_grid(
         SsgcamError: If the network can't take the larger input, too few photos reach the probability,
             or a setting is out of range.
     """
-    if rows not in (2, 3) or not 0 <= confidence < 1:
-        raise SsgcamError(
-            f"rows is {rows} and confidence {confidence:g}; give 2 or 3 rows and a probability in [0, 1)"
-        )
+    check(
+        rows in (2, 3) and 0 <= confidence < 1,
+        f"rows is {rows} and confidence {confidence:g}; give 2 or 3 rows and a probability in [0, 1)",
+    )
     methods = replace(methods or MethodsCompared(), recipe=None)
     settings = settings or EvaluationSettings()
     run = Run("grid", model, samples, methods, settings)
     _check_input(model, rows)
     single = [sample for sample in samples if len(sample.labels) < 2]
     photos, labels = _confident(run, single, confidence)
-    chosen = metrics.choose_mosaics(labels, rows, mosaics, settings.seed)
+    count = min(100, max(1, len(photos))) if mosaics is None else mosaics
+    chosen = metrics.choose_mosaics(labels, rows, count, settings.seed)
     run.settings = replace(settings, batch_size=max(1, settings.batch_size // rows**2))
     items, cells = [], {}
     for k, mosaic in enumerate(chosen):
@@ -105,8 +107,8 @@ def evaluate_grid(
         f"chance is {1 / rows**2:.3f}",
         "photos": f"classified with a probability of at least {confidence:g}",
     }
-    examples = run.examples(items, no_extra, draw, lambda extra: None)
-    return run.evaluation(table, METRICS, facts, examples=examples, legend=LEGEND)
+    examples = Examples(items, no_extra, draw, lambda extra: None, LEGEND)
+    return run.evaluation(table, METRICS, facts, examples=examples)
 
 
 def _check_input(model: LoadedModel, rows: int) -> None:
@@ -128,8 +130,7 @@ def _confident(
     """The photos whose class has at least this probability, and these classes of the network."""
     used = replace(run.samples, samples=tuple(samples))
     mapping = run.class_mapping(used, None)
-    if not samples:
-        raise SsgcamError(f"no image of '{run.samples.root}' has one label, or none")
+    check(samples, f"no image of '{run.samples.root}' has one label, or none")
     found = run.probabilities([Item(sample) for sample in samples])
     photos, labels = [], []
     for sample, probabilities in zip(samples, found, strict=True):

@@ -7,7 +7,7 @@ of :mod:`ssgcam.metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ssgcam import metrics
 from ssgcam.data import SampleSet
-from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Examples, Item, Picture, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics import SCORES, TAUS
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
 
 POINTING_TOLERANCE = 15.0
@@ -95,13 +95,13 @@ def evaluate_localization(
         ignored = [t.ignore for t in truths]
         near = [t.near for t in truths if t.near is not None]
         place = torch.tensor([used.index(item.classes[0]) for item in batch.items])
+        top = found.logits, found.classes[:, 0]
         for source, own in found.maps.items():
             maps = own[:, 0]
             if boxed:
                 parts[source, "boxes"] = metrics.box_hits(maps, boxes, batch.sizes)
-                parts[source, "fixed"] = metrics.localization_hits(
-                    maps, boxes, batch.sizes, found.logits, found.classes[:, 0], tau
-                )
+                hits = metrics.localization_hits(maps, boxes, batch.sizes, *top, tau)
+                parts[source, "fixed"] = hits
             parts[source, "pixels"] = metrics.pxap_histograms(maps, masks, ignored)
             if len(near) == len(maps):
                 hits = metrics.peak_hits(maps, near)
@@ -132,8 +132,8 @@ def evaluate_localization(
     }
     return run.evaluation(
         table, _metrics(name, boxed, pointing), facts, notes,
-        charts=_charts(table, name, boxed), legend=LEGEND,
-        examples=run.examples(items, read, draw, lambda truth: truth.mask),
+        charts=tuple(_charts(table, name, boxed)),
+        examples=Examples(items, read, draw, lambda truth: truth.mask, LEGEND),
     )  # fmt: skip
 
 
@@ -153,48 +153,44 @@ def _items(samples: SampleSet, mapping: dict[int, int], wanted: int | None) -> l
 
 def _annotations(samples: SampleSet, items: Sequence[Item]) -> tuple[bool, bool]:
     """Whether items have boxes and masks; refuse sets in which only some have."""
-    if not items:
-        raise SsgcamError(
-            f"no image of '{samples.root}' has a class and a box or a mask; localization needs both"
-        )
+    check(
+        items,
+        f"no image of '{samples.root}' has a class and a box or a mask; localization needs both",
+    )
     has = {
         "box": [bool(item.sample.boxes) for item in items],
         "mask": [item.sample.mask is not None for item in items],
     }
     for kind, present in has.items():
-        if any(present) and not all(present):
-            raise SsgcamError(
-                f"'{items[present.index(False)].sample.name}' has a class but no {kind}, while "
-                f"{sum(present)} others have one; leave such images out or complete the annotation"
-            )
+        lacking = items[present.index(False)].sample.name if not all(present) else ""
+        check(
+            not any(present) or all(present),
+            f"'{lacking}' has a class but no {kind}, while {sum(present)} others have one; leave such "
+            "images out or complete the annotation",
+        )
     return any(has["box"]), any(has["mask"])
 
 
 def _truth(item: Item, photo: Image.Image, *, samples: SampleSet, masked: bool) -> Truth:
     """The ground truth of one item; called in a thread."""
     sample = item.sample
-    labels = sample.box_labels or [item.labels[0] if item.labels else 0] * len(sample.boxes)
-    own = [
-        box
-        for box, label in zip(sample.boxes, labels, strict=True)
-        if not sample.box_labels or label in item.labels
-    ]
+    pairs = zip(sample.boxes, sample.box_labels, strict=True) if sample.box_labels else ()
+    own = [box for box, label in pairs if label in item.labels] if pairs else sample.boxes
     boxes = torch.tensor(own).view(-1, 4)
     if masked:
         label = item.labels[0] if len(item.labels) == 1 else None
         mask, ignore = map(torch.from_numpy, samples.object_mask(sample, photo.size, label))
-        if not mask.any():
-            name = ", ".join(samples.class_names[label] for label in item.labels)
-            raise SsgcamError(
-                f"the mask of '{sample.name}' has no pixel of its class '{name}'; correct one of them"
-            )
+        name = ", ".join(samples.class_names[label] for label in item.labels)
+        check(
+            mask.any(),
+            f"the mask of '{sample.name}' has no pixel of its class '{name}'; correct one of them",
+        )
     else:
         mask = metrics.fill_boxes(boxes, photo.height, photo.width)
         ignore = torch.zeros_like(mask, dtype=torch.bool)
     large = min(photo.size) >= 5 * POINTING_TOLERANCE
-    return Truth(
-        boxes, mask, ignore, metrics.near_object(mask, POINTING_TOLERANCE) if large else None
-    )
+    near = metrics.near_object(mask, POINTING_TOLERANCE) if large else None
+    return Truth(boxes, mask, ignore, near)
 
 
 def _metrics(name: str, boxed: bool, pointing: bool) -> list[Metric]:
@@ -218,27 +214,22 @@ def _best_iou(histogram: Tensor) -> Tensor:
     return metrics.pixel_curves(histogram)[2].nan_to_num(0.0).amax(-1)
 
 
-def _charts(table: ScoreTable, name: str, boxed: bool) -> tuple[Chart, ...]:
-    iou, trade, accuracy = {}, {}, {}
-    for source in table.sources:
-        curves = metrics.pixel_curves(table.total(source, "pixels"))
-        precision, recall, ious = (curve[::EVERY] for curve in curves)
-        known = ~precision.isnan()
-        iou[source] = SCORES[::EVERY], ious.nan_to_num(0.0)
-        trade[source] = recall[known], precision[known]
-        if boxed:
-            hits = table.total(source, "boxes")[0, ::EVERY] / table.count(source, "boxes")
-            accuracy[source] = TAUS[::EVERY], hits
+def _charts(table: ScoreTable, name: str, boxed: bool) -> Iterator[Chart]:
+    pixels = {s: metrics.pixel_curves(table.total(s, "pixels")) for s in table.sources}
+    kept = {s: [curve[::EVERY] for curve in curves] for s, curves in pixels.items()}
     truth = "filled boxes" if name == "PxAP-box" else "masks"
-    labels = "threshold, a share of the map's range", "IoU, all pixels of the set"
     title = f"Pixel IoU with the {truth} against the threshold"
-    charts = [curve_chart("localization_iou", title, labels, iou)]
-    labels, title = ("recall", "precision"), f"Precision and recall ({name})"
-    charts.append(curve_chart("localization_precision_recall", title, labels, trade))
-    labels = "threshold, a share of the map's maximum", "BoxAcc"
-    title = "Images with a box of IoU at least 0.5"
-    charts.append(curve_chart("localization_box_accuracy", title, labels, accuracy))
-    return tuple(charts if boxed else charts[:2])
+    labels = "threshold, a share of the map's range", "IoU, all pixels of the set"
+    lines = [(s, SCORES[::EVERY], iou.nan_to_num(0.0)) for s, (_, _, iou) in kept.items()]
+    yield curve_chart("localization_iou", title, labels, lines)
+    title, labels = f"Precision and recall ({name})", ("recall", "precision")
+    lines = [(s, recall[(known := ~p.isnan())], p[known]) for s, (p, recall, _) in kept.items()]
+    yield curve_chart("localization_precision_recall", title, labels, lines)
+    if boxed:
+        title = "Images with a box of IoU at least 0.5"
+        labels = "threshold, a share of the map's maximum", "BoxAcc"
+        lines = [(s, TAUS[::EVERY], table.mean(s, "boxes")[0, ::EVERY]) for s in table.sources]
+        yield curve_chart("localization_box_accuracy", title, labels, lines)
 
 
 def _box(values: Tensor, hits: Tensor) -> list[float]:

@@ -41,6 +41,9 @@ class MapSource:
     method: str
     layers: str
 
+    def __str__(self) -> str:
+        return f"{self.method} ({self.layers})"
+
 
 @dataclass(frozen=True)
 class MethodSpec:
@@ -86,6 +89,14 @@ class MethodSpec:
         if self.method == "ssg_cam" and self.ssg.form != SSGSettings().form:
             title += f" ({self.ssg.form} form)"
         return self.name or title
+
+    def settings_text(self, target: TargetSettings | None, shared: str) -> str:
+        """The settings in words, and the method's own target where it isn't the shared one."""
+        text, ssg, own = f"gamma {self.power:g}", self.ssg, METHODS[self.method].target
+        if self.method == "ssg_cam":
+            exponents = f"exponents {ssg.first_exponent:g} and {ssg.second_exponent:g}"
+            text = f"{ssg.form} form, sigma {ssg.sigma:g}, {exponents}, {text}"
+        return text + f", target {own}" * (target is None and own != shared)
 
     @property
     def power(self) -> float:
@@ -213,11 +224,9 @@ class Explainer:
             for spec in self.methods
             if spec.separate
         }
-        shared = {spec.needs for spec in self.methods if not spec.separate}
-        order: tuple[Needs, ...] = ("second", "first", "activation")
-        self._needs: Needs = "activation"
-        for needs in order[::-1]:
-            self._needs = needs if needs in shared else self._needs
+        shared = [spec.needs for spec in self.methods if not spec.separate]
+        order: list[Needs] = ["activation", "first", "second"]
+        self._needs = max(shared, key=order.index, default=order[0])
         self.sources = self._sources(compared)
 
     @property
@@ -250,14 +259,8 @@ class Explainer:
         size = (int(images.shape[-2]), int(images.shape[-1]))
         found: dict[MapSource, list[Tensor]] = {}
         for k, column in enumerate(classes.unbind(1), 1):
-            more = k < classes.shape[1]
-            signals = signals_of(
-                captured,
-                Scalar(column, self.target, None, others),
-                self._needs,
-                size,
-                retain_graph=more,
-            )
+            scalar, more = Scalar(column, self.target, None, others), k < classes.shape[1]
+            signals = signals_of(captured, scalar, self._needs, size, retain_graph=more)
             for spec in self.methods:
                 if spec in self._separate:
                     cam = self._separate[spec]
@@ -293,12 +296,9 @@ class Explainer:
         for name, values in raw.items():
             own = (int(values.shape[-2]), int(values.shape[-1]))
             maps[MapSource(spec.title, name)] = fusion.prepare(values, own, spec.power)
-        maps[MapSource(spec.title, ALL_FUSED)] = fusion.fuse(
-            [*raw.values()],
-            size,
-            gammas=[spec.power] * len(raw),
-            fusion=METHODS[spec.method].fusion,
-        )
+        gammas, how = [spec.power] * len(raw), METHODS[spec.method].fusion
+        fused = fusion.fuse([*raw.values()], size, gammas=gammas, fusion=how)
+        maps[MapSource(spec.title, ALL_FUSED)] = fused
         return {source: values for source, values in maps.items() if source in self.sources}
 
 

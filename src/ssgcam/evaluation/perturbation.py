@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssgcam import metrics
 from ssgcam.core.fast import FastCopy
@@ -19,12 +20,12 @@ from ssgcam.core.network import unwrap
 from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of
 from ssgcam.data import SampleSet
-from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, Series, curve_chart
 from ssgcam.evaluation.run import (
     Batch,
     EvaluationSettings,
+    Examples,
     Item,
     Picture,
     Run,
@@ -32,11 +33,14 @@ from ssgcam.evaluation.run import (
     no_extra,
 )
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
 
 Measure = Literal["blur", "insertion_deletion", "drop_increase", "road"]
 #: The default: all but ROAD, which takes some seconds for each map of 224 x 224 pixels.
 MEASURES: tuple[Measure, ...] = get_args(Measure)[:3]
+#: In the charts: the highest pixels first and the lowest pixels first.
+ROAD_ORDERS = (("morf", "highest"), ("lerf", "lowest"))
 LEGEND = (
     "First column: the photo, with true boxes if they are known. Others: the map and the outline of "
     "its top 20 % of pixels."
@@ -81,10 +85,8 @@ def evaluate_perturbation(
     """
     for measure in measures:
         check_choice("measure", measure, Measure)
-    if not measures or steps < 1:
-        raise SsgcamError("name at least one measure, and at least one step")
-    if not len(samples):
-        raise SsgcamError(f"'{samples.root}' has no image to perturb")
+    check(measures and steps >= 1, "name at least one measure, and at least one step")
+    check(len(samples), f"'{samples.root}' has no image to perturb")
     run = Run("perturbation", model, samples, methods, settings, True, partial(_classes, model))
     settings, normalize = run.settings, model.preprocessing.normalize
     wanted = run.class_index(classes)
@@ -106,27 +108,24 @@ def evaluate_perturbation(
         parts: Parts = {(None, "correct"): (top == own).int()}
         inputs = answers.ready(batch.inputs)
         blurred = answers.ready(normalize(metrics.gaussian_blur(batch.pixels, sigma)))
+        passes: dict[str, Any] = {"seed": settings.seed, "batch_size": at_once}
         for source, all_maps in found.maps.items():
             maps = all_maps[:, 0]
             if "blur" in measures:
                 parts[source, "blur"] = metrics.blur_drops(
-                    answers, inputs, blurred, maps, own, areas=areas, seed=settings.seed,
-                    first=batch.first, batch_size=at_once,
-                )  # fmt: skip
+                    answers, inputs, blurred, maps, own, areas=areas, first=batch.first, **passes
+                )
             if "insertion_deletion" in measures:
                 curves = metrics.insertion_deletion(
-                    answers, inputs, blurred, maps, top, counts=counts, seed=settings.seed,
-                    batch_size=at_once,
-                )  # fmt: skip
+                    answers, inputs, blurred, maps, top, counts=counts, **passes
+                )
                 parts[source, "curves"] = curves
                 parts[source, "curve areas"] = metrics.area_under_curve(curves, shares)
             if "drop_increase" in measures:
                 drops = metrics.drop_and_increase(answers, inputs, maps, own, at_once)
                 parts[source, "drop"] = drops
             if "road" in measures:
-                parts[source, "road"] = metrics.road_parts(
-                    answers, inputs, maps, own, seed=settings.seed, batch_size=at_once
-                )
+                parts[source, "road"] = metrics.road_parts(answers, inputs, maps, own, **passes)
         return parts
 
     table = run.accumulate(items, no_extra, score, measures, areas, sigma, steps, pooled=["curves"])
@@ -134,8 +133,7 @@ def evaluate_perturbation(
     def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Picture:
         values = found.maps[source][k, 0]
         fitted = metrics.fit_maps(values[None], height, width)
-        ranks = metrics.pixel_ranks(fitted, settings.seed)[0]
-        return values, [], ranks < 0.2 * height * width
+        return values, [], metrics.top_pixels(fitted, height * width // 5, settings.seed)[0]
 
     intact = float(table.total(None, "correct")) / len(items)
     named = sum(len(item.classes) == 1 for item in items)
@@ -153,20 +151,23 @@ def evaluate_perturbation(
         facts["blurred"] = f"the top {', '.join(f'{area:.0%}' for area in areas)} of the pixels"
         facts["random control"] = "each image's own highlighted region moved to a random place"
     if "insertion_deletion" in measures:
-        for index, name in enumerate(("insertion", "deletion")):
-            charts.append(_curve_chart(table, shares, name, index))
+        titles = {"insertion": "Insertion", "deletion": "Deletion"}
+        labels = "share of the pixels", "probability of the top class"
+        charts += _curve_charts(table, "curves", titles, labels, shares)
         facts["insertion and deletion"] = f"{step} pixels a step, {steps} steps"
     if charts:  # both of these blur
         facts["blur"] = f"Gaussian, sigma {sigma:.1%} of the input's shorter side"
     if "road" in measures:
-        charts += _road_charts(table)
+        titles = {f"road_{name}": f"ROAD, {which} pixels first" for name, which in ROAD_ORDERS}
+        labels, x = ("share of the pixels imputed", "probability of the class"), metrics.ROAD_AREAS
+        charts += _curve_charts(table, "road", titles, labels, torch.tensor(x).double())
         shares_text = f"{metrics.ROAD_AREAS[0]:.0%} to {metrics.ROAD_AREAS[-1]:.0%} of the pixels"
         facts["ROAD"] = f"noisy linear imputation of {shares_text}, noise 0.01"
     facts["perturbed images"] = f"{at_once} for each pass of the network"
     facts["computation"] = f"{answers.description} answers to perturbed images, exact maps"
     return run.evaluation(
-        table, _metrics(measures, areas), facts, charts=tuple(charts), legend=LEGEND,
-        examples=run.examples(items, no_extra, draw, lambda extra: None),
+        table, _metrics(measures, areas), facts, charts=tuple(charts),
+        examples=Examples(items, no_extra, draw, lambda extra: None, LEGEND),
     )  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def _metrics(measures: Sequence[Measure], areas: Sequence[float]) -> list[Metric
         ]
         for index, area in enumerate(areas):
             for kind, name in enumerate(("accuracy drop", "probability drop")):
-                drop = partial(_drop, kind, index)
+                drop = partial(lambda m, place: m[..., 0, *place], place=(kind, index))
                 rows.append(Metric(f"{name} at {area:.0%}", "blur", drop, shown=False))
     if "insertion_deletion" in measures:
         rows += [
@@ -229,48 +230,33 @@ def _metrics(measures: Sequence[Measure], areas: Sequence[float]) -> list[Metric
     return rows
 
 
-def _drop(kind: int, area: int, means: Tensor) -> Tensor:
-    """Of the highlighted pixels: accuracy (0) or probability (1)."""
-    return means[..., 0, kind, area]
-
-
 def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float) -> Chart:
     """Accuracy at each blurred area, and with the random control, the mean of the methods."""
-    x, start = torch.tensor([0.0, *areas]).double(), torch.tensor([intact]).double()
-    curves = {}
-    controls: dict[str, list[Tensor]] = {}
-    for source in table.sources:
-        drops = table.total(source, "blur") / table.count(source, "blur")
-        after, control = (torch.cat([start, intact - drops[k, 0]]) for k in range(2))
-        curves[source] = x, after
-        controls.setdefault(source.layers, []).append(control)
-    labels = "share of the image blurred", "accuracy"
-    chart = curve_chart("perturbation_blur", "Accuracy against the blurred area", labels, curves)
+    x = torch.tensor([0.0, *areas]).double()
+    after = {  # [2, areas + 1]: highest pixels, control
+        s: F.pad(intact - table.mean(s, "blur")[:, 0], (1, 0), value=intact) for s in table.sources
+    }
+    labels, title = ("share of the image blurred", "accuracy"), "Accuracy against the blurred area"
+    chart = curve_chart(
+        "perturbation_blur", title, labels, ((s, x, y[0]) for s, y in after.items())
+    )
     for layers, lines in chart.plots.items():
-        y = tuple(torch.stack(controls[layers]).mean(0).tolist())
-        line = Series("moved at random (mean of methods)", lines[0].x, y, dashed=True)
+        control = torch.stack([y[1] for s, y in after.items() if s.layers == layers]).mean(0)
+        line = Series(
+            "moved at random (mean of methods)", lines[0].x, tuple(control.tolist()), True
+        )
         chart.plots[layers] = (*lines, line)
     return chart
 
 
-def _curve_chart(table: ScoreTable, shares: Tensor, name: str, index: int) -> Chart:
-    curves = {
-        source: (shares, table.total(source, "curves")[index] / table.count(source, "curves"))
-        for source in table.sources
-    }
-    labels = "share of the pixels", "probability of the top class"
-    return curve_chart(f"perturbation_{name}", name.capitalize(), labels, curves)
-
-
-def _road_charts(table: ScoreTable) -> list[Chart]:
-    x = torch.tensor(metrics.ROAD_AREAS).double()
-    labels = "share of the pixels imputed", "probability of the class"
-    charts = []
-    for index, (name, which) in enumerate((("morf", "highest"), ("lerf", "lowest"))):
-        curves = {
-            source: (x, table.total(source, "road")[index] / table.count(source, "road"))
-            for source in table.sources
-        }
-        title = f"ROAD, {which} pixels first"
-        charts.append(curve_chart(f"perturbation_road_{name}", title, labels, curves))
-    return charts
+def _curve_charts(
+    table: ScoreTable, part: str, titles: dict[str, str], labels: tuple[str, str], x: Tensor
+) -> list[Chart]:
+    """A chart for each row of a part, from its name and title."""
+    return [
+        curve_chart(
+            f"perturbation_{name}", title, labels,
+            ((s, x, table.mean(s, part)[row]) for s in table.sources),
+        )
+        for row, (name, title) in enumerate(titles.items())
+    ]  # fmt: skip

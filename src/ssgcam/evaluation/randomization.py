@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ssgcam import metrics
 from ssgcam.core.capture import Target
 from ssgcam.data import SampleSet
-from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, Explainer, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.report import Evaluation, Table, curve_chart
 from ssgcam.evaluation.run import (
@@ -31,7 +30,8 @@ from ssgcam.evaluation.run import (
     limited,
     no_extra,
 )
-from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
+from ssgcam.evaluation.scores import Metric, Parts
+from ssgcam.metrics.checks import check
 from ssgcam.metrics.randomization import UNCHANGED
 from ssgcam.models import LoadedModel
 
@@ -77,11 +77,9 @@ def evaluate_sanity(
         SsgcamError: If there is no image, the threshold is outside (-1, 1], the network can't be
             copied, or every original map is constant.
     """
-    if not -1 < threshold <= 1:
-        raise SsgcamError(f"the threshold is {threshold}; give a rank correlation in (-1, 1]")
+    check(-1 < threshold <= 1, f"the threshold is {threshold}; give a rank correlation in (-1, 1]")
     samples = limited(samples, images)
-    if not len(samples):
-        raise SsgcamError(f"'{samples.root}' has no image")
+    check(len(samples), f"'{samples.root}' has no image")
     methods = methods or MethodsCompared()
     judged = tuple(spec for spec in methods.methods if spec.method != CONTROL.method)
     methods = replace(methods, methods=(*judged, CONTROL), recipe=None)
@@ -112,18 +110,19 @@ def evaluate_sanity(
         return parts
 
     table = run.accumulate(items, no_extra, score, wanted, names)
-    scores, rows, curves = [], [], {}
+    scores, rows, curves = [], [], []
     for source in run.sources:
-        correlations = _means(table, source, 1)
-        if correlations.isnan().any():
-            raise SsgcamError(
-                "every map of the intact network is constant; choose another layer than "
-                f"'{source.layers}'"
-            )
-        control = _means(table, MapSource(CONTROL.title, source.layers), 3)
+        correlations = metrics.ratio(table.total(source, "correlation")[:, :2])
+        check(
+            not correlations.isnan().any(),
+            "every map of the intact network is constant; choose another layer than "
+            f"'{source.layers}'",
+        )
+        of_control = table.total(MapSource(CONTROL.title, source.layers), "correlation")
+        control = metrics.ratio(of_control[:, [0, 3]])
         same = [k for k, value in enumerate(control.tolist()) if value >= UNCHANGED]
         decisive = same[-1] if same else len(names) - 1
-        statistic = partial(_mean_at, stage=decisive)
+        statistic = partial(lambda means, k: metrics.ratio(means[..., k, :2]), k=decisive)
         metric = Metric("rank correlation", "correlation", statistic, "lower", shown=False)
         _, kept, vanished, _ = table.total(source, "correlation")[decisive].tolist()
         found = replace(table.score(source, metric), n=int(kept))
@@ -136,7 +135,7 @@ def evaluate_sanity(
             f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]", f"{control[decisive]:.3f}",
             f"{correlations[-1]:.3f}", f"{vanished:.0f}", str(found.n), passed,
         ))  # fmt: skip
-        curves[source] = torch.arange(1.0, len(names) + 1), correlations
+        curves.append((source, torch.arange(1.0, len(names) + 1), correlations))
     title = "Rank correlation with the original map while weights are randomized"
     labels = "stages randomized, from the top", "rank correlation"
     chart = curve_chart("sanity_cascade", title, labels, curves, dashed=CONTROL.title)
@@ -146,14 +145,13 @@ def evaluate_sanity(
     )  # fmt: skip
     facts = {
         "images": count_text(len(items), table.groups),
-        "explained class": "the intact network's top class"
-        if wanted is None
+        "explained class": "the intact network's top class" if wanted is None
         else run.class_title(wanted),
         "threshold": f"passes if the mean rank correlation is below {threshold:g}",
         "class sensitivity": "rank correlation of the maps of the top class and of the 10th class"
         + (", or the least probable one" if run.outputs < 10 else ""),
         "stages": f"{len(names)}: {', '.join(names)}",
-    }
+    }  # fmt: skip
     return run.evaluation(
         table, [SENSITIVITY] if run.outputs > 1 else [], facts, scores=tuple(scores), charts=(chart,),
         tables=(Table("Rank correlation with the original map", header, tuple(rows)),),
@@ -174,28 +172,12 @@ def _compared(before: Tensor, now: Tensor) -> Tensor:
     return torch.stack([correlation.nan_to_num(0.0), *flags], 1)
 
 
-def _means(table: ScoreTable, source: MapSource, of: int) -> Tensor:
-    """Mean correlation at each stage ``[stages]``, over the images that a column of parts counts."""
-    total = table.total(source, "correlation")
-    return total[:, 0] / total[:, of]
-
-
-def _mean_at(means: Tensor, stage: int) -> Tensor:
-    """Mean correlation at a stage, over the images whose original map isn't constant."""
-    return means[..., stage, 0] / means[..., stage, 1]
-
-
 def _stages(network: nn.Module, layers: Sequence[str], most: int | None) -> list[str]:
     """Names of the stages of the cascade to compare, from the top."""
-    owners = [
-        name
-        for name, module in network.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ][::-1]
+    owners = metrics.stage_names(network)
     if most is None:
         return owners
-    if most < 1:
-        raise SsgcamError(f"{most} stages are too few; give at least 1")
+    check(most >= 1, f"{most} stages are too few; give at least 1")
     step = max(1.0, len(owners) / most)
     wanted = {0} | {min(len(owners) - 1, int((k + 1) * step) - 1) for k in range(most)}
     for layer in layers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ from ssgcam.core import fusion
 from ssgcam.evaluation.maps import ALL_FUSED, MEAN, RECIPE, MapSource
 from ssgcam.evaluation.scores import Difference, Score
 from ssgcam.files import write_json, write_png, write_text
+from ssgcam.report import html
 from ssgcam.report.heatmap import overlay
 from ssgcam.report.panel import Cell, panel
 
 COLUMNS = 3
 LONGEST = 640  # longer side of a photo in the panel, in pixels
+DIFFERENCES = (
+    "Difference from the best rival, paired (positive: higher; open: the interval contains zero)"
+)
 
 
 @dataclass(frozen=True)
@@ -104,58 +108,50 @@ class Evaluation:
                 return found
         raise KeyError((method, layers, metric))
 
-    def table(self) -> str:
-        """The main table, methods and layers by metrics, as Markdown that is readable as text."""
+    def all_tables(self, brief: bool = False) -> list[Table]:
+        """The scores that are shown, the other tables, and the paired differences.
+
+        Args:
+            brief: Leave out the differences of single layers if there are fused ones or means of layers.
+        """
         columns = ["method", "layers", "n"]
-        rows: dict[tuple[str, ...], dict[str, str]] = {}
+        lines: dict[tuple[str, str, str], dict[str, str]] = {}
         for score in self.scores:
             if score.shown:
                 n = f"{score.n}" + f" ({score.groups} groups)" * (score.groups != score.n)
                 column = score.metric + " (lower is better)" * (score.better == "lower")
                 columns += [column] * (column not in columns)
-                line = {"method": score.method, "layers": score.layers, "n": n}
-                row = rows.setdefault(tuple(line.values()), line)
-                row[column] = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-        cells = [[row.get(column, "") for column in columns] for row in rows.values()]
-        return markdown_table(columns, cells) if rows else ""
-
-    def difference_table(self, brief: bool = False) -> str:
-        """The paired differences of the metrics that the main table shows, as Markdown.
-
-        Args:
-            brief: Leave out the single layers if there are fused ones or means of layers.
-        """
+                cells = lines.setdefault((score.method, score.layers, n), {})
+                cells[column] = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+        rows = [(*line, *(cells.get(c, "") for c in columns[3:])) for line, cells in lines.items()]
         shown = [d for d in self.differences if d.shown]
-        joint = [d for d in shown if d.layers in (ALL_FUSED, MEAN)]
-        if brief and joint:
-            shown = joint + [d for d in shown if d.method == RECIPE]
-        rows = [
-            [
+        if brief and any(d.layers in (ALL_FUSED, MEAN) for d in shown):
+            shown = [d for d in shown if d.layers in (ALL_FUSED, MEAN) or d.method == RECIPE]
+        differences = [
+            (
                 d.metric,
                 f"{d.method}, {d.layers}",
                 d.rival + f", {d.rival_layers}" * (d.rival_layers != d.layers),
                 f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
                 d.verdict,
-            ]
+            )
             for d in shown
         ]
-        header = ["metric", "of", "best rival", "difference", ""]
-        return markdown_table(header, rows) if rows else ""
+        header = ("metric", "of", "best rival", "difference", "")
+        tables = (
+            Table("", tuple(columns), tuple(rows)),
+            *self.tables,
+            Table(DIFFERENCES, header, tuple(differences)),
+        )
+        return [table for table in tables if table.rows]
 
     def text(self, brief: bool = False) -> str:
-        """The tables and the notes.
-
-        Args:
-            brief: As for :meth:`difference_table`.
-        """
-        parts = [self.table()]
-        parts += [f"{t.title}\n\n{markdown_table(t.header, t.rows)}" for t in self.tables]
-        if differences := self.difference_table(brief):
-            parts.append(
-                "Difference from the best rival, paired (positive: higher; open: the interval "
-                f"contains zero)\n\n{differences}"
-            )
-        return "\n\n".join([part for part in parts if part] + list(self.notes))
+        """The tables and the notes; ``brief`` as for :meth:`all_tables`."""
+        parts = []
+        for table in self.all_tables(brief):
+            parts += [table.title] * bool(table.title)
+            parts.append(markdown_table(table.header, table.rows))
+        return "\n\n".join([*parts, *self.notes])
 
     def picture_names(self) -> list[str]:
         """Names of the files of the charts and the panel of examples."""
@@ -221,7 +217,7 @@ def curve_chart(
     name: str,
     title: str,
     labels: tuple[str, str],
-    curves: Mapping[MapSource, tuple[Tensor, Tensor]],
+    curves: Iterable[tuple[MapSource, Tensor, Tensor]],
     dashed: str = "",
 ) -> Chart:
     """A chart with one line for each source.
@@ -230,13 +226,13 @@ def curve_chart(
         name: Of its file, without ending.
         title: Above it.
         labels: Of the x axis and the y axis.
-        curves: The x values and the y values of each line.
+        curves: The source, the x values and the y values of each line.
         dashed: Title of the method whose lines are dashed.
     """
     plots: dict[str, tuple[Series, ...]] = {}
-    for source, (x, y) in curves.items():
-        x_values, y_values = tuple(x.tolist()), tuple(y.tolist())
-        line = Series(source.method, x_values, y_values, source.method == dashed)
+    for source, x, y in curves:
+        values = tuple(x.tolist()), tuple(y.tolist())
+        line = Series(source.method, *values, dashed=source.method == dashed)
         plots[source.layers] = (*plots.get(source.layers, ()), line)
     return Chart(name, title, *labels, plots)
 
@@ -251,8 +247,41 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
+def write_report(evaluation: Evaluation, path: str | Path) -> None:
+    """Write the HTML report: notes, sortable tables, charts, examples and facts in one file.
+
+    Args:
+        evaluation: What was found.
+        path: The file, ``.html``.
+
+    Raises:
+        SsgcamError: If the name doesn't end in .html or the file can't be written.
+    """
+    tables = [html.Table(t.title or "Scores", t.header, t.rows) for t in evaluation.all_tables()]
+    plots = [html.Plot(chart.title, [chart_figure(chart)]) for chart in evaluation.charts]
+    pictures = [
+        html.Picture(panel([row], scale=False), row[0].title or f"image {k}")
+        for k, row in enumerate(evaluation.examples, 1)
+    ]
+    gallery = [html.Gallery("Examples", pictures, evaluation.legend)] * bool(pictures)
+    html.write_html(
+        path,
+        f"{evaluation.task.capitalize()} of {Path(evaluation.facts['network']).name}",
+        [*tables, *plots, *gallery],
+        warnings=evaluation.notes,
+        settings=evaluation.facts,
+    )
+
+
 def draw_chart(chart: Chart) -> Image.Image:
-    """A chart as a picture: one small plot for each choice of layers, one color for each label."""
+    """The chart of :func:`chart_figure` as a picture."""
+    stream = io.BytesIO()
+    chart_figure(chart).savefig(stream, format="png")
+    return Image.open(stream).convert("RGB")
+
+
+def chart_figure(chart: Chart) -> Figure:
+    """A chart: one small plot for each choice of layers, one color for each label."""
     labels = list(dict.fromkeys(line.label for lines in chart.plots.values() for line in lines))
     palette = colormaps["tab10" if len(labels) <= 10 else "tab20"]
     columns = min(COLUMNS, len(chart.plots))
@@ -281,19 +310,16 @@ def draw_chart(chart: Chart) -> Image.Image:
         handles=list(handles.values()), labels=list(handles), loc="outside lower center",
         ncols=min(4, len(handles)), fontsize=8,
     )  # fmt: skip
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return Image.open(stream).convert("RGB")
+    return figure
 
 
 def example_cell(
     photo: Image.Image,
     title: str,
-    caption: str = "",
-    *,
-    maps: Tensor | None = None,
-    boxes: Iterable[Sequence[float]] = (),
-    mask: Tensor | None = None,
+    caption: str,
+    maps: Tensor | None,
+    boxes: Iterable[Sequence[float]],
+    mask: Tensor | None,
 ) -> Cell:
     """A cell of the panel of examples.
 
@@ -301,9 +327,9 @@ def example_cell(
         photo: The photo.
         title: Above it.
         caption: Below it.
-        maps: A map ``[h, w]``, not negative, to draw over the photo.
+        maps: A map ``[h, w]``, not negative, to draw over the photo; or None.
         boxes: Corners x0, y0, x1, y1 as shares of the photo's sides.
-        mask: ``[H, W]`` bool of any size, to outline.
+        mask: ``[H, W]`` bool of any size, to outline; or None.
     """
     picture = photo
     if maps is not None:

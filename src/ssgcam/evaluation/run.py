@@ -20,7 +20,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from ssgcam.core.methods import METHODS
 from ssgcam.core.network import explaining
 from ssgcam.core.target import logits_of
 from ssgcam.data import Sample, SampleSet
@@ -41,6 +40,7 @@ from ssgcam.files import written_whole
 from ssgcam.fingerprint import parameter_hash
 from ssgcam.manifest import Entry, Manifest, file_stamp
 from ssgcam.metrics import compose_mosaic
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.preprocessing import unit_range
 from ssgcam.report.panel import Cell
@@ -49,7 +49,7 @@ from ssgcam.version import __version__
 
 Extra = TypeVar("Extra")
 #: A map ``[h, w]`` of an example, predicted boxes as shares of the sides, and the predicted mask.
-Picture = tuple[Tensor, Sequence[Sequence[float]], Tensor | None]
+Picture = tuple[Tensor | None, Sequence[Sequence[float]], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,8 @@ class EvaluationSettings:
         """Check every number."""
         for name in ("batch_size", "pixels", "workers", "resamples", "max_units"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SsgcamError(f"{name} is {value}; give at least 1")
-        if self.seed < 0 or self.examples < 0:
-            raise SsgcamError("seed and examples can't be negative")
+            check(value is None or value >= 1, f"{name} is {value}; give at least 1")
+        check(self.seed >= 0 and self.examples >= 0, "seed and examples can't be negative")
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,28 @@ class Batch(Generic[Extra]):
     def classes(self) -> Tensor:
         """``[N, K]``: the classes, padded by repeating the first (0 if an item has none)."""
         most = max(1, *(len(item.classes) for item in self.items))
-        rows = []
-        for item in self.items:
-            own = item.classes or (0,)
-            rows.append([*own, *own[:1] * (most - len(own))])
+        classes = [item.classes or (0,) for item in self.items]
+        rows = [[*own, *own[:1] * (most - len(own))] for own in classes]
         return torch.tensor(rows, device=self.pixels.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(Generic[Extra]):
+    """What the panel of examples shows.
+
+    Attributes:
+        items: All items, of which a few are shown.
+        read: As for :meth:`Run.accumulate`.
+        draw: From maps, a source, and index, item and extra of an image to what is drawn.
+        truth: From an extra to the true mask ``[H, W]``, or None.
+        legend: What the panel shows, in words.
+    """
+
+    items: Sequence[Item]
+    read: Callable[[Item, Image.Image], Extra]
+    draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Picture]
+    truth: Callable[[Extra], Tensor | None]
+    legend: str
 
 
 def limited(samples: SampleSet, limit: int | None) -> SampleSet:
@@ -154,8 +169,7 @@ def limited(samples: SampleSet, limit: int | None) -> SampleSet:
     Raises:
         SsgcamError: If the limit is below 1.
     """
-    if limit is not None and limit < 1:
-        raise SsgcamError(f"the limit is {limit}; give at least 1")
+    check(limit is None or limit >= 1, f"the limit is {limit}; give at least 1")
     return replace(samples, samples=spread(samples.samples, limit))
 
 
@@ -213,11 +227,11 @@ class Run:
         if wanted is None:
             return None
         index = self.model.class_index(wanted)
-        if not 0 <= index < self.outputs:
-            raise SsgcamError(
-                f"class {index} is out of range: '{self.model.name}' has {self.outputs} "
-                f"classes, 0 to {self.outputs - 1}"
-            )
+        check(
+            0 <= index < self.outputs,
+            f"class {index} is out of range: '{self.model.name}' has {self.outputs} classes, 0 to "
+            f"{self.outputs - 1}",
+        )
         return index
 
     def class_mapping(self, samples: SampleSet, wanted: int | None) -> dict[int, int]:
@@ -293,67 +307,14 @@ class Run:
                 found.append(self.model.probabilities(logits.float()).cpu())
         return torch.cat(found)
 
-    def examples(
-        self,
-        items: Sequence[Item],
-        read: Callable[[Item, Image.Image], Extra],
-        draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Picture],
-        mask: Callable[[Extra], Tensor | None],
-    ) -> tuple[list[Cell], ...]:
-        """The panel of examples: a row of cells for each of a few items.
-
-        Args:
-            items: All items.
-            read: As for :meth:`accumulate`.
-            draw: From maps, a source, and index, item and extra of an image to what is shown.
-            mask: From an extra to the true mask ``[H, W]``, or None.
-        """
-        last = {source.method: source for source in self.sources}
-        recipe = last.pop(RECIPE, None)
-        shown = [*list(last.values())[:7], *([recipe] if recipe else [])]
-        some = spread(items, self.settings.examples)
-        rows = []
-        with self._computing():
-            for batch in self._batches(
-                some, read, range(0, len(some), self.settings.batch_size), ""
-            ):
-                found = self.explain(batch)
-                for k, (item, extra) in enumerate(zip(batch.items, batch.extras, strict=True)):
-                    photo, truth = self._photo(item, batch.pixels[k], mask(extra))
-                    row = [truth]
-                    for source in shown:
-                        values, boxes, outline = draw(found, source, k, item, extra)
-                        row.append(
-                            example_cell(
-                                photo, source.method, source.layers, maps=values, boxes=boxes,
-                                mask=outline,
-                            )
-                        )  # fmt: skip
-                    rows.append(row)
-        return tuple(rows)
-
-    def _photo(self, item: Item, pixels: Tensor, mask: Tensor | None) -> tuple[Image.Image, Cell]:
-        """A small copy of an item's photo, and the cell with its ground truth."""
-        own, names = self.samples.class_names, self.model.class_names
-        title = ", ".join(own[label] for label in item.labels if label < len(own))
-        if item.classes and names:
-            title = ", ".join(names[index] for index in item.classes)
-        read = self.model.preprocessing.read
-        photo = to_pil_image(pixels) if item.others else read(item.sample.image)
-        width, height = photo.size
-        photo.thumbnail((LONGEST, LONGEST))
-        boxes = [
-            (x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height)
-            for x0, y0, x1, y1 in item.sample.boxes
-        ]
-        return photo, example_cell(photo, title, boxes=boxes, mask=mask)
-
     def evaluation(
         self,
         table: ScoreTable,
         metrics: Sequence[Metric],
         facts: dict[str, str],
         notes: Sequence[str] = (),
+        *,
+        examples: Examples[Extra] | None = None,
         **found: Any,
     ) -> Evaluation:
         """The result.
@@ -363,16 +324,14 @@ class Run:
             metrics: What is computed from it.
             facts: Of this task.
             notes: Of this task.
+            examples: What the panel of examples shows.
             found: Other fields of :class:`Evaluation`.
         """
         counts = {source: table.total(source, "empty").tolist() for source in self.sources}
-        empty = ", ".join(
-            f"{source.method} ({source.layers}) {zero} of {maps}"
-            for source, (zero, maps) in counts.items()
-            if zero
-        )
+        empty = [f"{source} {zero} of {maps}" for source, (zero, maps) in counts.items() if zero]
         if empty:
-            notes = [f"Maps that are zero everywhere, which count as constant: {empty}.", *notes]
+            names = ", ".join(empty)
+            notes = [f"Maps that are zero everywhere, which count as constant: {names}.", *notes]
         variants = [spec.title for spec in self.explainer.methods if spec.method in SSG_METHODS]
         return Evaluation(
             task=self.task,
@@ -380,8 +339,41 @@ class Run:
             scores=found.pop("scores", None) or table.scores(metrics),
             differences=table.differences(metrics, variants),
             notes=tuple(notes),
+            examples=tuple(self._panel(examples)) if examples else (),
+            legend=examples.legend if examples else "",
             **found,
         )
+
+    def _panel(self, examples: Examples[Extra]) -> Iterator[list[Cell]]:
+        """A row of cells for each of a few items: the truth, then one map of each method."""
+        last = {source.method: source for source in self.sources}
+        recipe = last.pop(RECIPE, None)
+        shown = [*list(last.values())[:7], *([recipe] if recipe else [])]
+        some = spread(examples.items, self.settings.examples)
+        starts = range(0, len(some), self.settings.batch_size)
+        own, names = self.samples.class_names, self.model.class_names
+        with self._computing():
+            for batch in self._batches(some, examples.read, starts, ""):
+                found = self.explain(batch)
+                for k, (item, extra) in enumerate(zip(batch.items, batch.extras, strict=True)):
+                    title = ", ".join(own[label] for label in item.labels if label < len(own))
+                    if item.classes and names:
+                        title = ", ".join(names[index] for index in item.classes)
+                    photo = to_pil_image(batch.pixels[k])
+                    if not item.others:
+                        photo = self.model.preprocessing.read(item.sample.image)
+                    width, height = photo.size
+                    photo.thumbnail((LONGEST, LONGEST))
+                    boxes = [
+                        (x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height)
+                        for x0, y0, x1, y1 in item.sample.boxes
+                    ]
+                    truth = None, boxes, examples.truth(extra)
+                    row = [example_cell(photo, title, "", *truth)]
+                    for source in shown:
+                        drawn = examples.draw(found, source, k, item, extra)
+                        row.append(example_cell(photo, source.method, source.layers, *drawn))
+                    yield row
 
     def class_title(self, index: int) -> str:
         """Name and index of a class of the network."""
@@ -390,33 +382,22 @@ class Run:
 
     def _facts(self, own: dict[str, str]) -> dict[str, str]:
         """What makes the numbers comparable and repeatable."""
-        explain, settings = self.explainer, self.settings
-        target = explain.target
+        explain, settings, recipe = self.explainer, self.settings, self.compared.recipe
+        target, given = explain.target, self.compared.target
         facts = {
             "network": self.model.name,
             "input": "x".join(map(str, self.model.preprocessing.input_size)) + ", whole image",
             "data": f"{self.samples.root.name} ({self.samples.kind})",
             "layers": ", ".join(explain.layers),
+            **{spec.title: spec.settings_text(given, target.name) for spec in explain.methods},
+            "target": f"{target.name}, second order {target.second}, sign {target.sign}",
         }
-        for spec in explain.methods:
-            about, ssg, default = f"gamma {spec.power:g}", spec.ssg, METHODS[spec.method].target
-            if spec.method == "ssg_cam":
-                about = (
-                    f"{ssg.form} form, sigma {ssg.sigma:g}, exponents {ssg.first_exponent:g} and "
-                    f"{ssg.second_exponent:g}, {about}"
-                )
-            if self.compared.target is None and default != target.name:
-                about += f", target {default}"
-            facts[spec.title] = about
-        facts["target"] = f"{target.name}, second order {target.second}, sign {target.sign}"
         if explain.against is not None:
             facts["against"] = explain.against
         facts["computation"] = explain.computation
-        if explain.recipe is not None:
-            recipe = explain.recipe.recipe
+        if recipe is not None:
             facts["recipe"] = (
-                f"threshold {recipe.threshold:g}, gate {recipe.gate:g}, "
-                f"made for {recipe.network.name}"
+                f"threshold {recipe.threshold:g}, gate {recipe.gate:g}, made for {recipe.network.name}"
             )
         return facts | own | {
             "intervals": f"95 % percentile bootstrap, {settings.resamples} resamples of groups, or "
@@ -446,10 +427,8 @@ class Run:
         wanted = [item for first in starts for item in items[first : first + size]]
         stream = ahead(load, wanted, window=2 * size, workers=self.settings.workers)
         hidden = None if self.settings.progress and title else True
-        before = len(items) - len(wanted)
-        with tqdm(
-            total=len(items), initial=before, desc=title, unit="image", disable=hidden
-        ) as bar:
+        shown: dict[str, Any] = {"total": len(items), "initial": len(items) - len(wanted)}
+        with tqdm(**shown, desc=title, unit="image", disable=hidden) as bar:
             for first in starts:
                 loaded = islice(stream, min(size, len(items) - first))
                 found, images, sizes, extras = zip(*loaded, strict=True)
@@ -504,9 +483,10 @@ class _FinishedBatches:
                 continue
             try:
                 with np.load(self.manifest.path.parent / entry.outputs[0]) as arrays:
-                    parts = {self._key(name): torch.from_numpy(arrays[name]) for name in arrays}
+                    found = {name.partition(" "): torch.from_numpy(arrays[name]) for name in arrays}
             except Exception:  # NumPy raises many kinds of errors for a damaged file
                 continue
+            parts = {(self._sources[int(k)], part): rows for (k, _, part), rows in found.items()}
             table.add(first, parts)
             done.add(first)
         return done
@@ -521,10 +501,6 @@ class _FinishedBatches:
         with written_whole(self.manifest.path.parent / file) as temporary:
             np.savez_compressed(temporary, **arrays)
         self.manifest.add(Entry(str(first), stamp, (file,)))
-
-    def _key(self, name: str) -> tuple[MapSource | None, str]:
-        source, _, part = name.partition(" ")
-        return self._sources[int(source)], part
 
 
 def _empty_maps(found: BatchMaps) -> Parts:

@@ -7,7 +7,7 @@ the bootstrap resamples single images or groups as long as there are no more of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any, Literal
@@ -118,9 +118,11 @@ class ScoreTable:
     ) -> None:
         self.sources, self.groups = tuple(sources), groups
         self._units, self._sizes = units, units.bincount().double()
-        self._bootstrap: dict[str, Any] = {"seed": seed, "samples": resamples}
+        self._bootstrap: dict[str, Any] = {
+            "seed": seed, "samples": resamples, "counts": self._sizes,
+        }  # fmt: skip
         self._pooled = pooled
-        self._sums: dict[tuple[MapSource | None, str], Tensor] = {}
+        self._sums: Parts = {}
         self._counts: dict[tuple[MapSource | None, str], int] = {}
         self.lines: dict[MapSource, list[MapSource]] = {}
         for method in dict.fromkeys(source.method for source in sources):
@@ -130,20 +132,18 @@ class ScoreTable:
             if len(single) > 1:
                 self.lines[MapSource(method, MEAN)] = single
 
-    def add(self, first: int, parts: Mapping[tuple[MapSource | None, str], Tensor]) -> None:
+    def add(self, first: int, parts: Parts) -> None:
         """Add the parts of the items from index ``first`` on."""
         for key, rows in parts.items():
             rows = rows.detach().cpu()
             self._counts[key] = self._counts.get(key, 0) + len(rows)
+            rows = rows.double() if rows.is_floating_point() else rows.long()
             if key[1] in self._pooled:
-                rows = rows.double() if rows.is_floating_point() else rows.long()
                 self._sums[key] = self._sums.get(key, 0) + rows.sum(0, keepdim=True)
-                continue
-            rows = rows.double() if rows.is_floating_point() else rows.int()
-            if key not in self._sums:
-                shape = (len(self._sizes), *rows.shape[1:])
-                self._sums[key] = torch.zeros(shape, dtype=rows.dtype)
-            self._sums[key].index_add_(0, self._units[first : first + len(rows)], rows)
+            else:
+                empty = rows.new_zeros(len(self._sizes), *rows.shape[1:])
+                units = self._units[first : first + len(rows)]
+                self._sums.setdefault(key, empty).index_add_(0, units, rows)
 
     def total(self, source: MapSource | None, part: str) -> Tensor:
         """The sum of a part over all items, ``[*P]``."""
@@ -153,6 +153,10 @@ class ScoreTable:
         """For how many items a part was added."""
         return self._counts.get((source, part), 0)
 
+    def mean(self, source: MapSource | None, part: str) -> Tensor:
+        """The mean of a part over all items, ``[*P]``."""
+        return self.total(source, part) / self.count(source, part)
+
     def scores(self, metrics: Sequence[Metric]) -> tuple[Score, ...]:
         """Every metric of every line."""
         return tuple(self.score(line, metric) for line in self.lines for metric in metrics)
@@ -161,8 +165,9 @@ class ScoreTable:
         """A metric of a line with its interval; NaN if it is not defined, as the IoU of no object."""
         value, low, high = self._value(line, metric), nan, nan
         if not isnan(value):
-            statistic, sums = self._statistic(line, metric), self._flat(line, metric)
-            found = bootstrap_interval(sums, statistic, **self._bootstrap)
+            found = bootstrap_interval(
+                self._parts(line, metric), _mean_of(metric), **self._bootstrap
+            )
             value, low, high = found.value, found.low, found.high
         return Score(line.method, line.layers, metric.name, value, low, high,
                      *self._about(line, metric))  # fmt: skip
@@ -182,14 +187,11 @@ class ScoreTable:
         """
         found = []
         for line in self.lines:
+            others = [rival for rival in self.lines if rival.method != RECIPE]
             if line.method == RECIPE:
-                rivals = [r for r in self.lines if r.method != RECIPE and r.layers != MEAN]
+                rivals = [rival for rival in others if rival.layers != MEAN]
             elif line.method in methods:
-                rivals = [
-                    rival
-                    for rival in self.lines
-                    if rival.method not in (RECIPE, *methods) and rival.layers == line.layers
-                ]
+                rivals = [r for r in others if r.method not in methods and r.layers == line.layers]
             else:
                 continue
             found += [self._difference(line, rivals, metric) for metric in metrics if metric.better]
@@ -204,10 +206,8 @@ class ScoreTable:
         if not values or isnan(self._value(line, metric)):
             return None
         best = (min if metric.better == "lower" else max)(values, key=lambda rival: values[rival])
-        found = paired_difference(
-            self._flat(line, metric), self._flat(best, metric), self._statistic(line, metric),
-            **self._bootstrap,
-        )  # fmt: skip
+        own, other = self._parts(line, metric), self._parts(best, metric)
+        found = paired_difference(own, other, _mean_of(metric), **self._bootstrap)
         return Difference(line.method, line.layers, metric.name, found.value, found.low, found.high,
                           *self._about(line, metric), best.method, best.layers)  # fmt: skip
 
@@ -216,21 +216,14 @@ class ScoreTable:
         return n, self.groups, metric.better, metric.shown
 
     def _value(self, line: MapSource, metric: Metric) -> float:
-        sums = self._flat(line, metric).sum(0, keepdim=True)
-        return float(self._statistic(line, metric)(sums))
+        means = self._parts(line, metric).sum(0, keepdim=True) / self._sizes.sum()
+        return float(_mean_of(metric)(means))
 
-    def _flat(self, line: MapSource, metric: Metric) -> Tensor:
-        """Sums of each unit, of all sources of a line, and how many items it has: ``[units, P + 1]``."""
-        sums = [self._sums[source, metric.part] for source in self.lines[line]]
-        return torch.cat([torch.stack(sums, 1).flatten(1).double(), self._sizes[:, None]], 1)
+    def _parts(self, line: MapSource, metric: Metric) -> Tensor:
+        """The sums of each resampling unit for all sources of a line, ``[units, sources, *P]``."""
+        return torch.stack([self._sums[s, metric.part] for s in self.lines[line]], 1).double()
 
-    def _statistic(self, line: MapSource, metric: Metric) -> Callable[[Tensor], Tensor]:
-        """From the sums of :meth:`_flat` ``[R, P + 1]`` to the mean number of the sources ``[R]``."""
-        members = self.lines[line]
-        shape = (-1, len(members), *self._sums[members[0], metric.part].shape[1:])
 
-        def statistic(sums: Tensor) -> Tensor:
-            means = (sums[:, :-1] / sums[:, -1:]).view(shape)
-            return metric.statistic(means).double().mean(-1)
-
-        return statistic
+def _mean_of(metric: Metric) -> Callable[[Tensor], Tensor]:
+    """From means ``[R, sources, *P]`` to the mean number of the sources ``[R]``."""
+    return lambda means: metric.statistic(means).double().mean(-1)

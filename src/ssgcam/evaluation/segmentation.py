@@ -17,12 +17,12 @@ from torch import Tensor
 from ssgcam import metrics
 from ssgcam.core import fusion
 from ssgcam.data import IGNORE, SampleSet
-from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import RECIPE, BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
 from ssgcam.evaluation.run import (
     Batch,
     EvaluationSettings,
+    Examples,
     Item,
     Picture,
     Run,
@@ -30,6 +30,7 @@ from ssgcam.evaluation.run import (
 )
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.boundary import TOLERANCE
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
 
 #: The background scores of the curve.
@@ -75,6 +76,7 @@ def evaluate_segmentation(
         SsgcamError: If an image has no mask, classes don't fit the network, or a setting is out of
             range.
     """
+    check(0 < background < 1, f"the background score is {background}; pass one between 0 and 1")
     run = Run("segmentation", model, samples, methods, settings)
     task = _Task(run, samples, run.class_index(classes))
     recipe = run.compared.recipe
@@ -82,13 +84,12 @@ def evaluate_segmentation(
     if calibration is not None:
         backgrounds = _calibrated(run, task, _Task(run, calibration, run.class_index(classes)))
     if recipe is not None:
-        backgrounds[run.sources[-1]] = min(max(recipe.threshold, 1e-6), 1 - 1e-6)
+        backgrounds[run.sources[-1]] = recipe.threshold
     table = task.accumulate(backgrounds)
 
     def draw(found: BatchMaps, source: MapSource, k: int, item: Item, labels: Tensor) -> Picture:
-        maps = task.maps(found, source, k, item, labels)
-        strongest = maps.amax(0) if len(maps) else torch.zeros(labels.shape)
-        return strongest, [], task.predicted(maps, item, backgrounds[source]) > 0
+        scores, _ = task.strongest(found, source, k, item, labels)
+        return scores, [], scores > backgrounds[source]
 
     notes = []
     negatives = sum(not item.labels for item in task.items)
@@ -99,7 +100,7 @@ def evaluate_segmentation(
     rule = f"score {background:g} of each map's maximum"
     if calibration is not None:
         rule = f"the best score for each line on {len(calibration)} calibration images"
-        at = "; ".join(f"{s.method} ({s.layers}) {value:g}" for s, value in backgrounds.items())
+        at = "; ".join(f"{source} {value:g}" for source, value in backgrounds.items())
         notes.append(f"Background scores: {at}.")
     if recipe is not None:
         rule += "; the recipe has its own threshold"
@@ -110,25 +111,24 @@ def evaluate_segmentation(
         "background": rule,
         "boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal",
     }
+    examples = Examples(
+        task.items, task.read, draw, lambda labels: (labels > 0) & (labels != IGNORE), LEGEND
+    )
     return run.evaluation(
-        table, _metrics(task.names), facts, [*notes, best],
-        charts=(chart,), legend=LEGEND, examples=run.examples(
-            task.items, task.read, draw, lambda labels: (labels > 0) & (labels != IGNORE)
-        ),
-    )  # fmt: skip
+        table, _metrics(task.names), facts, [*notes, best], charts=(chart,), examples=examples
+    )
 
 
 class _Task:
     """The images of one set, their label masks, and their maps at the masks' size."""
 
     def __init__(self, run: Run, samples: SampleSet, wanted: int | None) -> None:
-        lacking = [sample for sample in samples if sample.mask is None]
-        if lacking or not len(samples):
-            where = lacking[0].name if lacking else samples.root
-            raise SsgcamError(
-                f"'{where}' has no mask; segmentation needs a mask for every image (localization "
-                "takes boxes)"
-            )
+        lacking = [sample.name for sample in samples if sample.mask is None]
+        check(
+            len(samples) and not lacking,
+            f"'{lacking[0] if lacking else samples.root}' has no mask; segmentation needs a mask for "
+            "every image (localization takes boxes)",
+        )
         self.run = run
         self.semantic = samples.semantic and wanted is None and len(samples.class_names) > 1
         self.names = ("background", *(samples.mask_names if self.semantic else ("object",)))
@@ -146,16 +146,13 @@ class _Task:
         def score(batch: Batch[Tensor], found: BatchMaps) -> Parts:
             parts: Parts = {}
             for source in found.maps:
-                rows: dict[str, list[Tensor]] = {}
+                background = backgrounds[source] if backgrounds else None
+                rows = []
                 for k, (item, labels) in enumerate(zip(batch.items, batch.extras, strict=True)):
-                    maps = self.maps(found, source, k, item, labels)
-                    own = {"levels": self._levels(maps, item, labels)}
-                    if backgrounds is not None:
-                        predicted = self.predicted(maps, item, backgrounds[source])
-                        own |= _image_parts(predicted, labels, len(self.names))
-                    for part, row in own.items():
-                        rows.setdefault(part, []).append(row)
-                parts |= {(source, part): torch.stack(found) for part, found in rows.items()}
+                    strongest = self.strongest(found, source, k, item, labels)
+                    rows.append(self._parts(*strongest, labels, background))
+                for part in rows[0]:
+                    parts[source, part] = torch.stack([own[part] for own in rows])
                 parts[source, "levels"] = parts[source, "levels"].sum(0, keepdim=True)
             return parts
 
@@ -170,64 +167,47 @@ class _Task:
         labels = torch.from_numpy(item.sample.mask.read(photo.size).copy()).long()
         return labels if self.semantic else labels.where(labels == IGNORE, (labels > 0).long())
 
-    def maps(
+    def strongest(
         self, found: BatchMaps, source: MapSource, k: int, item: Item, labels: Tensor
-    ) -> Tensor:
-        """The maps ``[K, H, W]`` of the classes present in the k-th image, at its label mask's size."""
+    ) -> tuple[Tensor, Tensor]:
+        """Score and mask value of each pixel's strongest class in the k-th image, each ``[H, W]``."""
         present = len(item.classes)
-        own = found.maps[source][k, :present].cpu()
         if not present:
-            return own.new_zeros(0, *labels.shape)
+            return torch.zeros(labels.shape), torch.zeros_like(labels)
+        maps = found.maps[source][k, :present].cpu()
         if source.method == RECIPE and found.gate is not None:
-            own = own * found.gate[k, :present].cpu()[:, None, None]
-        return fusion.resize(own, (int(labels.shape[0]), int(labels.shape[1])))
+            maps = maps * found.gate[k, :present].cpu()[:, None, None]
+        maps = fusion.resize(maps, (int(labels.shape[0]), int(labels.shape[1])))
+        scores, classes = metrics.strongest_class(maps[None], torch.ones(1, present))
+        values = [label + 1 for label in item.labels] if self.semantic else [1] * present
+        return scores[0], torch.tensor(values)[classes[0]]
 
-    def predicted(self, maps: Tensor, item: Item, background: float) -> Tensor:
-        """The label mask ``[H, W]`` of the maps ``[K, H, W]`` of the classes present."""
-        if not len(maps):
-            return torch.zeros(maps.shape[1:], dtype=torch.long)
-        present = torch.ones(1, len(maps), dtype=torch.bool)
-        return self._values(item, 0)[metrics.pseudo_masks(maps[None], present, background)[0]]
-
-    def _levels(self, maps: Tensor, item: Item, labels: Tensor) -> Tensor:
-        """Pixels by true class, class of the strongest map and background scores below that map.
-
-        Returns:
-            ``[C, C, 101]``.
-        """
+    def _parts(
+        self, scores: Tensor, values: Tensor, labels: Tensor, background: float | None
+    ) -> dict[str, Tensor]:
+        """The parts of one image; ``"levels"`` counts pixels by true class, strongest class, score."""
         classes = len(self.names)
-        shares, strongest = torch.zeros(labels.shape).double(), torch.zeros_like(labels)
-        if len(maps):
-            usable = maps.isfinite().all(-1).all(-1)[:, None, None]
-            safe = torch.where(usable, maps, 0.0).double()
-            shares, strongest = (safe / (safe.amax((1, 2), keepdim=True) + 1e-5)).max(0)
-            strongest = self._values(item)[strongest]
-        slot = torch.where(labels == IGNORE, -1, labels * classes + strongest)
+        slot = torch.where(labels == IGNORE, -1, labels * classes + values)
         counts = metrics.score_histogram(
-            shares[None], slot[None], BACKGROUNDS, classes=classes**2, strict=True
+            scores[None], slot[None], BACKGROUNDS, classes=classes**2, strict=True
         )
-        return counts.view(classes, classes, -1)
-
-    def _values(self, item: Item, *before: int) -> Tensor:
-        """The mask values of an item's maps."""
-        values = [label + 1 for label in item.labels] if self.semantic else [1] * len(item.classes)
-        return torch.tensor([*before, *values])
-
-
-def _image_parts(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-    confusion = metrics.confusion_matrix(predicted, labels, classes)
-    boundary = metrics.boundary_parts(predicted, labels, classes)
-    parts = {"confusion": confusion, "boundary": boundary}
-    return parts | ({"image": metrics.image_ious(confusion[None])[0]} if classes == 2 else {})
+        parts = {"levels": counts.view(classes, classes, -1)}
+        if background is not None:
+            predicted = torch.where(scores > background, values, 0)
+            parts["confusion"] = metrics.confusion_matrix(predicted, labels, classes)
+            parts["boundary"] = metrics.boundary_parts(predicted, labels, classes)
+            if classes == 2:
+                parts["image"] = metrics.image_ious(parts["confusion"][None])[0]
+        return parts
 
 
 def _calibrated(run: Run, task: _Task, other: _Task) -> dict[MapSource, float]:
     """The background score with the best IoU on other images, for each source; of equals the lowest."""
-    if other.names != task.names:
-        raise SsgcamError(
-            f"the calibration images have the classes {', '.join(other.names)}, those that are "
-            f"scored {', '.join(task.names)}; give sets of the same classes"
-        )
+    check(
+        other.names == task.names,
+        f"the calibration images have the classes {', '.join(other.names)}, those that are scored "
+        f"{', '.join(task.names)}; give sets of the same classes",
+    )
     table = other.accumulate(None, "calibration")
     return {
         source: float(BACKGROUNDS[1 + int(_level_ious(table, source)[1:].argmax())])
@@ -248,12 +228,11 @@ def _level_ious(table: ScoreTable, source: MapSource) -> Tensor:
 def _chart(table: ScoreTable, names: Sequence[str]) -> tuple[Chart, str]:
     """IoU against the background score, and what each method reaches with its best score."""
     y_label = "foreground IoU" if len(names) == 2 else "mIoU"
-    curves, best = {}, []
-    for source in table.sources:
-        ious = _level_ious(table, source)
-        at = float(BACKGROUNDS[ious.argmax()])
-        best.append(f"{source.method} ({source.layers}) {float(ious.max()):.3f} at {at:g}")
-        curves[source] = BACKGROUNDS, ious
+    curves = [(source, BACKGROUNDS, _level_ious(table, source)) for source in table.sources]
+    best = [
+        f"{source} {float(ious.max()):.3f} at {float(levels[ious.argmax()]):g}"
+        for source, levels, ious in curves
+    ]
     labels = "background score", f"{y_label}, all pixels of the set"
     title = f"{y_label} against the background score"
     chart = curve_chart("segmentation_iou", title, labels, curves)
@@ -266,15 +245,13 @@ def _chart(table: ScoreTable, names: Sequence[str]) -> tuple[Chart, str]:
 
 def _left_out(table: ScoreTable) -> Iterator[str]:
     """Images that the mean per-image IoU leaves out."""
-    counts = {
-        f"{source.method} ({source.layers})": table.count(source, "image")
-        - int(table.total(source, "image")[1])
+    counts = [
+        table.count(source, "image") - int(table.total(source, "image")[1])
         for source in table.sources
-    }
-    if any(counts.values()):
-        by = ", ".join(f"{name} {count}" for name, count in counts.items())
-        if len({*counts.values()}) == 1:
-            by = f"{next(iter(counts.values()))} by every line"
+    ]
+    if any(counts):
+        by = ", ".join(f"{s} {count}" for s, count in zip(table.sources, counts, strict=True))
+        by = f"{counts[0]} by every line" if len({*counts}) == 1 else by
         yield f"The per-image IoU leaves out images whose masks are both empty: {by}."
 
 
@@ -289,10 +266,6 @@ def _metrics(names: Sequence[str]) -> list[Metric]:
         ]
     rows = [Metric("mIoU", "confusion", metrics.mean_iou), boundary]
     for index, name in enumerate(names):
-        iou = partial(_class_iou, index=index)
+        iou = partial(lambda means, k: metrics.class_iou(means)[..., k], k=index)
         rows.append(Metric(f"IoU {name}", "confusion", iou, shown=False))
     return rows
-
-
-def _class_iou(means: Tensor, index: int) -> Tensor:
-    return metrics.class_iou(means)[..., index]

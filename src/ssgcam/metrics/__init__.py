@@ -21,7 +21,7 @@ module                    question
 ``histogram``, ``boxes``  What the others build on
 ========================  ==============================================================================
 """
-# ruff: noqa: I001 - a name on each line would hide the list
+# ruff: noqa: I001 - a name on each line would hide the list; the imported names are public
 
 from ssgcam.metrics.bootstrap import (
     Interval, bootstrap_interval, identity, mean_of_ratios, paired_difference, parts_by_class,
@@ -43,32 +43,14 @@ from ssgcam.metrics.localization import (
     pixel_curves, prepare_maps, pxap_histograms, quantize, resize_mask,
 )  # fmt: skip
 from ssgcam.metrics.masks import (
-    class_iou, confusion_matrix, foreground_iou, image_ious, mean_iou, pseudo_masks,
+    class_iou, confusion_matrix, foreground_iou, image_ious, mean_iou, pseudo_masks, strongest_class,
 )  # fmt: skip
 from ssgcam.metrics.offset import MaskOffset, mask_offset
 from ssgcam.metrics.perturbation import (
-    AREAS, area_under_curve, blur_drops, class_answers, class_probabilities, curve_counts,
-    drop_and_increase, fit_maps, gaussian_blur, images_at_once, insertion_deletion, moved_ranks,
-    pixel_counts, pixel_ranks, replaced_probabilities,
+    AREAS, area_under_curve, blur_drops, curve_counts, drop_and_increase, fit_maps, gaussian_blur,
+    images_at_once, insertion_deletion, moved_ranks, pixel_counts, pixel_ranks, replaced_answers,
+    top_pixels,
 )  # fmt: skip
 from ssgcam.metrics.pointing import near_object, peak_hits
-from ssgcam.metrics.randomization import cascade, constant_maps, rank_correlation
+from ssgcam.metrics.randomization import cascade, constant_maps, rank_correlation, stage_names
 from ssgcam.metrics.road import ROAD_AREAS, linear_imputation, road_parts, road_score
-
-__all__ = [
-    "AREAS", "ROAD_AREAS", "SCORES", "TAUS", "Interval", "MaskOffset", "Mosaic",
-    "SplitCheck", "ThresholdCounts", "Thresholds", "area_under_curve", "best_ious",
-    "blur_drops", "bootstrap_interval", "boundary_f_score", "boundary_parts", "box_hits",
-    "box_iou", "cascade", "check_splits", "choose_guarantee", "choose_mosaics", "class_answers",
-    "class_iou", "class_probabilities", "class_sensitivity", "compared_classes",
-    "compose_mosaic", "confusion_matrix", "constant_maps", "contour_boxes", "counts_from_above",
-    "curve_counts", "drop_and_increase", "fill_boxes", "fit_maps", "foreground_iou",
-    "gaussian_blur", "grid_parts", "group_means", "identity", "image_ious", "images_at_once",
-    "insertion_deletion", "least_units", "linear_imputation", "localization_hits",
-    "mask_boundary", "mask_losses", "mask_offset", "max_box_acc", "max_box_acc_v2", "mean_iou",
-    "mean_of_ratios", "moved_ranks", "near_object", "paired_difference", "parts_by_class",
-    "peak_hits", "pixel_average_precision", "pixel_counts", "pixel_curves", "pixel_ranks",
-    "prepare_maps", "pseudo_masks", "pxap_histograms", "quantize", "rank_correlation", "ratio",
-    "replaced_probabilities", "resample_counts", "resize_mask", "road_parts", "road_score",
-    "scale_boxes", "score_histogram", "threshold_counts",
-]  # fmt: skip

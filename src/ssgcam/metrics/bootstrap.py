@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_count, double
+from ssgcam.metrics.checks import check, check_count, double
 
 Statistic = Callable[[Tensor], Tensor]
 """From the mean of the parts ``[..., *P]`` over the resampled items to the number ``[...]``."""
@@ -47,11 +47,6 @@ class Interval:
     samples: int
     seed: int
     undefined: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0: of a difference, that one method leads."""
-        return self.low > 0 or self.high < 0
 
 
 def identity(means: Tensor) -> Tensor:
@@ -128,6 +123,7 @@ def bootstrap_interval(
     *,
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    counts: Tensor | None = None,
     samples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
@@ -142,6 +138,7 @@ def bootstrap_interval(
         statistic: Maps means ``[R, *P]`` to ``[R]`` float64.
         seed: Fixes the resamples.
         groups: For each item its field, patient or slide; None resamples the items.
+        counts: ``[N]``: each row of the parts is the sum of so many items; None: of one.
         samples: How many resamples.
         level: The share of resampled numbers inside the interval, in (0, 1).
 
@@ -153,42 +150,37 @@ def bootstrap_interval(
             statistic returns another shape or is never defined.
     """
     n = len(parts) if parts.ndim else 0
-    if n == 0:
-        raise SsgcamError("there is nothing to resample; pass parts [N, ...] with N of at least 1")
-    if samples < 1 or not 0 < level < 1:
-        raise SsgcamError(
-            f"{samples} samples at level {level} can't make an interval; "
-            "pass at least 1 sample and a level between 0 and 1"
-        )
+    check(n, "there is nothing to resample; pass parts [N, ...] with N of at least 1")
+    check(
+        samples >= 1 and 0 < level < 1,
+        f"{samples} samples at level {level} can't make an interval; "
+        "pass at least 1 sample and a level between 0 and 1",
+    )
     names = range(n) if groups is None else groups
-    if len(names) != n:
-        raise SsgcamError(f"{n} items but {len(names)} groups; name the group of each item")
+    check(len(names) == n, f"{n} items but {len(names)} groups; name the group of each item")
     number = {name: index for index, name in enumerate(dict.fromkeys(names))}
     group = torch.tensor([number[name] for name in names])
     shape, count = parts.shape[1:], len(number)
     sums = torch.zeros(count, max(1, shape.numel()), dtype=torch.float64)
     sums.index_add_(0, group, parts.detach().cpu().double().reshape(n, -1))
-    sizes = group.bincount(minlength=count).double()
+    sizes = group.bincount(counts, minlength=count).double()
 
-    def numbers(counts: Tensor) -> Tensor:
-        means = (counts @ sums) / (counts @ sizes)[:, None]
+    def numbers(drawn: Tensor) -> Tensor:
+        means = (drawn @ sums) / (drawn @ sizes)[:, None]
         return statistic(means.reshape(-1, *shape))
 
     value = numbers(torch.ones(1, count, dtype=torch.float64))
-    if value.shape != (1,):
-        raise SsgcamError(
-            f"the statistic made {list(value.shape)} of means [1, {', '.join(map(str, shape))}]; "
-            "it must return one number for each row"
-        )
+    check(
+        value.shape == (1,),
+        f"the statistic made {list(value.shape)} of means [1, {', '.join(map(str, shape))}]; "
+        "it must return one number for each row",
+    )
     generator = torch.Generator().manual_seed(seed)
-    block = max(
-        1, 2**22 // max(count, sums.shape[1])
-    )  # resamples that are held in memory at a time
+    block = max(1, 2**22 // max(count, sums.shape[1]))  # resamples held in memory at a time
     sizes_of_blocks = [min(block, samples - start) for start in range(0, samples, block)]
     draws = torch.cat([numbers(resample_counts(count, r, generator)) for r in sizes_of_blocks])
     defined = draws[~draws.isnan()].double()
-    if len(defined) == 0:
-        raise SsgcamError("the statistic is not defined on any resample; check for empty masks")
+    check(len(defined), "the statistic is not defined on any resample; check for empty masks")
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(defined, tails).tolist()
     undefined = samples - len(defined)
@@ -202,6 +194,7 @@ def paired_difference(
     *,
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    counts: Tensor | None = None,
     samples: int = 2000,
     level: float = 0.95,
 ) -> Interval:
@@ -215,6 +208,7 @@ def paired_difference(
         statistic: As in :func:`bootstrap_interval`.
         seed: As there.
         groups: As there.
+        counts: As there.
         samples: As there.
         level: As there.
 
@@ -224,16 +218,16 @@ def paired_difference(
     Raises:
         SsgcamError: As there, or if the two don't have the same shape.
     """
-    if first.shape != second.shape:
-        raise SsgcamError(
-            f"parts of {list(first.shape)} and {list(second.shape)} can't be paired; "
-            "score both methods on the same images in the same order"
-        )
+    check(
+        first.shape == second.shape,
+        f"parts of {list(first.shape)} and {list(second.shape)} can't be paired; "
+        "score both methods on the same images in the same order",
+    )
 
     def difference(means: Tensor) -> Tensor:
         return statistic(means[:, 0]) - statistic(means[:, 1])
 
     pairs = torch.stack([first.detach().cpu(), second.detach().cpu()], 1)
     return bootstrap_interval(
-        pairs, difference, seed=seed, groups=groups, samples=samples, level=level
+        pairs, difference, seed=seed, groups=groups, counts=counts, samples=samples, level=level
     )

@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check
 
 TOLERANCE = 0.0075
 
@@ -57,13 +57,12 @@ def boundary_f_score(
     Raises:
         SsgcamError: If the masks aren't ``[H, W]`` of one size or the tolerance is negative.
     """
-    if prediction.ndim != 2 or prediction.shape != truth.shape:
-        raise SsgcamError(
-            f"masks of {list(prediction.shape)} and {list(truth.shape)} can't be compared; "
-            "pass two [H, W] of one size"
-        )
-    if tolerance < 0:
-        raise SsgcamError(f"the boundary tolerance is {tolerance}; pass a share of the diagonal")
+    check(
+        prediction.ndim == 2 and prediction.shape == truth.shape,
+        f"masks of {list(prediction.shape)} and {list(truth.shape)} can't be compared; "
+        "pass two [H, W] of one size",
+    )
+    check(tolerance >= 0, f"the boundary tolerance is {tolerance}; pass a share of the diagonal")
     reach = tolerance * float(torch.tensor(prediction.shape).double().norm())
     predicted, true = mask_boundary(prediction), mask_boundary(truth)
     counted = torch.ones_like(true) if ignore is None else ignore.cpu() == 0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check
 
 #: The side at which maps, masks and boxes are compared.
 SIZE = 224
@@ -34,10 +34,10 @@ def scale_boxes(boxes: Tensor, height: int, width: int, size: int = SIZE) -> Ten
         SsgcamError: If there is no box, a side is not positive or a corner is out of order.
     """
     _check_boxes(boxes)
-    if height <= 0 or width <= 0:
-        raise SsgcamError(
-            f"an image of {height} x {width} pixels has no area; pass (height, width)"
-        )
+    check(
+        height > 0 and width > 0,
+        f"an image of {height} x {width} pixels has no area; pass (height, width)",
+    )
     sides = torch.tensor([width, height, width, height], dtype=torch.float64)
     return (boxes.detach().cpu().double() * size / sides).long()
 
@@ -100,9 +100,10 @@ def contour_boxes(score: Tensor, threshold: int) -> tuple[Tensor, int]:
     contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return torch.zeros(1, 4, dtype=torch.int64), 0
-    boxes = []
-    for x, y, w, h in map(cv2.boundingRect, contours):
-        boxes.append([x, y, min(x + w, width - 1), min(y + h, height - 1)])
+    boxes = [
+        [x, y, min(x + w, width - 1), min(y + h, height - 1)]
+        for x, y, w, h in map(cv2.boundingRect, contours)
+    ]
     return torch.tensor(boxes), int(np.argmax([cv2.contourArea(contour) for contour in contours]))
 
 
@@ -123,18 +124,20 @@ def best_ious(score: Tensor, truth: Tensor, taus: Tensor | None = None) -> Tenso
     limits, which = torch.unique(limits, return_inverse=True)
     found = [contour_boxes(score, limit) for limit in limits.tolist()]
     ious = box_iou(torch.cat([boxes for boxes, _ in found]), truth.cpu()).amax(1)
-    columns = []
-    for own, (_, largest) in zip(torch.split(ious, [len(b) for b, _ in found]), found, strict=True):
-        columns.append(torch.stack([own[largest], own.max()]))
+    of_limits = torch.split(ious, [len(boxes) for boxes, _ in found])
+    columns = [
+        torch.stack([own[largest], own.max()])
+        for own, (_, largest) in zip(of_limits, found, strict=True)
+    ]
     return torch.stack(columns, 1)[:, which]
 
 
 def _check_boxes(boxes: Tensor) -> None:
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) == 0:
-        raise SsgcamError(
-            f"ground-truth boxes have shape {list(boxes.shape)}; pass [K, 4] with at least one box"
-        )
-    if not bool((boxes[:, :2] <= boxes[:, 2:]).all()):
-        raise SsgcamError(
-            f"a box in {boxes.tolist()} ends before it starts; pass (x0, y0, x1, y1), inclusive"
-        )
+    check(
+        boxes.ndim == 2 and boxes.shape[1] == 4 and len(boxes),
+        f"ground-truth boxes have shape {list(boxes.shape)}; pass [K, 4] with at least one box",
+    )
+    check(
+        (boxes[:, :2] <= boxes[:, 2:]).all(),
+        f"a box in {boxes.tolist()} ends before it starts; pass (x0, y0, x1, y1), inclusive",
+    )

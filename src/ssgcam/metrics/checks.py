@@ -1,4 +1,4 @@
-"""Checks of shapes that the metrics share, and float64 on every device."""
+"""Checks of shapes and settings that the metrics share, and float64 on every device."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ def double(values: Tensor) -> Tensor:
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
-def check_maps(maps: Tensor, name: str = "maps") -> None:
+def check(condition: object, message: str) -> None:
+    """Raise an :class:`SsgcamError` with this message unless the condition holds."""
+    if not condition:
+        raise SsgcamError(message)
+
+
+def check_maps(maps: Tensor) -> None:
     """Refuse anything but a non-empty ``[N, H, W]``."""
-    if maps.ndim != 3 or maps.numel() == 0:
-        raise SsgcamError(f"{name} has shape {list(maps.shape)}; pass a non-empty [N, H, W]")
+    shape = list(maps.shape)
+    check(maps.ndim == 3 and maps.numel(), f"maps has shape {shape}; pass a non-empty [N, H, W]")
 
 
 def check_images(images: Tensor, maps: Tensor) -> None:
     """Refuse anything but ``[N, C, H, W]`` images with one map each."""
     check_maps(maps)
-    if images.ndim != 4 or not images.is_floating_point():
-        raise SsgcamError(
-            f"images have shape {list(images.shape)} and type {images.dtype}; "
-            "pass floating-point [N, C, H, W]"
-        )
+    check(
+        images.ndim == 4 and images.is_floating_point(),
+        f"images have shape {list(images.shape)} and type {images.dtype}; "
+        "pass floating-point [N, C, H, W]",
+    )
     check_count(len(maps), "maps", images, "images")
 
 
 def check_count(n: int, of: str, items: Sequence[object] | Tensor, name: str) -> None:
     """Refuse ``items`` unless there are ``n`` of them, one for each of ``of``."""
-    if len(items) != n:
-        raise SsgcamError(f"{n} {of} but {len(items)} {name}; pass one of each per image")
+    check(len(items) == n, f"{n} {of} but {len(items)} {name}; pass one of each per image")

@@ -15,9 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_count, check_maps, double
-from ssgcam.metrics.perturbation import fit_maps, pixel_ranks
+from ssgcam.metrics.checks import check, check_count, check_maps, double
+from ssgcam.metrics.perturbation import fit_maps, top_pixels
 from ssgcam.metrics.randomization import constant_maps, rank_correlation
 
 TOP_SHARE = 0.1
@@ -54,17 +53,19 @@ def choose_mosaics(labels: Sequence[int], rows: int, count: int, seed: int) -> l
     Raises:
         SsgcamError: If a setting is below its minimum, or the photos show a single class.
     """
-    if rows < 2 or count < 1:
-        raise SsgcamError(f"{count} mosaics of {rows} rows can't be made; pass at least 1 and 2")
+    check(
+        rows >= 2 and count >= 1,
+        f"{count} mosaics of {rows} rows can't be made; pass at least 1 and 2",
+    )
     members: dict[int, list[int]] = {}
     for photo, label in enumerate(labels):
         members.setdefault(label, []).append(photo)
     classes, cells = sorted(members), rows * rows
-    if len(classes) < 2:
-        raise SsgcamError(
-            f"the grid pointing game needs photos of at least 2 classes, not {len(classes)}; add "
-            "photos or lower the probability that they must reach"
-        )
+    check(
+        len(classes) >= 2,
+        f"the grid pointing game needs photos of at least 2 classes, not {len(classes)}; add "
+        "photos or lower the probability that they must reach",
+    )
     generator = random.Random(seed)
     mosaics = []
     for number in range(count):
@@ -91,10 +92,10 @@ def compose_mosaic(images: Tensor, rows: int) -> Tensor:
     Raises:
         SsgcamError: If there aren't ``rows * rows`` photos.
     """
-    if images.ndim != 4 or len(images) != rows * rows:
-        raise SsgcamError(
-            f"photos {list(images.shape)} don't fill {rows} x {rows} cells; pass [{rows**2}, C, H, W]"
-        )
+    check(
+        images.ndim == 4 and len(images) == rows * rows,
+        f"photos {list(images.shape)} don't fill {rows} x {rows} cells; pass [{rows**2}, C, H, W]",
+    )
     _, channels, height, width = images.shape
     cells = images.view(rows, rows, channels, height, width).permute(2, 0, 3, 1, 4)
     return cells.reshape(channels, rows * height, rows * width)
@@ -123,22 +124,23 @@ def grid_parts(maps: Tensor, cells: Tensor, rows: int, seed: int = 0) -> Tensor:
     check_maps(maps)
     check_count(len(maps), "maps", cells, "cells")
     count, height, width = maps.shape
-    if height % rows or width % rows:
-        raise SsgcamError(
-            f"maps of {height} x {width} can't be divided into {rows} x {rows} cells; resize them "
-            "to the mosaic"
-        )
-    if not bool(((cells >= 0) & (cells < rows * rows)).all()):
-        raise SsgcamError(f"cells {cells.tolist()} don't fit {rows} x {rows} cells")
-    mass = double(fit_maps(maps, height, width)).clamp(min=0)
-    top = pixel_ranks(mass, seed) < max(1, round(TOP_SHARE * height * width))
-    image = torch.arange(count, device=mass.device)
+    check(
+        not (height % rows or width % rows),
+        f"maps of {height} x {width} can't be divided into {rows} x {rows} cells; resize them "
+        "to the mosaic",
+    )
+    check(
+        ((cells >= 0) & (cells < rows * rows)).all(),
+        f"cells {cells.tolist()} don't fit {rows} x {rows} cells",
+    )
+    mass = fit_maps(maps, height, width).clamp(min=0)
+    top = top_pixels(mass, max(1, round(TOP_SHARE * height * width)), seed)
+    image = torch.arange(count)
     shares = []
-    for values in (mass, double(top)):
+    for values in (double(mass), double(top)):
         split = values.view(count, rows, height // rows, rows, width // rows).sum((2, 4)).flatten(1)
-        own = split[image, cells.to(mass.device).long()]
-        total = values.sum((1, 2))
-        shares.append(torch.where(mass.sum((1, 2)) > 0, own / total, 0.0))
+        own = split[image, cells.to(values.device).long()]
+        shares.append(torch.where(mass.amax((1, 2)) > 0, own / values.sum((1, 2)), 0.0))
     return torch.stack(shares, 1)
 
 
@@ -155,11 +157,11 @@ def compared_classes(logits: Tensor, place: int = 10) -> Tensor:
     Raises:
         SsgcamError: If there is only one class or the place is below 2.
     """
-    if logits.shape[1] < 2 or place < 2:
-        raise SsgcamError(
-            f"class sensitivity compares two classes; the network has {logits.shape[1]}, the place "
-            f"of the second is {place}"
-        )
+    check(
+        logits.shape[1] >= 2 and place >= 2,
+        f"class sensitivity compares two classes; the network has {logits.shape[1]}, the place "
+        f"of the second is {place}",
+    )
     order = logits.detach().argsort(dim=1, descending=True, stable=True)
     return order[:, [0, min(place, logits.shape[1]) - 1]]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_count, check_maps, double
+from ssgcam.metrics.checks import check, check_count, check_maps, double
 from ssgcam.metrics.histogram import score_histogram, threshold_counts
 
 #: The thresholds: a mask is ``map >= t``, compared in float32.
@@ -92,16 +92,16 @@ def mask_losses(maps: Tensor, masks: Tensor, gate_open: Tensor | None = None) ->
         SsgcamError: If the shapes differ, a map leaves [0, 1] or an image shows no object.
     """
     check_maps(maps)
-    if not bool(((maps >= 0) & (maps <= 1)).all()):
-        raise SsgcamError("a map leaves [0, 1] or isn't finite; divide each by its maximum first")
+    inside = ((maps >= 0) & (maps <= 1)).all()
+    check(inside, "a map leaves [0, 1] or isn't finite; divide each by its maximum first")
     labels = torch.where(masks == 255, -1, (masks == 1).long())
     histogram = score_histogram(maps.float(), labels, GRID[1:].float())
     hit, predicted, true, valid = (double(count) for count in threshold_counts(histogram))
-    if not bool((true > 0).all()):
-        raise SsgcamError(
-            f"{int((true == 0).sum())} of {len(true)} calibration images show no object; the "
-            "guarantee is about objects, leave such images out"
-        )
+    check(
+        (true > 0).all(),
+        f"{int((true == 0).sum())} of {len(true)} calibration images show no object; the "
+        "guarantee is about objects, leave such images out",
+    )
     outer, inner = 1 - hit / true[:, None], ((predicted - hit) / true[:, None]).clamp(max=1)
     losses = torch.stack([outer, inner, predicted / valid[:, None]], 1).cpu()
     if gate_open is not None:
@@ -131,8 +131,7 @@ def least_units(alpha: float) -> int:
     Raises:
         SsgcamError: If alpha is outside (0, 1).
     """
-    if not 0 < alpha < 1:
-        raise SsgcamError(f"alpha is {alpha}; pass the allowed mean loss, between 0 and 1")
+    check(0 < alpha < 1, f"alpha is {alpha}; pass the allowed mean loss, between 0 and 1")
     return math.ceil(1 / alpha - 1 - ROUNDING)
 
 
@@ -156,11 +155,11 @@ def choose_guarantee(losses: Tensor, alpha: float) -> Thresholds:
     units, least = len(losses), least_units(alpha)
     outer, inner = ((units * losses.mean(0) + 1) / (units + 1) <= alpha + ROUNDING)[:2]
     if not outer.any():
-        if units < least:
-            raise SsgcamError(
-                f"{units} calibration groups are too few for a loss of at most {alpha:g}; add "
-                f"{least - units} more, or allow a larger loss"
-            )
+        check(
+            units >= least,
+            f"{units} calibration groups are too few for a loss of at most {alpha:g}; add "
+            f"{least - units} more, or allow a larger loss",
+        )
         shut = float(losses[:, 0, 0].mean())
         allowed = max(0.0, (alpha * (units + 1) - 1) / units)
         raise SsgcamError(
@@ -192,11 +191,11 @@ def check_splits(
             refused.
     """
     units = len(losses)
-    if units < 2 or splits < 1 or not 0 < test_share < 1:
-        raise SsgcamError(
-            f"{splits} splits of {units} groups with a test share of {test_share:g} can't be made; "
-            "pass at least 1, at least 2 and a share between 0 and 1"
-        )
+    check(
+        units >= 2 and splits >= 1 and 0 < test_share < 1,
+        f"{splits} splits of {units} groups with a test share of {test_share:g} can't be made; "
+        "pass at least 1, at least 2 and a share between 0 and 1",
+    )
     tested = min(units - 1, max(1, round(test_share * units)))
     generator = torch.Generator().manual_seed(seed)
     rows, refusal = [], ""
@@ -214,8 +213,7 @@ def check_splits(
             inside = round(found.inner * 1000)
             row = [outer[at], inner[inside], (area[at] - area[inside]).clamp(min=0)]
         rows.append(torch.stack(row))
-    if not rows:
-        raise SsgcamError(f"no split can be checked: {refusal}")
+    check(rows, f"no split can be checked: {refusal}")
     values = torch.stack(rows)
     mean = values.mean(0).tolist()
     errors = (values.std(0, correction=0) / len(rows) ** 0.5).tolist()

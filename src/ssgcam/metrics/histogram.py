@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check
 
 
 class ThresholdCounts(NamedTuple):
@@ -59,14 +59,14 @@ def score_histogram(
     Raises:
         SsgcamError: If the shapes differ or a label is too large.
     """
-    if scores.shape != labels.shape:
-        raise SsgcamError(
-            f"scores {list(scores.shape)} and labels {list(labels.shape)} differ in shape; "
-            "resize one to the other"
-        )
+    check(
+        scores.shape == labels.shape,
+        f"scores {list(scores.shape)} and labels {list(labels.shape)} differ in shape; "
+        "resize one to the other",
+    )
     labels = labels.to(scores.device).long().flatten(1)
-    if labels.numel() and int(labels.max()) >= classes:
-        raise SsgcamError(f"label {int(labels.max())} doesn't fit {classes} classes")
+    highest = int(labels.max()) if labels.numel() else -1
+    check(highest < classes, f"label {highest} doesn't fit {classes} classes")
     thresholds = thresholds.to(scores.device)
     levels = len(thresholds) + 1
     values = scores.detach().to(thresholds.dtype).flatten(1).contiguous()

@@ -13,9 +13,8 @@ import cv2
 import torch
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
 from ssgcam.metrics.boxes import SIZE, best_ious, scale_boxes
-from ssgcam.metrics.checks import check_count, check_maps, double
+from ssgcam.metrics.checks import check, check_count, check_maps, double
 from ssgcam.metrics.histogram import score_histogram, threshold_counts
 
 DELTAS = (0.3, 0.5, 0.7)
@@ -83,8 +82,8 @@ def resize_mask(mask: Tensor, size: int = SIZE) -> Tensor:
     Raises:
         SsgcamError: If ``mask`` isn't a non-empty ``[H, W]``.
     """
-    if mask.ndim != 2 or mask.numel() == 0:
-        raise SsgcamError(f"a mask has shape {list(mask.shape)}; pass a non-empty [H, W]")
+    shape = list(mask.shape)
+    check(mask.ndim == 2 and mask.numel(), f"a mask has shape {shape}; pass a non-empty [H, W]")
     steps = torch.arange(size, device=mask.device)
     height, width = mask.shape
     return mask[steps * height // size][:, steps * width // size]
@@ -108,10 +107,8 @@ def box_hits(
     Raises:
         SsgcamError: If the counts differ, or an image has no or a malformed box.
     """
-    rows = []
-    for largest, any_box in _ious(maps, boxes, sizes, size):
-        rows.append(torch.stack([largest >= 0.5, *(any_box >= delta for delta in DELTAS)]))
-    return torch.stack(rows)
+    limits = torch.tensor([0.5, *DELTAS], dtype=torch.float64)[:, None]
+    return torch.stack([ious[[0, 1, 1, 1]] >= limits for ious in _ious(maps, boxes, sizes, size)])
 
 
 def max_box_acc(mean_hits: Tensor) -> Tensor:
@@ -168,8 +165,7 @@ def localization_hits(
     Raises:
         SsgcamError: If counts differ, tau is outside [0, 1), or a box is missing or malformed.
     """
-    if not 0 <= tau < 1:
-        raise SsgcamError(f"tau is {tau}; pass a share of the map's maximum in [0, 1)")
+    check(0 <= tau < 1, f"tau is {tau}; pass a share of the map's maximum in [0, 1)")
     check_count(len(maps), "maps", logits, "rows of logits")
     check_count(len(maps), "maps", labels, "labels")
     at = torch.tensor([tau], dtype=torch.float64)

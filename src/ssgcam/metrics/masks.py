@@ -11,7 +11,33 @@ import torch
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import double
+from ssgcam.metrics.checks import check, double
+
+
+def strongest_class(maps: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The strongest present class of every pixel and its score ``map_k / (max(map_k) + 1e-5)``.
+
+    Args:
+        maps: ``[N, K, H, W]``, not negative. A map with a value that isn't finite counts as zeros.
+        present: ``[N, K]`` bool: the image-level classes.
+
+    Returns:
+        Scores ``[N, H, W]`` float32, -1 where no class is present, and classes ``[N, H, W]`` int64.
+
+    Raises:
+        SsgcamError: If the shapes don't fit or a map is negative.
+    """
+    check(
+        maps.ndim == 4 and present.shape == maps.shape[:2],
+        f"maps {list(maps.shape)} and present {list(present.shape)} don't fit; "
+        "pass [N, K, H, W] and [N, K]",
+    )
+    values = maps.detach().float()
+    values = torch.where(values.isfinite().all(-1).all(-1)[..., None, None], values, 0.0)
+    check((values >= 0).all(), "a map for pseudo-masks has negative values; apply relu to it first")
+    scores = values / (values.amax((2, 3), keepdim=True) + 1e-5)
+    best = scores.masked_fill(~present.bool()[..., None, None], -1.0).max(1)
+    return best.values, best.indices
 
 
 def pseudo_masks(maps: Tensor, present: Tensor, background: float = 0.15) -> Tensor:
@@ -19,35 +45,22 @@ def pseudo_masks(maps: Tensor, present: Tensor, background: float = 0.15) -> Ten
 
     ``argmax(background, map_k / (max(map_k) + 1e-5) for each present class k)``, the maximum taken
     for each image and class (Ahn et al. 2019, "Weakly Supervised Learning of Instance Segmentation
-    with Inter-pixel Relations", CVPR). Ties go to the lower label. A map with a value that isn't
-    finite counts as zeros.
+    with Inter-pixel Relations", CVPR). Ties go to the lower label.
 
     Args:
-        maps: ``[N, K, H, W]``, not negative.
-        present: ``[N, K]`` bool: the image-level classes.
+        maps: As for :func:`strongest_class`.
+        present: As there.
         background: The constant score of the background channel, in (0, 1).
 
     Returns:
         ``[N, H, W]`` int64: 0 is background, k + 1 is class k.
 
     Raises:
-        SsgcamError: If the shapes don't fit, a map is negative or the background is outside (0, 1).
+        SsgcamError: As there, or if the background is outside (0, 1).
     """
-    if maps.ndim != 4 or present.shape != maps.shape[:2]:
-        raise SsgcamError(
-            f"maps {list(maps.shape)} and present {list(present.shape)} don't fit; "
-            "pass [N, K, H, W] and [N, K]"
-        )
-    if not 0 < background < 1:
-        raise SsgcamError(f"the background score is {background}; pass one between 0 and 1")
-    values = maps.detach().float()
-    values = torch.where(values.isfinite().all(-1).all(-1)[..., None, None], values, 0.0)
-    if bool((values < 0).any()):
-        raise SsgcamError("a map for pseudo-masks has negative values; apply relu to it first")
-    scores = values / (values.amax((2, 3), keepdim=True) + 1e-5)
-    scores = scores.masked_fill(~present.bool()[..., None, None], -1.0)
-    backdrop = torch.full_like(scores[:, :1], background)
-    return torch.cat([backdrop, scores], 1).argmax(1)
+    check(0 < background < 1, f"the background score is {background}; pass one between 0 and 1")
+    scores, classes = strongest_class(maps, present)
+    return torch.where(scores > background, classes + 1, 0)
 
 
 def confusion_matrix(
@@ -67,11 +80,11 @@ def confusion_matrix(
     Raises:
         SsgcamError: If the shapes differ or a counted label is out of range.
     """
-    if prediction.shape != truth.shape:
-        raise SsgcamError(
-            f"prediction {list(prediction.shape)} and truth {list(truth.shape)} differ in shape; "
-            "resize the prediction to the truth"
-        )
+    check(
+        prediction.shape == truth.shape,
+        f"prediction {list(prediction.shape)} and truth {list(truth.shape)} differ in shape; "
+        "resize the prediction to the truth",
+    )
     truth, prediction = truth.long(), prediction.to(truth.device).long()
     if ignore is not None:
         counted = truth != ignore

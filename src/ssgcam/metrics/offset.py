@@ -13,7 +13,7 @@ import torch
 from scipy.signal import correlate
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,16 @@ def mask_offset(masks: Tensor, truth: Tensor, reach: int) -> MaskOffset:
         >>> mask_offset((truth == 1).roll(-2, 2), truth, 3)
         MaskOffset(right=2, down=0, iou=1.0, in_place=0.2)
     """
-    if masks.ndim != 3 or masks.shape != truth.shape:
-        raise SsgcamError(
-            f"masks {list(masks.shape)} and truth {list(truth.shape)} don't fit; pass [N, H, W] of both"
-        )
-    if not len(masks):
-        raise SsgcamError("masks is an empty batch; pass at least one image")
+    check(
+        masks.ndim == 3 and masks.shape == truth.shape,
+        f"masks {list(masks.shape)} and truth {list(truth.shape)} don't fit; pass [N, H, W] of both",
+    )
+    check(len(masks), "masks is an empty batch; pass at least one image")
     height, width = masks.shape[1:]
-    if not 0 <= reach < min(height, width):
-        raise SsgcamError(
-            f"reach is {reach} for masks of {height}x{width}; pass 0 to {min(height, width) - 1}"
-        )
+    check(
+        0 <= reach < min(height, width),
+        f"reach is {reach} for masks of {height}x{width}; pass 0 to {min(height, width) - 1}",
+    )
     middle = [slice(side - 1 - reach, side + reach) for side in (height, width)]
     hit, predicted = np.zeros((2, 2 * reach + 1, 2 * reach + 1))
     for mask, labels in zip(masks.cpu().numpy(), truth.cpu().numpy(), strict=True):

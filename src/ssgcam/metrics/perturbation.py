@@ -16,7 +16,7 @@ from torch import Tensor
 from ssgcam.core.fusion import resize, scale
 from ssgcam.core.smoothing import smooth
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_count, check_images, check_maps, double
+from ssgcam.metrics.checks import check, check_count, check_images, check_maps, double
 
 Probabilities = Callable[[Tensor], Tensor]
 """From images ``[B, C, H, W]`` to class probabilities ``[B, K]``."""
@@ -39,8 +39,7 @@ def images_at_once(height: int, width: int, device: torch.device, pixels: int | 
     """
     if pixels is None:
         pixels = 2**18 if device.type == "cpu" else 2**22
-    if pixels < 1:
-        raise SsgcamError(f"{pixels} pixels for each pass are too few; pass at least 1")
+    check(pixels >= 1, f"{pixels} pixels for each pass are too few; pass at least 1")
     return max(1, pixels // (height * width))
 
 
@@ -59,8 +58,7 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     Raises:
         SsgcamError: If sigma is not positive.
     """
-    if not sigma > 0:
-        raise SsgcamError(f"the blur's sigma is {sigma} of the side; pass a positive share")
+    check(sigma > 0, f"the blur's sigma is {sigma} of the side; pass a positive share")
     return smooth(images, sigma)
 
 
@@ -98,11 +96,27 @@ def pixel_ranks(maps: Tensor, seed: int) -> Tensor:
     Returns:
         ``[N, H, W]`` int64, each map a permutation of 0..H*W - 1. ``ranks < k`` is the top k.
     """
-    flat = maps.flatten(1)
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(flat.shape[1], generator=generator).to(maps.device)
+    flat, shuffled = maps.flatten(1), _order_among_ties(maps, seed)
     order = shuffled[flat[:, shuffled].argsort(dim=1, descending=True, stable=True)]
-    return order.argsort(dim=1).view(maps.shape)
+    places = torch.arange(flat.shape[1], device=maps.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).view(maps.shape)
+
+
+def top_pixels(maps: Tensor, count: int, seed: int) -> Tensor:
+    """``pixel_ranks(maps, seed) < count`` ``[N, H, W]``, without sorting all pixels."""
+    flat = maps.flatten(1)
+    limits = flat.kthvalue(flat.shape[1] - count + 1, keepdim=True).values
+    chosen, shuffled = flat >= limits, _order_among_ties(maps, seed)
+    surplus = chosen.sum(1) - count
+    for k in surplus.nonzero()[:, 0].tolist():
+        ties = shuffled[(flat[k] == limits[k])[shuffled]]
+        chosen[k, ties[len(ties) - int(surplus[k]) :]] = False
+    return chosen.view(maps.shape)
+
+
+def _order_among_ties(maps: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(maps[0].numel(), generator=generator).to(maps.device)
 
 
 def moved_ranks(ranks: Tensor, seed: int, first: int = 0) -> Tensor:
@@ -137,53 +151,65 @@ def pixel_counts(areas: Sequence[float], pixels: int) -> Tensor:
     Raises:
         SsgcamError: If there is no area or one is outside (0, 1].
     """
-    if not areas or not all(0 < area <= 1 for area in areas):
-        raise SsgcamError(f"areas {list(areas)} aren't shares of the image; pass numbers in (0, 1]")
+    check(
+        areas and all(0 < area <= 1 for area in areas),
+        f"areas {list(areas)} aren't shares of the image; pass numbers in (0, 1]",
+    )
     return torch.tensor([max(1, round(area * pixels)) for area in areas])
 
 
-def class_probabilities(
-    probabilities: Probabilities, images: Tensor, batch_size: int | None = None
+def class_answers(
+    probabilities: Probabilities, images: Tensor, classes: Tensor, batch_size: int | None = None
 ) -> Tensor:
-    """Class probabilities ``[N, K]`` in float32, without gradients, in batches.
+    """What the network answers about one class of each image, without gradients, in batches.
 
     Args:
         probabilities: The network, softmax included.
         images: ``[N, C, H, W]``.
+        classes: ``[N]``.
         batch_size: None takes :func:`images_at_once`.
 
+    Returns:
+        ``[N, 2]`` float32: whether the class is the first of the highest; its probability.
+
     Raises:
-        SsgcamError: If the batch size is below 1 or the answer isn't ``[B, K]`` in [0, 1].
+        SsgcamError: If the counts differ, a class is outside 0..K - 1, the batch size is below 1 or the
+            answer isn't ``[B, K]`` in [0, 1].
     """
-    if batch_size is None:
-        batch_size = images_at_once(images.shape[-2], images.shape[-1], images.device)
-    if batch_size < 1:
-        raise SsgcamError(f"the batch size is {batch_size}; pass at least 1")
-    answers = []
-    for some in torch.split(images, batch_size):
+    check_count(len(images), "images", classes, "classes")
+    size = _batch_size(images, batch_size)
+    found = []
+    for some, own in zip(torch.split(images, size), torch.split(classes.long(), size), strict=True):
         with torch.no_grad():
             answer = probabilities(some).float()
-        if answer.ndim != 2 or len(answer) != len(some):
+        check(
+            answer.ndim == 2 and len(answer) == len(some),
+            f"probabilities made {list(answer.shape)} of {len(some)} images; return [B, classes]",
+        )
+        check(
+            ((answer >= 0) & (answer <= 1.001)).all(),
+            "probabilities left [0, 1] or aren't finite; apply softmax to the logits",
+        )
+        own = own.to(answer.device)
+        if not bool(((own >= 0) & (own < answer.shape[1])).all()):
             raise SsgcamError(
-                f"probabilities made {list(answer.shape)} of {len(some)} images; return [B, classes]"
+                f"classes {own.tolist()} don't fit the {answer.shape[1]} classes of the network"
             )
-        if not bool(((answer >= 0) & (answer <= 1.001)).all()):
-            raise SsgcamError(
-                "probabilities left [0, 1] or aren't finite; apply softmax to the logits"
-            )
-        answers.append(answer)
-    return torch.cat(answers)
+        probability = answer.gather(1, own[:, None])[:, 0]
+        found.append(torch.stack([(answer.argmax(1) == own).float(), probability], 1))
+    return torch.cat(found)
 
 
-def replaced_probabilities(
+def replaced_answers(
     probabilities: Probabilities,
     inside: Tensor,
     outside: Tensor,
     ranks: Tensor,
     counts: Tensor,
+    classes: Tensor,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Class probabilities with the top k pixels of each image from ``inside``, the rest from ``outside``.
+    """Answers with the top k pixels of each image from ``inside`` and the rest from ``outside``.
 
     Args:
         probabilities: The network, softmax included.
@@ -191,49 +217,32 @@ def replaced_probabilities(
         outside: The same shape.
         ranks: ``[N, H, W]`` of :func:`pixel_ranks`.
         counts: ``[V]``, the numbers of pixels k.
-        batch_size: Images of one batch; None takes :func:`images_at_once`.
+        classes: ``[N]``.
+        batch_size: Images of one batch, of any image and count; None takes :func:`images_at_once`.
 
     Returns:
-        ``[N, V, K]`` float32.
+        ``[N, 2, V]`` float32, see :func:`class_answers`.
 
     Raises:
-        SsgcamError: As :func:`class_probabilities`.
+        SsgcamError: As :func:`class_answers`.
     """
-    device = outside.device
-    if batch_size is None:
-        batch_size = images_at_once(outside.shape[-2], outside.shape[-1], device)
-    size = max(1, batch_size)
-    image = torch.arange(len(ranks), device=device).repeat_interleave(len(counts))
-    count = counts.to(device).repeat(len(ranks))[:, None, None]
+    check_count(len(outside), "images", classes, "classes")
+    size = _batch_size(outside, batch_size)
+    image = torch.arange(len(ranks)).repeat_interleave(len(counts))
+    count = counts.repeat(len(ranks))[:, None, None].to(ranks.device)
     answers = []
     for some, k in zip(torch.split(image, size), torch.split(count, size), strict=True):
-        chosen = (ranks.to(device)[some] < k)[:, None]
+        chosen = (ranks[some] < k)[:, None].to(outside.device)
         composed = torch.where(chosen, inside[some], outside[some])
-        answers.append(class_probabilities(probabilities, composed, batch_size))
-    return torch.cat(answers).view(len(ranks), len(counts), -1)
+        answers.append(class_answers(probabilities, composed, classes[some], size))
+    return torch.cat(answers).view(len(ranks), len(counts), 2).mT
 
 
-def class_answers(answers: Tensor, classes: Tensor) -> Tensor:
-    """What the answers say about one class of each image.
-
-    Args:
-        answers: ``[N, V, K]`` of :func:`replaced_probabilities`.
-        classes: ``[N]``.
-
-    Returns:
-        ``[N, 2, V]`` float32: whether the class is the first of the highest; its probability.
-
-    Raises:
-        SsgcamError: If the counts differ or a class is outside 0..K - 1.
-    """
-    check_count(len(answers), "images", classes, "classes")
-    classes = classes.to(answers.device).long()
-    if not bool(((classes >= 0) & (classes < answers.shape[-1])).all()):
-        raise SsgcamError(
-            f"classes {classes.tolist()} don't fit the {answers.shape[-1]} classes of the network"
-        )
-    probability = answers[torch.arange(len(answers), device=answers.device), :, classes]
-    return torch.stack([(answers.argmax(-1) == classes[:, None]).float(), probability], 1)
+def _batch_size(images: Tensor, given: int | None) -> int:
+    if given is None:
+        return images_at_once(images.shape[-2], images.shape[-1], images.device)
+    check(given >= 1, f"the batch size is {given}; pass at least 1")
+    return given
 
 
 def blur_drops(
@@ -275,12 +284,12 @@ def blur_drops(
     height, width = images.shape[-2:]
     counts = pixel_counts(areas, height * width)
     ranks = pixel_ranks(fit_maps(maps, height, width), seed)
-    intact = class_answers(class_probabilities(probabilities, images, batch_size)[:, None], classes)
-    drops = []
-    for order in (ranks, moved_ranks(ranks, seed, first)):
-        answers = replaced_probabilities(probabilities, blurred, images, order, counts, batch_size)
-        drops.append(intact - class_answers(answers, classes))
-    return torch.stack(drops, 1)
+    intact = class_answers(probabilities, images, classes, batch_size)[..., None]
+    answers = [
+        replaced_answers(probabilities, blurred, images, order, counts, classes, batch_size)
+        for order in (ranks, moved_ranks(ranks, seed, first))
+    ]
+    return torch.stack([intact - own for own in answers], 1)
 
 
 def insertion_deletion(
@@ -317,11 +326,11 @@ def insertion_deletion(
     """
     check_images(images, maps)
     ranks = pixel_ranks(fit_maps(maps, *images.shape[-2:]), seed)
-    curves = []
-    for inside, outside in ((images, blurred), (torch.zeros_like(images), images)):
-        answers = replaced_probabilities(probabilities, inside, outside, ranks, counts, batch_size)
-        curves.append(class_answers(answers, classes)[:, 1])
-    return torch.stack(curves, 1)
+    answers = [
+        replaced_answers(probabilities, inside, outside, ranks, counts, classes, batch_size)
+        for inside, outside in ((images, blurred), (torch.zeros_like(images), images))
+    ]
+    return torch.stack(answers, 1)[:, :, 1]
 
 
 def curve_counts(pixels: int, step: int) -> Tensor:
@@ -330,8 +339,7 @@ def curve_counts(pixels: int, step: int) -> Tensor:
     Raises:
         SsgcamError: If the step is below 1.
     """
-    if step < 1:
-        raise SsgcamError(f"{step} pixels for each step is too few; pass at least 1")
+    check(step >= 1, f"{step} pixels for each step is too few; pass at least 1")
     return torch.arange(0, pixels + step, step).clamp(max=pixels)
 
 
@@ -368,14 +376,10 @@ def drop_and_increase(
     """
     check_images(images, maps)
     fitted = fit_maps(maps, *images.shape[-2:]).to(images.device)
-    if bool((fitted < 0).any()):
-        raise SsgcamError("a map for Average Drop has negative values; apply relu to it first")
+    check((fitted >= 0).all(), "a map for Average Drop has negative values; apply relu to it first")
     masked = images * scale(fitted)[:, None].to(images.dtype)
     before, after = (
-        class_answers(class_probabilities(probabilities, some, batch_size)[:, None], classes)[
-            :, 1, 0
-        ]
-        for some in (images, masked)
+        class_answers(probabilities, some, classes, batch_size)[:, 1] for some in (images, masked)
     )
     drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
     return torch.stack([drop, (after > before).float()], 1)

@@ -12,8 +12,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_count, check_maps
+from ssgcam.metrics.checks import check, check_count, check_maps
 from ssgcam.metrics.perturbation import fit_maps
 
 TOLERANCE = 15.0
@@ -33,13 +32,12 @@ def near_object(mask: Tensor, tolerance: float = TOLERANCE) -> Tensor:
         SsgcamError: If the mask is empty, or the image's shorter side is less than five times the
             tolerance (64-pixel images: nearly everything would be a hit).
     """
-    if mask.ndim != 2 or not mask.any():
-        raise SsgcamError("a mask of the pointing game is empty or not [H, W]")
-    if min(mask.shape) < 5 * tolerance:
-        raise SsgcamError(
-            f"an image of {mask.shape[0]} x {mask.shape[1]} pixels is too small for the pointing "
-            f"game at {tolerance:g} pixels; leave it out or lower the tolerance"
-        )
+    check(mask.ndim == 2 and mask.any(), "a mask of the pointing game is empty or not [H, W]")
+    check(
+        min(mask.shape) >= 5 * tolerance,
+        f"an image of {mask.shape[0]} x {mask.shape[1]} pixels is too small for the pointing "
+        f"game at {tolerance:g} pixels; leave it out or lower the tolerance",
+    )
     return torch.from_numpy(distance_transform_edt((mask == 0).cpu().numpy()) <= tolerance)
 
 

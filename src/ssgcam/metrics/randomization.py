@@ -7,13 +7,14 @@ top down; a map that stays the same depends on the image alone, not on what the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check
 
 #: Rank correlation from which the map of a control without gradients counts as the original one: then
 #: only weights above its layer are random.
@@ -33,18 +34,22 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         SsgcamError: If the shapes differ.
     """
-    if first.shape != second.shape or first.ndim < 2:
-        raise SsgcamError(
-            f"maps of {list(first.shape)} and {list(second.shape)} can't be correlated; "
-            "pass two [N, ...] of one shape"
-        )
+    check(
+        first.shape == second.shape and first.ndim >= 2,
+        f"maps of {list(first.shape)} and {list(second.shape)} can't be correlated; "
+        "pass two [N, ...] of one shape",
+    )
     a, b = _centered_ranks(first), _centered_ranks(second)
     return (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
 
 
-def cascade(
-    network: nn.Module, names: Sequence[str] | None = None, seed: int = 0
-) -> Iterator[tuple[str, nn.Module]]:
+def stage_names(network: nn.Module) -> list[str]:
+    """The modules that own parameters, last registered first: the stages of :func:`cascade`."""
+    modules = [*network.named_modules()][::-1]
+    return [name for name, m in modules if any(True for _ in m.parameters(recurse=False))]
+
+
+def cascade(network: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
     """Randomize a copy of the network from the top down, one module more at each stage.
 
     A randomized module is as untrained: weights of two and more dimensions are drawn from
@@ -54,28 +59,17 @@ def cascade(
 
     Args:
         network: Any network that can be copied.
-        names: Modules to randomize, top first, each with all that is inside it; None takes every
-            module that owns parameters, last registered first.
         seed: Fixes the weights.
 
     Yields:
-        (name, copy): the same copy each time, with this module and all before it randomized.
+        (name, copy): the same copy each time, with this module and all before it randomized, in the
+            order of :func:`stage_names`.
 
     Raises:
-        SsgcamError: If a name isn't a module with parameters or the network can't be copied.
+        SsgcamError: If the network has no parameters or can't be copied.
     """
-    modules = dict(network.named_modules())
-    if names is None:
-        names = [n for n, m in modules.items() if any(True for _ in m.parameters(recurse=False))]
-        names.reverse()
-    for name in names:
-        if name not in modules or not any(True for _ in modules[name].parameters()):
-            raise SsgcamError(
-                f"'{name}' is not a module with weights in this network; "
-                f"its top modules are {', '.join(n for n, _ in network.named_children())}"
-            )
-    if not names:
-        raise SsgcamError("the network has no weights to randomize; check what was passed")
+    names = stage_names(network)
+    check(names, "the network has no weights to randomize; check what was passed")
     try:
         randomized = copy.deepcopy(network)
     except (RuntimeError, TypeError) as error:
@@ -84,10 +78,7 @@ def cascade(
         ) from error
     generator = torch.Generator().manual_seed(seed)
     for name in names:
-        module = randomized.get_submodule(name)
-        inner = module.modules() if name else [module]
-        for part in inner:
-            _randomize(part, generator)
+        _randomize(randomized.get_submodule(name), generator)
         yield name, randomized
 
 

@@ -16,12 +16,10 @@ from scipy.sparse import diags_array, eye_array, kron
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from ssgcam.errors import SsgcamError
-from ssgcam.metrics.checks import check_images
+from ssgcam.metrics.checks import check, check_images
 from ssgcam.metrics.perturbation import (
     Probabilities,
     class_answers,
-    class_probabilities,
     fit_maps,
     pixel_counts,
     pixel_ranks,
@@ -51,13 +49,15 @@ def linear_imputation(
     Raises:
         SsgcamError: If the shapes don't fit or all pixels of an image are missing.
     """
-    if missing.shape != (len(images), *images.shape[2:]):
-        raise SsgcamError(
-            f"images {list(images.shape)} and missing {list(missing.shape)} don't fit; "
-            "pass [N, C, H, W] and [N, H, W]"
-        )
-    if bool(missing.flatten(1).all(1).any()):
-        raise SsgcamError("all pixels of an image are missing; leave at least one to impute from")
+    check(
+        missing.shape == (len(images), *images.shape[2:]),
+        f"images {list(images.shape)} and missing {list(missing.shape)} don't fit; "
+        "pass [N, C, H, W] and [N, H, W]",
+    )
+    check(
+        not missing.flatten(1).all(1).any(),
+        "all pixels of an image are missing; leave at least one to impute from",
+    )
     height, width = images.shape[2:]
     down, right = (diags_array([1.0, 1.0], offsets=[-1, 1], shape=(n, n)) for n in (height, width))
     direct = kron(eye_array(height), right) + kron(down, eye_array(width))
@@ -113,8 +113,7 @@ def road_parts(
     for order in (ranks, height * width - 1 - ranks):
         for count in counts:
             imputed = linear_imputation(images, order < count, noise=noise, seed=seed)
-            answers = class_probabilities(probabilities, imputed, batch_size)
-            found.append(class_answers(answers[:, None], classes)[:, 1, 0])
+            found.append(class_answers(probabilities, imputed, classes, batch_size)[:, 1])
     return torch.stack(found, 1).view(len(images), 2, len(counts))
 
 

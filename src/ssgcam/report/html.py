@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,12 +22,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text
+from ssgcam.version import versions
 
 #: Bytes that all pictures of a report may take together, before they are encoded as text.
 PICTURE_BYTES = 3_300_000
 #: Longer side of a picture and JPEG quality, from the best to the smallest.
 PICTURE_SIZES = ((720, 82), (560, 75), (420, 70), (320, 60), (240, 50), (160, 40))
+
+#: A number with its interval, such as ``0.8 [0.7, 0.9]`` or ``+0.1 (-0.2 to 0.4)``.
+NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: [\[(].*)?$")
 
 Cell = str | int | float | None
 
@@ -37,7 +44,8 @@ class Table:
     Attributes:
         title: Heading.
         columns: Names of the columns.
-        rows: Cells; numbers are aligned and sorted as such, None is an empty cell.
+        rows: Cells; numbers, also with an interval behind them ("0.8 [0.7, 0.9]"), are aligned and sorted
+            as such, None is an empty cell.
         note: A sentence below the heading.
     """
 
@@ -99,9 +107,8 @@ def write_html(
     summary: Sequence[str] = (),
     warnings: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
-    versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a report as one HTML file, whole or not at all.
+    """Write a report as one HTML file, whole or not at all; it ends with the software's versions.
 
     Args:
         path: The file, ``.html``.
@@ -110,10 +117,9 @@ def write_html(
         summary: Sentences at the top.
         warnings: Sentences shown before everything else.
         settings: What the results depend on; JSON values, nested.
-        versions: Name and version of the software.
 
     Raises:
-        SsgcamError: If the file can't be written.
+        SsgcamError: If the file's name doesn't end in .html or it can't be written.
 
     Example:
         >>> import tempfile
@@ -121,6 +127,7 @@ def write_html(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_html(Path(folder) / "report.html", "A report", [table])
     """
+    check_report(path)
     pictures = [p for s in sections if isinstance(s, Gallery) for p in s.pictures]
     encoded = dict(zip(map(id, pictures), _jpegs([p.image for p in pictures]), strict=True))
     environment = Environment(
@@ -130,17 +137,29 @@ def write_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": _cell, "jpeg": lambda p: encoded[id(p)], "svg": _svg}
+    environment.filters |= {
+        "cell": _cell, "key": _key, "jpeg": lambda p: encoded[id(p)], "svg": _svg,
+    }  # fmt: skip
     text = environment.get_template("report.html.jinja").render(
         title=title,
         sections=[(type(section).__name__.lower(), section) for section in sections],
         summary=summary,
         warnings=warnings,
         settings=json.dumps(settings, indent=2, default=str) if settings else "",
-        versions=versions or {},
+        versions=versions(),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     write_text(Path(path), text)
+
+
+def check_report(path: str | Path | None) -> None:
+    """Refuse the name of a report that does not end in .html; for the start of a long run.
+
+    Raises:
+        SsgcamError: If it doesn't.
+    """
+    if path is not None and Path(path).suffix not in (".html", ".htm"):
+        raise SsgcamError(f"the report '{path}' does not end in .html; give --report NAME.html")
 
 
 def _jpegs(images: Sequence[Image.Image]) -> list[str]:
@@ -172,3 +191,11 @@ def _cell(value: Cell) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _key(value: Cell) -> float | None:
+    """The number that a cell is sorted by; None: it is sorted as text."""
+    if isinstance(value, str):
+        found = NUMBER.match(value)
+        return float(found[1]) if found else None
+    return None if value is None or math.isnan(value) else value

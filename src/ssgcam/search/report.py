@@ -22,6 +22,7 @@ from ssgcam.metrics.bootstrap import Interval
 from ssgcam.metrics.offset import MaskOffset
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.recipe import Recipe
+from ssgcam.report import html
 from ssgcam.report.heatmap import overlay
 from ssgcam.report.notebook import html_pictures, html_table
 from ssgcam.report.panel import Cell, panel
@@ -173,6 +174,46 @@ class Report:
             pictures += ["![Worst, median and best](examples.png)", ""]
         write_text(folder / "report.md", self.markdown() + "\n".join(pictures))
         write_json(folder / "report.json", self.to_json())
+
+    def write_html(self, path: str | Path) -> None:
+        """Write the HTML report: warnings, scores, leads, pictures and settings in one file.
+
+        Raises:
+            SsgcamError: If the name doesn't end in .html or the file can't be written.
+        """
+        layers: list[list[html.Cell]] = [
+            [layer.name, layer.weight, layer.ssg.form, layer.ssg.sigma, layer.ssg.first_exponent,
+             layer.ssg.second_exponent, layer.gamma]
+            for layer in self.recipe.layers
+        ]  # fmt: skip
+        ordered = sorted(self.table.rows, key=lambda row: (row.kind != "recipe", -row.calibration))
+        scores: list[list[html.Cell]] = [
+            [row.name, row.calibration, _interval(row.folds), _interval(row.held_out)]
+            for row in ordered
+        ]
+        leads = [
+            [lead.recipe, f"{KINDS[lead.kind]}: {lead.over}", lead.where.replace("_", "-"),
+             _interval(lead.difference, "+")]
+            for lead in self.table.leads
+        ]  # fmt: skip
+        columns = ["layer", "weight", "form", "sigma", "a", "b", "gamma"]
+        names = ["row", "calibration", "folds", "held-out"]
+        note = "On its own calibration images a score is too high; intervals: 95 % bootstrap over groups."
+        pictures = [] if self.examples is None else [html.Picture(self.examples, "Worst to best")]
+        html.write_html(
+            path,
+            "Search of a recipe" + ", interrupted" * self.interrupted,
+            [
+                html.Table("Recipe", columns, layers),
+                html.Table("Scores", names, scores, note),
+                html.Table("Leads", ["of", "over", "where", "difference"], leads),
+                html.Plot("Convergence", [self.convergence()]),
+                html.Gallery("Worst, median and best images", pictures),
+            ],
+            summary=[self.summary()],
+            warnings=self.warnings,
+            settings=asdict(self.recipe),
+        )
 
     def convergence(self) -> Figure:
         """Best fitness against the number of candidates scored."""

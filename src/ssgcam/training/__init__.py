@@ -6,8 +6,8 @@ from ssgcam.training.data import (
     read_labeled_images,
     split_by_group,
 )
-from ssgcam.training.loop import Epoch, TrainingResult, predict, train_classifier
-from ssgcam.training.report import ClassificationReport, evaluate
+from ssgcam.training.loop import TrainingResult, predict, train_classifier
+from ssgcam.training.report import ClassificationReport, Epoch, evaluate
 from ssgcam.training.settings import TrainingSettings
 
 __all__ = [

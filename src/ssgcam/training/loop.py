@@ -30,34 +30,10 @@ from ssgcam.training.data import (
     training_batches,
     validation_batches,
 )
-from ssgcam.training.report import ClassificationReport, evaluate
+from ssgcam.training.report import ClassificationReport, Epoch, evaluate, write_report
 from ssgcam.training.settings import TrainingSettings
 
 MAX_GRADIENT_NORM = 5.0
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: training loss and, on held-out images, mean recall and class-balanced loss."""
-
-    number: int
-    training_loss: float
-    mean_recall: float | None = None
-    loss: float | None = None
-
-    @property
-    def score(self) -> tuple[float, float]:
-        """What is maximized: mean recall, then less loss; the last epoch if nothing is held out."""
-        if self.mean_recall is None or self.loss is None:
-            return float(self.number), 0.0
-        return self.mean_recall, -self.loss
-
-    def __str__(self) -> str:
-        """One line."""
-        line = f"epoch {self.number}: training loss {self.training_loss:.4f}"
-        if self.mean_recall is None:
-            return line
-        return f"{line}, held out: mean recall {self.mean_recall:.4f}, loss {self.loss:.4f}"
 
 
 @dataclass(frozen=True)
@@ -87,6 +63,10 @@ class TrainingResult:
             "history": [asdict(epoch) for epoch in self.history],
             "report": asdict(self.report) if self.report else None,
         }
+
+    def write_html(self, path: str | Path) -> None:
+        """Write the HTML report, see :func:`ssgcam.training.report.write_report`."""
+        write_report(path, self.settings, self.history, self.best_epoch, self.report)
 
 
 def train_classifier(

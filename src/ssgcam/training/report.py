@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
 from ssgcam.errors import require
 from ssgcam.metrics.bootstrap import bootstrap_interval, identity
+from ssgcam.report.html import Plot, Section, Table, write_html
 from ssgcam.training.data import LabeledImages
+from ssgcam.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch: training loss and, on held-out images, mean recall and class-balanced loss."""
+
+    number: int
+    training_loss: float
+    mean_recall: float | None = None
+    loss: float | None = None
+
+    @property
+    def score(self) -> tuple[float, float]:
+        """What is maximized: mean recall, then less loss; the last epoch if nothing is held out."""
+        if self.mean_recall is None or self.loss is None:
+            return float(self.number), 0.0
+        return self.mean_recall, -self.loss
+
+    def __str__(self) -> str:
+        """One line."""
+        line = f"epoch {self.number}: training loss {self.training_loss:.4f}"
+        if self.mean_recall is None:
+            return line
+        return f"{line}, held out: mean recall {self.mean_recall:.4f}, loss {self.loss:.4f}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +116,70 @@ def evaluate(probabilities: Tensor, images: LabeledImages, seed: int = 0) -> Cla
         float(metrics.multiclass_calibration_error(probabilities, labels, num_classes=count)),
         len(labels),
         len(set(images.groups)),
+    )
+
+
+def write_report(
+    path: str | Path,
+    settings: TrainingSettings,
+    history: Sequence[Epoch],
+    best_epoch: int,
+    report: ClassificationReport | None,
+) -> None:
+    """Write the HTML report of a training: recalls, confusion, the course of the training, settings.
+
+    Args:
+        path: The file, ``.html``.
+        settings: Of the training.
+        history: One entry for each epoch.
+        best_epoch: The epoch whose weights were kept, from 1.
+        report: Scores on the held-out images; None if none were held out.
+
+    Raises:
+        SsgcamError: If the name doesn't end in .html or the file can't be written.
+    """
+    sections: list[Section] = []
+    warnings = []
+    if report is None:
+        warnings.append("No images were held out, so nothing is known of how good the network is.")
+    else:
+        rows: list[list[str | int | float | None]] = []
+        scores = zip(report.class_names, report.recalls, report.intervals, strict=True)
+        for (name, recall, interval), counts in zip(scores, report.confusion, strict=True):
+            low, high = interval
+            rows.append([name, f"{recall:.3f} [{low:.3f}, {high:.3f}]", sum(counts), *counts])
+        columns = ["class", "recall", "images", *(f"as {name}" for name in report.class_names)]
+        note = (
+            f"{report.n} held-out images of {report.n_groups} groups, and how many of each class were "
+            f"predicted as which; ROC AUC {report.roc_auc:.4f}, calibration error "
+            f"{report.calibration_error:.3f}."
+        )
+        sections.append(Table("Recall of each class", columns, rows, note))
+        warnings += [
+            f"The class '{name}' has no held-out image."
+            for name, counts in zip(report.class_names, report.confusion, strict=True)
+            if not sum(counts)
+        ]
+    figure = Figure((6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    curves: dict[str, list[float | None]] = {
+        "training loss": [epoch.training_loss for epoch in history],
+        "held-out loss": [epoch.loss for epoch in history],
+        "held-out mean recall": [epoch.mean_recall for epoch in history],
+    }
+    for label, values in curves.items():
+        known = [(k, value) for k, value in enumerate(values, 1) if value is not None]
+        axes.plot([k for k, _ in known], [value for _, value in known], label=label)
+    axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
+    axes.set(xlabel="epoch")
+    axes.legend(frameon=False)
+    write_html(
+        path,
+        f"Training of {settings.model}",
+        [*sections, Plot("Course of the training", [figure])],
+        summary=[f"Epoch {best_epoch} of {len(history)} was the best."],
+        warnings=warnings,
+        settings=asdict(settings),
     )
 
 
