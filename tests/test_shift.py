@@ -32,9 +32,11 @@ def test_the_statistics_of_an_image() -> None:
     assert float(found["mask area"][1]) == pytest.approx(int(masks[1].sum()) / 36)
     assert float(found["picture intensity"][2, 0]) == pytest.approx(float(images[2, 0].mean()))
     pixels = images[0, 0]
-    steps = float((pixels[1:] - pixels[:-1]).abs().mean())
-    steps += float((pixels[:, 1:] - pixels[:, :-1]).abs().mean())
-    assert float(found["picture sharpness"][0, 0]) == pytest.approx(steps / float(pixels.std()))
+    first = float((pixels[1:] - pixels[:-1]).abs().mean())
+    first += float((pixels[:, 1:] - pixels[:, :-1]).abs().mean())
+    second = float((pixels[2:] - 2 * pixels[1:-1] + pixels[:-2]).abs().mean())
+    second += float((pixels[:, 2:] - 2 * pixels[:, 1:-1] + pixels[:, :-2]).abs().mean())
+    assert float(found["picture sharpness"][0, 0]) == pytest.approx(second / first, rel=1e-5)
 
 
 def test_distance_is_the_root_mean_square_of_robust_z_scores() -> None:

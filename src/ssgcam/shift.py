@@ -20,6 +20,10 @@ from torch import Tensor
 MAD_TO_DEVIATION = 1.4826
 #: Scales are at least this share of the median magnitude of their statistic.
 LEAST_SCALE = 1e-3
+#: Probabilities nearer to 0 or 1 count as this near.
+EXTREME = 1e-6
+#: Limits are proportional to this quantile of a statistic's distances.
+USUAL = 0.9
 
 
 @dataclass(frozen=True)
@@ -61,18 +65,18 @@ def image_statistics(
         masks: ``[N, H, W]`` bool.
 
     Returns:
-        By name ``[N, D]`` float64 on the CPU. Picture intensity is mean and standard deviation of each
-        channel, picture sharpness the mean difference of neighboring pixels over that deviation.
+        By name ``[N, D]`` float64 on the CPU. The class probability is given as log odds. Picture
+        intensity is mean and standard deviation of each channel; picture sharpness is, for each channel,
+        the mean second difference of neighboring pixels over the mean first difference.
     """
-    spread = images.std((2, 3))
-    steps = images.diff(dim=2).abs().mean((2, 3)) + images.diff(dim=3).abs().mean((2, 3))
+    first, second = (sum(images.diff(n, dim).abs().mean((2, 3)) for dim in (2, 3)) for n in (1, 2))
     found = {f"activations of {name}": values for name, values in pooled.items()}
     found |= {
-        "class probability": probabilities[:, None],
+        "class probability": probabilities.double().logit(EXTREME)[:, None],
         "map mass": maps.mean((1, 2))[:, None],
         "mask area": masks.float().mean((1, 2))[:, None],
-        "picture intensity": torch.cat([images.mean((2, 3)), spread], 1),
-        "picture sharpness": steps / spread.clamp_min(torch.finfo(spread.dtype).tiny),
+        "picture intensity": torch.cat([images.mean((2, 3)), images.std((2, 3))], 1),
+        "picture sharpness": second / first.clamp_min(torch.finfo(first.dtype).tiny),
     }
     return {name: values.detach().double().cpu() for name, values in found.items()}
 
@@ -83,8 +87,8 @@ def summarize(
     """What is usual, from the statistics of the calibration images.
 
     Each image's distances are measured from center and scale of the other images. A statistic's limit is
-    a common factor times the median of its distances; the factor is the smallest that flags at most the
-    share ``false_alarms`` of the images by any statistic.
+    a common factor times the :data:`USUAL` quantile of its distances; the factor is the smallest that
+    flags at most the share ``false_alarms`` of the images by any statistic.
 
     Args:
         values: By name ``[N, D]``, N at least 2.
@@ -98,7 +102,7 @@ def summarize(
         others = [torch.cat([own[:n], own[n + 1 :]]) for n in range(len(own))]
         left_out = [_distance(own[n : n + 1], *_center_and_scale(o)) for n, o in enumerate(others)]
         distances[name] = torch.cat(left_out)
-    usual = {name: _at_least(each.median()) for name, each in distances.items()}
+    usual = {name: _at_least(each.quantile(USUAL)) for name, each in distances.items()}
     largest = torch.stack([each / usual[name] for name, each in distances.items()]).amax(0)
     count = len(largest)
     kept = math.ceil((1 - false_alarms) * count - 1e-9)
