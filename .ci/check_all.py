@@ -1,7 +1,7 @@
 """Run the long checks before a release and write their results to docs/check_all.md.
 
 The test suite runs from the unpacked source archive, with one, two and four threads and with the
-instruction set limited to AVX2; the demo, the notebooks and each benchmark run at small size.
+instruction set limited to AVX2; the long checks, the demo, the notebooks and each benchmark run at small size.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def main() -> int:
         rows = [check(f"tests, {n} thread(s)", pytest, source, n) for n in (1, 2, 4)]
         avx2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
         rows.append(check("tests, AVX2", pytest, source, 1, avx2))
+        long = [sys.executable, "-m", "pytest", "-m", "long", "tests/trust"]
+        rows.append(check("long checks", long, source, 1))
         demo = [sys.executable, "examples/demo.py", "--out", "demo"]
         rows.append(check("examples/demo.py", demo, source, 2))
         notebooks = [sys.executable, "notebooks/run.py", "--small"]
