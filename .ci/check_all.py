@@ -1,7 +1,8 @@
 """Run the long checks before a release and write their results to docs/check_all.md.
 
 The test suite runs from the unpacked source archive, with one, two and four threads and with the
-instruction set limited to AVX2; the long checks, the demo, the notebooks and each benchmark run at small size.
+instruction set limited to AVX2; the long checks, the demo, the notebooks and each
+benchmark run at small size.
 """
 
 from __future__ import annotations
