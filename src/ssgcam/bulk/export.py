@@ -216,9 +216,9 @@ def _labelstudio(images: Sequence[Mask], names: Sequence[str], out: Path) -> Non
     tasks = []
     for each, labels, objects in _read(images):
         height, width = labels.shape
-        kind = {"type": "polygonlabels", "from_name": "label", "to_name": "image"}
+        kind: dict[str, Any] = {"type": "polygonlabels", "from_name": "label", "to_name": "image"}
         kind |= {"original_width": width, "original_height": height, "image_rotation": 0}
-        result = []
+        result: list[dict[str, Any]] = []
         for number, found in enumerate(objects):
             points = (100 * without_holes(found.rings()) / (width, height)).tolist()
             value = {"points": points, "closed": True, "polygonlabels": [names[found.value - 1]]}

@@ -48,7 +48,8 @@ def explain_report(
     warnings = [failure.reason for failure in failures]
     if without:
         warnings.append(f"maps without evidence for their class: {without} of {len(maps)}")
-    rows, pictures = [], []
+    rows: list[list[Any]] = []
+    pictures: list[Picture] = []
     for photo, one in maps:
         name, evidence = one["name"] or f"class {one['class']}", "yes" if one["evidence"] else "no"
         rows.append([photo, name, one["probability"], evidence, one["note"]])
@@ -56,7 +57,7 @@ def explain_report(
             picture = _small(folder / one.get("against", one["overlay"]))
             caption = f"{name}, probability {one['probability']:.3f}"
             pictures.append(Picture(picture, photo, caption))
-    sections = [
+    sections: list[Gallery | Plot | Table] = [
         Gallery("Heat maps", pictures, _shown(pictures, maps, "maps")),
         Plot("Class probability", [_histogram([row[2] for row in rows], "probability")]),
         _table("Photos and classes", ["photo", "class", "probability", "evidence", "note"], rows),
@@ -100,7 +101,7 @@ def segment_report(
     if unusual:
         warnings.append(f"photos that are unlike the calibration images of the recipe: {unusual}")
     rows: list[list[Any]] = []
-    pictures = []
+    pictures: list[Picture] = []
     for mask in masks:
         width, height = mask.facts["size"]
         caption = []
@@ -129,7 +130,7 @@ def segment_report(
     )
     shown = _shown(pictures, masks, "photos")
     columns = ["photo", "class", "probability", "predicted IoU", "stability", "fraction of photo"]
-    sections = [
+    sections: list[Gallery | Plot | Table] = [
         Gallery("Masks, the least sure first", pictures, f"{note} {shown}"),
         Plot(
             "Distributions", plots, "Predicted IoU and probability are of masks that are not empty."

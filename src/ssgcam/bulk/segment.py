@@ -158,8 +158,8 @@ def segment_images(
         loaded = with_settings(loaded, reading=found.network.reading)
     rule = MaskRule(
         classes=_classes(loaded, classes, found, count),
-        threshold=_first(threshold, found and found.threshold, DEFAULT_THRESHOLD),
-        gate=_first(gate, found and found.gate, DEFAULT_GATE),
+        threshold=_first(threshold, found.threshold if found else None, DEFAULT_THRESHOLD),
+        gate=_first(gate, found.gate if found else None, DEFAULT_GATE),
         windows=None if window is None else Windows(window, overlap),
         min_object=min_object,
     )

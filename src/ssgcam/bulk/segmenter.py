@@ -205,10 +205,10 @@ class Segmenter:
                 picture.save(temporary, format="JPEG", quality=90)
         facts: dict[str, Any] = {"size": [size[1], size[0]], "notes": notes}
         if self.rule.guarantee is not None:
-            pictures = self.inner_and_outer(scores.get(1, torch.zeros(size)))
-            for folder, picture in pictures.items():
-                write(f"{folder}/{image.output}.png", indexed(picture), 3)
-            facts["undecided"] = round(float((pictures[UNDECIDED] == IGNORED).mean()), 6)
+            bounds = self.inner_and_outer(scores.get(1, torch.zeros(size)))
+            for folder, bound in bounds.items():
+                write(f"{folder}/{image.output}.png", indexed(bound), 3)
+            facts["undecided"] = round(float((bounds[UNDECIDED] == IGNORED).mean()), 6)
         if unusual := [name for one in found.values() for name in one.unusual]:
             facts["unusual"] = unusual
             facts["notes"] = [*notes, f"unlike the calibration images in: {', '.join(unusual)}"]
