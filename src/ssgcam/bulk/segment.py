@@ -30,6 +30,7 @@ from ssgcam.bulk.segmenter import (
     DEFAULT_GATE,
     DEFAULT_THRESHOLD,
     MaskRule,
+    NetworkSegmenter,
     Segmenter,
 )
 from ssgcam.bulk.settings import class_indices, settings_of
@@ -43,6 +44,7 @@ from ssgcam.manifest import Entry, Manifest
 from ssgcam.models import LoadedModel, check_network, with_settings
 from ssgcam.recipe import BoundRecipe, Guarantee, Recipe
 from ssgcam.report.html import check_report
+from ssgcam.segmentation_model import load_segmenter
 from ssgcam.version import versions
 
 MANIFEST = "manifest.jsonl"
@@ -72,9 +74,10 @@ class Segmented(Outcome):
 
 def segment_images(
     images: str | Path | Iterable[str | Path],
-    model: LoadedModel | nn.Module,
+    model: LoadedModel | nn.Module | None,
     out: str | Path,
     *,
+    segmenter: str | Path | None = None,
     recipe: Recipe | str | Path | None = None,
     cam: CAM | None = None,
     fast: bool = False,
@@ -102,8 +105,12 @@ def segment_images(
 
     Args:
         images: Files, folders (searched) and globs.
-        model: The network; a bare module gets ImageNet's preprocessing at 224 pixels.
+        model: The network; a bare module gets ImageNet's preprocessing at 224 pixels. None with a
+            segmentation network.
         out: The folder to write to, see the top of this module.
+        segmenter: The file of a segmentation network, see :mod:`ssgcam.training.segmenter`, in place of
+            a classifier's maps. Its classes are segmented at the threshold 0.5 and the gate 0 by
+            default.
         recipe: From a search: maps, classes, threshold and gate.
         cam: The maps where there is no recipe; SSG-CAM of the ``auto`` layers by default.
         fast: As for :class:`ssgcam.CAM`, of the recipe or the default maps; a ``cam`` has its own.
@@ -140,17 +147,31 @@ def segment_images(
             read does not stop the others.
     """
     check_report(report)
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, type(model).__name__)
+    if segmenter is not None:
+        if not all(given is None for given in (model, recipe, cam, classes)):
+            raise SsgcamError(
+                "a segmentation network has its own classes; leave model, recipe, method and classes out"
+            )
+        loaded = load_segmenter(segmenter)
+    elif model is None:
+        raise SsgcamError("there is no network; give a model, or a segmentation network")
+    else:
+        is_loaded = isinstance(model, LoadedModel)
+        loaded = model if is_loaded else LoadedModel(model, type(model).__name__)
     out = Path(out).absolute()
     if batch_size < 1:
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
     for name in export:
         check_choice("export", name, ExportFormat)
     inputs = list_inputs([images] if isinstance(images, (str, Path)) else images, out)
-    noise, count = check_network(loaded, device)
+    if segmenter is None:
+        noise, count = check_network(loaded, device)
+    else:
+        noise, count = torch.empty(0), len(loaded.class_names)
+        loaded.network.to(device)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        explainer = _explainer(loaded, recipe, cam, fast)
+        explainer = None if segmenter else _explainer(loaded, recipe, cam, fast)
     for warning in caught:
         warnings.warn(warning.message, stacklevel=2)
     found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
@@ -158,8 +179,12 @@ def segment_images(
         loaded = with_settings(loaded, reading=found.network.reading)
     rule = MaskRule(
         classes=_classes(loaded, classes, found, count),
-        threshold=_first(threshold, found.threshold if found else None, DEFAULT_THRESHOLD),
-        gate=_first(gate, found.gate if found else None, DEFAULT_GATE),
+        threshold=_first(
+            threshold,
+            found.threshold if found else None,
+            0.5 if segmenter else DEFAULT_THRESHOLD,
+        ),
+        gate=_first(gate, found.gate if found else None, 0.0 if segmenter else DEFAULT_GATE),
         windows=None if window is None else Windows(window, overlap),
         min_object=min_object,
     )
@@ -180,7 +205,11 @@ def segment_images(
         loaded, explainer, noise, rule=asdict(rule), overlays=overlays, soft=soft, mirror=mirror
     )
     manifest = Manifest(out / MANIFEST, settings)
-    task = Segmenter(loaded, explainer, rule, out, overlays, soft, batch_size, mirror)
+    outputs = (rule, out, overlays, soft, batch_size, mirror)
+    if explainer is None:
+        task: Segmenter = NetworkSegmenter(loaded, None, *outputs)
+    else:
+        task = Segmenter(loaded, explainer, *outputs)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:

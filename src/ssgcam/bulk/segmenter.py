@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssgcam.bulk.export import without_small_objects
 from ssgcam.bulk.inputs import InputImage
@@ -157,13 +157,18 @@ class Segmenter:
         return self.explainer.cam if isinstance(self.explainer, BoundRecipe) else self.explainer
 
     @property
+    def network(self) -> nn.Module:
+        """What is run."""
+        return self.cam.network
+
+    @property
     def batch_size(self) -> int:
         """A batch of whole photos, or one photo in windows."""
         return 1 if self.rule.windows else self.images_at_once
 
     def to_device(self, device: torch.device | None) -> None:
         """Move the network."""
-        self.cam.network.to(device)
+        self.network.to(device)
 
     def read(self, image: InputImage) -> tuple[PhotoFacts, Tensor | Image.Image]:
         """What is kept of a photo, and its pixels at the network's size or in full."""
@@ -308,14 +313,18 @@ class Segmenter:
                     if value not in best or one.probability > best[value].probability:
                         best[value] = one
                     if one.scores is not None:
-                        full = pipeline.resize(one.scores[None], (bottom - top, right - left))
                         total = sums.setdefault(value, torch.zeros_like(weights))
-                        total[area] += weight * one.probability * pipeline.scale(full)[0]
+                        total[area] += weight * self.in_window(one, (bottom - top, right - left))
         if not sums:
             return dict([max(best.items(), key=lambda item: item[1].probability)])
         return {
             value: replace(best[value], scores=total / weights) for value, total in sums.items()
         }
+
+    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+        """The score of a class in a window of a height and width."""
+        assert one.scores is not None
+        return one.probability * pipeline.scale(pipeline.resize(one.scores[None], size))[0]
 
     def full_scores(
         self, found: dict[int, ClassScores], size: tuple[int, int]
@@ -412,6 +421,68 @@ class Segmenter:
         if self.cam.output == "softmax":
             return torch.stack([logits.softmax(1) for logits in outputs]).mean(0)
         return torch.stack(outputs).sigmoid().mean(0)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkSegmenter(Segmenter):
+    """A segmentation network in place of a classifier's maps.
+
+    The score of a class is ``p / (p + p_0)``, with the probabilities of the class and of the background
+    at a pixel. At a threshold of 0.5 the mask is the largest output. The class's probability is the
+    largest of its pixels.
+
+    Attributes:
+        explainer: Not used.
+    """
+
+    explainer: None  # type: ignore[assignment]
+
+    @property
+    def network(self) -> nn.Module:
+        """What is run."""
+        return self.model.network
+
+    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
+        """The classes of a batch; see :meth:`Segmenter.in_images`."""
+        device = next(self.network.parameters()).device
+        images = self.model.preprocessing.normalize(pixels.to(device))
+        scores, probabilities = self._scores(images)
+        agreement: list[list[float | None]] = [[None] * scores.shape[1]] * len(scores)
+        if self.mirror:
+            mirrored = self._scores(images.flip(-1))[0].flip(-1) >= self.rule.threshold
+            pairs = zip(scores >= self.rule.threshold, mirrored, strict=True)
+            agreement = [[_iou(a, b) for a, b in zip(*pair, strict=True)] for pair in pairs]
+        found: list[dict[int, ClassScores]] = []
+        for n, of_image in enumerate(probabilities.tolist()):
+            present = {k: p for k, p in enumerate(of_image) if p >= self.rule.gate}
+            shown = present or {max(range(len(of_image)), key=of_image.__getitem__): max(of_image)}
+            found.append(
+                {
+                    k + 1: ClassScores(k, p, scores[n, k] if present else None, agreement[n][k])
+                    for k, p in shown.items()
+                }
+            )
+        return found
+
+    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+        """The score of a class in a window of a height and width."""
+        assert one.scores is not None
+        return pipeline.resize(one.scores[None], size)[0]
+
+    def full_scores(
+        self, found: dict[int, ClassScores], size: tuple[int, int]
+    ) -> dict[int, Tensor]:
+        """By value, ascending, the scores ``[H, W]`` at the photo's size."""
+        present = {v: one for v, one in sorted(found.items()) if one.scores is not None}
+        return {v: self.in_window(one, size) for v, one in present.items()}
+
+    def _scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``[N, K, H, W]`` and the largest probability of each class ``[N, K]``, on the CPU."""
+        with torch.no_grad():
+            p = self.network(images).float().softmax(1).cpu()
+        classes = p[:, 1:]
+        share = classes / (classes + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
+        return share, classes.amax((2, 3))
 
 
 def _iou(one: Tensor, other: Tensor) -> float:

@@ -33,23 +33,27 @@ def class_indices(model: LoadedModel, classes: Sequence[int | str], count: int) 
 
 
 def settings_of(
-    model: LoadedModel, explainer: CAM | BoundRecipe, noise: Tensor, **others: Any
+    model: LoadedModel, explainer: CAM | BoundRecipe | None, noise: Tensor, **others: Any
 ) -> dict[str, Any]:
     """The network and the method as JSON values.
 
     Args:
         model: The network.
-        explainer: Makes the maps.
+        explainer: Makes the maps; None for a segmentation network.
         noise: An input, ``[1, 3, H, W]``, from which ``layers="auto"`` is resolved.
         **others: Further settings.
     """
-    cam = explainer.cam if isinstance(explainer, BoundRecipe) else explainer
-    if cam.target_function is not None:
-        raise SsgcamError("class probabilities are needed; use a named target, not a function")
-    method: dict[str, Any] = {"fast": cam.fast, "computation": cam.computation}
+    method: dict[str, Any] = {"name": "segmentation network"}
+    output = model.output
+    if explainer is not None:
+        cam = explainer.cam if isinstance(explainer, BoundRecipe) else explainer
+        method = {"fast": cam.fast, "computation": cam.computation}
+        output = cam.output
+        if cam.target_function is not None:
+            raise SsgcamError("class probabilities are needed; use a named target, not a function")
     if isinstance(explainer, BoundRecipe):
         method["recipe"] = asdict(explainer.recipe)
-    else:
+    elif explainer is not None:
         method |= {
             "name": cam.method_name,
             "layers": list(cam.layers(noise)),
@@ -65,7 +69,7 @@ def settings_of(
         "model": {
             "name": model.name,
             "parameters": parameter_hash(unwrap(model.network)),
-            "output": cam.output,
+            "output": output,
             "preprocessing": asdict(model.preprocessing),
         },
         "method": method,

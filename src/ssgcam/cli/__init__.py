@@ -17,7 +17,17 @@ import typer
 from typer.core import TyperGroup
 
 from ssgcam.cli import app as page
-from ssgcam.cli import evaluate, explain, inspect, layers, output, search, segment, train
+from ssgcam.cli import (
+    evaluate,
+    explain,
+    inspect,
+    layers,
+    output,
+    search,
+    segment,
+    train,
+    train_segmenter,
+)
 from ssgcam.errors import SsgcamError
 from ssgcam.version import __version__
 
@@ -53,9 +63,11 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 a bug of ssgcam; 2 wrong input, or some images failed; "
     "130 interrupted. 'ssgcam COMMAND --help' shows an example of each command.",
 )
-for _module in (explain, inspect, layers, train, search, segment):
+for _module in (explain, inspect, layers, train, train_segmenter, search, segment):
     _name = _module.__name__.rpartition(".")[2]
-    app.command(_name, epilog=f"Example: {_module.EXAMPLE}")(getattr(_module, _name))
+    app.command(_name.replace("_", "-"), epilog=f"Example: {_module.EXAMPLE}")(
+        getattr(_module, _name)
+    )
 app.command("app", epilog=f"Example: {page.EXAMPLE}")(page.app)
 app.add_typer(evaluate.app)
 

@@ -27,6 +27,9 @@ class SegmentFiles:
     images: list[str] = argument(shared.IMAGES)
     out: Path = option(MISSING, shared.OUT)
     recipe: Path | None = option(None, shared.RECIPE)
+    segmenter: Path | None = option(
+        None, "A network of 'ssgcam train-segmenter', in place of --model and --recipe."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ class SegmentOptions:
     cluster: ClusterOptions
 
 
-@grouped()
+@grouped(model=None)
 def segment(options: SegmentOptions) -> None:
     """Mark the objects in images, pixel by pixel, at the images' own size.
 
@@ -119,6 +122,7 @@ def segment(options: SegmentOptions) -> None:
     from tqdm import tqdm
 
     from ssgcam.bulk.segment import segment_images
+    from ssgcam.device import choose_device
     from ssgcam.recipe import Recipe
 
     files, method, run = options.files, options.method, options.run
@@ -127,14 +131,19 @@ def segment(options: SegmentOptions) -> None:
         raise SsgcamError(
             f"--{name} and --recipe were both given; a recipe has its own, leave one out"
         )
+    if (options.network.model is None) == (files.segmenter is None):
+        raise SsgcamError("give either --model, with or without --recipe, or --segmenter")
+    if files.segmenter is not None and method.given():
+        raise SsgcamError("--segmenter uses no method and no layers; leave their options out")
     engine = options.cluster.make(run.workers)
     recipe = None if files.recipe is None else Recipe.load(files.recipe)
-    model = options.network.load()
+    model = None if files.segmenter else options.network.load()
     given = {
         **vars(options.masks),
         **vars(options.outputs),
         **vars(run),
         "batch_size": options.network.batch_size,
+        "device": choose_device(options.network.device),
     }
     given["export"] = given["export"] or []
     if given["classes"] in (["all"], ["top"]):
@@ -148,9 +157,10 @@ def segment(options: SegmentOptions) -> None:
             tqdm.write(f"{photo}: {note}", file=typer.get_text_stream("stderr"))
 
     with output.printed_warnings():
-        cam = None if recipe else method.cam(model, fast=run.fast)
+        cam = None if model is None or recipe else method.cam(model, fast=run.fast)
         result = segment_images(
-            files.images, model, files.out, recipe=recipe, cam=cam, engine=engine,
+            files.images, model, files.out, segmenter=files.segmenter, recipe=recipe, cam=cam,
+            engine=engine,
             on_failure=report_failure, on_note=report_note,
             progress=output.style.progress, **given,
         )  # fmt: skip

@@ -8,12 +8,15 @@ from ssgcam.training.data import (
 )
 from ssgcam.training.loop import TrainingResult, predict, train_classifier
 from ssgcam.training.report import ClassificationReport, Epoch, evaluate
+from ssgcam.training.segmenter import SegmenterResult, SegmenterSettings, train_segmenter
 from ssgcam.training.settings import TrainingSettings
 
 __all__ = [
     "ClassificationReport",
     "Epoch",
     "LabeledImages",
+    "SegmenterResult",
+    "SegmenterSettings",
     "TrainingResult",
     "TrainingSettings",
     "evaluate",
@@ -22,4 +25,5 @@ __all__ = [
     "read_labeled_images",
     "split_by_group",
     "train_classifier",
+    "train_segmenter",
 ]

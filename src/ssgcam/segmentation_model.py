@@ -1,0 +1,106 @@
+"""A segmentation network: a U-Net with its classes and preprocessing, and its file.
+
+The network is built by segmentation-models-pytorch. Its output has a channel for the background and one
+for each class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ssgcam.checkpoints import read_checkpoint
+from ssgcam.errors import SsgcamError, rephrased, require
+from ssgcam.files import written_whole
+from ssgcam.models import LoadedModel, load_model
+from ssgcam.preprocessing import Preprocessing
+
+FILE_FORMAT, FILE_VERSION = "ssgcam-segmenter", 1
+#: The input's sides are multiples of it: a U-Net halves them five times.
+STRIDE = 32
+
+
+def build_segmenter(
+    encoder: str,
+    class_names: tuple[str, ...],
+    preprocessing: Preprocessing,
+    weights: str = "none",
+) -> LoadedModel:
+    """Build a U-Net.
+
+    Args:
+        encoder: A name of segmentation-models-pytorch, such as ``"resnet18"``.
+        class_names: Of the classes, without the background.
+        preprocessing: Of its input.
+        weights: Of the encoder: ``"none"`` (random), ``"imagenet"`` (downloaded), or the file of a
+            classifier of this architecture, such as ``ssgcam train`` writes.
+
+    Returns:
+        The network: ``[N, C, H, W]`` to logits ``[N, 1 + classes, H, W]``.
+
+    Raises:
+        SsgcamError: If the library is missing, the encoder is unknown, or the weights can't be had.
+    """
+    smp = require("segmentation_models_pytorch", "segmenter")
+    if encoder not in smp.encoders.get_encoder_names():
+        raise SsgcamError(
+            f"no encoder named '{encoder}'; resnet18 and mobilenet_v2 are two of them"
+        )
+    if any(side % STRIDE for side in preprocessing.input_size):
+        raise SsgcamError(
+            f"input_size is {list(preprocessing.input_size)}; sides must be multiples of {STRIDE}"
+        )
+    what = f"the weights '{weights}' of the encoder '{encoder}' can't be had"
+    with rephrased(what, "give none, or a classifier's file", Exception):
+        network = smp.Unet(
+            encoder,
+            encoder_weights="imagenet" if weights == "imagenet" else None,
+            in_channels=preprocessing.channels,
+            classes=1 + len(class_names),
+        )
+        if weights not in ("none", "imagenet"):
+            state, own = load_model(weights).network.state_dict(), network.encoder.state_dict()
+            fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+            if len(fitting) < len(own):
+                raise SsgcamError(
+                    f"'{weights}' fits {len(fitting)} of {len(own)} tensors of the encoder '{encoder}'; "
+                    "give a classifier of the same architecture"
+                )
+            network.encoder.load_state_dict(fitting)
+    return LoadedModel(network.eval(), encoder, preprocessing, class_names)
+
+
+def save_segmenter(model: LoadedModel, path: Path) -> None:
+    """Write the network with its architecture, preprocessing and class names, whole or not at all."""
+    content = {
+        "format": FILE_FORMAT,
+        "version": FILE_VERSION,
+        "encoder": model.name,
+        "class_names": list(model.class_names),
+        "preprocessing": asdict(model.preprocessing),
+        "state": {key: value.cpu() for key, value in model.network.state_dict().items()},
+    }
+    with written_whole(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_segmenter(path: str | Path) -> LoadedModel:
+    """Read what :func:`save_segmenter` wrote.
+
+    Raises:
+        SsgcamError: If the file is no segmentation network, or is damaged.
+    """
+    content = read_checkpoint(Path(path))
+    if content.get("format") != FILE_FORMAT or content.get("version") != FILE_VERSION:
+        raise SsgcamError(
+            f"'{path}' is not a segmentation network of this version; write one with "
+            "'ssgcam train-segmenter'"
+        )
+    with rephrased(f"'{path}' is damaged", "write it again", Exception):
+        preprocessing = Preprocessing.from_json(content["preprocessing"])
+        names = tuple(content["class_names"])
+        model = build_segmenter(content["encoder"], names, preprocessing)
+        model.network.load_state_dict(content["state"])
+    return model

@@ -1,0 +1,290 @@
+"""Train a segmentation network on masks, such as those of ``ssgcam segment``: the second stage.
+
+Pixels of the value 255 are undecided and count neither in the loss nor in the score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from ssgcam.core.settings import check_range
+from ssgcam.data.masks import FileMask
+from ssgcam.data.tables import read_json
+from ssgcam.device import choose_device
+from ssgcam.errors import SsgcamError
+from ssgcam.images import Reading, images_below
+from ssgcam.models import LoadedModel
+from ssgcam.preprocessing import Preprocessing
+from ssgcam.segmentation_model import build_segmenter
+from ssgcam.training.checkpoint import load_checkpoint, save_checkpoint
+
+IGNORED = 255
+Pair = tuple[Path, Path]
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """What is trained and how.
+
+    Attributes:
+        encoder: The U-Net's encoder, a name of segmentation-models-pytorch.
+        weights: Of the encoder, see :func:`ssgcam.segmentation_model.build_segmenter`.
+        input_size: Side of the square input in pixels, a multiple of 32.
+        epochs: Passes of all images.
+        batch_size: Images for each step.
+        learning_rate: Peak of the one-cycle schedule (AdamW).
+        held_out: Share of the images held out to choose the best epoch, up to 0.9; 0 for none.
+        seed: Seed of the split, the random weights, the order and the augmentation.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``; ``"auto"`` is the fastest there is.
+    """
+
+    encoder: str = "resnet18"
+    weights: str = "none"
+    input_size: int = 160
+    epochs: int = 20
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    held_out: float = 0.2
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("input_size", "epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise SsgcamError(f"{name} is {getattr(self, name)}; give a number above zero")
+        check_range("held_out", self.held_out, 0, 0.9)
+
+
+@dataclass(frozen=True)
+class SegmenterResult:
+    """A trained segmentation network.
+
+    Attributes:
+        model: With the best epoch's weights, on the CPU, in eval mode.
+        settings: What it was trained with.
+        history: For each epoch its number, the training loss, and ``iou``: the mean over the classes of
+            the pooled IoU with the held-out masks, None if none were held out.
+        best_epoch: The epoch whose weights were kept, from 1.
+        images: How many images it was trained on.
+        held_out: How many images were held out.
+    """
+
+    model: LoadedModel
+    settings: SegmenterSettings
+    history: tuple[dict[str, Any], ...]
+    best_epoch: int
+    images: int
+    held_out: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the network, for a JSON file."""
+        rest = {name: value for name, value in vars(self).items() if name != "model"}
+        names = self.model.class_names
+        return {**rest, "settings": asdict(self.settings), "class_names": names}
+
+
+def pair_images_and_masks(images: Path, masks: Path) -> list[Pair]:
+    """Images below a folder with the masks of the same names, ``.png``, below another one.
+
+    Raises:
+        SsgcamError: If a folder is missing or no image has a mask.
+    """
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise SsgcamError(f"there is no folder '{folder}'; check the path")
+    named = ((p, masks / p.relative_to(images).with_suffix(".png")) for p in images_below(images))
+    pairs = [(image, mask) for image, mask in named if mask.is_file()]
+    if not pairs:
+        raise SsgcamError(
+            f"no image in '{images}' has a mask in '{masks}'; a mask has its image's name and ends in "
+            ".png"
+        )
+    return pairs
+
+
+def read_class_names(masks: Path) -> tuple[str, ...]:
+    """The classes of masks that ``ssgcam segment`` wrote, from ``segment.json``; empty without it."""
+    for folder in (masks, masks.parent):
+        if (folder / "segment.json").is_file():
+            return tuple(one["name"] for one in read_json(folder / "segment.json")["masks"][1:])
+    return ()
+
+
+def train_segmenter(
+    pairs: Sequence[Pair],
+    settings: SegmenterSettings,
+    class_names: Sequence[str] = (),
+    *,
+    reading: Reading | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> SegmenterResult:
+    """Train a U-Net with the sum of cross-entropy and Dice loss.
+
+    Args:
+        pairs: Image files and mask files: 0 background, k the k-th class, 255 undecided.
+        settings: What is trained and how.
+        class_names: Of the classes; ``object`` or ``class k`` by default.
+        reading: How image files are read.
+        checkpoint: File that is written after every epoch, whole or not at all.
+        resume: Continue from ``checkpoint`` if it exists.
+        progress: Show a progress bar and a line for each epoch.
+
+    Raises:
+        SsgcamError: If the masks show no object, a file can't be read, the checkpoint is of another
+            training, the loss diverges, or the library is missing.
+    """
+    size = (settings.input_size, settings.input_size)
+    preprocessing = Preprocessing(size, resize_shorter=None, reading=reading or Reading())
+    inputs, labels = read_pairs(pairs, preprocessing)
+    highest = int(labels[labels != IGNORED].max(initial=0))
+    if highest == 0:
+        raise SsgcamError("the masks show no object: 0 is background, 255 undecided, 1 an object")
+    default = ("object",) if highest == 1 else tuple(f"class {k + 1}" for k in range(highest))
+    names = tuple(class_names) or default
+    if len(names) < highest:
+        raise SsgcamError(f"the masks have the value {highest} but {len(names)} class names")
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = build_segmenter(settings.encoder, names, preprocessing, settings.weights)
+    device = choose_device(settings.device)
+    network = model.network.to(device)
+    order = np.random.default_rng(settings.seed).permutation(len(pairs))
+    kept, held_out = np.split(order, [len(pairs) - round(settings.held_out * len(pairs))])
+    if len(kept) < 2:
+        raise SsgcamError(f"{len(kept)} images are too few to train on; give at least 2 masks")
+    batches = -(-len(kept) // settings.batch_size)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
+    steps = settings.epochs * batches
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps)
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    digest = hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest()
+    identity = {key: value for key, value in asdict(settings).items() if key != "device"}
+    identity |= {"class_names": list(names), "training images": digest[:16]}
+    history: list[dict[str, Any]] = []
+    best: dict[str, Tensor] = {}
+    if resume and checkpoint is not None and checkpoint.is_file():
+        history, best = load_checkpoint(checkpoint, identity, parts)
+    while len(history) < settings.epochs:
+        number = len(history) + 1
+        generator = np.random.default_rng((settings.seed, number))
+        network.train()
+        total = 0.0
+        shuffled = np.array_split(generator.permutation(kept), batches)
+        bar = tqdm(shuffled, f"epoch {number}/{settings.epochs}", disable=not progress, leave=False)
+        for chosen in bar:
+            batch = augmented(inputs[chosen], labels[chosen], generator)
+            images, masks = (torch.from_numpy(each).to(device) for each in batch)
+            loss = segmentation_loss(network(preprocessing.normalize(images)), masks.long())
+            if not torch.isfinite(loss):
+                raise SsgcamError(
+                    f"the loss is {loss.item()} in epoch {number}; give a lower learning rate than "
+                    f"{settings.learning_rate:g}"
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(chosen)
+        iou = held_out_iou(model, inputs[held_out], labels[held_out], settings.batch_size)
+        history.append({"number": number, "training_loss": total / len(kept), "iou": iou})
+        if progress:
+            about = "" if iou is None else f", held out: IoU {iou:.4f}"
+            tqdm.write(f"epoch {number}: training loss {total / len(kept):.4f}{about}")
+        if _best(history) == number:
+            state = network.state_dict()
+            best = {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, identity, parts, history, best)
+    network.load_state_dict(best)
+    network.cpu().eval()
+    return SegmenterResult(
+        model, settings, tuple(history), _best(history), len(kept), len(held_out)
+    )
+
+
+def read_pairs(
+    pairs: Sequence[Pair], preprocessing: Preprocessing
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """All images ``[N, C, H, W]`` and masks ``[N, H, W]``, uint8, of the network's input size."""
+    inputs, labels = [], []
+    for image, mask in pairs:
+        photo = preprocessing.read(image)
+        values = np.asarray(FileMask(mask).read(photo.size)).astype(np.uint8)
+        size = preprocessing.input_size[::-1]
+        small = Image.fromarray(values).resize(size, Image.Resampling.NEAREST)
+        inputs.append(preprocessing.pixels(photo).numpy())
+        labels.append(np.asarray(small))
+    return np.stack(inputs), np.stack(labels)
+
+
+def augmented(
+    inputs: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], generator: np.random.Generator
+) -> Iterator[np.ndarray[Any, Any]]:
+    """A batch in one of the eight right-angle turns and flips, masks as their images."""
+    turns, flip = int(generator.integers(4)), bool(generator.integers(2))
+    for each in (inputs, labels):
+        turned = np.rot90(each, turns, (-2, -1))
+        yield np.ascontiguousarray(turned[..., ::-1] if flip else turned)
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy plus ``1 - Dice``, the mean over the classes, without the ignored pixels.
+
+    Args:
+        logits: ``[N, 1 + K, H, W]``.
+        masks: ``[N, H, W]``, with 255 where a pixel is ignored.
+
+    Returns:
+        A number; 0 for a batch of ignored pixels alone.
+    """
+    known = (masks != IGNORED)[:, None]
+    targets = functional.one_hot(masks.where(known[:, 0], 0), logits.shape[1]).movedim(-1, 1)
+    pixels = known.sum().clamp_min(1)
+    cross_entropy = -(logits.log_softmax(1) * targets * known).sum() / pixels
+    p, t = logits.softmax(1) * known, targets * known
+    overlap = 2 * (p * t).sum((0, 2, 3))[1:]
+    size = (p + t).sum((0, 2, 3))[1:]
+    return cross_entropy + (1 - (overlap + 1) / (size + 1)).mean() * known.any()
+
+
+def held_out_iou(
+    model: LoadedModel,
+    inputs: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    batch_size: int,
+) -> float | None:
+    """Mean over the classes that occur of the pooled IoU; None without images or objects."""
+    device = next(model.network.parameters()).device
+    classes = np.arange(1, 1 + len(model.class_names))[:, None, None, None]
+    both, either = np.zeros(len(classes)), np.zeros(len(classes))
+    model.network.eval()
+    for start in range(0, len(inputs), batch_size):
+        images = torch.from_numpy(inputs[start : start + batch_size]).to(device)
+        with torch.no_grad():
+            found = model.network(model.preprocessing.normalize(images)).argmax(1).cpu().numpy()
+        truth = labels[start : start + batch_size]
+        one, other = (found == classes) & (truth != IGNORED), truth == classes
+        both += (one & other).sum((1, 2, 3))
+        either += (one | other).sum((1, 2, 3))
+    return float((both[either > 0] / either[either > 0]).mean()) if either.any() else None
+
+
+def _best(history: Sequence[dict[str, Any]]) -> int:
+    """The epoch of the highest IoU; the last one if there is none."""
+    if all(epoch["iou"] is None for epoch in history):
+        return len(history)
+    return int(max(history, key=lambda epoch: epoch["iou"] or 0.0)["number"])

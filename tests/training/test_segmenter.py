@@ -1,0 +1,163 @@
+"""The second stage: a segmentation network trained on masks, and masks from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from helpers.commands import run
+from helpers.data_trees import refusal
+from ssgcam.segmentation_model import build_segmenter, load_segmenter, save_segmenter
+from ssgcam.training.segmenter import (
+    SegmenterSettings,
+    pair_images_and_masks,
+    segmentation_loss,
+    train_segmenter,
+)
+
+pytest.importorskip("segmentation_models_pytorch")
+TINY = SegmenterSettings("mobilenet_v2", input_size=32, epochs=2, batch_size=4, device="cpu")
+
+
+def squares(folder, count=8, undecided=True):
+    """Photos of a bright square on dark noise, and their masks with an undecided border."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        photo = rng.integers(0, 80, (40, 48, 3), dtype=np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        top, left = rng.integers(2, 16, 2)
+        photo[top : top + 20, left : left + 20] += 150
+        mask[top : top + 20, left : left + 20] = 1
+        if undecided:
+            mask[top, left : left + 20] = 255
+        Image.fromarray(photo).save(folder / f"images/{index}.png")
+        Image.fromarray(mask).save(folder / f"masks/{index}.png")
+    return pair_images_and_masks(folder / "images", folder / "masks")
+
+
+def test_loss_is_cross_entropy_plus_dice_of_the_known_pixels():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    masks = torch.randint(0, 3, (2, 5, 6))
+    masks[0, 2:] = 255
+    known = masks != 255
+    p = logits.softmax(1)
+    dice = []
+    for k in (1, 2):
+        t = (masks == k).double()[known]
+        of_class = p[:, k][known]
+        dice.append((2 * (of_class * t).sum() + 1) / ((of_class + t).sum() + 1))
+    expected = F.cross_entropy(logits, masks, ignore_index=255) + 1 - torch.stack(dice).mean()
+    torch.testing.assert_close(segmentation_loss(logits, masks), expected)
+    assert segmentation_loss(logits, torch.full_like(masks, 255)) == 0
+
+
+def test_an_interrupted_training_resumes_with_identical_weights(tmp_path):
+    pairs = squares(tmp_path)
+    whole = train_segmenter(pairs, TINY, progress=False)
+    checkpoint = tmp_path / "seg.checkpoint.pth"
+
+    def stop(*_args):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        calls = iter([False, True])
+        from ssgcam.training import segmenter
+
+        original = segmenter.held_out_iou
+        patch.setattr(segmenter, "held_out_iou", lambda *a: stop() if next(calls) else original(*a))
+        with pytest.raises(KeyboardInterrupt):
+            train_segmenter(pairs, TINY, checkpoint=checkpoint, progress=False)
+    resumed = train_segmenter(pairs, TINY, checkpoint=checkpoint, resume=True, progress=False)
+    assert resumed.history == whole.history
+    for key, value in whole.model.network.state_dict().items():
+        assert torch.equal(value, resumed.model.network.state_dict()[key])
+    other = replace(TINY, seed=1)
+    options = {"checkpoint": checkpoint, "resume": True, "progress": False}
+    assert "another training" in refusal(train_segmenter, pairs, other, **options)
+
+
+def test_commands_train_a_network_and_segment_with_it(tmp_path):
+    squares(tmp_path, 10)
+    words = ["--encoder", "mobilenet_v2", "--input-size", 32, "--epochs", 12, "--device", "cpu"]
+    files = [tmp_path / "images", "--masks", tmp_path / "masks", "--out", tmp_path / "seg.pth"]
+    made = run("train-segmenter", *files, *words, "--class-names", "square")
+    assert made.exit_code == 0, made.output
+    assert "wrote" in made.stdout
+    assert sorted(path.suffix for path in tmp_path.glob("seg*")) == [".json", ".pth"]
+    written = json.loads((tmp_path / "seg.json").read_text())
+    assert written["class_names"] == ["square"]
+    assert (written["images"], written["held_out"]) == (8, 2)
+    out = tmp_path / "better"
+    options = ["--segmenter", tmp_path / "seg.pth", "--device", "cpu", "--out", out]
+    done = run("segment", tmp_path / "images", *options)
+    assert done.exit_code == 0, done.output
+    model = load_segmenter(tmp_path / "seg.pth")
+    for index in range(10):
+        with Image.open(tmp_path / f"images/{index}.png") as photo:
+            inputs = model.preprocessing([photo])
+        with torch.no_grad():
+            p = model.network(inputs).softmax(1)
+        share = F.interpolate(p[:, 1:] / p.sum(1, keepdim=True), (40, 48), mode="bilinear")[0, 0]
+        found = np.array(Image.open(out / f"{index}.png"))
+        clear = (share - 0.5).abs() > 1e-3
+        assert np.array_equal(found[clear], (share[clear] >= 0.5).int().numpy())
+    assert json.loads((out / "segment.json").read_text())["masks"][1]["name"] == "square"
+    again = run("segment", tmp_path / "images", *options)
+    assert "10 of them by an earlier run" in again.stdout
+
+
+def test_several_classes_are_the_largest_output(tmp_path):
+    from ssgcam.bulk.segment import segment_images
+    from ssgcam.preprocessing import Preprocessing
+
+    squares(tmp_path, 2)
+    torch.manual_seed(0)
+    model = build_segmenter("mobilenet_v2", ("a", "b"), Preprocessing((32, 32)))
+    save_segmenter(model, tmp_path / "seg.pth")
+    Image.open(tmp_path / "images/0.png").resize((32, 32)).save(tmp_path / "0.png")
+    segment_images(tmp_path / "0.png", None, tmp_path / "out", segmenter=tmp_path / "seg.pth")
+    with torch.no_grad():
+        logits = model.network(model.preprocessing([Image.open(tmp_path / "0.png")]))
+    found = np.array(Image.open(tmp_path / "out/0.png"))
+    top = logits.topk(2, 1).values
+    clear = (top[:, 0] - top[:, 1] > 1e-3)[0].numpy()
+    assert np.array_equal(found[clear], logits.argmax(1)[0].numpy()[clear])
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--input-size", "40"], "multiples of 32"),
+        (["--encoder", "resnet7"], "no encoder named 'resnet7'"),
+        (["--weights", "gone.pth"], "gone.pth"),
+        (["--held-out", "2"], "held_out is 2"),
+        (["--masks", "nowhere"], "no folder 'nowhere'"),
+        (["--out", "seg.onnx"], "does not end in .pth"),
+    ],
+)
+def test_bad_settings_get_one_sentence(tmp_path, words, part):
+    squares(tmp_path, 2)
+    files = [tmp_path / "images", "--masks", tmp_path / "masks", "--out", tmp_path / "seg.pth"]
+    result = run("train-segmenter", *files, "--device", "cpu", *words)
+    assert result.exit_code == 2
+    assert part in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not (tmp_path / "seg.pth").exists()
+
+
+def test_masks_without_an_object_and_a_file_of_another_kind_are_refused(tmp_path):
+    pairs = squares(tmp_path, 2)
+    for _, mask in pairs:
+        Image.fromarray(np.full((40, 48), 255, np.uint8)).save(mask)
+    assert "the masks show no object" in refusal(train_segmenter, pairs, TINY, progress=False)
+    torch.save({"format": "other"}, tmp_path / "x.pth")
+    assert "is not a segmentation network" in refusal(load_segmenter, tmp_path / "x.pth")
