@@ -26,7 +26,7 @@ from helpers.segmentation import photos, recipe_for, small
 from helpers.training_sets import TINY as TRAINING
 from helpers.training_sets import discs
 from ssgcam import SsgcamError, load_model, save_model
-from ssgcam.bulk.inputs import nested_inputs
+from ssgcam.bulk.inputs import list_inputs
 from ssgcam.bulk.segment import segment_images
 from ssgcam.core.augment import View
 from ssgcam.core.layers import auto_layers
@@ -219,7 +219,7 @@ def test_no_pattern_leads_to_a_name_outside_the_output_folder(
     photo(tmp_path / "in" / "a" / "x.png")
     photo(tmp_path / "up.png")
     monkeypatch.chdir(tmp_path)
-    found, _ = nested_inputs([pattern], tmp_path / "out")
+    found = list_inputs([pattern], tmp_path / "out")
     assert found
     assert [image.name for image in found if ".." in Path(image.name).parts] == []
 
