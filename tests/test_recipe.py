@@ -21,7 +21,15 @@ from ssgcam.core.settings import SSGSettings, TargetSettings
 from ssgcam.errors import SsgcamError
 from ssgcam.images import Reading
 from ssgcam.models import LoadedModel
-from ssgcam.recipe import Fingerprint, Guarantee, Origin, Recipe, RecipeLayer, parameter_hash
+from ssgcam.recipe import (
+    Fingerprint,
+    Guarantee,
+    Origin,
+    Recipe,
+    RecipeLayer,
+    WindowRule,
+    parameter_hash,
+)
 from ssgcam.shift import Statistic, summarize
 
 SIZE = (24, 24)
@@ -65,6 +73,7 @@ def test_round_trip(network: nn.Module, tmp_path: Path) -> None:
     recipe = replace(
         recipe,
         guarantee=Guarantee(0.1, 0.2, None, 25, "group", "split"),
+        window_rule=WindowRule(64, 0.5, 0.8, 0.3, 40, 7, 0.1, 0.0),
         calibration_statistics=(Statistic("mask area", (0.1,), (0.02,), 3.0),),
     )
     made_of_files = Fingerprint("small", SIZE, "sha256:0", "sigmoid", Reading("0,4095", 2, (3,)))

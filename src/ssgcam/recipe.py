@@ -8,6 +8,7 @@ together with its network.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -98,6 +99,38 @@ class Guarantee:
 
 
 @dataclass(frozen=True)
+class WindowRule:
+    """How a mask is made of windows over a photo, chosen on photos without the object.
+
+    Attributes:
+        side: Of a window, in pixels of the photo.
+        overlap: Share of a window that the next one covers.
+        gate: Lowest class probability of a window that counts, 0 to 1.
+        threshold: Of the windows' mean of probability times map, 0 to 1.
+        smallest_object: Objects of fewer pixels of the photo become background.
+        photos: How many photos without the object it was chosen on.
+        allowed: False objects for each photo that were allowed.
+        false_objects: False objects for each photo that it leaves there.
+    """
+
+    side: int
+    overlap: float
+    gate: float
+    threshold: float
+    smallest_object: int
+    photos: int
+    allowed: float
+    false_objects: float
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_range("overlap", self.overlap, 0, 0.9)
+        check_range("gate", self.gate, 0, 1)
+        check_range("threshold", self.threshold, 0, 1)
+        check_range("smallest_object", self.smallest_object, 1, math.inf)
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where a recipe comes from; for the record only.
 
@@ -146,6 +179,7 @@ class Recipe:
         origin: Data, seed, versions and scores.
         guarantee: Thresholds of an inner and an outer mask, or null.
         calibration_statistics: What is usual among the calibration images, see ``shift``.
+        window_rule: Gate, threshold and smallest object for windows over whole photos, or null.
 
     Example:
         >>> import torch
@@ -171,6 +205,7 @@ class Recipe:
     origin: Origin = field(default_factory=Origin)
     guarantee: Guarantee | None = None
     calibration_statistics: tuple[Statistic, ...] = ()
+    window_rule: WindowRule | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""

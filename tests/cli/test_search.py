@@ -82,6 +82,28 @@ def test_from_folders_to_recipe_and_report(tmp_path: Path) -> None:
     assert any((tmp_path / "cache").iterdir())
 
 
+def test_photos_without_the_object_choose_the_rule_for_windows(tmp_path: Path) -> None:
+    negatives = tmp_path / "negatives"
+    negatives.mkdir()
+    for seed in range(2):
+        pixels = np.random.default_rng(seed).integers(0, 90, (50, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(negatives / f"{seed}.png")
+    recipe = tmp_path / "r.json"
+    done = ssgcam(
+        folder(tmp_path / "calibration", 0), "--model", "helpers.search_sets:tiny", "--class", "ring",
+        "--layers", "act2", "--recipe", recipe, "--quick", "--negatives", negatives, "--window", "30",
+        "--false-objects", "0.5",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rule = Recipe.load(recipe).window_rule
+    assert rule is not None
+    assert (rule.side, rule.overlap, rule.photos, rule.allowed) == (30, 0.5, 2, 0.5)
+    if rule.false_objects > 0.5:
+        assert "No rule keeps 0.5 false objects" in done.stderr
+    else:
+        assert "windows of 30 pixels: gate " in done.stdout
+
+
 def test_what_stored_values_mean(tmp_path: Path) -> None:
     data = folder(tmp_path / "calibration", 0)
     for path in (data / "masks").iterdir():
@@ -131,6 +153,15 @@ def test_quick_is_one_view_without_refinement_and_folds(tmp_path: Path) -> None:
         (["--recipe", "r.json", "--fitness", "dice"], "fitness is 'dice'"),
         (["--recipe", "r.json", "--guarantee", "0.9"], "but there are 3; add 8 more"),
         (["--recipe", "r.json", "--guarantee-from-folds"], "guarantee_from_folds needs guarantee"),
+        (["--recipe", "r.json", "--window", "20"], "--negatives and --window belong together"),
+        (
+            ["--recipe", "r.json", "--window", "20", "--negatives", "empty"],
+            "'empty' holds no images",
+        ),
+        (
+            ["--recipe", "r.json", "--window", "20", "--negatives", "images"],
+            "--negatives needs one class",
+        ),
         (["--recipe", "r.json", "--layers", "act9"], "no layer 'act9'"),
         (["--recipe", "r.json", "--class", "cell", "--class", "ring"], "give one class here"),
     ],

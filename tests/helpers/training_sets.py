@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssgcam.training import LabeledImages, TrainingSettings
+from ssgcam.data import read_samples
+from ssgcam.images import Reading
+from ssgcam.training import LabeledImages, TrainingSettings, labeled_images
 
 TINY = TrainingSettings(
     model="mobilenet_v3_small",  # batch-norm and dropout
@@ -77,3 +79,22 @@ def table(file: Path, rows: list[list[str]]) -> Path:
     with file.open("w", newline="") as stream:
         csv.writer(stream).writerows(rows)
     return file
+
+
+def read_labeled_images(path: Path, pattern: str | None = None, reading: Reading | None = None):
+    """The labeled images of a folder or table."""
+    return labeled_images(read_samples(path, group_pattern=pattern), reading)
+
+
+def halves(count: int, folder: Path) -> list[list[str]]:
+    """Write images whose left half, right half, both or none is dark; rows of image and labels."""
+    rows = []
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(150, 200, (32, 32, 3))
+        labels = [name for k, name in enumerate(("left", "right")) if index >> k & 1]
+        for name in labels:
+            pixels[:, 16 * (name == "right") :][:, :16] //= 4
+        file = folder / f"{index}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+        rows.append([file.name, ";".join(labels)])
+    return rows

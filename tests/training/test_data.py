@@ -9,14 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.training_sets import TINY, class_folders, discs, labels_only, table
+from helpers.training_sets import (
+    TINY,
+    class_folders,
+    discs,
+    labels_only,
+    read_labeled_images,
+    table,
+)
 from ssgcam.data import read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.images import Reading
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.training import (
     labeled_images,
-    read_labeled_images,
     split_by_group,
     train_classifier,
 )
@@ -116,11 +122,14 @@ def test_masks_are_not_taken_for_a_class(tmp_path):
         read_labeled_images(tmp_path)
 
 
-def test_a_sample_needs_exactly_one_label(tmp_path):
+def test_an_image_needs_a_label_unless_others_have_several(tmp_path):
     sample_set = read_samples(class_folders(tmp_path / "data", infected=1, healthy=1))
     first = replace(sample_set.samples[0], labels=(0, 1))
-    with pytest.raises(SsgcamError, match="has 2 labels; training needs exactly one"):
-        labeled_images(replace(sample_set, samples=(first, sample_set.samples[1])))
+    second = replace(sample_set.samples[1], labels=())
+    found = labeled_images(replace(sample_set, samples=(first, second)))
+    assert found.labels == [(0, 1), ()]
+    with pytest.raises(SsgcamError, match="has no label; training needs a class for each"):
+        labeled_images(replace(sample_set, samples=(sample_set.samples[1], second)))
 
 
 CSV = ["image", "label", "group"]
@@ -130,10 +139,9 @@ CSV = ["image", "label", "group"]
     ("rows", "message"),
     [
         ([["spam", "label"], ["a.png", "x"]], "names no image .it has: spam, label."),
-        ([["image", "group"], ["a.png", "g"]], "a.png' has 0 labels; training needs exactly one"),
-        ([CSV, ["a.png", "", "g"]], "a.png' has 0 labels"),
-        ([CSV, ["a.png"]], "a.png' has 0 labels"),
-        ([CSV, ["a.png", "x", "g"], ["a.png", "y", "g"]], "a.png' has 2 labels"),
+        ([["image", "group"], ["a.png", "g"]], "a.png' has no label; training needs a class"),
+        ([CSV, ["a.png", "", "g"]], "a.png' has no label"),
+        ([CSV, ["a.png"]], "a.png' has no label"),
         ([CSV, ["a.png", "x", "g"], ["b.png", "x", " "]], "b.png' has no group, but other images"),
         (
             [CSV, ["a.png", "x", "g"], ["c.png", "y", "g"]],

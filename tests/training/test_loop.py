@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.training_sets import TINY, discs
+from helpers.training_sets import TINY, discs, labels_only
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel, load_model, save_model
 from ssgcam.training import predict, train_classifier
@@ -128,9 +128,11 @@ def test_fine_tuning_replaces_the_head_and_trains_only_the_last_stage(tmp_path):
     assert all(parameter.requires_grad for parameter in tuned.network.parameters())
 
     with pytest.raises(SsgcamError, match="holds a resnet18, not a resnet34"):
-        start_model(replace(settings, model="resnet34"), ("a", "b"))
+        start_model(replace(settings, model="resnet34"), discs(4))
     torch.save(start.network.state_dict(), file)  # a bare state dict
-    kept = start_model(settings, tuple("vwxyz")).network.state_dict()
+    kept = start_model(
+        settings, labels_only([0, 1], class_names=tuple("vwxyz"))
+    ).network.state_dict()
     assert torch.equal(kept["fc.weight"], before["fc.weight"])
 
 
@@ -150,7 +152,7 @@ def test_every_kind_of_network_is_trained_saved_and_loaded(tmp_path, model):
 
 
 def test_efficientnet_lite0_is_fine_tuned_from_its_imagenet_weights():
-    model = start_model(replace(TINY, model="efficientnet_lite0", weights="DEFAULT"), ("a", "b"))
+    model = start_model(replace(TINY, model="efficientnet_lite0", weights="DEFAULT"), discs(4))
     trained = load_model("efficientnet_lite0").network.state_dict()
     state = model.network.state_dict()
     assert state.pop("_fc.weight").shape == (2, 1280)

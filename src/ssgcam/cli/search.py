@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ssgcam.cli import options as shared
 from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
 from ssgcam.errors import SsgcamError
+
+if TYPE_CHECKING:
+    from ssgcam.models import LoadedModel
+    from ssgcam.recipe import Recipe, WindowRule
+    from ssgcam.search import CalibrationSet, SearchSettings
 
 EXAMPLE = "ssgcam search labeled/ --model network.pth --class infected --recipe recipe.json"
 
@@ -25,6 +30,17 @@ class SearchFiles:
     classes: list[str] | None = option(None, shared.CLASS, "--class", shown="the data set's")
     boxes: str = option("filled", "Masks made of boxes: filled, or the ellipse in each.")
     held_out: Path | None = option(None, "A data set of other images, to test the recipe on.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesOptions:
+    """Photos without the object, for masks of whole photos in windows."""
+
+    panel: ClassVar[str] = "Whole photos"
+    negatives: Path | None = option(None, "A folder of whole photos without the object.")
+    window: int | None = option(None, "Side of the windows of 'segment --window', in pixels.")
+    overlap: float = option(0.5, "Share of a window that the next one covers.")
+    false_objects: float = option(0.1, "False objects allowed in each of these photos.", min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +82,7 @@ def search(
     network: shared.DescribedNetworkOptions,
     data: shared.DataOptions,
     options: SearchOptions,
+    whole: NegativesOptions,
 ) -> None:
     """Search the layers, settings and weights whose map fits a few labeled images best (DE-SSG-CAM).
 
@@ -76,7 +93,7 @@ def search(
     from ssgcam.core.augment import Augmentation
     from ssgcam.core.refine import Refinement
     from ssgcam.report.html import check_report
-    from ssgcam.search import SearchSettings, search_recipe
+    from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 
     check_report(files.report)
     recipe, boxes = files.recipe, files.boxes
@@ -102,21 +119,37 @@ def search(
     if quick:
         one = (Augmentation(),)
         settings = replace(settings, views=one, augmentations=one, refinement=None, folds=0)
+    if (whole.negatives is None) != (whole.window is None):
+        raise SsgcamError("--negatives and --window belong together; give both, or none")
     model = network.load()
+    classes = shared.one_class(model, files.classes)
+    photos = _photos(whole)
     with output.printed_warnings() as printed:
+        calibration = CalibrationSet.from_samples(
+            data.read(files.calibration),
+            model,
+            classes=classes,
+            boxes=boxes,  # type: ignore[arg-type]
+        )
+        if photos and len(calibration.class_choices) != 1:
+            raise SsgcamError("--negatives needs one class; name it with --class")
         found = search_recipe(
             model,
-            data.read(files.calibration),
+            calibration,
             shared.layer_names(layers),
             held_out=None if files.held_out is None else data.read(files.held_out),
-            classes=shared.one_class(model, files.classes),
+            classes=classes,
             boxes=boxes,  # type: ignore[arg-type]
             settings=settings,
             cache=files.cache,
             progress=output.style.progress,
         )
+    recipe_found = found.recipe
+    if whole.window is not None:
+        rule = _window_rule(model, recipe_found, calibration, settings, photos, whole)
+        recipe_found = replace(recipe_found, window_rule=rule)
     folder = recipe.with_name(f"{recipe.stem}-report")
-    found.recipe.save(recipe)
+    recipe_found.save(recipe)
     found.report.save(folder)
     if files.report is not None:
         found.report.write_html(files.report)
@@ -142,3 +175,62 @@ def search(
         guarantee=None if guarantee is None else asdict(guarantee),
         warnings=found.report.warnings,
     )
+
+
+def _photos(whole: NegativesOptions) -> list[Path]:
+    """The photos without the object."""
+    from ssgcam.images import images_below
+
+    if whole.negatives is None:
+        return []
+    photos = images_below(whole.negatives)
+    if not photos:
+        raise SsgcamError(f"'{whole.negatives}' holds no images; give a folder of whole photos")
+    return photos
+
+
+def _window_rule(
+    model: LoadedModel,
+    recipe: Recipe,
+    calibration: CalibrationSet,
+    settings: SearchSettings,
+    photos: list[Path],
+    whole: NegativesOptions,
+) -> WindowRule:
+    """Choose gate, threshold and smallest object for windows, and say what was found."""
+    from tqdm import tqdm
+
+    from ssgcam.bulk.false_objects import choose_window_rule
+    from ssgcam.bulk.windows import Windows
+    from ssgcam.search.window_scores import window_scores
+
+    assert whole.window is not None
+    labeled = calibration.with_predictions(model, settings.batch_size)
+    on_labeled = window_scores(model, recipe, labeled, settings)
+    title, hidden = "photos without the object", not output.style.progress
+    with tqdm(total=len(photos), desc=title, disable=hidden) as bar:
+        rule = choose_window_rule(
+            model,
+            recipe,
+            photos,
+            Windows(whole.window, whole.overlap),
+            on_labeled.gates,
+            on_labeled.thresholds,
+            on_labeled.scores,
+            on_labeled.smallest_object,
+            allowed=whole.false_objects,
+            batch_size=settings.batch_size,
+            progress=bar.update,
+        )
+    sentence = (
+        f"windows of {rule.side} pixels: gate {rule.gate:.3f}, threshold {rule.threshold:.2f}, objects "
+        f"of at least {rule.smallest_object} pixels; {rule.false_objects:.2f} false objects in each of "
+        f"{rule.photos} photos without the object"
+    )
+    if rule.false_objects > rule.allowed:
+        output.warn(
+            f"No rule keeps {rule.allowed:g} false objects for each photo; the best has {sentence}."
+        )
+    else:
+        output.say(sentence)
+    return rule

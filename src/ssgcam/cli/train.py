@@ -18,9 +18,10 @@ EXAMPLE = "ssgcam train classes/ --model resnet34 --weights DEFAULT --out networ
 class FileOptions:
     """The images and the network file."""
 
-    data: Path = argument("A folder of class folders, or a CSV with columns image,label,group.")
+    data: Path = argument(
+        "A data set with labels: class folders, a CSV with image,label,group, VOC, COCO, ..."
+    )
     out: Path = option(MISSING, "The network file to write (.pth).")
-    group_pattern: str | None = option(None, shared.GROUP_PATTERN)
     resume: bool = option(False, "Continue an interrupted training.", "--resume")
     report: Path | None = option(None, shared.REPORT)
 
@@ -52,19 +53,21 @@ class TrainingOptions:
 def train(
     files: FileOptions,
     images: shared.ReadingOptions,
+    data: shared.DataOptions,
     network: shared.NetworkOptions,
     training: TrainingOptions,
 ) -> None:
     """Train or fine-tune an image classifier from image-level labels.
 
-    OUT is the network, beside it are a report (ending .json) and, during the training, a checkpoint
-    (ending .checkpoint.pth), from which --resume continues.
+    Where images have several labels (a CSV with a line for each, or a;b; VOC; COCO), each class gets a
+    probability of its own. OUT is the network, beside it are a report (ending .json) and, during the
+    training, a checkpoint (ending .checkpoint.pth), from which --resume continues.
     """
     from ssgcam.files import write_json
     from ssgcam.images import Reading
     from ssgcam.models import save_model
     from ssgcam.report.html import check_report
-    from ssgcam.training import TrainingSettings, read_labeled_images, train_classifier
+    from ssgcam.training import TrainingSettings, labeled_images, train_classifier
 
     check_report(files.report)
     out = files.out
@@ -73,7 +76,7 @@ def train(
     options: dict[str, Any] = {**vars(network), **vars(training)}
     checkpoint = out.with_suffix(".checkpoint.pth")
     with output.printed_warnings():
-        labeled = read_labeled_images(files.data, files.group_pattern, images.changed(Reading()))
+        labeled = labeled_images(data.read(files.data), images.changed(Reading()))
     result = train_classifier(
         labeled,
         TrainingSettings(**options),

@@ -143,7 +143,12 @@ class Collector:
 
     def read_tables(self, images: Path, *tables: Path) -> dict[Path, list[Record]]:
         """Read tables (see `read_table`), and return the entries of each image in `images`."""
-        records = [(record, table) for table in tables for record in read_table(table)]
+        records = [
+            (each, table)
+            for table in tables
+            for record in read_table(table)
+            for each in record.for_each_label()
+        ]
         paths = find_images(images, [record.image for record, _ in records])
         found: dict[Path, tuple[Path, list[Record]]] = {}
         for record, table in records:

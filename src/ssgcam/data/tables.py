@@ -44,6 +44,13 @@ class Record(NamedTuple):
     size: tuple[int, int] | None = None
     by_size: bool = False
 
+    def for_each_label(self) -> list[Record]:
+        """An entry for each class of an image whose label is a list such as ``a;b``."""
+        if self.label is None or self.boxes:
+            return [self]
+        labels = [part.strip() for part in self.label.split(";")]
+        return [self._replace(label=label) for label in labels if label]
+
 
 def read_table(path: Path) -> list[Record]:
     """Read a CSV file with a header, or a JSON list of objects.

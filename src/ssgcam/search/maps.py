@@ -111,12 +111,14 @@ class AppliedRecipe:
 
     Attributes:
         maps: ``[N, h, w]`` at the size of the labeled masks.
-        is_open: ``[N]`` bool: whether the class gate lets the image through.
+        probabilities: ``[N]``, of each image's class.
+        is_open: ``[N]`` bool: whether they reach the class gate.
         masks: ``[N, h, w]`` bool.
         statistics: As of ``BoundRecipe.statistics``.
     """
 
     maps: Tensor
+    probabilities: Tensor
     is_open: Tensor
     masks: Tensor
     statistics: dict[str, Tensor]
@@ -134,17 +136,20 @@ def apply_recipe(
         batch_size: Images for each pass of the network.
     """
     bound = recipe.bind(model)
-    maps, opened, statistics = [], [], []
+    maps, probabilities, statistics = [], [], []
     for part in data.batches(batch_size):
         images = placed(data.images[part], bound.cam.network)
         result = bound(images, data.classes[part].to(images.device))
         maps.append(pipeline.resize(result.maps.float().cpu(), data.mask_size))
-        opened.append(bound.is_open(result).cpu())
+        assert result.probabilities is not None
+        of_class = result.probabilities.gather(1, result.classes[:, None])[:, 0]
+        probabilities.append(of_class.detach().float().cpu())
         statistics.append(bound.statistics(images, result))
-    of_all, is_open = torch.cat(maps), torch.cat(opened)
+    of_all, of_class = torch.cat(maps), torch.cat(probabilities)
+    is_open = of_class >= recipe.gate
     masks = pipeline.threshold(of_all, recipe.threshold) & is_open[:, None, None]
     joined = {name: torch.cat([each[name] for each in statistics]) for name in statistics[0]}
-    return AppliedRecipe(of_all, is_open, masks, joined)
+    return AppliedRecipe(of_all, of_class, is_open, masks, joined)
 
 
 def sweep_maps(

@@ -3,11 +3,10 @@
 from ssgcam.training.data import (
     LabeledImages,
     labeled_images,
-    read_labeled_images,
     split_by_group,
 )
 from ssgcam.training.loop import TrainingResult, predict, train_classifier
-from ssgcam.training.report import ClassificationReport, Epoch, evaluate
+from ssgcam.training.report import ClassificationReport, Epoch, MultiLabelReport, evaluate
 from ssgcam.training.segmenter import SegmenterResult, SegmenterSettings, train_segmenter
 from ssgcam.training.settings import TrainingSettings
 
@@ -15,6 +14,7 @@ __all__ = [
     "ClassificationReport",
     "Epoch",
     "LabeledImages",
+    "MultiLabelReport",
     "SegmenterResult",
     "SegmenterSettings",
     "TrainingResult",
@@ -22,7 +22,6 @@ __all__ = [
     "evaluate",
     "labeled_images",
     "predict",
-    "read_labeled_images",
     "split_by_group",
     "train_classifier",
     "train_segmenter",

@@ -18,14 +18,16 @@ from ssgcam.training.settings import TrainingSettings
 
 #: Settings that don't change what is computed.
 _FREE = ("device", "workers")
+#: Version of the checkpoint's content.
+FORMAT = 2
 
 
 def identity(settings: TrainingSettings, images: LabeledImages) -> dict[str, Any]:
     """What must be the same for a training to resume: settings, labels, groups and classes."""
     fixed = {key: value for key, value in asdict(settings).items() if key not in _FREE}
-    content = [list(images.class_names), list(map(int, images.labels)), list(images.groups)]
+    content = [list(images.class_names), images.targets().tolist(), list(images.groups)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return {**fixed, "training images": digest[:16]}
+    return {"checkpoint format": FORMAT, **fixed, "training images": digest[:16]}
 
 
 def save_checkpoint(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from ssgcam.data import SampleSet, read_samples, suggested_group_pattern
+from ssgcam.data import SampleSet, suggested_group_pattern
 from ssgcam.errors import SsgcamError
 from ssgcam.images import Reading, read_image
 from ssgcam.preprocessing import Preprocessing
@@ -29,12 +29,13 @@ from ssgcam.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images with one class and one group each.
+    """Images with their classes and one group each.
 
     Make one of your own to train on images that are not files, such as windows cut at random.
 
     Attributes:
-        labels: A class index for each image.
+        labels: A class index for each image; or, where an image may show several classes or none, a
+            tuple of class indices for each.
         groups: A field, slide or patient for each image: images of one group are never split up.
         class_names: One for each class.
         read: From an index and a generator to an RGB image: in training a random view of it, drawn
@@ -42,16 +43,41 @@ class LabeledImages:
         reading: How files are read; it is kept with the trained network.
     """
 
-    labels: Sequence[int]
+    labels: Sequence[int] | Sequence[tuple[int, ...]]
     groups: Sequence[str]
     class_names: tuple[str, ...]
     read: Callable[[int, np.random.Generator | None], Image.Image]
     reading: Reading = field(default_factory=Reading)
 
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may show several classes."""
+        return any(isinstance(label, tuple) for label in self.labels)
+
+    def targets(self) -> Tensor:
+        """Class indices ``[N]``, or ``[N, classes]`` float32 with 1 for the classes of each image."""
+        if not self.multi_label:
+            return torch.as_tensor(self.labels)
+        targets = torch.zeros(len(self), len(self.class_names))
+        for row, label in self.pairs():
+            targets[row, label] = 1
+        return targets
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """An image and one of its classes each."""
+        return [
+            (row, label)
+            for row, labels in enumerate(self.labels)
+            for label in (labels if isinstance(labels, tuple) else (labels,))
+        ]
+
     def subset(self, indices: Sequence[int]) -> LabeledImages:
         """Some of the images, in the given order."""
         return LabeledImages(
-            [self.labels[index] for index in indices],
+            [self.labels[index] for index in indices],  # type: ignore[arg-type]
             [self.groups[index] for index in indices],
             self.class_names,
             partial(_read_of_subset, self.read, indices),
@@ -62,54 +88,26 @@ class LabeledImages:
 def labeled_images(sample_set: SampleSet, reading: Reading | None = None) -> LabeledImages:
     """The images of a data set; without groups each image is a group of its own.
 
+    Where an image has several classes, every image may have any number of them. Classes without images
+    are left out.
+
     Args:
-        sample_set: The data set.
+        sample_set: The data set, as :func:`ssgcam.data.read_samples` returns it.
         reading: How its files are read.
 
     Raises:
-        SsgcamError: If a sample has no label or several, or fewer than two classes have images.
+        SsgcamError: If a sample has no label though no other has several, only some samples have a
+            group, or fewer than two classes have images.
     """
+    several = any(len(sample.labels) > 1 for sample in sample_set)
     grouped = any(sample.group for sample in sample_set)
     for sample in sample_set:
-        if len(sample.labels) != 1:
+        if not sample.labels and not several:
             raise SsgcamError(
-                f"'{sample.image}' has {len(sample.labels)} labels; training needs exactly one "
-                "class for each image"
+                f"'{sample.image}' has no label; training needs a class for each image"
             )
         if bool(sample.group) != grouped:
             raise SsgcamError(f"'{sample.image}' has no group, but other images have; add it")
-    labels = [sample.labels[0] for sample in sample_set]
-    names = [sample_set.class_names[index] for index in sorted(set(labels))]
-    if len(names) < 2:
-        raise SsgcamError(
-            f"'{sample_set.root}' has images of {len(names)} class(es)"
-            f"{f' ({names[0]!r})' if names else ''}, but training needs at least two; give one "
-            "folder for each class, or a CSV with the columns image,label,group"
-        )
-    groups = [sample.group or sample.name for sample in sample_set]
-    reading = reading or Reading()
-    read = partial(_read_file, [sample.image for sample in sample_set], reading)
-    return LabeledImages(labels, groups, sample_set.class_names, read, reading)
-
-
-def read_labeled_images(
-    path: str | Path, group_pattern: str | None = None, reading: Reading | None = None
-) -> LabeledImages:
-    """Read the labeled images of a data set or of a table; classes without images are left out.
-
-    Args:
-        path: What :func:`ssgcam.data.read_samples` reads, such as a folder with one subfolder of images
-            for each class, or a CSV with the columns ``image`` (a path, relative to the CSV),
-            ``label`` and, if there are groups, ``group``.
-        group_pattern: A regular expression that is searched for in the file name; what it matches
-            (or its first parenthesis) is the group.
-        reading: How the image files are read.
-
-    Raises:
-        SsgcamError: If nothing can be read there, an image has no label or several, or fewer than two
-            classes have images.
-    """
-    sample_set = read_samples(path, group_pattern=group_pattern)
     pattern = suggested_group_pattern(sample_set)
     if pattern is not None:
         warnings.warn(
@@ -118,14 +116,23 @@ def read_labeled_images(
             stacklevel=2,
         )
     present = sorted({label for sample in sample_set for label in sample.labels})
-    new_index = {old: new for new, old in enumerate(present)}
-    samples = [
-        replace(sample, labels=tuple(new_index[label] for label in sample.labels))
-        for sample in sample_set
-    ]
-    names = tuple(sample_set.class_names[index] for index in present)
-    sample_set = replace(sample_set, samples=tuple(samples), class_names=names)
-    return labeled_images(sample_set, reading)
+    names = tuple(sample_set.class_names[label] for label in present)
+    if len(names) < 2:
+        raise SsgcamError(
+            f"'{sample_set.root}' has images of {len(names)} class(es)"
+            f"{f' ({names[0]!r})' if names else ''}, but training needs at least two; give one "
+            "folder for each class, or a CSV with the columns image,label,group"
+        )
+    index = {label: new for new, label in enumerate(present)}
+    labels = [tuple(index[label] for label in sample.labels) for sample in sample_set]
+    reading = reading or Reading()
+    return LabeledImages(
+        labels if several else [label for (label,) in labels],
+        [sample.group or sample.name for sample in sample_set],
+        names,
+        partial(_read_file, [sample.image for sample in sample_set], reading),
+        reading,
+    )
 
 
 def split_by_group(
@@ -153,7 +160,8 @@ def split_by_group(
         )
     names, group_of = np.unique(np.asarray(images.groups), return_inverse=True)
     counts = np.zeros((len(names), len(images.class_names)))
-    np.add.at(counts, (group_of, np.asarray(images.labels)), 1)
+    for row, label in images.pairs():
+        counts[group_of[row], label] += 1
     counts /= np.maximum(counts.sum(0), 1)
     held_out, total = np.zeros(len(names), dtype=bool), np.zeros(counts.shape[1])
     for group in np.random.default_rng(seed).permutation(len(names)):
@@ -174,8 +182,8 @@ def split_by_group(
 
 
 @dataclass(frozen=True)
-class Inputs(Dataset[tuple[Tensor, int]]):
-    """Network inputs ``[3, H, W]`` and labels by (index, seed): a random view, or a fixed one for None.
+class Inputs(Dataset[tuple[Tensor, Tensor]]):
+    """Network inputs ``[3, H, W]`` and targets by (index, seed): a random view, or a fixed one for None.
 
     Attributes:
         images: Labeled images.
@@ -189,14 +197,19 @@ class Inputs(Dataset[tuple[Tensor, int]]):
     augmentation: bool = False
     color: float = 0.0
 
-    def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[Tensor, int]:
-        """One input and its label."""
+    @cached_property
+    def targets(self) -> Tensor:
+        """Of all images, see ``LabeledImages.targets``."""
+        return self.images.targets()
+
+    def __getitem__(self, key: tuple[int, tuple[int, ...] | None]) -> tuple[Tensor, Tensor]:
+        """One input and its target."""
         index, seed = key
         generator = None if seed is None else np.random.default_rng(seed)
         image = self.images.read(index, generator)
         if generator is not None and self.augmentation:
             image = augment(image, generator, self.color)
-        return self.preprocessing([image])[0], self.images.labels[index]
+        return self.preprocessing([image])[0], self.targets[index]
 
 
 def training_batches(
@@ -205,8 +218,11 @@ def training_batches(
     preprocessing: Preprocessing,
     epoch: int,
     count: int,
-) -> DataLoader[tuple[Tensor, int]]:
-    """The batches of one epoch: ``[B, 3, H, W]`` random views and ``[B]`` labels.
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """The batches of one epoch: ``[B, 3, H, W]`` random views and their targets.
+
+    Balanced sampling draws a class first and then one of its images; images without any class count
+    as one class more.
 
     Args:
         images: Labeled images.
@@ -215,8 +231,13 @@ def training_batches(
         epoch: Its number, part of all seeds.
         count: Images in it.
     """
-    labels = images.labels if settings.balance == "sampling" else [0] * len(images.labels)
-    order = draw_balanced(labels, count, np.random.default_rng((settings.seed, epoch)))
+    pairs = (
+        images.pairs() if settings.balance == "sampling" else [(n, 0) for n in range(len(images))]
+    )
+    without = set(range(len(images))) - {row for row, _ in pairs}
+    rows, labels = zip(*pairs, *((row, -1) for row in sorted(without)), strict=True)
+    drawn = draw_balanced(labels, count, np.random.default_rng((settings.seed, epoch)))
+    order = [rows[place] for place in drawn]
     keys = [(index, (settings.seed, epoch, position)) for position, index in enumerate(order)]
     inputs = Inputs(images, preprocessing, settings.augmentation, settings.color)
     return _loader(inputs, settings.batch_size, keys, settings.workers)
@@ -224,9 +245,9 @@ def training_batches(
 
 def validation_batches(
     images: LabeledImages, preprocessing: Preprocessing, batch_size: int, workers: int
-) -> DataLoader[tuple[Tensor, int]]:
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """All images once, in order, in their fixed views."""
-    keys = [(index, None) for index in range(len(images.labels))]
+    keys = [(index, None) for index in range(len(images))]
     return _loader(Inputs(images, preprocessing), batch_size, keys, workers)
 
 
@@ -281,7 +302,7 @@ def augment(image: Image.Image, generator: np.random.Generator, color: float) ->
 
 def _loader(
     inputs: Inputs, batch_size: int, keys: Sequence[object], workers: int
-) -> DataLoader[tuple[Tensor, int]]:
+) -> DataLoader[tuple[Tensor, Tensor]]:
     generator = torch.Generator()  # its own: the global generator stays as it is
     return DataLoader(inputs, batch_size, sampler=keys, num_workers=workers, generator=generator)
 

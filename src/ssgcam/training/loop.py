@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm.auto import tqdm
 
 from ssgcam.core.target import logits_of
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, require
-from ssgcam.images import Reading
-from ssgcam.models import LoadedModel, check_network, load_model
+from ssgcam.models import LoadedModel, Output, check_network, load_model
 from ssgcam.training.checkpoint import identity, load_checkpoint, save_checkpoint
 from ssgcam.training.data import (
     LabeledImages,
@@ -30,7 +28,14 @@ from ssgcam.training.data import (
     training_batches,
     validation_batches,
 )
-from ssgcam.training.report import ClassificationReport, Epoch, evaluate, write_report
+from ssgcam.training.report import (
+    ClassificationReport,
+    Epoch,
+    MultiLabelReport,
+    evaluate,
+    score_and_loss,
+    write_report,
+)
 from ssgcam.training.settings import TrainingSettings
 
 MAX_GRADIENT_NORM = 5.0
@@ -52,7 +57,7 @@ class TrainingResult:
     settings: TrainingSettings
     history: tuple[Epoch, ...]
     best_epoch: int
-    report: ClassificationReport | None
+    report: ClassificationReport | MultiLabelReport | None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the network, for a JSON file."""
@@ -81,8 +86,8 @@ def train_classifier(
     """Train a classifier.
 
     Args:
-        images: Labeled images, such as :func:`ssgcam.training.read_labeled_images` returns, or
-            other :class:`ssgcam.training.LabeledImages`.
+        images: Labeled images, such as :func:`ssgcam.training.labeled_images` returns, or other
+            :class:`ssgcam.training.LabeledImages`.
         settings: What is trained and how.
         held_out: Images for early stopping and the report; without them ``settings.held_out`` of
             the groups of ``images``.
@@ -103,10 +108,10 @@ def train_classifier(
     device = choose_device(settings.device)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = start_model(settings, images.class_names, images.reading)
+        model = start_model(settings, images)
     network = model.network.to(device).to(memory_format=torch.channels_last)
     frozen = freeze_before(network, settings.train_from)
-    count = settings.samples_per_epoch or len(images.labels)
+    count = settings.samples_per_epoch or len(images)
     if count > 1 and count % settings.batch_size == 1:
         count -= 1  # batch norm fails on a last batch of one image
     optimizer = torch.optim.AdamW(
@@ -124,10 +129,7 @@ def train_classifier(
     if resume and checkpoint is not None and checkpoint.is_file():
         entries, best = load_checkpoint(checkpoint, this_training, parts)
         history = [Epoch(**entry) for entry in entries]
-    weight = None
-    if settings.balance == "loss":  # inverse class sizes with mean weight 1 over the images
-        sizes = torch.bincount(torch.as_tensor(images.labels), minlength=len(images.class_names))
-        weight = (len(images.labels) / (len(sizes) * sizes.clamp_min(1))).to(device)
+    loss_function = _loss_function(images, settings).to(device)
 
     while len(history) < settings.epochs and not _stalled(history, settings.patience):
         number = len(history) + 1
@@ -138,7 +140,7 @@ def train_classifier(
         bar = tqdm(batches, f"epoch {number}/{settings.epochs}", disable=not progress, leave=False)
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed + number)  # of dropout
-            loss = _train_epoch(network, bar, optimizer, schedule, weight, settings.amp)
+            loss = _train_epoch(network, bar, optimizer, schedule, loss_function, settings.amp)
         if not np.isfinite(loss):
             raise SsgcamError(
                 f"the loss is {loss} in epoch {number}; give a lower learning rate "
@@ -147,7 +149,7 @@ def train_classifier(
         scores: tuple[float, ...] = ()
         if held_out is not None:
             probabilities = predict(model, held_out, settings.batch_size, settings.workers)
-            scores = _recall_and_loss(probabilities, held_out)
+            scores = score_and_loss(probabilities, held_out)
         history.append(Epoch(number, loss, *scores))
         if progress:
             tqdm.write(str(history[-1]))
@@ -189,23 +191,22 @@ def predict(
     return model.probabilities(torch.cat(logits))
 
 
-def start_model(
-    settings: TrainingSettings, class_names: tuple[str, ...], reading: Reading | None = None
-) -> LoadedModel:
-    """Build the network to train, with one output for each class.
+def start_model(settings: TrainingSettings, images: LabeledImages) -> LoadedModel:
+    """Build the network to train, with one output for each class of the images.
 
     Raises:
         SsgcamError: If the network or its weights can't be had, its last layer can't be replaced, or
             it fails on inputs of this size.
     """
-    loaded = load_model(settings.model, settings.weights, num_classes=len(class_names))
+    loaded = load_model(settings.model, settings.weights, num_classes=len(images.class_names))
     size = loaded.preprocessing.input_size
     if settings.input_size is not None:
         size = (settings.input_size, settings.input_size)
     preprocessing = replace(
-        loaded.preprocessing, input_size=size, resize_shorter=None, reading=reading or Reading()
+        loaded.preprocessing, input_size=size, resize_shorter=None, reading=images.reading
     )
-    model = LoadedModel(loaded.network, loaded.name, preprocessing, class_names)
+    output: Output = "sigmoid" if images.multi_label else "softmax"
+    model = LoadedModel(loaded.network, loaded.name, preprocessing, images.class_names, output)
     check_network(model)
     return model
 
@@ -250,7 +251,7 @@ def _train_epoch(
     batches: tqdm,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    weight: Tensor | None,
+    loss_function: nn.Module,
     amp: bool,
 ) -> float:
     """Take one step for each batch; the mean loss, or the first that is not finite."""
@@ -259,7 +260,7 @@ def _train_epoch(
     for images, labels in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             logits = logits_of(network(images.to(device, memory_format=torch.channels_last)))
-        loss = functional.cross_entropy(logits.float(), labels.to(device), weight)
+        loss: Tensor = loss_function(logits.float(), labels.to(device))
         if not torch.isfinite(loss):
             return loss.item()
         optimizer.zero_grad()
@@ -273,19 +274,23 @@ def _train_epoch(
     return total / count
 
 
-def _recall_and_loss(probabilities: Tensor, images: LabeledImages) -> tuple[float, float]:
-    """Mean over the classes that occur of the recall and of the cross-entropy."""
-    labels = torch.as_tensor(images.labels)
-    share = 1 / torch.bincount(labels).double()[labels]
-    share /= share.sum()
-    right = (probabilities.argmax(1) == labels).double()
-    logs = probabilities.double().clamp_min(1e-12).log()
-    losses = functional.nll_loss(logs, labels, reduction="none")
-    return float(share @ right), float(share @ losses)
+def _loss_function(images: LabeledImages, settings: TrainingSettings) -> nn.Module:
+    """Cross-entropy, for several labels binary; ``balance="loss"`` weights classes by inverse size."""
+    sizes = torch.zeros(len(images.class_names))
+    for _, label in images.pairs():
+        sizes[label] += 1
+    weight = None
+    if images.multi_label:
+        if settings.balance == "loss":  # positive and negative images of a class count alike
+            weight = (len(images) - sizes) / sizes.clamp_min(1)
+        return nn.BCEWithLogitsLoss(pos_weight=weight)
+    if settings.balance == "loss":  # the mean weight of the images is 1
+        weight = len(images) / (len(sizes) * sizes.clamp_min(1))
+    return nn.CrossEntropyLoss(weight)
 
 
 def _best(history: list[Epoch]) -> Epoch:
-    return max(history, key=lambda epoch: epoch.score)
+    return max(history, key=lambda epoch: epoch.rank)
 
 
 def _stalled(history: list[Epoch], patience: int) -> bool:

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
+from torch.nn import functional
 
 from ssgcam.errors import require
 from ssgcam.metrics.bootstrap import bootstrap_interval, identity
@@ -21,26 +22,30 @@ from ssgcam.training.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch: training loss and, on held-out images, mean recall and class-balanced loss."""
+    """One epoch: training loss and, on held-out images, the score and the loss.
+
+    The score is the mean recall of the classes, with several labels for each image the mean average
+    precision. The loss counts each class alike.
+    """
 
     number: int
     training_loss: float
-    mean_recall: float | None = None
+    score: float | None = None
     loss: float | None = None
 
     @property
-    def score(self) -> tuple[float, float]:
-        """What is maximized: mean recall, then less loss; the last epoch if nothing is held out."""
-        if self.mean_recall is None or self.loss is None:
+    def rank(self) -> tuple[float, float]:
+        """What is maximized: the score, then less loss; the last epoch if nothing is held out."""
+        if self.score is None or self.loss is None:
             return float(self.number), 0.0
-        return self.mean_recall, -self.loss
+        return self.score, -self.loss
 
     def __str__(self) -> str:
         """One line."""
         line = f"epoch {self.number}: training loss {self.training_loss:.4f}"
-        if self.mean_recall is None:
+        if self.score is None:
             return line
-        return f"{line}, held out: mean recall {self.mean_recall:.4f}, loss {self.loss:.4f}"
+        return f"{line}, held out: score {self.score:.4f}, loss {self.loss:.4f}"
 
 
 @dataclass(frozen=True)
@@ -87,11 +92,51 @@ class ClassificationReport:
         return "\n".join(lines)
 
 
-def evaluate(probabilities: Tensor, images: LabeledImages, seed: int = 0) -> ClassificationReport:
+@dataclass(frozen=True)
+class MultiLabelReport:
+    """Scores of a classifier of several labels on held-out images.
+
+    Attributes:
+        class_names: One for each class.
+        average_precisions: Of each class; NaN for a class without images.
+        mean_average_precision: Mean over the classes with images, and its 95 % interval (bootstrap
+            over groups).
+        roc_auc: Area under the ROC curve, mean over the classes with images.
+        n: Number of images.
+        n_groups: Number of groups they come from.
+    """
+
+    class_names: tuple[str, ...]
+    average_precisions: tuple[float, ...]
+    mean_average_precision: tuple[float, float, float]
+    roc_auc: float
+    n: int
+    n_groups: int
+
+    def __str__(self) -> str:
+        """A table to print."""
+        width = max(len(name) for name in self.class_names)
+        value, low, high = self.mean_average_precision
+        return "\n".join(
+            [
+                f"{self.n} held-out images of {self.n_groups} groups",
+                *(
+                    f"{name:{width}}  average precision {own:.3f}"
+                    for name, own in zip(self.class_names, self.average_precisions, strict=True)
+                ),
+                f"mean average precision {value:.3f} [{low:.3f}, {high:.3f}], ROC AUC "
+                f"{self.roc_auc:.4f}",
+            ]
+        )
+
+
+def evaluate(
+    probabilities: Tensor, images: LabeledImages, seed: int = 0
+) -> ClassificationReport | MultiLabelReport:
     """Score predictions.
 
     Args:
-        probabilities: ``[N, K]``, rows that sum to one.
+        probabilities: ``[N, K]``; of one label for each image, rows sum to one.
         images: The N labeled images; their groups are resampled for the intervals.
         seed: Seed of the bootstrap.
 
@@ -99,12 +144,27 @@ def evaluate(probabilities: Tensor, images: LabeledImages, seed: int = 0) -> Cla
         SsgcamError: If torchmetrics, which computes the scores, is not installed.
     """
     metrics = require("torchmetrics.functional.classification", "train")
-    labels, count = torch.as_tensor(images.labels), len(images.class_names)
-    confusion = metrics.multiclass_confusion_matrix(probabilities, labels, num_classes=count)
-    right = probabilities.argmax(1) == labels
+    targets, count = images.targets(), len(images.class_names)
+    sizes = len(targets), len(set(images.groups))
+    if images.multi_label:
+        shown = targets.any(0)
+        known = probabilities[:, shown], targets[:, shown].long(), int(shown.sum())
+        precisions = torch.full((count,), torch.nan, dtype=torch.float64)
+        precisions[shown] = average_precisions(*known[:2])
+        interval = _precision_interval(*known[:2], images.groups, seed)
+        auc = float(metrics.multilabel_auroc(*known, average="macro"))
+        return MultiLabelReport(
+            images.class_names,
+            tuple(precisions.tolist()),
+            (float(precisions[shown].mean()), *interval),
+            auc,
+            *sizes,
+        )
+    confusion = metrics.multiclass_confusion_matrix(probabilities, targets, num_classes=count)
+    right = probabilities.argmax(1) == targets
     intervals = []
     for index in range(count):
-        members = (labels == index).nonzero()[:, 0].tolist()
+        members = (targets == index).nonzero()[:, 0].tolist()
         groups = [images.groups[member] for member in members]
         intervals.append(recall_interval(right[members], groups, seed))
     return ClassificationReport(
@@ -112,10 +172,9 @@ def evaluate(probabilities: Tensor, images: LabeledImages, seed: int = 0) -> Cla
         tuple(tuple(row) for row in confusion.tolist()),
         tuple((confusion.diagonal() / confusion.sum(1).double()).tolist()),
         tuple(intervals),
-        float(metrics.multiclass_auroc(probabilities, labels, num_classes=count, average="macro")),
-        float(metrics.multiclass_calibration_error(probabilities, labels, num_classes=count)),
-        len(labels),
-        len(set(images.groups)),
+        float(metrics.multiclass_auroc(probabilities, targets, num_classes=count, average="macro")),
+        float(metrics.multiclass_calibration_error(probabilities, targets, num_classes=count)),
+        *sizes,
     )
 
 
@@ -124,7 +183,7 @@ def write_report(
     settings: TrainingSettings,
     history: Sequence[Epoch],
     best_epoch: int,
-    report: ClassificationReport | None,
+    report: ClassificationReport | MultiLabelReport | None,
 ) -> None:
     """Write the HTML report of a training: recalls, confusion, the course of the training, settings.
 
@@ -142,6 +201,18 @@ def write_report(
     warnings = []
     if report is None:
         warnings.append("No images were held out, so nothing is known of how good the network is.")
+    elif isinstance(report, MultiLabelReport):
+        value, low, high = report.mean_average_precision
+        note = (
+            f"{report.n} held-out images of {report.n_groups} groups; mean average precision "
+            f"{value:.3f} [{low:.3f}, {high:.3f}], ROC AUC {report.roc_auc:.4f}."
+        )
+        precisions: list[list[str | int | float | None]] = [
+            [name, own]
+            for name, own in zip(report.class_names, report.average_precisions, strict=True)
+        ]
+        columns = ["class", "average precision"]
+        sections.append(Table("Average precision of each class", columns, precisions, note))
     else:
         rows: list[list[str | int | float | None]] = []
         scores = zip(report.class_names, report.recalls, report.intervals, strict=True)
@@ -165,7 +236,7 @@ def write_report(
     curves: dict[str, list[float | None]] = {
         "training loss": [epoch.training_loss for epoch in history],
         "held-out loss": [epoch.loss for epoch in history],
-        "held-out mean recall": [epoch.mean_recall for epoch in history],
+        "held-out score": [epoch.score for epoch in history],
     }
     for label, values in curves.items():
         known = [(k, value) for k, value in enumerate(values, 1) if value is not None]
@@ -181,6 +252,62 @@ def write_report(
         warnings=warnings,
         settings=asdict(settings),
     )
+def score_and_loss(probabilities: Tensor, images: LabeledImages) -> tuple[float, float]:
+    """What selects the best epoch, over the classes that occur.
+
+    Returns:
+        Mean recall and cross-entropy, each class alike; with several labels for each image mean average
+        precision and binary cross-entropy.
+    """
+    targets = images.targets()
+    probabilities = probabilities.double().clamp(1e-12, 1)
+    if images.multi_label:
+        precisions = average_precisions(probabilities, targets)
+        loss = functional.binary_cross_entropy(probabilities, targets.double())
+        return float(precisions.nanmean()), float(loss)
+    share = 1 / torch.bincount(targets).double()[targets]
+    share /= share.sum()
+    right = (probabilities.argmax(1) == targets).double()
+    losses = functional.nll_loss(probabilities.log(), targets, reduction="none")
+    return float(share @ right), float(share @ losses)
+
+
+def average_precisions(scores: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Average precision of each class: the mean precision at its images, from the highest score down.
+
+    Args:
+        scores: ``[N, K]``; equal scores count at the last of them.
+        targets: ``[N, K]``, 1 for the classes of an image.
+        weights: ``[N]``: how often each image counts; once by default.
+
+    Returns:
+        ``[K]`` float64; NaN for a class without images.
+    """
+    weights = torch.ones(len(scores)) if weights is None else weights
+    found = []
+    for own, truth in zip(scores.T, targets.T, strict=True):
+        order = own.argsort(descending=True)
+        last = torch.searchsorted(-own[order], -own[order], right=True) - 1
+        weight = weights[order].double()
+        hits = weight * truth[order]
+        precision = (hits.cumsum(0) / weight.cumsum(0).clamp_min(1e-12))[last]
+        found.append((hits * precision).sum() / hits.sum())
+    return torch.stack(found)
+
+
+def _precision_interval(
+    scores: Tensor, targets: Tensor, groups: Sequence[str], seed: int, samples: int = 500
+) -> tuple[float, float]:
+    """95 % interval of the mean average precision, groups resampled."""
+    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(samples):
+        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)))
+        weights = torch.from_numpy(drawn[group_of])
+        values.append(float(average_precisions(scores, targets, weights).nanmean()))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def recall_interval(right: Tensor, groups: Sequence[str], seed: int = 0) -> tuple[float, float]:

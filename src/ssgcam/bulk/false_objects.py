@@ -1,0 +1,135 @@
+"""Gate, threshold and smallest object for windows over photos, from photos without the object.
+
+A photo without the object is looked at by the very windows of ``bulk.segmenter``. Every connected object
+of its mask is a false one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssgcam.bulk.segmenter import MaskRule, Segmenter
+from ssgcam.bulk.windows import Windows, window_weight
+from ssgcam.core import fusion as pipeline
+from ssgcam.errors import SsgcamError
+from ssgcam.models import LoadedModel
+from ssgcam.recipe import Recipe, WindowRule
+
+
+def choose_window_rule(
+    model: LoadedModel,
+    recipe: Recipe,
+    photos: Sequence[Path],
+    windows: Windows,
+    gates: Sequence[float],
+    thresholds: Sequence[float],
+    scores: Tensor,
+    smallest_object: float,
+    *,
+    allowed: float = 0.1,
+    batch_size: int = 16,
+    progress: Callable[[int], object] = lambda photos: None,
+) -> WindowRule:
+    """Of the rules that keep the allowed number of false objects, the one with the best score.
+
+    For each gate and threshold, the smallest object is as small as the allowed number permits.
+
+    Args:
+        model: The network.
+        recipe: For one class.
+        photos: Photos without the object.
+        windows: Over the photos.
+        gates: ``[G]``, ascending.
+        thresholds: ``[T]``, ascending.
+        scores: ``[G, T]``, of each rule on labeled windows.
+        smallest_object: The largest area that may be called too small, as a share of a window.
+        allowed: False objects for each photo, as a mean.
+        batch_size: Windows in each pass of the network.
+        progress: Called with 1 after each photo.
+
+    Returns:
+        The rule. If none keeps the allowed number, the one with the fewest false objects; its
+        ``false_objects`` is then above ``allowed``.
+
+    Raises:
+        SsgcamError: If there are no photos, or the recipe is not for one class.
+    """
+    if len(recipe.classes) != 1:
+        raise SsgcamError(
+            "windows over photos without the object need one class; name it with --class"
+        )
+    if not photos:
+        raise SsgcamError("there are no photos without the object; give a folder that holds some")
+    rule = MaskRule(recipe.classes, gate=0.0, windows=windows)
+    segmenter = Segmenter(model, recipe.bind(model), rule, images_at_once=batch_size)
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for path in photos:
+        by_gate = scores_by_gate(segmenter, model.preprocessing.read(path), gates)
+        for g, score in enumerate(by_gate):
+            for t, threshold in enumerate(thresholds):
+                found = object_sizes(pipeline.threshold(score, threshold))
+                sizes.setdefault((g, t), []).extend(found)
+                if not found:
+                    break  # nor at a higher threshold
+        progress(1)
+    largest = max(1, int(smallest_object * windows.side**2))
+    keep = int(allowed * len(photos) + 1e-9)  # so many false objects may stay
+    rules = []
+    for g, gate in enumerate(gates):
+        for t, threshold in enumerate(thresholds):
+            ordered = sorted(sizes.get((g, t), []), reverse=True)
+            needed = ordered[keep] + 1 if len(ordered) > keep else 1
+            least = min(needed, largest)
+            left = sum(size >= least for size in ordered)
+            rank = (min(keep - left, 0), float(scores[g, t]), -least)
+            rate = left / len(photos)
+            rules.append((rank, gate, threshold, least, rate))
+    _, gate, threshold, least, rate = max(rules)
+    return WindowRule(
+        windows.side, windows.overlap, gate, threshold, least, len(photos), allowed, rate
+    )
+
+
+def scores_by_gate(
+    segmenter: Segmenter, photo: Image.Image, gates: Sequence[float]
+) -> list[Tensor]:
+    """For each gate the score ``[H, W]`` of a photo, as of ``Segmenter.in_windows`` with that gate.
+
+    Args:
+        segmenter: With windows, one class and a gate of 0.
+        photo: RGB.
+        gates: The gates.
+    """
+    windows = segmenter.rule.windows
+    assert windows is not None
+    sums = [torch.zeros(photo.height, photo.width) for _ in gates]
+    weights = torch.zeros(photo.height, photo.width)
+    boxes = windows.boxes(photo.height, photo.width)
+    while batch := list(islice(boxes, segmenter.images_at_once)):
+        pixels = [segmenter.model.preprocessing.pixels(photo.crop(box)) for box in batch]
+        found = segmenter.in_images(torch.stack(pixels))
+        for (left, top, right, bottom), of_window in zip(batch, found, strict=True):
+            one = of_window[1]
+            assert one.scores is not None
+            area = slice(top, bottom), slice(left, right)
+            weight = window_weight(bottom - top, right - left)
+            weights[area] += weight
+            full = pipeline.resize(one.scores[None], (bottom - top, right - left))
+            score = weight * one.probability * pipeline.scale(full)[0]
+            for gate, total in zip(gates, sums, strict=True):
+                if one.probability >= gate:
+                    total[area] += score
+    return [total / weights for total in sums]
+
+
+def object_sizes(mask: Tensor) -> list[int]:
+    """Pixels of each object of a mask ``[H, W]``; objects are connected by their sides."""
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.byte().numpy(), connectivity=4)
+    return [int(size) for size in stats[1:, cv2.CC_STAT_AREA]]
