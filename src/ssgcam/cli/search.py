@@ -12,6 +12,7 @@ from ssgcam.cli.options import argument, grouped, option
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
+    from ssgcam.bulk.windows import Windows
     from ssgcam.models import LoadedModel
     from ssgcam.recipe import Recipe, WindowRule
     from ssgcam.search import CalibrationSet, SearchSettings
@@ -119,11 +120,9 @@ def search(
     if quick:
         one = (Augmentation(),)
         settings = replace(settings, views=one, augmentations=one, refinement=None, folds=0)
-    if (whole.negatives is None) != (whole.window is None):
-        raise SsgcamError("--negatives and --window belong together; give both, or none")
+    photos, windows = _photos(whole)
     model = network.load()
     classes = shared.one_class(model, files.classes)
-    photos = _photos(whole)
     with output.printed_warnings() as printed:
         calibration = CalibrationSet.from_samples(
             data.read(files.calibration),
@@ -144,15 +143,16 @@ def search(
             cache=files.cache,
             progress=output.style.progress,
         )
-    recipe_found = found.recipe
-    if whole.window is not None:
-        rule = _window_rule(model, recipe_found, calibration, settings, photos, whole)
-        recipe_found = replace(recipe_found, window_rule=rule)
     folder = recipe.with_name(f"{recipe.stem}-report")
-    recipe_found.save(recipe)
+    found.recipe.save(recipe)
     found.report.save(folder)
     if files.report is not None:
         found.report.write_html(files.report)
+    if windows is not None:
+        rule = _window_rule(
+            model, found.recipe, calibration, settings, photos, windows, whole.false_objects
+        )
+        replace(found.recipe, window_rule=rule).save(recipe)
     for sentence in found.report.warnings:
         if sentence not in printed:
             output.warn(sentence)
@@ -177,16 +177,19 @@ def search(
     )
 
 
-def _photos(whole: NegativesOptions) -> list[Path]:
-    """The photos without the object."""
+def _photos(whole: NegativesOptions) -> tuple[list[Path], Windows | None]:
+    """The photos without the object, and the windows over them."""
+    from ssgcam.bulk.windows import Windows
     from ssgcam.images import images_below
 
-    if whole.negatives is None:
-        return []
+    if (whole.negatives is None) != (whole.window is None):
+        raise SsgcamError("--negatives and --window belong together; give both, or none")
+    if whole.negatives is None or whole.window is None:
+        return [], None
     photos = images_below(whole.negatives)
     if not photos:
         raise SsgcamError(f"'{whole.negatives}' holds no images; give a folder of whole photos")
-    return photos
+    return photos, Windows(whole.window, whole.overlap)
 
 
 def _window_rule(
@@ -195,16 +198,15 @@ def _window_rule(
     calibration: CalibrationSet,
     settings: SearchSettings,
     photos: list[Path],
-    whole: NegativesOptions,
+    windows: Windows,
+    allowed: float,
 ) -> WindowRule:
     """Choose gate, threshold and smallest object for windows, and say what was found."""
     from tqdm import tqdm
 
     from ssgcam.bulk.false_objects import choose_window_rule
-    from ssgcam.bulk.windows import Windows
     from ssgcam.search.window_scores import window_scores
 
-    assert whole.window is not None
     labeled = calibration.with_predictions(model, settings.batch_size)
     on_labeled = window_scores(model, recipe, labeled, settings)
     title, hidden = "photos without the object", not output.style.progress
@@ -213,12 +215,12 @@ def _window_rule(
             model,
             recipe,
             photos,
-            Windows(whole.window, whole.overlap),
+            windows,
             on_labeled.gates,
             on_labeled.thresholds,
             on_labeled.scores,
             on_labeled.smallest_object,
-            allowed=whole.false_objects,
+            allowed=allowed,
             batch_size=settings.batch_size,
             progress=bar.update,
         )
