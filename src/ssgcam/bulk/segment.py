@@ -155,9 +155,10 @@ def segment_images(
         loaded = load_segmenter(segmenter)
     elif model is None:
         raise SsgcamError("there is no network; give a model, or a segmentation network")
+    elif isinstance(model, LoadedModel):
+        loaded = model
     else:
-        is_loaded = isinstance(model, LoadedModel)
-        loaded = model if is_loaded else LoadedModel(model, type(model).__name__)
+        loaded = LoadedModel(model, type(model).__name__)
     out = Path(out).absolute()
     if batch_size < 1:
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
