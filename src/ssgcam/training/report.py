@@ -252,6 +252,8 @@ def write_report(
         warnings=warnings,
         settings=asdict(settings),
     )
+
+
 def score_and_loss(probabilities: Tensor, images: LabeledImages) -> tuple[float, float]:
     """What selects the best epoch, over the classes that occur.
 
