@@ -31,7 +31,7 @@ def main() -> int:
         rows = [check(f"tests, {n} thread(s)", pytest, source, n) for n in (1, 2, 4)]
         avx2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
         rows.append(check("tests, AVX2", pytest, source, 1, avx2))
-        long = [sys.executable, "-m", "pytest", "-m", "long", "tests/trust"]
+        long = [sys.executable, "-m", "pytest", "-m", "long", "tests"]
         rows.append(check("long checks", long, source, 1))
         demo = [sys.executable, "examples/demo.py", "--out", "demo"]
         rows.append(check("examples/demo.py", demo, source, 2))

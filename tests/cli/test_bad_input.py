@@ -153,7 +153,7 @@ def test_wrong_options(tmp_path, good, words, sentence):
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("resnet43", "no network named 'resnet43'; did you mean 'resnet34'"),
+        ("resnet43", "did you mean 'resnet34'"),
         ("nowhere:factory", "'nowhere:factory' can't be imported"),
         ("helpers.factories:absent", "can't be imported"),
         ("helpers.factories:nothing", "returned a NoneType"),

@@ -75,7 +75,6 @@ def test_what_is_assumed_is_said(tmp_path, gray, image):
         ("--output relu", "output is 'relu'; choose one of softmax, sigmoid"),
         ("--channel-order rbg", "channel_order is 'rbg'; choose one of rgb, bgr"),
         ("--intensity bright", "intensity is 'bright'; give auto, full or LOW,HIGH"),
-        ("--channels 1,2", "give one or three"),
         ("--input-size 0", "give numbers above zero"),
     ],
 )

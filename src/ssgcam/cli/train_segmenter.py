@@ -19,9 +19,7 @@ class SegmenterFiles:
     """The images, the masks and the network file."""
 
     images: Path = argument("The folder of the images.")
-    masks: Path = option(
-        MISSING, "The folder of their masks (.png): 0 background, k class k, 255 undecided."
-    )
+    masks: Path = option(MISSING, "A folder of masks with the photos' names.")
     out: Path = option(MISSING, "The network file to write (.pth).")
     class_names: str | None = option(
         None, "Names of the classes, with commas.", shown="those of 'ssgcam segment'"
@@ -50,6 +48,8 @@ def train_segmenter(
     files: SegmenterFiles, reading: shared.ReadingOptions, training: SegmenterTrainingOptions
 ) -> None:
     """Train a segmentation network (U-Net) on masks, such as those of 'ssgcam segment'.
+
+    Masks are PNG files: 0 background, k class k, 255 undecided.
 
     Undecided pixels do not count: give OUT/undecided of a recipe with a guarantee. OUT is the network,
     which 'ssgcam segment --segmenter' takes; beside it are a report (ending .json) and, during the
