@@ -83,9 +83,14 @@ def test_options_are_in_groups():
 
 def test_an_option_has_the_same_help_in_every_command():
     #: option -> commands in which it may be described differently
-    different = {"--recipe": ["search"], "--out": ["train"], "--class": ["explain", "segment"],
-                 "--workers": ["train"], "--weights": ["layers"], "--layers": ["search", "inspect"],
-                 "--resume": ["train"], "--input-size": ["train"]}  # fmt: skip
+    training = ["train", "train-segmenter"]
+    different = {
+        "--recipe": ["search"], "--out": training, "--class": ["explain", "segment"],
+        "--workers": ["train"], "--weights": ["layers", "train-segmenter"],
+        "--layers": ["search", "inspect"], "--resume": training, "--input-size": training,
+        "--masks": ["inspect", "train-segmenter"], "--held-out": ["search", "train-segmenter"],
+        "--against": ["evaluate"],
+    }  # fmt: skip
     found: dict[str, tuple] = {}
     for path, command in COMMANDS.items():
         for flag, each in options(command).items():

@@ -89,7 +89,8 @@ def test_commands_train_a_network_and_segment_with_it(tmp_path):
     squares(tmp_path, 10)
     words = ["--encoder", "mobilenet_v2", "--input-size", 32, "--epochs", 12, "--device", "cpu"]
     files = [tmp_path / "images", "--masks", tmp_path / "masks", "--out", tmp_path / "seg.pth"]
-    made = run("train-segmenter", *files, *words, "--class-names", "square")
+    (tmp_path / "names.txt").write_text("square\n")
+    made = run("train-segmenter", *files, *words, "--class-names", tmp_path / "names.txt")
     assert made.exit_code == 0, made.output
     assert "wrote" in made.stdout
     assert sorted(path.suffix for path in tmp_path.glob("seg*")) == [".json", ".pth"]

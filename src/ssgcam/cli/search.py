@@ -39,7 +39,7 @@ class NegativesOptions:
 
     panel: ClassVar[str] = "Whole photos"
     negatives: Path | None = option(None, "A folder of whole photos without the object.")
-    window: int | None = option(None, "Side of the windows of 'segment --window', in pixels.")
+    window: int | None = option(None, "Cut images into windows of this side, in pixels.")
     overlap: float = option(0.5, "Share of a window that the next one covers.")
     false_objects: float = option(0.1, "False objects allowed in each of these photos.", min=0)
 

@@ -21,8 +21,8 @@ class SegmenterFiles:
     images: Path = argument("The folder of the images.")
     masks: Path = option(MISSING, "A folder of masks with the photos' names.")
     out: Path = option(MISSING, "The network file to write (.pth).")
-    class_names: str | None = option(
-        None, "Names of the classes, with commas.", shown="those of 'ssgcam segment'"
+    class_names: Path | None = option(
+        None, "A text file with a class name in each line.", shown="those of 'ssgcam segment'"
     )
     resume: bool = option(False, "Continue an interrupted training.", "--resume")
 
@@ -36,7 +36,7 @@ class SegmenterTrainingOptions:
     weights: str = option("none", "Of the encoder: none, imagenet, or a classifier's file.")
     input_size: int = option(160, f"{shared.INPUT_SIZE[:-1]}, a multiple of 32.")
     epochs: int = option(20, "Number of epochs.")
-    batch_size: int = option(8, "Images in one step.", min=1)
+    batch_size: int = option(8, "Images in one pass of the network.", min=1)
     learning_rate: float = option(1e-3, "Maximum of the one-cycle schedule.")
     held_out: float = option(0.2, "Share of the images held out to choose the best epoch.")
     seed: int = option(0, shared.SEED, min=0)
@@ -63,11 +63,13 @@ def train_segmenter(
     out = files.out
     if out.suffix != ".pth":
         raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
+    given = files.class_names
+    names = () if given is None else tuple(given.read_text(encoding="utf-8").splitlines())
     checkpoint = out.with_suffix(".checkpoint.pth")
     result = segmenter.train_segmenter(
         segmenter.pair_images_and_masks(files.images, files.masks),
         segmenter.SegmenterSettings(**vars(training)),
-        shared.names(files.class_names) or segmenter.read_class_names(files.masks),
+        names or segmenter.read_class_names(files.masks),
         reading=reading.changed(Reading()),
         checkpoint=checkpoint,
         resume=files.resume,
