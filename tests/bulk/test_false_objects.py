@@ -13,6 +13,7 @@ from PIL import Image
 
 from helpers.networks import Bright
 from ssgcam.bulk.false_objects import choose_window_rule, object_sizes, scores_by_gate
+from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.segmenter import MaskRule, Segmenter
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.settings import SSGSettings
@@ -20,7 +21,7 @@ from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import Fingerprint, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
-from ssgcam.recipe import Recipe, RecipeLayer
+from ssgcam.recipe import Recipe, RecipeLayer, WindowRule
 
 WINDOWS = Windows(24, 0.5)
 GATES, THRESHOLDS = (0.0, 0.6, 0.9), (0.1, 0.3, 0.5)
@@ -131,3 +132,48 @@ def test_bad_calls(tmp_path: Path) -> None:
     several = replace(recipe(loaded), classes=(0, 1))
     with pytest.raises(SsgcamError, match="need one class"):
         choose_window_rule(loaded, several, paths(tmp_path, [1]), *rest)
+
+
+def masks_in(folder: Path) -> list[np.ndarray]:
+    return [np.array(Image.open(folder / f"{k}.png")) for k in range(2)]
+
+
+def test_segment_uses_the_rule_of_its_windows(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    loaded = model()
+    photos = paths(tmp_path, [3, 2])
+    rule = WindowRule(24, 0.5, gate=0.0, threshold=0.05, smallest_object=9, photos=2, allowed=0.1,
+                      false_objects=0.0)  # fmt: skip
+    with_rule = replace(recipe(loaded), window_rule=rule)
+    done = segment_images(photos, loaded, tmp_path / "a", recipe=with_rule, window=24)
+    assert (done.gate, done.threshold) == (0.0, 0.05)
+    assert not recwarn
+    by_hand = segment_images(
+        photos, loaded, tmp_path / "b", recipe=with_rule, window=24, gate=0.0, threshold=0.05,
+        min_object=9,
+    )  # fmt: skip
+    assert (by_hand.gate, by_hand.threshold) == (0.0, 0.05)
+    all_objects = segment_images(
+        photos, loaded, tmp_path / "c", recipe=with_rule, window=24, min_object=1
+    )
+    assert (all_objects.gate, all_objects.threshold) == (0.0, 0.05)
+    for own, other in zip(masks_in(tmp_path / "a"), masks_in(tmp_path / "b"), strict=True):
+        assert np.array_equal(own, other)
+    sizes = [object_sizes(torch.from_numpy(each == 1)) for each in masks_in(tmp_path / "a")]
+    assert min(size for own in sizes for size in own) >= 9
+    assert sum(map(np.sum, masks_in(tmp_path / "c"))) > sum(map(np.sum, masks_in(tmp_path / "a")))
+
+
+@pytest.mark.parametrize(("side", "reason"), [(None, "has none"), (30, "windows of 30 pixels")])
+def test_segment_warns_where_nothing_limits_false_objects(
+    tmp_path: Path, side: int | None, reason: str
+) -> None:
+    loaded = model()
+    own = recipe(loaded)
+    if side is not None:
+        own = replace(own, window_rule=WindowRule(side, 0.5, 0.6, 0.3, 9, 2, 0.1, 0.0))
+    with pytest.warns(UserWarning, match="expect false objects") as caught:
+        done = segment_images(paths(tmp_path, [1]), loaded, tmp_path / "out", recipe=own, window=24)
+    assert reason in str(caught[0].message)
+    assert (done.gate, done.threshold) == (own.gate, own.threshold)

@@ -7,7 +7,6 @@ of its mask is a false one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssgcam.bulk.segmenter import MaskRule, Segmenter
-from ssgcam.bulk.windows import Windows, window_weight
+from ssgcam.bulk.windows import Windows
 from ssgcam.core import fusion as pipeline
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel
@@ -107,25 +106,15 @@ def scores_by_gate(
         photo: RGB.
         gates: The gates.
     """
-    windows = segmenter.rule.windows
-    assert windows is not None
     sums = [torch.zeros(photo.height, photo.width) for _ in gates]
     weights = torch.zeros(photo.height, photo.width)
-    boxes = windows.boxes(photo.height, photo.width)
-    while batch := list(islice(boxes, segmenter.images_at_once)):
-        pixels = [segmenter.model.preprocessing.pixels(photo.crop(box)) for box in batch]
-        found = segmenter.in_images(torch.stack(pixels))
-        for (left, top, right, bottom), of_window in zip(batch, found, strict=True):
-            one = of_window[1]
-            assert one.scores is not None
-            area = slice(top, bottom), slice(left, right)
-            weight = window_weight(bottom - top, right - left)
-            weights[area] += weight
-            full = pipeline.resize(one.scores[None], (bottom - top, right - left))
-            score = weight * one.probability * pipeline.scale(full)[0]
-            for gate, total in zip(gates, sums, strict=True):
-                if one.probability >= gate:
-                    total[area] += score
+    for area, weight, of_window in segmenter.each_window(photo):
+        one = of_window[1]
+        weights[area] += weight
+        score = weight * segmenter.in_window(one, weight.shape)
+        for gate, total in zip(gates, sums, strict=True):
+            if one.probability >= gate:
+                total[area] += score
     return [total / weights for total in sums]
 
 

@@ -27,8 +27,6 @@ from ssgcam.bulk.inputs import Failure, InputImage, list_inputs
 from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.reports import segment_report
 from ssgcam.bulk.segmenter import (
-    DEFAULT_GATE,
-    DEFAULT_THRESHOLD,
     MaskRule,
     NetworkSegmenter,
     Segmenter,
@@ -88,7 +86,7 @@ def segment_images(
     overlap: float = 0.5,
     overlays: bool = False,
     soft: bool = False,
-    min_object: int = 1,
+    min_object: int | None = None,
     export: Sequence[ExportFormat] = (),
     review: int = 0,
     mirror: bool = False,
@@ -120,11 +118,14 @@ def segment_images(
         threshold: Of the maps in [0, 1], the background's score where there are several classes; by
             default the recipe's, else 0.15.
         gate: Lowest probability of a class that is present; by default the recipe's, else 0.5.
-        window: Explain overlapping windows of this side, in pixels of the photo.
+        window: Explain overlapping windows of this side, in pixels of the photo. Threshold, gate and
+            smallest object are then by default those of the recipe's ``window_rule``, if it is for
+            these windows; else a warning says that nothing limits false objects.
         overlap: Fraction of a window's side that the next one overlaps, 0 to 0.9.
         overlays: Write overlays as well.
         soft: Write the maps as well, as 16-bit PNG: 65535 is the value 1, compared with the threshold.
-        min_object: Objects of fewer pixels become background.
+        min_object: Objects of fewer pixels become background; by default those of the recipe's
+            ``window_rule`` in windows, else none.
         export: Write all objects for other tools as well, see :mod:`ssgcam.bulk.export`.
         review: Copy so many photos with the lowest predicted IoU, and their masks, to ``out/review``,
             where they can be corrected and used for a search.
@@ -178,27 +179,17 @@ def segment_images(
     found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
     if found is not None and found.network.reading is not None:
         loaded = with_settings(loaded, reading=found.network.reading)
-    rule = MaskRule(
+    rule, doubts = _mask_rule(
+        MaskRule((), 0.5, 0.0) if segmenter else MaskRule(()),
+        found,
         classes=_classes(loaded, classes, found, count),
-        threshold=_first(
-            threshold,
-            found.threshold if found else None,
-            0.5 if segmenter else DEFAULT_THRESHOLD,
-        ),
-        gate=_first(gate, found.gate if found else None, 0.0 if segmenter else DEFAULT_GATE),
         windows=None if window is None else Windows(window, overlap),
+        threshold=threshold,
+        gate=gate,
         min_object=min_object,
     )
-    sentences = [str(warning.message) for warning in caught]
-    if found is not None and found.guarantee is not None:
-        if rule.windows is None and (rule.classes, rule.gate) == (found.classes, found.gate):
-            rule = replace(rule, guarantee=found.guarantee)
-        else:
-            sentences.append(
-                "the recipe's guarantee is for whole photos, its class and its gate, so no inner and "
-                "outer masks are written"
-            )
-            warnings.warn(sentences[-1], stacklevel=2)
+    for sentence in doubts:
+        warnings.warn(sentence, stacklevel=2)
     promise = _promise(rule.guarantee) if rule.guarantee else ""
     names = loaded.class_names or tuple(f"class {index}" for index in range(count))
     value_names = tuple(names[index] for index in rule.classes) or ("most probable class",)
@@ -242,7 +233,8 @@ def segment_images(
     if review:
         _copy_for_review(masks, review, out)
     if report is not None:
-        segment_report(report, masks, outcome.failures, value_names, settings, sentences)
+        known = [str(warning.message) for warning in caught]
+        segment_report(report, masks, outcome.failures, value_names, settings, [*known, *doubts])
     return Segmented(
         **vars(outcome),
         empty=sum(not mask.objects for mask in masks),
@@ -267,8 +259,52 @@ def _promise(guarantee: Guarantee) -> str:
     )
 
 
-def _first(given: float | None, of_recipe: float | None, default: float) -> float:
-    return next(value for value in (given, of_recipe, default) if value is not None)
+def _mask_rule(
+    rule: MaskRule,
+    recipe: Recipe | None,
+    *,
+    classes: tuple[int, ...],
+    windows: Windows | None,
+    **given: float | None,
+) -> tuple[MaskRule, list[str]]:
+    """The rule of a run, and what a user should know of it.
+
+    Args:
+        rule: The defaults without a recipe.
+        recipe: Whose threshold and gate, or window rule and guarantee, are used where they fit.
+        classes: Of the rule.
+        windows: Of the rule.
+        **given: Fields of the rule that the user sets; None: not set.
+    """
+    doubts: list[str] = []
+    if recipe is not None:
+        rule = replace(rule, threshold=recipe.threshold, gate=recipe.gate)
+    own = None if recipe is None else recipe.window_rule
+    fits = windows is not None and own is not None and Windows(own.side, own.overlap) == windows
+    if own is not None and fits:
+        rule = MaskRule((), own.threshold, own.gate, min_object=own.smallest_object)
+    set_by_user: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
+    rule = replace(rule, classes=classes, windows=windows, **set_by_user)
+    if recipe is None:
+        return rule, doubts
+    if windows is not None and not fits:
+        found = "has none"
+        if own is not None:
+            found = f"has one for windows of {own.side} pixels that overlap by {own.overlap:g}"
+        doubts.append(
+            "threshold, gate and smallest object for windows over photos come from photos without "
+            f"the object, and the recipe {found}; expect false objects, or search with --negatives "
+            "and this --window"
+        )
+    if recipe.guarantee is not None:
+        if windows is None and (rule.classes, rule.gate) == (recipe.classes, recipe.gate):
+            rule = replace(rule, guarantee=recipe.guarantee)
+        else:
+            doubts.append(
+                "the recipe's guarantee is for whole photos, its class and its gate, so no inner and "
+                "outer masks are written"
+            )
+    return rule, doubts
 
 
 def _explainer(

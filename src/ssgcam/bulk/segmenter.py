@@ -14,7 +14,7 @@ is not divided by its maximum again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -43,10 +43,6 @@ from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Guarantee
 from ssgcam.threads import ahead
 
-#: Threshold without a recipe, as for the pseudo-masks of the evaluation.
-DEFAULT_THRESHOLD = 0.15
-#: Gate without a recipe.
-DEFAULT_GATE = 0.5
 #: Most classes in a mask of 8 bits; 0 is the background and 255 usually means "ignore".
 MOST_CLASSES = 254
 #: The folders of the overlays and of the maps, below that of the masks.
@@ -67,7 +63,8 @@ class MaskRule:
     Attributes:
         classes: Value k + 1 stands for class ``classes[k]``. Empty: value 1 stands for the most
             probable class of each photo, whichever it is.
-        threshold: Of the map, or the background's score, 0 to 1; see the top of this module.
+        threshold: Of the map, or the background's score, 0 to 1; see the top of this module. The
+            default is that of the pseudo-masks of the evaluation.
         gate: Lowest probability of a class that is present, 0 to 1.
         windows: Windows over large photos; whole photos if None.
         min_object: Smaller objects become background; pixels connected by their sides.
@@ -75,8 +72,8 @@ class MaskRule:
     """
 
     classes: tuple[int, ...]
-    threshold: float = DEFAULT_THRESHOLD
-    gate: float = DEFAULT_GATE
+    threshold: float = 0.15
+    gate: float = 0.5
     windows: Windows | None = None
     min_object: int = 1
     guarantee: Guarantee | None = None
@@ -292,39 +289,49 @@ class Segmenter:
         Raises:
             SsgcamError: If a window can't be explained.
         """
-        windows = self.rule.windows
-        assert windows is not None
-        boxes = list(windows.boxes(photo.height, photo.width))
-        window = 2 * self.images_at_once
-        pixels = ahead(
-            lambda box: self.model.preprocessing.pixels(photo.crop(box)), boxes, window=window
-        )
-        inputs = zip(boxes, pixels, strict=True)
         weights = torch.zeros(photo.height, photo.width)
         sums: dict[int, Tensor] = {}
         best: dict[int, ClassScores] = {}  # each class where it is most probable
-        while batch := list(islice(inputs, self.images_at_once)):
-            found = self.in_images(torch.stack([pixels for _, pixels in batch]))
-            for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
-                area = slice(top, bottom), slice(left, right)
-                weight = window_weight(bottom - top, right - left)
-                weights[area] += weight
-                for value, one in of_window.items():
-                    if value not in best or one.probability > best[value].probability:
-                        best[value] = one
-                    if one.scores is not None:
-                        total = sums.setdefault(value, torch.zeros_like(weights))
-                        total[area] += weight * self.in_window(one, (bottom - top, right - left))
+        for area, weight, of_window in self.each_window(photo):
+            weights[area] += weight
+            for value, one in of_window.items():
+                if value not in best or one.probability > best[value].probability:
+                    best[value] = one
+                if one.scores is not None:
+                    total = sums.setdefault(value, torch.zeros_like(weights))
+                    total[area] += weight * self.in_window(one, weight.shape)
         if not sums:
             return dict([max(best.items(), key=lambda item: item[1].probability)])
         return {
             value: replace(best[value], scores=total / weights) for value, total in sums.items()
         }
 
-    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+    def each_window(
+        self, photo: Image.Image
+    ) -> Iterator[tuple[tuple[slice, slice], Tensor, dict[int, ClassScores]]]:
+        """For each window of a photo its rows and columns, its pixels' weight and what is in it."""
+        windows = self.rule.windows
+        assert windows is not None
+        boxes = list(windows.boxes(photo.height, photo.width))
+        pixels = ahead(
+            lambda box: self.model.preprocessing.pixels(photo.crop(box)),
+            boxes,
+            window=2 * self.images_at_once,
+        )
+        inputs = zip(boxes, pixels, strict=True)
+        while batch := list(islice(inputs, self.images_at_once)):
+            found = self.in_images(torch.stack([pixels for _, pixels in batch]))
+            for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
+                area = slice(top, bottom), slice(left, right)
+                yield area, window_weight(bottom - top, right - left), of_window
+
+    def in_window(self, one: ClassScores, size: Sequence[int]) -> Tensor:
         """The score of a class in a window of a height and width."""
         assert one.scores is not None
-        return one.probability * pipeline.scale(pipeline.resize(one.scores[None], size))[0]
+        return (
+            one.probability
+            * pipeline.scale(pipeline.resize(one.scores[None], (size[0], size[1])))[0]
+        )
 
     def full_scores(
         self, found: dict[int, ClassScores], size: tuple[int, int]
@@ -464,10 +471,10 @@ class NetworkSegmenter(Segmenter):
             )
         return found
 
-    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+    def in_window(self, one: ClassScores, size: Sequence[int]) -> Tensor:
         """The score of a class in a window of a height and width."""
         assert one.scores is not None
-        return pipeline.resize(one.scores[None], size)[0]
+        return pipeline.resize(one.scores[None], (size[0], size[1]))[0]
 
     def full_scores(
         self, found: dict[int, ClassScores], size: tuple[int, int]

@@ -52,7 +52,12 @@ class MaskOptions:
     gate: float | None = option(None, shared.GATE, shown="the recipe's, else 0.5")
     window: int | None = option(None, "Cut images into windows of this side, in pixels.")
     overlap: float = option(0.5, "Share of a window that the next one covers.")
-    min_object: int = option(1, "Objects of fewer pixels become background.", min=1)
+    min_object: int | None = option(
+        None,
+        "Objects of fewer pixels become background.",
+        min=1,
+        shown="the recipe's in windows, else 1",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
