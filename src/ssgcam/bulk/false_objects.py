@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgcam.bulk.segmenter import MaskRule, Segmenter
+from ssgcam.bulk.segmenter import MapSegmenter, MaskRule, Segmenter
 from ssgcam.bulk.windows import Windows
 from ssgcam.core import fusion as pipeline
 from ssgcam.errors import SsgcamError
@@ -67,7 +67,7 @@ def choose_window_rule(
     if not photos:
         raise SsgcamError("there are no photos without the object; give a folder that holds some")
     rule = MaskRule(recipe.classes, gate=0.0, windows=windows)
-    segmenter = Segmenter(model, recipe.bind(model), rule, images_at_once=batch_size)
+    segmenter = MapSegmenter(model, rule, recipe.bind(model), images_at_once=batch_size)
     sizes: dict[tuple[int, int], list[int]] = {}
     for path in photos:
         by_gate = scores_by_gate(segmenter, model.preprocessing.read(path), gates)
@@ -111,7 +111,7 @@ def scores_by_gate(
     for area, weight, of_window in segmenter.each_window(photo):
         one = of_window[1]
         weights[area] += weight
-        score = weight * segmenter.in_window(one, weight.shape)
+        score = weight * segmenter.in_window(one, (weight.shape[0], weight.shape[1]))
         for gate, total in zip(gates, sums, strict=True):
             if one.probability >= gate:
                 total[area] += score

@@ -27,6 +27,7 @@ from ssgcam.bulk.inputs import Failure, InputImage, list_inputs
 from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.reports import segment_report
 from ssgcam.bulk.segmenter import (
+    MapSegmenter,
     MaskRule,
     NetworkSegmenter,
     Segmenter,
@@ -197,11 +198,14 @@ def segment_images(
         loaded, explainer, noise, rule=asdict(rule), overlays=overlays, soft=soft, mirror=mirror
     )
     manifest = Manifest(out / MANIFEST, settings)
-    outputs = (rule, out, overlays, soft, batch_size, mirror)
-    if explainer is None:
-        task: Segmenter = NetworkSegmenter(loaded, None, *outputs)
-    else:
-        task = Segmenter(loaded, explainer, *outputs)
+    outputs: dict[str, Any] = {
+        "out": out, "overlays": overlays, "soft": soft, "images_at_once": batch_size, "mirror": mirror
+    }  # fmt: skip
+    task: Segmenter = (
+        NetworkSegmenter(loaded, rule, **outputs)
+        if explainer is None
+        else MapSegmenter(loaded, rule, explainer, **outputs)
+    )
 
     def report_entry(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:

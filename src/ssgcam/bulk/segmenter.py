@@ -14,8 +14,9 @@ is not divided by its maximum again.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,13 +126,12 @@ class PhotoFacts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Segmenter:
+class Segmenter(ABC):
     """A network with a rule, and the files that are written; a task of ``bulk.stream``.
 
     Attributes:
         model: The network; its preprocessing is used for photos and windows.
-        explainer: Makes the maps.
-        rule: From maps to masks.
+        rule: From scores to masks.
         out: The folder of the masks, absolute.
         overlays: Write overlays as well.
         soft: Write the maps as well.
@@ -140,8 +140,8 @@ class Segmenter:
     """
 
     model: LoadedModel
-    explainer: CAM | BoundRecipe
     rule: MaskRule
+    _: KW_ONLY
     out: Path = Path()
     overlays: bool = False
     soft: bool = False
@@ -149,14 +149,34 @@ class Segmenter:
     mirror: bool = False
 
     @property
-    def cam(self) -> CAM:
-        """The network with its layers."""
-        return self.explainer.cam if isinstance(self.explainer, BoundRecipe) else self.explainer
-
-    @property
     def network(self) -> nn.Module:
         """What is run."""
-        return self.cam.network
+        return self.model.network
+
+    @abstractmethod
+    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
+        """The present classes of a batch, and how sure the network is of them.
+
+        Args:
+            pixels: RGB with 8 bits or in [0, 1], ``[N, 3, H, W]``, of the network's input size.
+
+        Returns:
+            For each image by value: the present classes or, if there is none, the most probable one
+            of the rule's, without scores. Scores are of input size.
+
+        Raises:
+            SsgcamError: If an image can't be explained.
+        """
+
+    @abstractmethod
+    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+        """The score of a class in a window of a height and width, as it is averaged over windows."""
+
+    @abstractmethod
+    def full_scores(
+        self, found: dict[int, ClassScores], size: tuple[int, int]
+    ) -> dict[int, Tensor]:
+        """By value, ascending, the scores ``[H, W]`` of the present classes at the photo's size."""
 
     @property
     def batch_size(self) -> int:
@@ -232,49 +252,6 @@ class Segmenter:
         ]
         return outputs, {**facts, "classes": classes}
 
-    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
-        """Explain the present classes of a batch.
-
-        Args:
-            pixels: RGB with 8 bits or in [0, 1], ``[N, 3, H, W]``, of the network's input size.
-
-        Returns:
-            For each image by value: the present classes or, if there is none, the most probable one
-            of the rule's, without scores. Scores are the maps at input size.
-
-        Raises:
-            SsgcamError: If an image can't be explained.
-        """
-        device = next(iter(self.cam.network.parameters()), pixels).device
-        images = self.model.preprocessing.normalize(pixels.to(device))
-        result = self.explainer(images, self._classes_to_explain(images))
-        assert result.probabilities is not None
-        classes = result.classes.view(len(images), -1)  # the most probable first
-        probabilities = result.probabilities.gather(1, classes)
-        maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu()
-        mirrored = None
-        if self.mirror:
-            mirrored = self.explainer(images.flip(-1), result.classes).maps.flip(-1)
-            mirrored = mirrored.view(maps.shape).cpu() >= self.rule.threshold
-        unusual: list[list[str]] = [[] for _ in images]
-        bound = self.explainer if isinstance(self.explainer, BoundRecipe) else None
-        whole = result.classes.ndim == 1 and self.rule.windows is None
-        if bound and bound.recipe.calibration_statistics and whole:
-            unusual = bound.unusual(images, result)
-        found: list[dict[int, ClassScores]] = [{} for _ in images]
-        for n, (of_image, row) in enumerate(zip(found, classes.tolist(), strict=True)):
-            for k, index in enumerate(row):
-                probability = float(probabilities[n, k])
-                present = probability >= self.rule.gate
-                if present or k == 0:
-                    value = self.rule.classes.index(index) + 1 if self.rule.classes else 1
-                    scores = maps[n, k] if present else None
-                    agreement = None
-                    if mirrored is not None:
-                        agreement = _iou(maps[n, k] >= self.rule.threshold, mirrored[n, k])
-                    of_image[value] = ClassScores(index, probability, scores, agreement, unusual[n])
-        return found
-
     def in_windows(self, photo: Image.Image) -> dict[int, ClassScores]:
         """Explain the present classes of a photo in windows.
 
@@ -299,7 +276,7 @@ class Segmenter:
                     best[value] = one
                 if one.scores is not None:
                     total = sums.setdefault(value, torch.zeros_like(weights))
-                    total[area] += weight * self.in_window(one, weight.shape)
+                    total[area] += weight * self.in_window(one, (weight.shape[0], weight.shape[1]))
         if not sums:
             return dict([max(best.items(), key=lambda item: item[1].probability)])
         return {
@@ -324,26 +301,6 @@ class Segmenter:
             for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
                 area = slice(top, bottom), slice(left, right)
                 yield area, window_weight(bottom - top, right - left), of_window
-
-    def in_window(self, one: ClassScores, size: Sequence[int]) -> Tensor:
-        """The score of a class in a window of a height and width."""
-        assert one.scores is not None
-        return (
-            one.probability
-            * pipeline.scale(pipeline.resize(one.scores[None], (size[0], size[1])))[0]
-        )
-
-    def full_scores(
-        self, found: dict[int, ClassScores], size: tuple[int, int]
-    ) -> dict[int, Tensor]:
-        """By value, ascending, the scores ``[H, W]`` of the present classes at the photo's size."""
-        present = {v: one.scores for v, one in sorted(found.items()) if one.scores is not None}
-        if self.rule.windows:
-            return present
-        resized = {v: pipeline.resize(scores[None], size)[0] for v, scores in present.items()}
-        if len(self.rule.classes) < 2:
-            return {v: pipeline.scale(scores) for v, scores in resized.items()}
-        return {v: scores / (scores.amax() + 1e-5) for v, scores in resized.items()}
 
     def mask(
         self, scores: dict[int, Tensor], size: tuple[int, int], threshold: float | None = None
@@ -409,6 +366,76 @@ class Segmenter:
         masks = {INNER: inner, OUTER: outer, UNDECIDED: undecided}
         return {name: mask.astype(np.uint8) for name, mask in masks.items()}
 
+
+@dataclass(frozen=True, eq=False)
+class MapSegmenter(Segmenter):
+    """Masks from class activation maps.
+
+    Attributes:
+        explainer: Makes the maps, with the network of ``model``.
+    """
+
+    explainer: CAM | BoundRecipe
+
+    @property
+    def cam(self) -> CAM:
+        """The network with its layers."""
+        return self.explainer.cam if isinstance(self.explainer, BoundRecipe) else self.explainer
+
+    @property
+    def network(self) -> nn.Module:
+        """What is run."""
+        return self.cam.network
+
+    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
+        """The present classes of a batch; scores are the maps at input size."""
+        device = next(iter(self.cam.network.parameters()), pixels).device
+        images = self.model.preprocessing.normalize(pixels.to(device))
+        result = self.explainer(images, self._classes_to_explain(images))
+        assert result.probabilities is not None
+        classes = result.classes.view(len(images), -1)  # the most probable first
+        probabilities = result.probabilities.gather(1, classes)
+        maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu()
+        mirrored = None
+        if self.mirror:
+            mirrored = self.explainer(images.flip(-1), result.classes).maps.flip(-1)
+            mirrored = mirrored.view(maps.shape).cpu() >= self.rule.threshold
+        unusual: list[list[str]] = [[] for _ in images]
+        bound = self.explainer if isinstance(self.explainer, BoundRecipe) else None
+        whole = result.classes.ndim == 1 and self.rule.windows is None
+        if bound and bound.recipe.calibration_statistics and whole:
+            unusual = bound.unusual(images, result)
+        found: list[dict[int, ClassScores]] = [{} for _ in images]
+        for n, (of_image, row) in enumerate(zip(found, classes.tolist(), strict=True)):
+            for k, index in enumerate(row):
+                probability = float(probabilities[n, k])
+                present = probability >= self.rule.gate
+                if present or k == 0:
+                    value = self.rule.classes.index(index) + 1 if self.rule.classes else 1
+                    scores = maps[n, k] if present else None
+                    agreement = None
+                    if mirrored is not None:
+                        agreement = _iou(maps[n, k] >= self.rule.threshold, mirrored[n, k])
+                    of_image[value] = ClassScores(index, probability, scores, agreement, unusual[n])
+        return found
+
+    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+        """The score of a class in a window of a height and width."""
+        assert one.scores is not None
+        return one.probability * pipeline.scale(pipeline.resize(one.scores[None], size))[0]
+
+    def full_scores(
+        self, found: dict[int, ClassScores], size: tuple[int, int]
+    ) -> dict[int, Tensor]:
+        """By value, ascending, the scores ``[H, W]`` of the present classes at the photo's size."""
+        present = {v: one.scores for v, one in sorted(found.items()) if one.scores is not None}
+        if self.rule.windows:
+            return present
+        resized = {v: pipeline.resize(scores[None], size)[0] for v, scores in present.items()}
+        if len(self.rule.classes) < 2:
+            return {v: pipeline.scale(scores) for v, scores in resized.items()}
+        return {v: scores / (scores.amax() + 1e-5) for v, scores in resized.items()}
+
     def _classes_to_explain(self, images: Tensor) -> Tensor | int | None:
         """Columns ``[N, K]``, the most probable first, with every present class; or one for all."""
         if len(self.rule.classes) < 2:
@@ -437,17 +464,7 @@ class NetworkSegmenter(Segmenter):
     The score of a class is ``p / (p + p_0)``, with the probabilities of the class and of the background
     at a pixel. At a threshold of 0.5 the mask is the largest output. The class's probability is the
     largest of its pixels.
-
-    Attributes:
-        explainer: Not used.
     """
-
-    explainer: None  # type: ignore[assignment]
-
-    @property
-    def network(self) -> nn.Module:
-        """What is run."""
-        return self.model.network
 
     def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
         """The classes of a batch; see :meth:`Segmenter.in_images`."""
@@ -471,10 +488,10 @@ class NetworkSegmenter(Segmenter):
             )
         return found
 
-    def in_window(self, one: ClassScores, size: Sequence[int]) -> Tensor:
+    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
         """The score of a class in a window of a height and width."""
         assert one.scores is not None
-        return pipeline.resize(one.scores[None], (size[0], size[1]))[0]
+        return pipeline.resize(one.scores[None], size)[0]
 
     def full_scores(
         self, found: dict[int, ClassScores], size: tuple[int, int]
