@@ -2,6 +2,7 @@
 
     python benchmarks/cells.py train --data DATA --network resnet34 --fold 0 --work runs
     python benchmarks/cells.py study --data DATA --networks resnet34,vgg16_bn --work runs
+    python benchmarks/cells.py masks --data DATA --network resnet34 --work runs
     python benchmarks/cells.py strokes --data DATA --network resnet18 --work runs
 
 A window of 160 px, about two cell diameters, lies around a red cell of ``malaria_iml``, moved by up to
@@ -14,6 +15,12 @@ resampled.
 ``strokes`` is the page's tab 'Correct and search again' without a hand: ten infected windows get a few
 straight strokes on the cell and beside it, at most 5 % of the pixels, and the page's search runs on
 them and on the full masks. Both recipes are scored on the infected windows of the test fields.
+
+``masks`` takes the recipes of ``study`` and the training windows, of which only the labels are used.
+The recipe makes masks of the infected windows, 'train-segmenter' learns from them (without the fifth
+whose predicted IoU is lowest; healthy windows get empty masks), and the same network learns from the
+calibration masks alone, in as many steps. All three are scored on the infected windows of the test
+fields, at 160 px. Then: does the predicted IoU of the recipe's masks order them by their true IoU?
 """
 
 from __future__ import annotations
@@ -28,7 +35,10 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+from scipy.stats import spearmanr
+from torch import Tensor
 
 from common import (
     DOCS,
@@ -46,12 +56,15 @@ from common import (
 )
 from ssgcam import LoadedModel, load_model, save_model
 from ssgcam.app.state import QUICK, Correction, search_corrections
+from ssgcam.bulk.segment import segment_images
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
-from ssgcam.metrics import bootstrap_interval
+from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
+from ssgcam.metrics.masks import confusion_matrix, foreground_iou
 from ssgcam.search import CalibrationSet, SearchSettings
 from ssgcam.search.fitness import score_of
 from ssgcam.search.maps import sweep_maps
+from ssgcam.segmentation_model import save_segmenter
 from ssgcam.training import (
     LabeledImages,
     TrainingSettings,
@@ -59,6 +72,7 @@ from ssgcam.training import (
     predict,
     train_classifier,
 )
+from ssgcam.training.segmenter import SegmenterSettings, train_segmenter
 
 WINDOW, JITTER, INPUT = 160, 35, 112
 INFECTED = frozenset({"ring", "trophozoite", "schizont", "gametocyte"})
@@ -325,6 +339,151 @@ def strokes(options: argparse.Namespace) -> None:
     write_page("strokes", sections, rows, options.out)
 
 
+def write_windows(folder: Path, fields: Fields, windows: Sequence[Window]) -> list[Path]:
+    """Write the windows as PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number:04d}.png" for number in range(len(windows))]
+    for file, window in zip(files, windows, strict=True):
+        fields.photo(window).save(file)
+    return files
+
+
+def written_masks(folder: Path, count: int) -> tuple[list[Any], list[float]]:
+    """The masks that ``segment_images`` wrote for the first windows, and their predicted IoU."""
+    names = [f"{number:04d}" for number in range(count)]
+    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    quality = {
+        entry["outputs"][0]: entry["classes"][0]["predicted_iou"] or 0.0
+        for entry in map(json.loads, lines)
+    }
+    masks = [np.asarray(Image.open(folder / f"{name}.png")) for name in names]
+    return masks, [quality[f"{name}.png"] for name in names]
+
+
+def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
+    """The confusion matrices ``[N, 2, 2]`` of masks."""
+    pairs = zip(found, true, strict=True)
+    return torch.stack(
+        [confusion_matrix(torch.tensor(f > 0), torch.tensor(t), 2).double() for f, t in pairs]
+    )
+
+
+def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str]) -> list[Any]:
+    """How well a predicted IoU orders masks, with intervals that resample groups.
+
+    Returns:
+        Spearman's rank correlation with the true IoU, and how much of the gain in mean IoU of a perfect
+        order is reached when the fifth with the lowest predicted IoU is set aside.
+    """
+    values = np.stack([np.asarray(predicted), true.numpy()])
+    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
+
+    def statistics(chosen: Any) -> tuple[float, float]:
+        guess, iou = values[:, chosen]
+        left = [iou[np.argsort(by, kind="stable")][len(iou) // 5 :].mean() for by in (guess, iou)]
+        gained, most = (mean - iou.mean() for mean in left)
+        return float(spearmanr(guess, iou).statistic), float(gained / most)
+
+    generator = np.random.default_rng(0)
+    drawn = (generator.integers(0, len(members), len(members)) for _ in range(1000))
+    samples = [statistics(np.concatenate([members[k] for k in each])) for each in drawn]
+    low, high = np.percentile(samples, (2.5, 97.5), axis=0)
+    return [
+        Interval(value, float(a), float(b), 0.95, len(true), len(members), 1000, 0, 0)
+        for value, a, b in zip(statistics(np.arange(len(true))), low, high, strict=True)
+    ]
+
+
+def second_stage(options: argparse.Namespace) -> None:
+    """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
+    fields, network = Fields.read(options.data), options.network
+    generations, epochs = (3, 1) if options.quick else (150, 12)
+    made: dict[str, list[Tensor]] = {}
+    guesses, groups, facts = list[float](), list[str](), list[str]()
+    for fold in range(fields.folds):
+        stem = options.work / f"cells_{network}_fold{fold}"
+        recipe = stem.with_name(f"{stem.name}_{generations}.recipe.json")
+        if not recipe.exists():
+            print(f"no '{recipe}', so fold {fold} is left out: run 'study' for it")
+            continue
+        model, folder = load_model(f"{stem}.pth"), stem.with_name(f"{stem.name}_masks")
+        parts: dict[str, list[Window]] = {
+            "train": fields.windows(fold, "train", healthy=60),
+            "calibration": spread(fields.windows(fold, "calibration"), CALIBRATION),
+            "test": fields.windows(fold, "test"),
+        }
+        files = {k: write_windows(folder / k, fields, v) for k, v in parts.items()}
+        infected = sum(window.cell.infected for window in parts["train"])
+        pairs = {"second": list[tuple[Path, Path]](), "alone": list[tuple[Path, Path]]()}
+        segment_images(files["train"][:infected], model, folder / "own", recipe=recipe, gate=0.0)
+        _, quality = written_masks(folder / "own", infected)
+        lowest = float(np.quantile(quality, 0.2))
+        for number, file in enumerate(files["train"]):
+            mask = folder / "own" / file.name
+            if number >= infected:
+                Image.fromarray(np.zeros((WINDOW, WINDOW), np.uint8)).save(mask)
+            if number >= infected or quality[number] >= lowest:
+                pairs["second"].append((file, mask))
+        (folder / "true").mkdir(exist_ok=True)
+        for file, window in zip(files["calibration"], parts["calibration"], strict=True):
+            Image.fromarray(fields.mask(window, WINDOW)).save(folder / "true" / file.name)
+            pairs["alone"].append((file, folder / "true" / file.name))
+        segment_images(files["test"], model, folder / "recipe", recipe=recipe, mirror=True)
+        for name, own in pairs.items():
+            settings = SegmenterSettings(
+                network,
+                f"{stem}.pth",
+                input_size=96,
+                epochs=round(epochs * len(pairs["second"]) / len(own)),
+                seed=fold,
+            )
+            result = train_segmenter(own, settings, ("infected",))
+            save_segmenter(result.model, folder / f"{name}.pth")
+            segment_images(files["test"], None, folder / name, segmenter=folder / f"{name}.pth")
+        true = [fields.mask(window, WINDOW) for window in parts["test"]]
+        for name in ("recipe", *pairs):
+            found, quality = written_masks(folder / name, len(true))
+            made.setdefault(name, []).append(mask_parts(found, true))
+            guesses += quality if name == "recipe" else []
+        groups += [window.cell.field for window in parts["test"]]
+        facts.append(
+            f"fold {fold}: {len(pairs['second'])} masks, {len(pairs['alone'])} calibration"
+        )
+    pooled = {name: torch.cat(own) for name, own in made.items()}
+    words = {
+        "recipe": "recipe",
+        "second": "second stage, from the recipe's masks",
+        "alone": "the same network from the calibration masks alone",
+    }
+    interval = {"statistic": partial(score_of, kind="pooled"), "seed": 0, "groups": groups}
+    rows, lines = [], []
+    for name, own in pooled.items():
+        score = bootstrap_interval(own, **interval)
+        rows.append(row(network, words[name], "", "foreground IoU", score))
+        lines.append([words[name], with_interval(score), ""])
+        if name != "second":
+            gap = paired_difference(pooled["second"], own, **interval)
+            rows.append(row(network, f"second stage - {words[name]}", "", "IoU difference", gap))
+            lines[-1][-1] = with_interval(gap, "+")
+    order = order_parts(guesses, foreground_iou(pooled["recipe"]), groups)
+    metrics = (
+        "Spearman's correlation, predicted and true IoU",
+        "share of the perfect order's gain",
+    )
+    rows += [row(network, "recipe", "", m, each) for m, each in zip(metrics, order, strict=True)]
+    sections = [
+        "# Masks of infected cells: recipe, second stage, and how sure they are",
+        f"`{command()}`",
+        (__doc__ or "").split("\n\n")[4],
+        f"## {network}: {len(groups)} test windows ({'; '.join(facts)})",
+        table(["masks of", "foreground IoU [95 %]", "second stage less this one"], lines),
+        "The predicted IoU of the recipe's masks; the gain is that in mean IoU when the fifth with the "
+        "lowest predicted IoU is set aside:",
+        table(["measure", "value [95 %]"], [*zip(metrics, map(with_interval, order), strict=True)]),
+    ]
+    write_page("masks", sections, rows, options.out)
+
+
 def train(options: argparse.Namespace) -> None:
     """Train one network of one fold; print and keep its recalls on the test windows."""
     fields = Fields.read(options.data)
@@ -392,7 +551,7 @@ def study(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("train", "study", "strokes"))
+    parser.add_argument("step", choices=("train", "study", "masks", "strokes"))
     parser.add_argument("--data", type=Path, required=True, help="folder that holds malaria_iml")
     parser.add_argument("--network", default="resnet34", help="to train")
     parser.add_argument("--networks", default="resnet34,vgg16_bn", help="to study")
@@ -402,7 +561,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
-    {"train": train, "study": study, "strokes": strokes}[options.step](options)
+    steps = {"train": train, "study": study, "masks": second_stage, "strokes": strokes}
+    steps[options.step](options)
 
 
 if __name__ == "__main__":
