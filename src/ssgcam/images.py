@@ -292,11 +292,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _read(opened: Image.Image, path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
-    pages = getattr(opened, "n_frames", 1)
-    if reading.page > pages:
-        raise SsgcamError(f"'{path}' has no page {reading.page}; give one from 1 to {pages}")
+    notes = _check_page(path, reading.page, getattr(opened, "n_frames", 1))
     opened.seek(reading.page - 1)
-    notes = [f"page {reading.page} of {pages} was read"] if pages > 1 else []
     if opened.mode.startswith(("I", "F")):
         pixels, window = _eight_bits(np.asarray(_upright(opened)), path, reading.intensity)
         return Image.fromarray(pixels).convert("RGB"), notes + window
@@ -322,18 +319,29 @@ def _other_reader(path: Path) -> Callable[[Path, Reading], tuple[Image.Image, li
     return _read_dicom if start[128:] == b"DICM" else None
 
 
+def _check_size(path: Path, width: int, height: int) -> None:
+    """Pillow's limit of pixels, for the files that other libraries decode."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > 2 * limit:
+        raise SsgcamError(_problem(path, Image.DecompressionBombError()))
+
+
+def _check_page(path: Path, page: int, pages: int) -> list[str]:
+    """Raise SsgcamError unless a file has this page; what to note if it has others."""
+    if page > pages:
+        raise SsgcamError(f"'{path}' has no page {page}; give one from 1 to {pages}")
+    return [f"page {page} of {pages} was read"] if pages > 1 else []
+
+
 def _read_dicom(path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
     pydicom = require("pydicom", "dicom")
     with rephrased(f"'{path}' can't be read as DICOM", "export it without compression", Exception):
         header = pydicom.dcmread(path)
-        values = pydicom.pixels.apply_rescale(header.pixel_array, header)
-    pages = int(header.get("NumberOfFrames") or 1)
-    if reading.page > pages:
-        raise SsgcamError(f"'{path}' has no page {reading.page}; give one from 1 to {pages}")
-    notes = [f"page {reading.page} of {pages} was read"] if pages > 1 else []
-    pixels, window = _eight_bits(
-        values[reading.page - 1] if pages > 1 else values, path, reading.intensity
-    )
+        _check_size(path, header.Columns, header.Rows)
+        notes = _check_page(path, reading.page, int(header.get("NumberOfFrames") or 1))
+        values = pydicom.pixels.pixel_array(header, index=reading.page - 1)
+        values = pydicom.pixels.apply_rescale(values, header)
+    pixels, window = _eight_bits(values, path, reading.intensity)
     image = Image.fromarray(pixels).convert("RGB")
     inverted = header.PhotometricInterpretation == "MONOCHROME1"
     return ImageOps.invert(image) if inverted else image, notes + window
@@ -344,7 +352,9 @@ def _read_channels(path: Path, reading: Reading) -> tuple[Image.Image, list[str]
     tifffile = require("tifffile", "tiff")
     what, hint = f"'{path}' is damaged or can't be read", "export it with one or three channels"
     with rephrased(what, hint, Exception), tifffile.TiffFile(path) as tiff:
+        notes = _check_page(path, reading.page, len(tiff.pages))
         page = tiff.pages[reading.page - 1]
+        _check_size(path, page.imagewidth, page.imagelength)
         values = np.moveaxis(page.asarray(), page.axes.index("S"), -1)
     count = values.shape[-1]
     channels = reading.channels or ((1, 2, 3) if count >= 3 else (1,))
@@ -357,15 +367,14 @@ def _read_channels(path: Path, reading: Reading) -> tuple[Image.Image, list[str]
         "RGB"
     )
     image.info["channels"] = pixels
-    return image, [note, *window]
+    return image, [*notes, note, *window]
 
 
 def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[NDArray[Any], list[str]]:
     """Pixels of any shape as ``uint8``, and a sentence on their window."""
     if values.dtype == np.uint8:
         return values, []
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
+    finite = values if values.dtype.kind == "u" else values[np.isfinite(values)].astype(np.float64)
     if not finite.size:
         raise SsgcamError(f"'{path}' has no finite pixel; export it again")
     lowest, highest = float(finite.min()), float(finite.max())
@@ -375,7 +384,7 @@ def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[NDArr
         low, high = (lowest, highest) if low == high else (low, high)
     elif intensity == "full":
         low, high = 0.0, 65535.0
-        if lowest < low or highest > high or not (finite == np.rint(finite)).all():
+        if lowest < low or highest > high or (finite % 1).any():
             raise SsgcamError(
                 f"'{path}' has values from {lowest:g} to {highest:g}, which are not whole numbers of "
                 "16 bits (0 to 65535); give the intensity auto or LOW,HIGH"
@@ -384,6 +393,9 @@ def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[NDArr
             note = ", of which the file uses less than 5 %: give the intensity auto or LOW,HIGH"
     else:
         low, high = Reading(intensity).window()
-    scaled = np.nan_to_num((values - low) / (high - low or 1.0), nan=0.0)
-    pixels = np.rint(255 * scaled.clip(0, 1)).astype(np.uint8)
+    pixels = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), 64):  # some rows at once: float64 takes eight bytes a value
+        part = values[row : row + 64].astype(np.float64)
+        scaled = np.nan_to_num((part - low) / (high - low or 1.0), nan=0.0)
+        pixels[row : row + 64] = np.rint(255 * scaled.clip(0, 1))
     return pixels, [f"values from {low:g} to {high:g} were read{note}"]

@@ -19,6 +19,8 @@ from ssgcam.files import read_array
 from ssgcam.images import open_image
 
 Shape = Literal["filled", "ellipse"]
+#: Pixels from the image's corner at which no point of a polygon can be.
+FARTHEST = 1_000_000
 
 
 def read_raw_mask(path: Path) -> NDArray[np.int64]:
@@ -185,6 +187,9 @@ def region_pixels(region: Any, height: int, width: int) -> NDArray[np.bool_]:
     # A polygon has three points; pycocotools takes four numbers for a box.
     elif polygons := [polygon for polygon in region if len(polygon) >= 6]:
         with rephrased("a polygon is damaged", "correct it", Exception):  # which pycocotools raises
+            # its memory grows with the length of the edges, and it ends the process if there is none
+            if not all(np.abs(np.asarray(each, float)).max() < FARTHEST for each in polygons):
+                raise ValueError(f"it has a point {FARTHEST:,} or more pixels from the image's corner")
             merged = pycocotools.mask.merge(pycocotools.mask.frPyObjects(polygons, height, width))
         return np.asarray(pycocotools.mask.decode(merged), dtype=bool)
     return pixels
