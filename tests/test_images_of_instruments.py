@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from helpers import commands
 from helpers.data_trees import refusal
@@ -34,13 +35,47 @@ def test_dicom_of_inverted_gray_and_of_several_frames(tmp_path):
     path = dicom(tmp_path / "b.dcm", [[[0, 10]], [[10, 0]]])
     assert gray(path, Reading("0,10", page=2)) == [[255, 0]]
     assert read_image(path).info["notes"][0] == "page 1 of 2 was read"
-    assert "no page 3" in refusal(read_image, path, Reading(page=3))
+    assert "has no page 3; give one from 1 to 2" in refusal(read_image, path, Reading(page=3))
 
 
 def test_damaged_dicom_gets_one_sentence(tmp_path):
     path = dicom(tmp_path / "a.dcm", [[0, 100]])
     path.write_bytes(path.read_bytes()[:-1])
     assert "can't be read as DICOM" in refusal(read_image, path)
+
+
+def test_a_dicom_file_of_huge_dimensions_is_refused_before_its_pixels_are_decoded(tmp_path):
+    path = dicom(tmp_path / "a.dcm", [[0, 100]], Rows=60_000, Columns=60_000)
+    assert "decompression bombs" in refusal(read_image, path)
+
+
+def test_a_tiff_of_huge_dimensions_is_refused_before_its_pixels_are_decoded(five):
+    path, _ = five
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for name in ("ImageWidth", "ImageLength"):
+            tiff.pages[0].tags[name].overwrite(60_000)
+    assert "decompression bombs" in refusal(read_image, path)
+
+
+def test_the_limit_of_pixels_is_the_same_for_a_tiff_of_five_channels(five, monkeypatch):
+    path, _ = five
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert read_image(path).size == (30, 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    assert "has more than 598 pixels" in refusal(read_image, path)
+
+
+def test_channels_are_read_from_the_page_that_is_asked_for(tmp_path):
+    values = np.arange(2 * 5 * 6 * 7, dtype=np.uint8).reshape(2, 5, 6, 7)
+    path = tmp_path / "two.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for page in values:
+            tiff.write(page, photometric="minisblack", planarconfig="separate")
+    image = read_image(path, Reading(page=2, channels=(5, 1, 2)))
+    assert np.array_equal(np.asarray(image), values[1, [4, 0, 1]].transpose(1, 2, 0))
+    notes = ["page 2 of 2 was read", "of 5 channels these were read: 5, 1, 2"]
+    assert image.info["notes"] == notes
+    assert "has no page 3; give one from 1 to 2" in refusal(read_image, path, Reading(page=3))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.data_trees import photo, refusal, text
 from ssgcam.data import IGNORE, read_samples
+from ssgcam.data.masks import region_pixels
 
 
 @pytest.fixture
@@ -79,6 +80,14 @@ def test_wrong_yolo_lines(yolo, line):
     message = refusal(read_samples, yolo)
     assert "line 2 of" in message
     assert "c.txt" in message
+
+
+@pytest.mark.parametrize("far", [1e6, -1e6, 1e300, float("inf"), float("nan")])
+def test_a_polygon_with_a_point_far_from_the_image_is_refused(far):
+    near = [2, 2, 999_999, 2, 2, 7]
+    assert region_pixels([near], 10, 20)[3, 5]
+    message = refusal(region_pixels, [near, [2, 2, far, 2, 2, 7]], 10, 20)
+    assert "a point 1,000,000 or more pixels from the image's corner" in message
 
 
 def ring(x0, y0, x1, y1):
