@@ -78,6 +78,26 @@ def test_channels_are_read_from_the_page_that_is_asked_for(tmp_path):
     assert "has no page 3; give one from 1 to 2" in refusal(read_image, path, Reading(page=3))
 
 
+@pytest.mark.parametrize("kind", [{"imagej": True}, {"photometric": "minisblack"}])
+def test_pages_of_one_channel_are_channels_if_channels_are_asked_for(tmp_path, kind):
+    values = np.random.default_rng(0).integers(0, 256, (5, 20, 30), dtype=np.uint8)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, values, **kind)
+    image = read_image(path, Reading(page=2))
+    assert np.array_equal(np.asarray(image)[..., 0], values[1])
+    note = "page 2 of 5 was read; give channels, such as 1,2,3, if its pages are channels"
+    assert image.info["notes"] == [note]
+    image = read_image(path, Reading(channels=(5, 1, 2)))
+    assert np.array_equal(np.asarray(image), values[[4, 0, 1]].transpose(1, 2, 0))
+    assert image.info["notes"] == ["of 5 channels these were read: 5, 1, 2"]
+    assert "has no channel 6; give some from 1 to 5" in refusal(
+        read_image, path, Reading(channels=(6,))
+    )
+    preprocessing = Preprocessing((20, 30), mean=(0.0,) * 5, std=(1.0,) * 5)
+    found = preprocessing([preprocessing.read(path)])
+    assert np.array_equal((found[0].numpy() * 255).round(), values)
+
+
 @pytest.fixture
 def five(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (5, 20, 30), dtype=np.uint8)

@@ -103,6 +103,10 @@ picture(
     "TIFF of 5 channels, `--channels` chooses",
     tiff(np.zeros((4, 6, 5), np.uint8), photometric="minisblack", planarconfig="contig"),
 )
+picture(
+    "TIFF of 5 pages of one channel (ImageJ), `--channels` or a network of 5 channels takes all",
+    tiff(np.zeros((5, 4, 6), np.uint8), imagej=True),
+)
 picture("DICOM", lambda folder: dicom(folder / "a.dcm", WIDE))
 picture("HEIC", content("a.heic", b"\0\0\0\x18ftypheic" + bytes(100)))
 picture("an empty file", content("a.jpg", b""))

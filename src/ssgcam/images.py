@@ -37,7 +37,8 @@ class Reading:
             comparable. ``"LOW,HIGH"``: these two numbers.
         page: Which page of a TIFF or frame of an animation is read, from 1.
         channels: Which channels, from 1, of a TIFF that has other channels than a color picture (extra
-            ``tiff``); empty: the first three, or the first of two.
+            ``tiff``); empty: the first three, or the first of two. If they are given, the pages of a
+            TIFF whose pages have one channel each are its channels.
 
     Raises:
         SsgcamError: If a value is none of these.
@@ -293,6 +294,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _read(opened: Image.Image, path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
     notes = _check_page(path, reading.page, getattr(opened, "n_frames", 1))
+    if notes and opened.format == "TIFF" and len(opened.getbands()) == 1:
+        if reading.channels and reading.page == 1:
+            return _read_channels(path, reading, stack=True)
+        notes = [f"{notes[0]}; give channels, such as 1,2,3, if its pages are channels"]
     opened.seek(reading.page - 1)
     if opened.mode.startswith(("I", "F")):
         pixels, window = _eight_bits(np.asarray(_upright(opened)), path, reading.intensity)
@@ -347,21 +352,28 @@ def _read_dicom(path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
     return ImageOps.invert(image) if inverted else image, notes + window
 
 
-def _read_channels(path: Path, reading: Reading) -> tuple[Image.Image, list[str]]:
-    """A TIFF whose channels are not those of a color picture."""
+def _read_channels(
+    path: Path, reading: Reading, stack: bool = False
+) -> tuple[Image.Image, list[str]]:
+    """A TIFF whose channels are not those of a color picture, or are its pages (``stack``)."""
     tifffile = require("tifffile", "tiff")
     what, hint = f"'{path}' is damaged or can't be read", "export it with one or three channels"
     with rephrased(what, hint, Exception), tifffile.TiffFile(path) as tiff:
         notes = _check_page(path, reading.page, len(tiff.pages))
-        page = tiff.pages[reading.page - 1]
-        _check_size(path, page.imagewidth, page.imagelength)
-        values = np.moveaxis(page.asarray(), page.axes.index("S"), -1)
-    count = values.shape[-1]
-    channels = reading.channels or ((1, 2, 3) if count >= 3 else (1,))
-    if max(channels) > count:
-        raise SsgcamError(f"'{path}' has no channel {max(channels)}; give some from 1 to {count}")
+        first = tiff.pages[reading.page - 1]
+        count = len(tiff.pages) if stack else first.samplesperpixel
+        channels = reading.channels or ((1, 2, 3) if count >= 3 else (1,))
+        if max(channels) > count:
+            raise SsgcamError(f"'{path}' has no channel {max(channels)}; give some from 1 to {count}")
+        chosen = [channel - 1 for channel in channels]
+        pages = [tiff.pages[index] for index in chosen] if stack else [first]
+        for page in pages:
+            _check_size(path, page.imagewidth, page.imagelength)
+        if stack:
+            notes, values = [], np.stack([page.asarray() for page in pages], axis=-1)
+        else:
+            values = np.moveaxis(first.asarray(), first.axes.index("S"), -1)[..., chosen]
     note = f"of {count} channels these were read: {', '.join(map(str, channels))}"
-    values = values[..., [channel - 1 for channel in channels]]
     pixels, window = _eight_bits(values, path, reading.intensity)
     image = Image.fromarray(pixels[..., :3] if len(channels) >= 3 else pixels[..., 0]).convert(
         "RGB"
