@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ssgcam.errors import SsgcamError, first_line
+from ssgcam.errors import SsgcamError, first_line, rephrased
 
 #: How the names of auxiliary classifiers begin (Inception networks), which are left out.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -50,7 +50,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise SsgcamError(f"no weights file at '{path}'")
-    with path.open("rb") as stream:
+    what, hint = f"'{path}' can't be read", "check its permissions or copy it again"
+    with rephrased(what, hint, OSError), path.open("rb") as stream:
         start = stream.read(64)
     for signature, what in _OTHER_FILES.items():
         if start.lstrip().lower().startswith(signature):

@@ -1,4 +1,7 @@
-"""Files are written whole or not at all: to a temporary name beside the target, then renamed."""
+"""Reads and writes text, JSON and arrays, and writes pictures.
+
+Files are written whole or not at all: to a temporary name beside the target, which is then renamed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,36 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
-from ssgcam.errors import rephrased
+from ssgcam.errors import SsgcamError, rephrased
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        SsgcamError: If it is missing or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise SsgcamError(f"there is no file '{path}'; check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SsgcamError(f"'{path}' can't be read as UTF-8 text; save it again") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file without blanks at their ends; empty ones are left out."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SsgcamError: If it is missing or not JSON; it names the line.
+    """
+    with rephrased(f"'{path}' is not JSON", "export it again", ValueError, RecursionError):
+        return json.loads(read_text(path))
 
 
 @contextmanager

@@ -127,10 +127,11 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
 
     def load(self) -> LoadedModel:
         """Load the network and add what the options say."""
+        from ssgcam.files import read_lines
         from ssgcam.models import with_settings
 
         model = NetworkOptions.load(self)
-        names = self.class_names and self.class_names.read_text(encoding="utf-8").splitlines()
+        names = self.class_names and read_lines(self.class_names)
         given: dict[str, Any] = {"output": self.output, "channel_order": self.channel_order}
         model = with_settings(
             model,

@@ -55,7 +55,7 @@ def train_segmenter(
     which 'ssgcam segment --segmenter' takes; beside it are a report (ending .json) and, during the
     training, a checkpoint (ending .checkpoint.pth), from which --resume continues.
     """
-    from ssgcam.files import write_json
+    from ssgcam.files import read_lines, write_json
     from ssgcam.images import Reading
     from ssgcam.segmentation_model import save_segmenter
     from ssgcam.training import segmenter
@@ -63,8 +63,7 @@ def train_segmenter(
     out = files.out
     if out.suffix != ".pth":
         raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
-    given = files.class_names
-    names = () if given is None else tuple(given.read_text(encoding="utf-8").splitlines())
+    names = () if files.class_names is None else read_lines(files.class_names)
     checkpoint = out.with_suffix(".checkpoint.pth")
     result = segmenter.train_segmenter(
         segmenter.pair_images_and_masks(files.images, files.masks),

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ssgcam.data.collect import Annotated, Annotation, Collector, Layout, Missing, check_folder
 from ssgcam.data.frames import upright_size
 from ssgcam.data.sample import SampleSet
-from ssgcam.data.tables import read_json, read_text, whole
+from ssgcam.data.tables import whole
 from ssgcam.errors import SsgcamError, rephrased
+from ssgcam.files import read_json, read_lines, read_text
 from ssgcam.images import images_below
 
 _WRONG_CONTENT = (LookupError, TypeError, ValueError, AttributeError)
@@ -193,7 +194,7 @@ def _yolo_names(root: Path) -> list[str]:
     """Read class names from the first of ``data.yaml`` and ``classes.txt`` that is there."""
     for path in (folder / name for folder in (root, root.parent) for name in _NAME_FILES):
         if path.is_file() and path.suffix == ".txt":
-            return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+            return read_lines(path)
         if path.is_file():
             what = f"'{path}' has no list of names"
             with rephrased(what, "correct it", yaml.YAMLError, AttributeError, TypeError):

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 from ssgcam.data.collect import Collector, Layout, Missing, check_folder
 from ssgcam.data.masks import FileMask, PaintedMask
 from ssgcam.data.sample import IGNORE, SampleSet
-from ssgcam.data.tables import read_text, rows, whole
+from ssgcam.data.tables import rows, whole
 from ssgcam.errors import SsgcamError, rephrased
+from ssgcam.files import read_lines, read_text
 
 VOC = Layout("voc", ("JPEGImages", "Annotations", "ImageSets"), ("VOC2012", "VOCdevkit/VOC2012"))
 ILSVRC = Layout(
@@ -163,7 +164,7 @@ def read_list(source: Path) -> list[str]:
         others = sorted(path.stem for path in source.parent.glob("*.txt"))
         hint = f"use one of: {', '.join(others[:8])}" if others else "check the data set's root"
         raise SsgcamError(f"there is no list '{source}'; {hint}")
-    return [line.split()[0] for line in read_text(source).splitlines() if line.strip()]
+    return [line.split()[0] for line in read_lines(source)]
 
 
 _CUB_LISTS = {

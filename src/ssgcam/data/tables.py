@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssgcam.errors import SsgcamError, rephrased
+from ssgcam.errors import SsgcamError
+from ssgcam.files import read_json, read_text
 from ssgcam.images import images_below
 
 # What a column may be called. Capitals, spaces, hyphens and underscores make no difference.
@@ -157,30 +157,6 @@ def whole(text: Any, where: str) -> int:
     if not number.is_integer():
         raise wrong
     return int(number)
-
-
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        SsgcamError: If it is missing or not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise SsgcamError(f"there is no file '{path}'; check the data set's root") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SsgcamError(f"'{path}' can't be read as UTF-8 text; save it again") from error
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        SsgcamError: If it is missing or not JSON; it names the line.
-    """
-    with rephrased(f"'{path}' is not JSON", "export it again", ValueError, RecursionError):
-        return json.loads(read_text(path))
 
 
 def rows(path: Path, columns: str, separator: str | None = None) -> Iterator[list[str]]:

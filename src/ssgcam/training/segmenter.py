@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from ssgcam.core.settings import check_range
 from ssgcam.data.masks import FileMask
-from ssgcam.data.tables import read_json
 from ssgcam.device import choose_device
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
+from ssgcam.files import read_json
 from ssgcam.images import Reading, images_below
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
@@ -117,8 +117,11 @@ def pair_images_and_masks(images: Path, masks: Path) -> list[Pair]:
 def read_class_names(masks: Path) -> tuple[str, ...]:
     """The classes of masks that ``ssgcam segment`` wrote, from ``segment.json``; empty without it."""
     for folder in (masks, masks.parent):
-        if (folder / "segment.json").is_file():
-            return tuple(one["name"] for one in read_json(folder / "segment.json")["masks"][1:])
+        path = folder / "segment.json"
+        if path.is_file():
+            hint = "give the names with --class-names"
+            with rephrased(f"'{path}' names no classes", hint, LookupError, TypeError):
+                return tuple(str(one["name"]) for one in read_json(path)["masks"][1:])
     return ()
 
 

@@ -1,0 +1,113 @@
+"""A folder, a binary file or an unreadable file where a file of a certain kind is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.commands import TINY, photo, run
+from helpers.layouts import TREES, root_of
+from ssgcam import SsgcamError, load_model
+from ssgcam.data import read_samples
+from ssgcam.data.masks import read_raw_mask
+from ssgcam.data.tables import read_table
+from ssgcam.files import read_array, read_json, read_lines
+from ssgcam.images import image_header, read_image
+from ssgcam.manifest import Manifest
+from ssgcam.recipe import Recipe
+from ssgcam.segmentation_model import load_segmenter
+from ssgcam.training.checkpoint import load_checkpoint
+from ssgcam.training.segmenter import read_class_names
+
+#: A file that can be opened, but whose first bytes can't be read, not even by root.
+UNREADABLE = Path("/proc/self/mem")
+#: What stands at the path that a reader is given.
+PLACED: dict[str, Callable[[Path], object]] = {
+    "binary file": lambda path: path.write_bytes(bytes(range(256)) * 4),
+    "folder": lambda path: path.mkdir(parents=True),
+    "unreadable file": lambda path: path.symlink_to(UNREADABLE),
+}
+placed = pytest.mark.parametrize("wrong", sorted(PLACED))
+
+#: Each reader with the name of a file that it is for.
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "array": ("a.npy", read_array),
+    "checkpoint of a training": ("a.pth", lambda path: load_checkpoint(path, {}, {})),
+    "class names": ("a.txt", read_lines),
+    "class names of masks": ("segment.json", lambda path: read_class_names(path.parent)),
+    "data set in COCO's JSON": ("a.json", read_samples),
+    "data set in a table": ("a.csv", read_samples),
+    "data set of any kind": ("a", read_samples),
+    "image": ("a.jpg", read_image),
+    "JSON": ("a.json", read_json),
+    "manifest": ("a.jsonl", lambda path: list(Manifest(path, {}).entries())),
+    "mask": ("a.png", read_raw_mask),
+    "mask in an array": ("a.npy", read_raw_mask),
+    "network": ("a.pth", lambda path: load_model(str(path))),
+    "network in safetensors": ("a.safetensors", lambda path: load_model(str(path))),
+    "recipe": ("a.json", Recipe.load),
+    "segmentation network": ("a.pth", load_segmenter),
+    "size of an image": ("a.tif", image_header),
+    "table": ("a.csv", read_table),
+    "table in JSON": ("a.json", read_table),
+    "weights": ("a.ckpt", lambda path: load_model("squeezenet1_1", path)),
+}
+
+
+def place(path: Path, wrong: str) -> None:
+    """Put something else where a file is expected."""
+    if wrong == "unreadable file" and not UNREADABLE.exists():
+        pytest.skip("this system has no file that root can't read")
+    PLACED[wrong](path)
+
+
+@placed
+@pytest.mark.parametrize("reader", sorted(READERS))
+def test_a_reader_refuses_other_files_in_one_sentence(
+    reader: str, wrong: str, tmp_path: Path
+) -> None:
+    name, read = READERS[reader]
+    place(tmp_path / name, wrong)
+    if (reader, wrong) == ("class names of masks", "folder"):
+        assert read(tmp_path / name) == ()
+        return
+    with pytest.raises(SsgcamError) as caught:
+        read(tmp_path / name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@placed
+@pytest.mark.parametrize("kind", sorted(TREES))
+def test_a_data_set_with_another_file_in_its_place_is_refused(
+    kind: str, wrong: str, tmp_path: Path
+) -> None:
+    count = len(TREES[kind](tmp_path / "0"))
+    for number in range(1, count + 1):
+        folder = tmp_path / str(number)
+        path = TREES[kind](folder)[number - 1]
+        path.unlink()
+        place(path, wrong)
+        try:
+            for sample in read_samples(root_of(kind, folder), kind.split()[0]):
+                if sample.mask is not None:
+                    sample.mask.read((20, 10))
+        except SsgcamError as error:
+            assert "\n" not in str(error)
+        else:  # the only file that a set is read without
+            assert path.name == "data.yaml"
+
+
+@placed
+@pytest.mark.parametrize("flag", ["--class-names", "--weights"])
+def test_a_path_option_with_another_file_is_refused(flag: str, wrong: str, tmp_path: Path) -> None:
+    place(tmp_path / "a.txt", wrong)
+    words = ("--model", TINY, "--out", tmp_path / "out", flag, tmp_path / "a.txt")
+    done = run("explain", photo(tmp_path / "a.png"), *words)
+    assert done.exit_code == 2, done.output
+    (sentence,) = done.stderr.strip().splitlines()
+    assert str(tmp_path / "a.txt") in sentence
+    assert "bug" not in sentence
