@@ -209,17 +209,26 @@ def save_model(model: LoadedModel, path: str | Path) -> None:
         path: The file, ``.pth``.
     """
     head = last_layer(model.network)[1]
+    write_network(
+        model,
+        Path(path),
+        format=FILE_FORMAT,
+        version=FILE_VERSION,
+        architecture=model.name,
+        num_classes=None if head is None else len(head.weight),
+        output=model.output,
+    )
+
+
+def write_network(model: LoadedModel, path: Path, **entries: Any) -> None:
+    """Write a network's class names, preprocessing and state beside entries of the file's own kind."""
     content = {
-        "format": FILE_FORMAT,
-        "version": FILE_VERSION,
-        "architecture": model.name,
-        "num_classes": None if head is None else len(head.weight),
+        **entries,
         "class_names": list(model.class_names),
-        "output": model.output,
         "preprocessing": asdict(model.preprocessing),
         "state": {key: value.cpu() for key, value in model.network.state_dict().items()},
     }
-    with written_whole(Path(path)) as temporary:
+    with written_whole(path) as temporary:
         torch.save(content, temporary)
 
 
@@ -405,26 +414,22 @@ def _from_timm(name: str, pretrained: bool) -> LoadedModel:
 
 def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     library = require("transformers", "hf")
-    short = name.removeprefix("hf:")
-    classifier = library.AutoModelForImageClassification
     notes: tuple[str, ...] = ()
-    if pretrained:
-        network, info = _downloaded(
-            lambda: classifier.from_pretrained(
-                short, output_loading_info=True, trust_remote_code=False
-            ),
-            name,
+
+    def download(kind: Any, **options: Any) -> Any:
+        where = name.removeprefix("hf:")
+        return _downloaded(
+            lambda: kind.from_pretrained(where, trust_remote_code=False, **options), name
         )
+
+    classifier = library.AutoModelForImageClassification
+    if pretrained:
+        network, info = download(classifier, output_loading_info=True)
         if missing := ", ".join(sorted(info["missing_keys"])[:3]):
             notes = (f"the network is not fully trained: random weights in {missing}",)
     else:
-        config = _downloaded(
-            lambda: library.AutoConfig.from_pretrained(short, trust_remote_code=False), name
-        )
-        network = classifier.from_config(config)
-    processor = _downloaded(
-        lambda: library.AutoImageProcessor.from_pretrained(short, trust_remote_code=False), name
-    )
+        network = classifier.from_config(download(library.AutoConfig))
+    processor = download(library.AutoImageProcessor)
     size = dict(processor.size)
     crop = dict(getattr(processor, "crop_size", None) or size)
     shorter = size.get("shortest_edge") or size["height"]

@@ -6,15 +6,11 @@ for each class.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from ssgcam.checkpoints import read_checkpoint
 from ssgcam.errors import SsgcamError, rephrased, require
-from ssgcam.files import written_whole
-from ssgcam.models import LoadedModel, load_model
+from ssgcam.models import LoadedModel, load_model, write_network
 from ssgcam.preprocessing import Preprocessing
 
 FILE_FORMAT, FILE_VERSION = "ssgcam-segmenter", 1
@@ -74,16 +70,7 @@ def build_segmenter(
 
 def save_segmenter(model: LoadedModel, path: Path) -> None:
     """Write the network with its architecture, preprocessing and class names, whole or not at all."""
-    content = {
-        "format": FILE_FORMAT,
-        "version": FILE_VERSION,
-        "encoder": model.name,
-        "class_names": list(model.class_names),
-        "preprocessing": asdict(model.preprocessing),
-        "state": {key: value.cpu() for key, value in model.network.state_dict().items()},
-    }
-    with written_whole(path) as temporary:
-        torch.save(content, temporary)
+    write_network(model, path, format=FILE_FORMAT, version=FILE_VERSION, encoder=model.name)
 
 
 def load_segmenter(path: str | Path) -> LoadedModel:
