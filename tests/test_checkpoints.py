@@ -70,6 +70,15 @@ def test_a_network_with_a_prefix_takes_a_state_without():
     assert match_names(state, network).keys() == network.state_dict().keys()
 
 
+def test_quantized_tensors_are_refused(start, tmp_path):
+    state = dict(start.network.state_dict())
+    key = "classifier.1.weight"
+    state[key] = torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8)
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(SsgcamError, match=r"a\.pth' doesn't fit .*quantized|is a pickle"):
+        load_model(NAME, tmp_path / "a.pth")
+
+
 class Code:
     """A pickle that calls print when it is read."""
 

@@ -178,6 +178,7 @@ def test_pixels_outside_16_bits_are_refused_in_full(tmp_path):
         ({"intensity": "bright"}, "intensity is 'bright'; give auto, full or LOW,HIGH"),
         ({"intensity": "9,3"}, "intensity is '9,3'"),
         ({"intensity": "1,2,3"}, "intensity is '1,2,3'"),
+        ({"intensity": "0,inf"}, "intensity is '0,inf'"),
         ({"page": 0}, "page is 0; pages count from 1"),
         ({"channels": (0,)}, "channels count from 1"),
     ],
@@ -308,6 +309,14 @@ def test_twice_pillows_limit_is_the_limit(tmp_path, monkeypatch):
     assert "120 pixels" in sentence(saved(tmp_path, "b.png", noise(11, 11)))
 
 
+def test_the_limit_holds_for_every_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    pages = [Image.new("RGB", (10, 10)), Image.new("RGB", (11, 11))]
+    path = saved(tmp_path, "a.tif", pages[0], save_all=True, append_images=pages[1:])
+    assert pixels(path).shape == (10, 10, 3)
+    assert "120 pixels" in sentence(path, Reading(page=2))
+
+
 def test_zero_width(tmp_path):
     path = tmp_path / "zero.png"
     path.write_bytes(png_bytes(0, 5, zlib.compress(b"")))
@@ -375,7 +384,12 @@ def test_a_missing_image_is_left_to_read_image(tree):
 
 @pytest.mark.parametrize(
     ("pattern", "words"),
-    [("empty", "holds no image"), ("*.webp", "no image matches"), ("nowhere", "no file or folder")],
+    [
+        ("empty", "holds no image"),
+        ("*.webp", "no image matches"),
+        ("nowhere", "no file or folder"),
+        ("~nobody-of-this-name", "no file or folder"),
+    ],
 )
 def test_nothing_found(tree, pattern, words):
     with pytest.raises(SsgcamError, match=words) as caught:

@@ -99,6 +99,11 @@ def test_names_of_timms_hub_reach_timm(monkeypatch):
         load_model("timm/test_vot")
 
 
+def test_an_unknown_tag_of_timm_is_one_sentence():
+    with pytest.raises(SsgcamError, match=r"'timm/test_vit.nothing' .* \(Invalid pretrained tag"):
+        load_model("timm/test_vit.nothing", "none")
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A folder with a classifier as transformers saves it."""

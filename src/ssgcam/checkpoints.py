@@ -116,7 +116,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], file: str, name:
                 f"'{file}' doesn't fit '{name}': '{key}' has shape {list(state[key].shape)}, "
                 f"the network has {list(value.shape)}"
             )
-    network.load_state_dict(dict(state), strict=False)
+    what, hint = f"'{file}' doesn't fit '{name}'", "save its tensors as plain numbers"
+    with rephrased(what, hint, RuntimeError):  # of quantized tensors, for example
+        network.load_state_dict(dict(state), strict=False)
 
 
 def _state_dicts(content: Mapping[Any, Any]) -> Iterator[dict[str, Tensor]]:

@@ -6,6 +6,7 @@ Files are written whole or not at all: to a temporary name beside the target, wh
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -17,6 +18,11 @@ import numpy as np
 from PIL import Image
 
 from ssgcam.errors import SsgcamError, rephrased
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` as the home folder; ``~name`` of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises RuntimeError
 
 
 def read_text(path: Path) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ssgcam.errors import SsgcamError, rephrased, require
+from ssgcam.files import expanded
 
 #: Suffixes, in lower case, of the files that count as images in a folder.
 IMAGE_EXTENSIONS = frozenset(
@@ -63,7 +64,7 @@ class Reading:
             low, high = map(float, self.intensity.split(","))
         except ValueError:
             low = high = math.nan
-        if not low < high:
+        if not -math.inf < low < high < math.inf:
             raise SsgcamError(
                 f"intensity is '{self.intensity}'; give auto, full or LOW,HIGH, such as 0,4095"
             )
@@ -232,7 +233,7 @@ def images_of(pattern: str | Path) -> list[tuple[Path, str]]:
     Raises:
         SsgcamError: If it stands for no image.
     """
-    path = Path(pattern).expanduser()
+    path = expanded(pattern)
     found: list[Path] = []
     if path.is_dir():
         found = images_below(path)
@@ -299,6 +300,7 @@ def _read(opened: Image.Image, path: Path, reading: Reading) -> tuple[Image.Imag
             return _read_channels(path, reading, stack=True)
         notes = [f"{notes[0]}; give channels, such as 1,2,3, if its pages are channels"]
     opened.seek(reading.page - 1)
+    _check_size(path, *opened.size)  # Pillow checks the first page
     if opened.mode.startswith(("I", "F")):
         pixels, window = _eight_bits(np.asarray(_upright(opened)), path, reading.intensity)
         return Image.fromarray(pixels).convert("RGB"), notes + window
@@ -325,7 +327,7 @@ def _other_reader(path: Path) -> Callable[[Path, Reading], tuple[Image.Image, li
 
 
 def _check_size(path: Path, width: int, height: int) -> None:
-    """Pillow's limit of pixels, for the files that other libraries decode."""
+    """Raise SsgcamError if pixels that Pillow did not check are more than its limit."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > 2 * limit:
         raise SsgcamError(_problem(path, Image.DecompressionBombError()))

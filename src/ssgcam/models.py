@@ -83,7 +83,7 @@ class LoadedModel:
             SsgcamError: If no class, or more than one, fits.
         """
         text = str(wanted).lower()
-        if text.lstrip("-").isdigit():
+        if text.removeprefix("-").isdecimal():
             return int(text)
         names = [name.lower() for name in self.class_names]
         fits = [index for index, name in enumerate(names) if name == text]
@@ -395,10 +395,8 @@ def _from_timm(name: str, pretrained: bool) -> LoadedModel:
     if ":" not in short and not timm.is_model(short.split(".")[0]):
         known = timm.list_models()
         raise SsgcamError(f"timm has no network named '{short}'{did_you_mean(short, known)}")
-    if pretrained or ":" in short:  # of a hub's network the architecture is downloaded as well
-        network: Any = _downloaded(lambda: timm.create_model(short, pretrained=pretrained), name)
-    else:
-        network = timm.create_model(short)
+    # of a hub's network the architecture is downloaded as well
+    network = _downloaded(lambda: timm.create_model(short, pretrained=pretrained), name)
     config = timm.data.resolve_model_data_config(network)
     height, width = config["input_size"][1:]
     shorter = round(min(height, width) / config["crop_pct"])

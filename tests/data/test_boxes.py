@@ -68,6 +68,7 @@ def test_boxes_past_the_edge_are_clipped_and_counted(tmp_path):
         ([1, 2, 3], "four numbers"),
         ([1, 2, 3, "x"], "four numbers"),
         ([1, 2, 3, float("nan")], "four numbers"),
+        ([1, 2, 3, 10**400], "four numbers"),
     ],
 )
 def test_wrong_boxes(tmp_path, box, words):
@@ -198,6 +199,20 @@ def test_corners_take_precedence_over_the_width_of_the_image(tmp_path):
 def test_json_boxes_with_width_and_height(tmp_path):
     boxes_json(tmp_path, [{"image": "a.jpg", "label": 0, "boxes": [[1, 2, 3, 4]]}])
     assert read_samples(tmp_path, edges="width_height").samples[0].boxes == ((1, 2, 3, 5),)
+
+
+def test_width_and_height_that_overflow_are_refused(tmp_path):
+    boxes_json(tmp_path, [{"image": "a.jpg", "label": 0, "boxes": [[1e308, 0, 1e308, 1]]}])
+    assert "four numbers" in refusal(read_samples, tmp_path, edges="width_height")
+
+
+def test_numbers_too_large_for_classes_are_refused(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels.csv", "image,label\na.jpg,20260115001\n")
+    assert "has the class number 20260115001" in refusal(read_samples, tmp_path)
+    assert "has the class number 20260115001" in refusal(read_samples, tmp_path, first_label=1)
+    names = ["0"] * 3
+    assert "outside the 3 classes" in refusal(read_samples, tmp_path, class_names=names)
 
 
 def test_class_names_with_commas(tmp_path):

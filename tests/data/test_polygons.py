@@ -82,6 +82,18 @@ def test_wrong_yolo_lines(yolo, line):
     assert "c.txt" in message
 
 
+def test_a_class_number_without_limit_is_refused(yolo):
+    (yolo / "data.yaml").unlink()
+    text(yolo / "labels" / "val" / "c.txt", "123456789012 0.5 0.5 0.2 0.4\n")
+    assert "has the class number 123456789012" in refusal(read_samples, yolo)
+
+
+def test_yaml_aliases_do_not_fill_the_memory(yolo):
+    levels = [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 12)]
+    text(yolo / "data.yaml", "\n".join(["a0: &a0 [x]", *levels, "names: [*a11]"]))
+    assert "has no list of names" in refusal(read_samples, yolo)
+
+
 @pytest.mark.parametrize("far", [1e6, -1e6, 1e300, float("inf"), float("nan")])
 def test_a_polygon_with_a_point_far_from_the_image_is_refused(far):
     near = [2, 2, 999_999, 2, 2, 7]
@@ -136,6 +148,11 @@ def test_geojson_without_classes_shows_objects(tmp_path, wrap):
     geojson_set(tmp_path, feature([ring(1, 1, 3, 3)]), wrap=wrap)
     found = read_samples(tmp_path)
     assert found.class_names == found.mask_names == ("object",)
+
+
+def test_a_class_of_geojson_that_is_no_text_is_named_by_it(tmp_path):
+    geojson_set(tmp_path, feature([ring(1, 1, 3, 3)], 5), feature([ring(4, 4, 6, 6)], [5]))
+    assert read_samples(tmp_path).class_names == ("5", "[5]")
 
 
 def test_wrong_geojson(tmp_path):

@@ -21,6 +21,14 @@ def test_wrong_roots(tmp_path):
     assert "no images" in refusal(read_samples, tmp_path)
 
 
+def test_folders_that_are_not_there_are_named(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    for folder in ("masks[1]", str(tmp_path / "elsewhere"), str(tmp_path / "*" / "masks")):
+        message = refusal(read_samples, tmp_path, "pairs", masks=folder)
+        assert f"'{tmp_path / folder}' is missing" in message
+    assert "no folder '~nobody-of-this-name'" in refusal(read_samples, "~nobody-of-this-name")
+
+
 def test_kinds_and_options(tmp_path):
     pairs = tmp_path
     photo(pairs / "images" / "a.jpg", (4, 2))

@@ -1,5 +1,7 @@
 """The WSOL benchmark's metadata on tiny trees in exactly their layout."""
 
+from pathlib import Path
+
 import numpy as np
 
 from helpers.data_trees import mask_file, photo, refusal, text
@@ -68,6 +70,13 @@ def test_wsol_masks(tmp_path):
     (folder / "b_m1.png").unlink()
     assert "b_m1.png" in refusal(read_samples, split)
     assert read_samples(split, missing="skip").skipped == 1
+
+
+def test_the_images_of_a_folder_near_the_root_of_the_disk_are_asked_for(tmp_path, monkeypatch):
+    split = wsol(tmp_path, "CUB", ["a.jpg"], [0], [])
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "resolve", lambda self: Path("/test"))
+        assert "images=FOLDER" in refusal(read_samples, split)
 
 
 def test_wsol_refusals(tmp_path):

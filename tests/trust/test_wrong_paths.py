@@ -102,6 +102,23 @@ def test_a_data_set_with_another_file_in_its_place_is_refused(
 
 
 @placed
+@pytest.mark.parametrize("flag", ["--labels", "--masks"])
+def test_a_path_option_of_inspect_with_another_file_is_refused(
+    flag: str, wrong: str, tmp_path: Path
+) -> None:
+    photo(tmp_path / "photos" / "a.png")
+    path = tmp_path / ("a.csv" if flag == "--labels" else "masks")
+    for _ in range(2):  # nothing is there at first
+        words = ("--model", TINY, "--out", tmp_path / "out", flag, path)
+        done = run("inspect", tmp_path / "photos", *words)
+        assert done.exit_code == 2, done.output
+        assert str(path) in done.stderr.strip().splitlines()[-1]
+        assert "bug" not in done.stderr
+        if not path.exists():
+            place(path, wrong)
+
+
+@placed
 @pytest.mark.parametrize("flag", ["--class-names", "--weights"])
 def test_a_path_option_with_another_file_is_refused(flag: str, wrong: str, tmp_path: Path) -> None:
     place(tmp_path / "a.txt", wrong)

@@ -15,6 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ssgcam.errors import SsgcamError
+from ssgcam.files import expanded
 from ssgcam.images import find_images, images_of
 
 
@@ -60,7 +61,7 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
     Raises:
         SsgcamError: If a pattern matches no image, or all images are below ``out``.
     """
-    given = [Path(pattern).expanduser() for pattern in patterns] or find_images([])
+    given = [expanded(pattern) for pattern in patterns] or find_images([])
     outputs = f"{out.resolve()}{os.sep}"
     found: dict[str, Path] = {}  # by real path
     for pattern in given:

@@ -103,11 +103,12 @@ class ReadingOptions:
 
     def changed(self, reading: Reading) -> Reading:
         """Another rule with the options that were given."""
+        from ssgcam.data.tables import whole
         from ssgcam.images import Reading
 
         channels = reading.channels
         if self.channels is not None:
-            channels = tuple(map(int, numbers(self.channels, "--channels")))
+            channels = tuple(whole(each, "--channels") for each in self.channels.split(","))
         return Reading(self.intensity or reading.intensity, self.page or reading.page, channels)
 
 

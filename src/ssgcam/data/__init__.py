@@ -16,6 +16,7 @@ from ssgcam.data.collect import check_folder, exists
 from ssgcam.data.masks import with_box_masks
 from ssgcam.data.sample import IGNORE, Box, Mask, MaskSource, Sample, SampleSet
 from ssgcam.errors import SsgcamError, rephrased
+from ssgcam.files import expanded
 from ssgcam.images import images_below
 
 __all__ = ["IGNORE", "READERS", "Box", "Mask", "MaskSource", "Sample", "SampleSet"]
@@ -68,7 +69,7 @@ def read_samples(
         SsgcamError: If the layout is not recognized, an option is unknown, the data are wrong, or
             the group pattern does not fit.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if root.is_file() and root.suffix.lower() in (".csv", ".json"):
         if root.suffix.lower() == ".json" and annotated.is_coco_file(root):
             kind, options = "coco", {"annotations": root.name, **options}
@@ -86,7 +87,7 @@ def read_samples(
         raise SsgcamError(
             f"a '{kind}' set has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
-    wrong = (OSError, ValueError, RecursionError, csv.Error)
+    wrong = (OSError, ValueError, OverflowError, RecursionError, csv.Error)
     with rephrased(
         f"the {kind} set in '{root}' can't be read", "check its lists and tables", *wrong
     ):
@@ -130,16 +131,14 @@ def suggested_group_pattern(samples: SampleSet) -> str | None:
         The part of the names before the first ``_`` or ``-``, if it has more values than there are
         classes and at most half as many as there are images; None otherwise, or where there are groups.
     """
+    if any(sample.group for sample in samples):
+        return None
     names = [sample.image.name for sample in samples]
     for separator in "_-":
         starts = {name.partition(separator)[0] for name in names}
         everywhere = all(separator in name for name in names)
         if everywhere and len(samples.class_names) < len(starts) <= len(names) / 2:
-            return (
-                None
-                if any(sample.group for sample in samples)
-                else f"^([^{separator}]+){separator}"
-            )
+            return f"^([^{separator}]+){separator}"
     return None
 
 

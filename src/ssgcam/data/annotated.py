@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from ssgcam.data.classes import numbered
 from ssgcam.data.collect import Annotated, Annotation, Collector, Layout, Missing, check_folder
 from ssgcam.data.frames import upright_size
 from ssgcam.data.sample import SampleSet
@@ -163,8 +164,8 @@ def read_yolo(root: Path, split: str | None = None, missing: Missing = "error") 
             if line.strip()
         ]
         listed.append(Annotated(image, source, size, objects))
-    last = max((found.label or 0 for each in listed for found in each.objects), default=-1)
-    names = _yolo_names(root) or [str(number) for number in range(last + 1)]
+    labels = [found.label or 0 for each in listed for found in each.objects]
+    names = _yolo_names(root) or numbered(labels, root / "labels")
     return Collector(root, missing, stored=False).annotated("yolo", names, listed)
 
 
@@ -199,7 +200,10 @@ def _yolo_names(root: Path) -> list[str]:
             what = f"'{path}' has no list of names"
             with rephrased(what, "correct it", yaml.YAMLError, AttributeError, TypeError):
                 names = yaml.safe_load(read_text(path)).get("names") or []
-                return list(map(str, names.values() if isinstance(names, dict) else names))
+                names = list(names.values() if isinstance(names, dict) else names)
+                if any(isinstance(name, (list, dict)) for name in names):
+                    raise TypeError("a name is a list")
+                return list(map(str, names))
     return []
 
 
@@ -253,7 +257,7 @@ def _features(source: Path) -> list[tuple[str, list[list[NDArray[Any]]]]]:
         objects = []
         for feature in content:
             shape, properties = feature["geometry"], feature.get("properties") or {}
-            name = (properties.get("classification") or {}).get("name") or "object"
+            name = str((properties.get("classification") or {}).get("name") or "object")
             parts = {"Polygon": [shape["coordinates"]], "MultiPolygon": shape["coordinates"]}
             polygons = [
                 [np.array(ring, dtype=float)[:, [0, 1]] for ring in part]

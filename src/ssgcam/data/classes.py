@@ -9,6 +9,10 @@ from ssgcam.data.sample import SampleSet
 from ssgcam.errors import SsgcamError
 
 
+#: The most classes of a set that numbers them: every number up to the last one is a class.
+MOST_NUMBERED = 1_000_000
+
+
 def match_classes(
     samples: SampleSet,
     class_names: Sequence[str],
@@ -56,6 +60,26 @@ def match_classes(
     return {label: label for label in used}
 
 
+def numbered(labels: Iterable[int], source: Path, first: int = 0) -> list[str]:
+    """Name classes by their numbers, from the first one to the last one that is used.
+
+    Args:
+        labels: Class indices.
+        source: The file or folder that they are from, for messages.
+        first: The number of class 0.
+
+    Raises:
+        SsgcamError: If a number is too large for a class.
+    """
+    count = max(labels, default=-1) + 1
+    if count > MOST_NUMBERED:
+        raise SsgcamError(
+            f"'{source}' has the class number {count - 1 + first}, and numbers of classes end at "
+            f"{MOST_NUMBERED:,}; give class names instead of such numbers"
+        )
+    return [str(first + number) for number in range(count)]
+
+
 def number_classes(
     labels: Iterable[str | None], names: Sequence[str] | None, first: int, source: Path
 ) -> tuple[tuple[str, ...], dict[str | None, int]]:
@@ -78,9 +102,7 @@ def number_classes(
     found = sorted({label for label in labels if label is not None})
     if all(label.removeprefix("-").isdecimal() for label in found):
         index: dict[str | None, int] = {label: int(label) - first for label in found}
-        if names is None:
-            names = [str(first + number) for number in range(max(index.values(), default=-1) + 1)]
-        return tuple(names), index
+        return tuple(numbered(index.values(), source, first) if names is None else names), index
     names = tuple(found if names is None else names)
     unknown = [label for label in found if label not in names]
     if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -62,7 +63,9 @@ class Layout:
 
 def exists(folder: Path, sign: str) -> bool:
     """Whether a folder holds a file or folder of this name, or one that this pattern matches."""
-    return (folder / sign).exists() or any(folder.glob(sign))
+    if (folder / sign).exists():
+        return True
+    return any(glob.iglob(sign, root_dir=folder, recursive=True))  # noqa: PTH207  # also absolute
 
 
 def check_folder(root: Path) -> None:
@@ -241,13 +244,13 @@ class Collector:
         """
         form = "x, y, width, height" if edges == "width_height" else "x0, y0, x1, y1"
         try:
-            x0, y0, x1, y1 = corners = [float(number) for number in numbers]
-        except (TypeError, ValueError):
-            corners = []
-        if not corners or not all(map(math.isfinite, corners)):
-            raise SsgcamError(f"{where} is {list(numbers)!r}; a box is four numbers {form}")
+            x0, y0, x1, y1 = map(float, numbers)
+        except (TypeError, ValueError, OverflowError):
+            x0 = y0 = x1 = y1 = math.nan
         if edges == "width_height":
             x1, y1 = x0 + x1, y0 + y1
+        if not all(map(math.isfinite, (x0, y0, x1, y1))):
+            raise SsgcamError(f"{where} is {list(numbers)!r}; a box is four numbers {form}")
         if x1 < x0 or y1 < y0:
             hint = f"boxes are {form}, and width and height can't be negative"
             raise SsgcamError(f"{where} ends before it begins: {list(numbers)}; {hint}")

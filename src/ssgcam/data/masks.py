@@ -37,7 +37,6 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
     Raises:
         SsgcamError: If the file is not a picture or array, or has colors instead of values.
     """
-    lossy = False
     if path.suffix.lower() == ".npy":
         values: NDArray[Any] = np.array(read_array(path))
         if values.ndim != 2 and values.shape[2:] != (1,):
@@ -46,14 +45,13 @@ def read_raw_mask(path: Path) -> NDArray[np.int64]:
         with open_image(path) as image:
             image.load()
             values = np.asarray(image.getchannel("L") if image.mode == "LA" else image)
-            lossy = image.format == "JPEG"
-    if lossy:
-        if 0 < values.max() < 128:
-            raise SsgcamError(
-                f"the mask '{path}' is a JPEG with values up to {values.max()}, which its "
-                "compression has changed; save it as PNG"
-            )
-        values = np.where(values >= 128, np.uint8(255), np.uint8(0))
+        if image.format == "JPEG":
+            if 0 < values.max() < 128:
+                raise SsgcamError(
+                    f"the mask '{path}' is a JPEG with values up to {values.max()}, which its "
+                    "compression has changed; save it as PNG"
+                )
+            values = np.where(values >= 128, np.uint8(255), np.uint8(0))
     if values.ndim == 3:
         channels = values[..., :3]
         if not (channels == channels[..., :1]).all():
@@ -213,7 +211,8 @@ def run_length_pixels(counts: Any, height: int, width: int) -> NDArray[np.bool_]
     Raises:
         SsgcamError: If the counts don't fill the mask, or are not counts.
     """
-    with rephrased("a run-length mask is damaged", "export it again", TypeError, ValueError):
+    wrong = (TypeError, ValueError, OverflowError)
+    with rephrased("a run-length mask is damaged", "export it again", *wrong):
         text = counts.decode("ascii") if isinstance(counts, bytes) else counts
         runs: list[int] = [] if isinstance(text, str) else [int(count) for count in text]
         value = shift = 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
+from ssgcam.data.classes import numbered
 from ssgcam.data.collect import Collector, Layout, Missing, check_folder
 from ssgcam.data.masks import FileMask, PaintedMask
 from ssgcam.data.sample import IGNORE, SampleSet
@@ -266,8 +267,8 @@ def read_wsol(
     """
     base = WSOL.locate(root)
     if images is None:
-        split = base.resolve()
-        images = split.parents[2] / "dataset" / split.parent.name
+        dataset = base.resolve().parent
+        images = dataset.parent.parent / "dataset" / dataset.name
         if not images.is_dir():
             raise SsgcamError(
                 f"the images of '{base}' are not in '{images}'; say where with images=FOLDER"
@@ -282,12 +283,11 @@ def read_wsol(
         name: whole(label, f"the class of '{name}' in '{classes}'")
         for name, label in rows(classes, "image class", ",")
     }
-    sizes: dict[str, tuple[int, int]] = {}
-    for name, *numbers in (
-        rows(sizes_file, "image width height", ",") if sizes_file.is_file() else ()
-    ):
-        width, height = (whole(number, f"a size in '{sizes_file}'") for number in numbers)
-        sizes[name] = width, height
+    where = f"a size in '{sizes_file}'"
+    listed = rows(sizes_file, "image width height", ",") if sizes_file.is_file() else ()
+    sizes = {
+        name: (whole(width, where), whole(height, where)) for name, width, height in listed
+    }
     boxes: dict[str, list[list[str]]] = defaultdict(list)
     regions: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     # Three columns in the first line are masks, five are boxes.
@@ -313,5 +313,5 @@ def read_wsol(
                 size=sizes.get(name),
                 name=name,
             )
-    names = class_names or [str(number) for number in range(max(labels.values(), default=-1) + 1)]
+    names = class_names or numbered(labels.values(), classes)
     return collector.finish("wsol", names, ("object",) if any(regions.values()) else ())

@@ -152,7 +152,7 @@ def whole(text: Any, where: str) -> int:
     wrong = SsgcamError(f"{where} is {text!r}; it must be a whole number")
     try:
         number = float(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise wrong from error
     if not number.is_integer():
         raise wrong

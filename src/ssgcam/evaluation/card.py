@@ -21,7 +21,6 @@ from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
 from ssgcam.core.layers import block_layers, resolve
 from ssgcam.data import SampleSet, read_samples
-from ssgcam.data.folders import read_boxes, read_pairs
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
@@ -31,7 +30,7 @@ from ssgcam.evaluation.randomization import evaluate_sanity
 from ssgcam.evaluation.report import Evaluation
 from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited
 from ssgcam.evaluation.scores import Score
-from ssgcam.files import write_json, write_png
+from ssgcam.files import expanded, write_json, write_png
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import overlay
 from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
@@ -214,17 +213,16 @@ def read_photos(
     Raises:
         SsgcamError: If a file is missing or wrong, see the readers.
     """
-    photos = Path(photos).expanduser()
     if masks is None and labels is None:
         return read_samples(photos)
     table = None
     if labels is not None:
-        where = str(Path(labels).expanduser().resolve())
-        table = read_boxes(photos, where, images=".", missing="skip")
+        where = str(expanded(labels).resolve())
+        table = read_samples(photos, "boxes", table=where, images=".", missing="skip")
     if masks is None:
         assert table is not None
         return table
-    masked = read_pairs(photos, images=".", masks=str(Path(masks).expanduser().resolve()))
+    masked = read_samples(photos, "pairs", images=".", masks=str(expanded(masks).resolve()))
     if table is None:
         return masked
     classes = {sample.image.resolve(): sample.labels for sample in table}
