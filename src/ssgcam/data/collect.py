@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from ssgcam.data.frames import annotated_pixels, upright_box
 from ssgcam.data.masks import FileMask, PaintedMask
 from ssgcam.data.sample import IGNORE, LAST_VALUE, Box, Sample, SampleSet
-from ssgcam.data.tables import Record, find_images, read_table
+from ssgcam.data.tables import Record, images_named, read_table
 from ssgcam.errors import SsgcamError
 
 Missing = Literal["error", "skip"]
@@ -152,7 +152,7 @@ class Collector:
             for record in read_table(table)
             for each in record.for_each_label()
         ]
-        paths = find_images(images, [record.image for record, _ in records])
+        paths = images_named(images, [record.image for record, _ in records])
         found: dict[Path, tuple[Path, list[Record]]] = {}
         for record, table in records:
             found.setdefault(paths[record.image], (table, []))[1].append(record)
@@ -290,12 +290,5 @@ class Collector:
                     f"'{sample.name}' has class {min(outside)}, outside the {len(class_names)} "
                     "classes of its set; check --first-label"
                 )
-        return SampleSet(
-            samples=tuple(self.samples),
-            class_names=tuple(class_names),
-            root=self.root,
-            kind=kind,
-            mask_names=tuple(mask_names),
-            clipped=self.clipped,
-            skipped=self.skipped,
-        )
+        samples, names, of_masks = tuple(self.samples), tuple(class_names), tuple(mask_names)
+        return SampleSet(samples, names, self.root, kind, of_masks, self.clipped, self.skipped)

@@ -69,12 +69,7 @@ def read_voc(
         mask = FileMask(base / masks / f"{name}.png", values) if task == "segmentation" else None
         if not collector.present(image, xml, *([mask.path] if mask else []), listed_in=source):
             continue
-        size, objects = read_xml(xml, CLASSES)
-        boxes = [
-            ([corner - 1 for corner in corners], label)
-            for corners, label, is_difficult in objects
-            if difficult or not is_difficult
-        ]
+        size, boxes = read_xml(xml, CLASSES, first=1, difficult=difficult)
         collector.add(image, xml, boxes, mask=mask, size=size)
     return collector.finish("voc", CLASSES, CLASSES if task == "segmentation" else ())
 
@@ -114,24 +109,25 @@ def read_ilsvrc(root: Path, split: str = "val", missing: Missing = "error") -> S
         xml = base / "Annotations" / "CLS-LOC" / folder / f"{name}.xml"
         if not collector.present(image, xml, listed_in=source):
             continue
-        size, objects = read_xml(xml, [synset for synset, _ in synsets])
-        boxes = [(corners, label) for corners, label, _ in objects]
+        size, boxes = read_xml(xml, [synset for synset, _ in synsets])
         collector.add(image, xml, boxes, size=size)
     return collector.finish("ilsvrc", [words.split(",")[0] for _, words in synsets])
 
 
 def read_xml(
-    path: Path, classes: Sequence[str]
-) -> tuple[tuple[int, int] | None, list[tuple[list[float], int, bool]]]:
+    path: Path, classes: Sequence[str], first: int = 0, difficult: bool = True
+) -> tuple[tuple[int, int] | None, list[tuple[list[float], int]]]:
     """Read a PASCAL VOC annotation.
 
     Args:
         path: The XML file.
         classes: The classes of the set, as the XML names them.
+        first: The number of the first pixel; corners are returned as counted from 0.
+        difficult: Whether objects marked difficult count.
 
     Returns:
-        The image's width and height (None if not declared); and for each object its corners as
-        written, its class index, and whether it is marked difficult.
+        The image's width and height (None if not declared); and the corners and the class index of
+        each object.
 
     Raises:
         SsgcamError: If it is not XML, or an object lacks a corner or has an unknown class.
@@ -142,17 +138,17 @@ def read_xml(
         whole(tree.findtext(f"size/{side}") or 0, f"the {side} in '{path}'")
         for side in ("width", "height")
     )
-    objects = []
+    boxes = []
     for element in tree.findall("object"):
         name = (element.findtext("name") or "").strip()
         texts = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         with rephrased(f"'{path}' has an object without four corners", "correct it", ValueError):
-            corners = [float(text or "") for text in texts]
+            corners = [float(text or "") - first for text in texts]
         if name not in classes:
             raise SsgcamError(f"'{path}' has an object of the unknown class '{name}'; correct it")
-        difficult = (element.findtext("difficult") or "0").strip() == "1"
-        objects.append((corners, classes.index(name), difficult))
-    return ((width, height) if width and height else None), objects
+        if difficult or (element.findtext("difficult") or "0").strip() != "1":
+            boxes.append((corners, classes.index(name)))
+    return ((width, height) if width and height else None), boxes
 
 
 def read_list(source: Path) -> list[str]:

@@ -123,7 +123,7 @@ def _record(entry: Mapping[str, Any], where: str, hint: str) -> Record:
     )
 
 
-def find_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+def images_named(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """Find a folder's images by what tables call them: path, path without ending, or number.
 
     ``cat.jpg`` is ``folder/cat.jpg``; ``cat`` is the only image of that stem; ``7`` is also the
