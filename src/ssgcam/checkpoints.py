@@ -116,8 +116,8 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], file: str, name:
                 f"'{file}' doesn't fit '{name}': '{key}' has shape {list(state[key].shape)}, "
                 f"the network has {list(value.shape)}"
             )
-    what, hint = f"'{file}' doesn't fit '{name}'", "save its tensors as plain numbers"
-    with rephrased(what, hint, RuntimeError):  # of quantized tensors, for example
+    what, hint = f"'{file}' can't be loaded into '{name}'", "save dense tensors, not quantized ones"
+    with rephrased(what, hint, RuntimeError):
         network.load_state_dict(dict(state), strict=False)
 
 
