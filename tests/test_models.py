@@ -1,6 +1,7 @@
 """Loading networks by name, file or factory, their last layer, and files of networks."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import skimage.data
@@ -133,6 +134,16 @@ def test_a_classifier_of_hugging_face_is_loaded_explained_and_saved(hub, tmp_pat
     save_model(tuned, tmp_path / "net.pth")
     loaded = load_model(hub, str(tmp_path / "net.pth"))
     assert torch.equal(loaded(images), tuned(images))
+
+
+@pytest.mark.parametrize("known", [{}, {"size": {"longest_edge": 32}, "resample": 2}])
+def test_a_preprocessing_of_another_kind_is_one_sentence(hub, known, monkeypatch):
+    made = SimpleNamespace(**known)
+    monkeypatch.setattr(
+        transformers.AutoImageProcessor, "from_pretrained", lambda *_, **__: made
+    )
+    with pytest.raises(SsgcamError, match="the preprocessing of 'hf:.*' is of an unknown kind"):
+        load_model(hub)
 
 
 def test_a_hub_that_can_not_be_reached_is_one_sentence(monkeypatch):

@@ -428,17 +428,19 @@ def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     else:
         network = classifier.from_config(download(library.AutoConfig))
     processor = download(library.AutoImageProcessor)
-    size = dict(processor.size)
-    crop = dict(getattr(processor, "crop_size", None) or size)
-    shorter = size.get("shortest_edge") or size["height"]
-    bicubic = processor.resample == Image.Resampling.BICUBIC
-    preprocessing = Preprocessing(
-        (crop.get("height") or shorter, crop.get("width") or shorter),
-        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
-        interpolation="bicubic" if bicubic else "bilinear",
-        resize_shorter=shorter,
-    )
+    what, hint = f"the preprocessing of '{name}' is of an unknown kind", "give package.module:factory"
+    with rephrased(what, hint, AttributeError, LookupError, TypeError):
+        size = dict(processor.size)
+        crop = dict(getattr(processor, "crop_size", None) or size)
+        shorter = size.get("shortest_edge") or size["height"]
+        bicubic = processor.resample == Image.Resampling.BICUBIC
+        preprocessing = Preprocessing(
+            (crop.get("height") or shorter, crop.get("width") or shorter),
+            mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+            std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
+            interpolation="bicubic" if bicubic else "bilinear",
+            resize_shorter=shorter,
+        )
     names = tuple(name for _, name in sorted(network.config.id2label.items()))
     several = network.config.problem_type == "multi_label_classification"
     output: Output = "sigmoid" if several else "softmax"

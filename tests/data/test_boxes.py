@@ -187,6 +187,15 @@ def test_csv_with_width_and_height(tmp_path):
     assert "can't be negative" in refusal(read_samples, tmp_path)
 
 
+def test_boxes_of_one_image_have_one_form(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    header = "image,x0,y0,x1,y1,width,height\n"
+    text(tmp_path / "boxes.csv", header + "a.jpg,,,,,,\na.jpg,1,2,,,3,4\n")
+    assert read_samples(tmp_path).samples[0].boxes == ((1, 2, 3, 5),)
+    text(tmp_path / "boxes.csv", header + "a.jpg,1,2,3,4,,\na.jpg,1,2,,,3,4\n")
+    assert "give all in one form" in refusal(read_samples, tmp_path)
+
+
 def test_corners_take_precedence_over_the_width_of_the_image(tmp_path):
     photo(tmp_path / "images" / "a.jpg")
     header = "filename,width,height,class,xmin,ymin,xmax,ymax\n"

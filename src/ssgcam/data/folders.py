@@ -123,7 +123,13 @@ def read_boxes(
         boxes = [(box, index.get(entry.label)) for entry in records for box in entry.boxes]
         indices = [index[entry.label] for entry in records if entry.label is not None]
         group = next((entry.group for entry in records if entry.group), "")
-        form = "width_height" if records[0].by_size else edges
+        forms = {entry.by_size for entry in records if entry.boxes}
+        if len(forms) > 1:
+            raise SsgcamError(
+                f"'{source}' gives some boxes of '{image.name}' by corners and some by width and "
+                "height; give all in one form"
+            )
+        form: Edges = "width_height" if True in forms else edges
         collector.add(image, source, boxes, form, indices, size=records[0].size, group=group)
     return collector.finish("boxes", names)
 
