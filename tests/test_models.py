@@ -139,9 +139,7 @@ def test_a_classifier_of_hugging_face_is_loaded_explained_and_saved(hub, tmp_pat
 @pytest.mark.parametrize("known", [{}, {"size": {"longest_edge": 32}, "resample": 2}])
 def test_a_preprocessing_of_another_kind_is_one_sentence(hub, known, monkeypatch):
     made = SimpleNamespace(**known)
-    monkeypatch.setattr(
-        transformers.AutoImageProcessor, "from_pretrained", lambda *_, **__: made
-    )
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda *_, **__: made)
     with pytest.raises(SsgcamError, match="the preprocessing of 'hf:.*' is of an unknown kind"):
         load_model(hub)
 

@@ -366,7 +366,9 @@ def _read_channels(
         count = len(tiff.pages) if stack else first.samplesperpixel
         channels = reading.channels or ((1, 2, 3) if count >= 3 else (1,))
         if max(channels) > count:
-            raise SsgcamError(f"'{path}' has no channel {max(channels)}; give some from 1 to {count}")
+            raise SsgcamError(
+                f"'{path}' has no channel {max(channels)}; give some from 1 to {count}"
+            )
         chosen = [channel - 1 for channel in channels]
         pages = [tiff.pages[index] for index in chosen] if stack else [first]
         for page in pages:

@@ -428,7 +428,10 @@ def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     else:
         network = classifier.from_config(download(library.AutoConfig))
     processor = download(library.AutoImageProcessor)
-    what, hint = f"the preprocessing of '{name}' is of an unknown kind", "give package.module:factory"
+    what, hint = (
+        f"the preprocessing of '{name}' is of an unknown kind",
+        "give package.module:factory",
+    )
     with rephrased(what, hint, AttributeError, LookupError, TypeError):
         size = dict(processor.size)
         crop = dict(getattr(processor, "crop_size", None) or size)

@@ -31,6 +31,8 @@ def test_plain_runs_against_pycocotools():
     assert np.array_equal(run_length_pixels(plain["counts"], 4, 3), theirs)
 
 
-@pytest.mark.parametrize("damaged", [[1, 2], [6, -2], "2\x00", "2P", None, [], ["x"], [4, float("inf")]])
+@pytest.mark.parametrize(
+    "damaged", [[1, 2], [6, -2], "2\x00", "2P", None, [], ["x"], [4, float("inf")]]
+)
 def test_damaged_runs_are_refused(damaged):
     assert "run-length" in refusal(run_length_pixels, damaged, 2, 2)

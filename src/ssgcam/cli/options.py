@@ -98,7 +98,9 @@ class ReadingOptions:
     )
     page: int | None = option(None, "Page of a TIFF or animation.", min=1, shown="1")
     channels: str | None = option(
-        None, "Channels of a TIFF, or pages that are channels, from 1.", shown="as many as the network takes"
+        None,
+        "Channels of a TIFF, or pages that are channels, from 1.",
+        shown="as many as the network takes",
     )
 
     def changed(self, reading: Reading) -> Reading:

@@ -187,7 +187,9 @@ def region_pixels(region: Any, height: int, width: int) -> NDArray[np.bool_]:
         with rephrased("a polygon is damaged", "correct it", Exception):  # which pycocotools raises
             # its memory grows with the length of the edges, and it ends the process if there is none
             if not all(np.abs(np.asarray(each, float)).max() < FARTHEST for each in polygons):
-                raise ValueError(f"it has a point {FARTHEST:,} or more pixels from the image's corner")
+                raise ValueError(
+                    f"it has a point {FARTHEST:,} or more pixels from the image's corner"
+                )
             merged = pycocotools.mask.merge(pycocotools.mask.frPyObjects(polygons, height, width))
         return np.asarray(pycocotools.mask.decode(merged), dtype=bool)
     return pixels

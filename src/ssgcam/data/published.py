@@ -281,9 +281,7 @@ def read_wsol(
     }
     where = f"a size in '{sizes_file}'"
     listed = rows(sizes_file, "image width height", ",") if sizes_file.is_file() else ()
-    sizes = {
-        name: (whole(width, where), whole(height, where)) for name, width, height in listed
-    }
+    sizes = {name: (whole(width, where), whole(height, where)) for name, width, height in listed}
     boxes: dict[str, list[list[str]]] = defaultdict(list)
     regions: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     # Three columns in the first line are masks, five are boxes.
