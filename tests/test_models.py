@@ -140,7 +140,7 @@ def test_a_classifier_of_hugging_face_is_loaded_explained_and_saved(hub, tmp_pat
 def test_a_preprocessing_of_another_kind_is_one_sentence(hub, known, monkeypatch):
     made = SimpleNamespace(**known)
     monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", lambda *_, **__: made)
-    with pytest.raises(SsgcamError, match="the preprocessing of 'hf:.*' is of an unknown kind"):
+    with pytest.raises(SsgcamError, match=r"the preprocessing of 'hf:.*' is of an unknown kind"):
         load_model(hub)
 
 

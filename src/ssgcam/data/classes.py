@@ -8,7 +8,6 @@ from pathlib import Path
 from ssgcam.data.sample import SampleSet
 from ssgcam.errors import SsgcamError
 
-
 #: The most classes of a set that numbers them: every number up to the last one is a class.
 MOST_NUMBERED = 1_000_000
 
