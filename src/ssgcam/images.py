@@ -213,27 +213,18 @@ def find_images(patterns: Iterable[str | Path]) -> list[Path]:
         patterns = [patterns]
     found: dict[str, Path] = {}
     for pattern in patterns:
-        for path, real in images_of(pattern):
-            found.setdefault(real, path)
+        for path in _images_of(expanded(pattern)):
+            found.setdefault(os.path.realpath(path), path)
     if not found:
         raise SsgcamError("no image is given; name image files, folders or a pattern like '*.jpg'")
     return list(found.values())
 
 
-def images_of(pattern: str | Path) -> list[tuple[Path, str]]:
-    """The image files that one name, folder or glob stands for, as in :func:`find_images`.
+def _images_of(path: Path) -> list[Path]:
+    """The image files that one name, folder or glob stands for, sorted.
 
-    Args:
-        pattern: A file's name, a folder's name or a glob.
-
-    Returns:
-        Each file as it was found, sorted, and its real path, with links resolved. A file that a glob
-        matches in several ways comes several times.
-
-    Raises:
-        SsgcamError: If it stands for no image.
+    A file that a glob matches in several ways comes several times.
     """
-    path = expanded(pattern)
     found: list[Path] = []
     if path.is_dir():
         found = images_below(path)
@@ -248,7 +239,7 @@ def images_of(pattern: str | Path) -> list[tuple[Path, str]]:
             found += images_below(hit) if hit.is_dir() else [hit] * is_image_name(hit)
         if not found:
             raise SsgcamError(f"no image matches '{path}'; check the pattern")
-    return [(image, os.path.realpath(image)) for image in sorted(found)]
+    return sorted(found)
 
 
 def is_image_name(path: Path) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ssgcam.errors import SsgcamError
 from ssgcam.files import expanded
-from ssgcam.images import find_images, images_of
+from ssgcam.images import find_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +61,18 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
     Raises:
         SsgcamError: If a pattern matches no image, or all images are below ``out``.
     """
-    given = [expanded(pattern) for pattern in patterns] or find_images([])
+    given = [expanded(pattern) for pattern in patterns]
     outputs = f"{out.resolve()}{os.sep}"
-    found: dict[str, Path] = {}  # by real path
-    for pattern in given:
-        for path, real in images_of(pattern):
-            if not real.startswith(outputs):
-                found.setdefault(real, path)
+    found = [
+        path for path in find_images(given) if not os.path.realpath(path).startswith(outputs)
+    ]
     if not found:
         raise SsgcamError(f"all images are below the output folder '{out}'; choose another one")
     root = os.path.commonpath([_root(pattern) for pattern in given])
-    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in found.values()]
+    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in found]
     sharing = Counter(os.path.splitext(name)[0].lower() for name in names)  # noqa: PTH122
     images: dict[str, InputImage] = {}  # by output in lower case
-    for name, path in zip(names, found.values(), strict=True):
+    for name, path in zip(names, found, strict=True):
         stem = name.removesuffix(path.suffix)
         start = output = stem if sharing[stem.lower()] == 1 else name
         number = 2
