@@ -217,12 +217,12 @@ def read_photos(
         return read_samples(photos)
     table = None
     if labels is not None:
-        where = str(expanded(labels).resolve())
+        where = str(expanded(labels).absolute())
         table = read_samples(photos, "boxes", table=where, images=".", missing="skip")
     if masks is None:
         assert table is not None
         return table
-    masked = read_samples(photos, "pairs", images=".", masks=str(expanded(masks).resolve()))
+    masked = read_samples(photos, "pairs", images=".", masks=str(expanded(masks).absolute()))
     if table is None:
         return masked
     classes = {sample.image.resolve(): sample.labels for sample in table}
