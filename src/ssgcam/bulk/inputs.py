@@ -63,9 +63,7 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
     """
     given = [expanded(pattern) for pattern in patterns]
     outputs = f"{out.resolve()}{os.sep}"
-    found = [
-        path for path in find_images(given) if not os.path.realpath(path).startswith(outputs)
-    ]
+    found = [path for path in find_images(given) if not os.path.realpath(path).startswith(outputs)]
     if not found:
         raise SsgcamError(f"all images are below the output folder '{out}'; choose another one")
     root = os.path.commonpath([_root(pattern) for pattern in given])
