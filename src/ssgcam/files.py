@@ -86,9 +86,12 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    r"""Write UTF-8 text whole or not at all.
+
+    A byte of a file name that is not UTF-8 is written as ``\udcff`` or the like, which JSON reads back.
+    """
     with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

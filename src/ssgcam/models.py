@@ -376,8 +376,7 @@ def _from_torchvision(name: str, pretrained: bool) -> LoadedModel:
             f"no network named '{name}'; give a torchvision name, timm/NAME, a file written by ssgcam, "
             f"or package.module:factory{did_you_mean(name, known)}"
         )
-    choices = tv.get_model_weights(name)
-    default: Any = next(w for w in choices if w.name == choices.DEFAULT.name)
+    default: Any = tv.get_model_weights(name).DEFAULT
     if pretrained:
         network = _downloaded(lambda: tv.get_model(name, weights=default), name)
     else:

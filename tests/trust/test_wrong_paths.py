@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +139,21 @@ def test_a_path_option_with_another_file_is_refused(flag: str, wrong: str, tmp_p
     (sentence,) = done.stderr.strip().splitlines()
     assert str(tmp_path / "a.txt") in sentence
     assert "bug" not in sentence
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names are text there")
+def test_photos_whose_names_are_not_utf_8_are_explained_segmented_and_reported(
+    tmp_path: Path,
+) -> None:
+    photo(tmp_path / "in" / "a.png").rename(tmp_path / "in" / os.fsdecode(b"a\xff.png"))
+    words = (tmp_path / "in", "--model", TINY, "--out")
+    for last in ((), ("--json",), ("--report", tmp_path / "a.html")):
+        done = run("explain", *words, tmp_path / f"maps{len(last)}", *last)
+        assert done.exit_code == 0, done.output
+    (entry,) = json.loads((tmp_path / "maps2" / "explain.json").read_text("utf-8"))["photos"]
+    assert entry["photo"] == str(tmp_path / "in" / os.fsdecode(b"a\xff.png"))
+    report = ("--threshold", 0.3, "--gate", 0, "--report", tmp_path / "b.html")
+    done = run("segment", *words, tmp_path / "masks", *report)
+    assert done.exit_code == 0, done.output
+    for name in ("a.html", "b.html"):
+        assert "a\\udcff.png" in (tmp_path / name).read_text("utf-8")

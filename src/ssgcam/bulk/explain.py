@@ -266,7 +266,10 @@ def _write_report(
     """Write the settings, and one line for each photo in the folder, whole or not at all."""
     paths = {image.name: image.path for image in inputs}
     start = json.dumps({"versions": versions(), **settings}, indent=2)
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
         comma = ""
         for entry in manifest.entries():

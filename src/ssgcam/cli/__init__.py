@@ -6,6 +6,7 @@ subcommand runs, so that ``ssgcam --help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -44,6 +45,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a subcommand; an error becomes one sentence and an exit code."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names may be no valid text
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError):
