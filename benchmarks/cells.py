@@ -317,7 +317,7 @@ def strokes(options: argparse.Namespace) -> None:
             for k, (photo, each) in enumerate(zip(photos, known, strict=True))
         ]
         recipe = search_corrections(model, corrections, cache=options.work / "cache")[0].recipe
-        sweep = sweep_maps(model, tested, QUICK, {kind: [recipe]})[kind][0]
+        sweep = sweep_maps(model, tested, QUICK, {kind: recipe})[kind]
         parts = sweep.at(recipe.threshold, recipe.gate)
         statistic = partial(score_of, kind="pooled")
         return bootstrap_interval(parts, statistic, seed=0, groups=tested.groups)
