@@ -134,6 +134,32 @@ def test_pictures_have_the_photos_sizes_and_the_maps_order(network: Small, image
         result.overlay(photos[:2])
 
 
+def test_a_result_prints_one_short_line(network: Small, images: Tensor) -> None:
+    result = CAM(network, LAYERS)(images, [0, 2, 1])
+    assert repr(result) == "Result(3 images, classes [0, 2, 1], map 16 x 20, layers act1, act2)"
+    many = CAM(network, ["act2", "act1", "norm1", "conv1"])(images[[0, 1, 2, 0]], 1)
+    assert repr(many) == (
+        "Result(4 images, classes [1, 1, 1, ...], map 16 x 20, layers act2, act1, norm1, ...)"
+    )
+    several = CAM(network, ["act2"], output_size=(8, 8))(images[:1], [[0, 1]])
+    assert repr(several) == "Result(1 image, classes [[0, 1]], map 8 x 8, layers act2)"
+
+
+def test_class_probabilities_are_those_of_the_explained_classes(
+    network: Small, images: Tensor
+) -> None:
+    shares = network(images).softmax(1).tolist()
+    for classes in (torch.tensor([2, 0, 1]), torch.tensor([[0, 1], [2, 1], [1, 0]])):
+        columns = [[c] if isinstance(c, int) else c for c in classes.tolist()]
+        expected = torch.tensor([[shares[n][c] for c in row] for n, row in enumerate(columns)])
+        result = CAM(network, ["act2"])(images, classes)
+        torch.testing.assert_close(result.class_probabilities, expected.view(classes.shape))
+    result = CAM(network, ["act2"], target=lambda logits: logits[:, 0])(images)
+    assert result.titles() == ["class 0"] * 3
+    with pytest.raises(SsgcamError, match="no class probabilities"):
+        _ = result.class_probabilities
+
+
 def test_a_result_shows_itself(network: Small, images: Tensor) -> None:
     loaded = LoadedModel(network, "small", class_names=("cat", "<dog>"))
     result = CAM(loaded, LAYERS)(images[:2], 1)

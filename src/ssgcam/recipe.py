@@ -361,16 +361,16 @@ class BoundRecipe:
 
     def masks(self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None) -> Tensor:
         """Masks ``[N, H, W]`` (or ``[N, K, H, W]``), bool; all False below the gate."""
-        result = self(images, classes)
+        return self.masks_of(self(images, classes))
+
+    def masks_of(self, result: Result) -> Tensor:
+        """The masks of what this object returned, as of :meth:`masks`."""
         inside = pipeline.threshold(result.maps, self.recipe.threshold)
         return inside & self.is_open(result)[..., None, None]
 
     def is_open(self, result: Result) -> Tensor:
         """Whether the class's probability reaches the gate: bool, of the shape of its classes."""
-        assert result.probabilities is not None
-        columns = result.classes.view(len(result.classes), -1)
-        probability = result.probabilities.gather(1, columns).view(result.classes.shape)
-        return probability >= self.recipe.gate
+        return result.class_probabilities >= self.recipe.gate
 
     def statistics(self, images: Tensor, result: Result) -> dict[str, Tensor]:
         """What ``calibration_statistics`` are about, of ``[N]`` images explained for one class each.
@@ -379,12 +379,10 @@ class BoundRecipe:
             images: The network's input.
             result: What this object returned for them.
         """
-        assert result.probabilities is not None
         assert result.pooled is not None
-        masks = pipeline.threshold(result.maps, self.recipe.threshold)
-        masks = masks & self.is_open(result)[:, None, None]
-        of_class = result.probabilities.gather(1, result.classes[:, None])[:, 0]
-        return image_statistics(images, result.pooled, of_class, result.maps, masks)
+        return image_statistics(
+            images, result.pooled, result.class_probabilities, result.maps, self.masks_of(result)
+        )
 
     def unusual(self, images: Tensor, result: Result) -> list[list[str]]:
         """For each image in what it is unlike the calibration images, the most unusual first.

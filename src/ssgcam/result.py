@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
-    """Heat maps of a batch.
+    """Heat maps of a batch; printed as one short line.
 
     Attributes:
         maps: ``[N, H, W]`` (or ``[N, K, H, W]`` for K classes of each image) in [0, 1], at input
@@ -43,9 +43,30 @@ class Result:
     probabilities: Tensor | None
     evidence: Tensor
     notes: tuple[str, ...]
-    images: Tensor | None = field(default=None, repr=False)
-    class_names: tuple[str, ...] = field(default=(), repr=False)
-    pooled: dict[str, Tensor] | None = field(default=None, repr=False)
+    images: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+    pooled: dict[str, Tensor] | None = None
+
+    def __repr__(self) -> str:
+        count, (height, width) = len(self.classes), self.maps.shape[-2:]
+        return (
+            f"Result({count} image{'s' * (count != 1)}, classes [{_first_few(self.classes.tolist())}], "
+            f"map {height} x {width}, layers {_first_few(list(self.layer_maps))})"
+        )
+
+    @property
+    def class_probabilities(self) -> Tensor:
+        """The probabilities of the explained classes, of the shape of ``classes``.
+
+        Raises:
+            SsgcamError: If a user's score function was explained, so that there are none.
+        """
+        if self.probabilities is None:
+            raise SsgcamError(
+                "a target function was explained, so there are no class probabilities"
+            )
+        columns = self.classes.view(len(self.classes), -1)
+        return self.probabilities.gather(1, columns).view(self.classes.shape)
 
     def overlay(self, photos: Sequence[Image.Image] | None = None) -> list[Image.Image]:
         """The maps over their photos: one RGB picture for each map, flattened.
@@ -70,14 +91,12 @@ class Result:
 
     def titles(self) -> list[str]:
         """Class and probability of each map, flattened."""
-        classes = self.classes.view(len(self.classes), -1)
-        texts = []
-        for n, row in enumerate(classes.tolist()):
-            for index in row:
-                name = self.class_names[index] if self.class_names else f"class {index}"
-                known = self.probabilities is not None
-                texts.append(f"{name} {float(self.probabilities[n, index]):.1%}" if known else name)  # type: ignore[index]
-        return texts
+        indices = self.classes.flatten().tolist()
+        names = [self.class_names[k] if self.class_names else f"class {k}" for k in indices]
+        if self.probabilities is None:
+            return names
+        shares = self.class_probabilities.flatten().tolist()
+        return [f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True)]
 
     def plot(self, photos: Sequence[Image.Image] | None = None) -> Figure:
         """A figure with a row of overlays for each image; ``photos`` as for :meth:`overlay`."""
@@ -106,6 +125,12 @@ class Result:
         from ssgcam.report.notebook import html_pictures
 
         return html_pictures(zip(self.overlay(), self.titles(), strict=True))
+
+
+def _first_few(values: Sequence[Any]) -> str:
+    """The first three values, separated by commas; a list in brackets."""
+    few = [f"[{_first_few(each)}]" if isinstance(each, list) else str(each) for each in values[:3]]
+    return ", ".join(few + ["..."] * (len(values) > 3))
 
 
 def in_shape_of(classes: Tensor, parts: list[Tensor]) -> Tensor:

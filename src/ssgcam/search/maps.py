@@ -141,9 +141,7 @@ def apply_recipe(
         images = placed(data.images[part], bound.cam.network)
         result = bound(images, data.classes[part].to(images.device))
         maps.append(pipeline.resize(result.maps.float().cpu(), data.mask_size))
-        assert result.probabilities is not None
-        of_class = result.probabilities.gather(1, result.classes[:, None])[:, 0]
-        probabilities.append(of_class.detach().float().cpu())
+        probabilities.append(result.class_probabilities.float().cpu())
         statistics.append(bound.statistics(images, result))
     of_all, of_class = torch.cat(maps), torch.cat(probabilities)
     is_open = of_class >= recipe.gate
