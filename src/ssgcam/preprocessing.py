@@ -74,20 +74,23 @@ class Preprocessing:
         lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
         return cls(**{**content, **lists, "reading": Reading(**content["reading"])})
 
-    def __call__(self, images: Sequence[Image.Image], crop: bool = False) -> Tensor:
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Prepare images of any size.
 
         Args:
-            images: RGB images.
-            crop: Use the weights' center crop instead of the whole image squashed to ``input_size``.
+            images: RGB images; each is squashed to ``input_size``.
 
         Returns:
             ``[N, C, H, W]`` float32, normalized, with C :attr:`channels`.
         """
-        return self.normalize(torch.stack([self.pixels(image, crop) for image in images]))
+        return self.normalize(torch.stack([self.pixels(image) for image in images]))
 
     def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
         """One image at the network's input size, with 8 bits: ``[C, H, W]`` uint8.
+
+        Args:
+            image: RGB, or with as many channels as the network takes.
+            crop: Use the weights' center crop instead of the whole image squashed to ``input_size``.
 
         Raises:
             SsgcamError: If the image has not as many channels as the network takes.

@@ -24,6 +24,8 @@ LEAST_SCALE = 1e-3
 EXTREME = 1e-6
 #: Limits are proportional to this quantile of a statistic's distances.
 USUAL = 0.9
+#: The largest share of the calibration images that may be flagged.
+FALSE_ALARMS = 0.05
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,15 @@ def image_statistics(
     return {name: values.detach().double().cpu() for name, values in found.items()}
 
 
-def summarize(
-    values: Mapping[str, Tensor], false_alarms: float = 0.05
-) -> tuple[tuple[Statistic, ...], float]:
+def summarize(values: Mapping[str, Tensor]) -> tuple[Statistic, ...]:
     """What is usual, from the statistics of the calibration images.
 
     Each image's distances are measured from center and scale of the other images. A statistic's limit is
     a common factor times the :data:`USUAL` quantile of its distances; the factor is the smallest that
-    flags at most the share ``false_alarms`` of the images by any statistic.
+    flags at most the share :data:`FALSE_ALARMS` of the images by any statistic.
 
     Args:
         values: By name ``[N, D]``, N at least 2.
-        false_alarms: The largest share of calibration images that may be flagged, 0 to 1.
-
-    Returns:
-        The statistics, and the share of the calibration images that is flagged.
     """
     distances = {}
     for name, own in values.items():
@@ -106,15 +102,14 @@ def summarize(
         distances[name] = torch.cat(left_out)
     usual = {name: _at_least(each.quantile(USUAL)) for name, each in distances.items()}
     largest = torch.stack([each / usual[name] for name, each in distances.items()]).amax(0)
-    count = len(largest)
-    kept = math.ceil((1 - false_alarms) * count - 1e-9)
-    factor = float(largest.sort().values[max(kept, 1) - 1])
+    kept = math.ceil((1 - FALSE_ALARMS) * len(largest) - 1e-9)
+    factor = float(largest.sort().values[kept - 1])
     statistics = []
     for name, own in values.items():
         center, scale = _center_and_scale(own)
         limit = max(factor * float(usual[name]), 1e-12)
         statistics.append(Statistic(name, _rounded(center), _rounded(scale), limit))
-    return tuple(statistics), float((largest > factor).double().mean())
+    return tuple(statistics)
 
 
 def unusual(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> list[list[str]]:
@@ -131,11 +126,6 @@ def unusual(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> li
         [statistics[k].name for k in row.argsort(descending=True).tolist() if row[k] > 1]
         for row in ratios
     ]
-
-
-def unusualness(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> Tensor:
-    """``[N]``: the largest distance in units of its limit; above 1 the image is flagged."""
-    return torch.stack([s.distance(values[s.name]) / s.limit for s in statistics]).amax(0)
 
 
 def _center_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:

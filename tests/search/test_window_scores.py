@@ -27,7 +27,7 @@ def test_the_score_is_that_of_probability_times_map() -> None:
     settings = replace(SHORT, folds=0, refinement=None, augmentations=(), views=(Augmentation(),))
     recipe = search_recipe(model, data, ["act"], settings=settings).recipe
     data = data.with_predictions(model)
-    found = window_scores(model, recipe, data, settings, (0.1, 0.4))
+    found = window_scores(model, recipe, data, settings)
     result = recipe.bind(model)(data.images, data.classes)
     p = result.probabilities[range(8), data.classes]
     positives = ~data.negatives
@@ -38,7 +38,8 @@ def test_the_score_is_that_of_probability_times_map() -> None:
     assert all(float((quantiles - gate).abs().min()) < 1e-6 for gate in found.gates[1:])
     assert list(found.gates) == sorted(found.gates)
     for g, gate in enumerate(found.gates):
-        for t, threshold in enumerate((0.1, 0.4)):
+        for t, threshold in ((3, 0.11), (13, 0.41)):
+            assert found.thresholds[t] == threshold
             masks = (result.maps * p[:, None, None] >= threshold) & (p >= gate)[:, None, None]
             pooled = sum(
                 confusion_matrix(mask.long(), truth, 2)

@@ -49,11 +49,6 @@ class Augmentation:
         for value in self.scales:
             check_range("scales", value, 0.1, 10)
 
-    @property
-    def views(self) -> int:
-        """How many passes of the network an image takes."""
-        return len(_AXES[self.flips]) * len(self.scales)
-
     def __iter__(self) -> Iterator[View]:
         """The views; the first is unflipped."""
         return (View(scale, axes) for scale in self.scales for axes in _AXES[self.flips])

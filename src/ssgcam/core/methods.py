@@ -76,18 +76,13 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
             yield weight.sum(1).clamp_min(0)
 
 
-def smoothed_hires_cam(signal: Signal, sigma: float = SSGSettings.sigma) -> Tensor:
+def smoothed_hires_cam(signal: Signal) -> Tensor:
     """HiResCAM smoothed after the sum (Rao, Boehle and Schiele 2022): ``relu(S sum_c g A)``.
 
-    Args:
-        signal: With ``first``.
-        sigma: Gaussian's standard deviation as a fraction of the map's shorter side.
-
-    Returns:
-        ``[N, h, w]``.
+    The Gaussian ``S`` has the default ``sigma`` of :class:`SSGSettings`.
     """
     total = (wide(_first(signal)) * wide(signal.activation)).sum(1)
-    return smooth(total, sigma).clamp_min(0)
+    return smooth(total, SSGSettings.sigma).clamp_min(0)
 
 
 def grad_cam(signal: Signal) -> Tensor:
@@ -141,20 +136,18 @@ def shapley_cam(signal: Signal) -> Tensor:
     return _weighted((wide(_first(signal)) - 0.5 * wide(signal.curvature)).mean((2, 3)), signal)
 
 
-def eigen_cam(signal: Signal, centered: bool = False) -> Tensor:
+def eigen_cam(signal: Signal) -> Tensor:
     """Eigen-CAM (Muhammad and Yeasin 2020): the activations along their first principal direction.
 
     ``A`` as a matrix of positions by channels is projected on its first right singular vector. The
-    paper does not center; ``centered=True`` subtracts each channel's mean first, as grad-cam does.
+    paper does not center, unlike grad-cam, which subtracts each channel's mean first.
     A singular vector has no sign of its own: it is turned so that the projection agrees with
-    the sum of the activations over channels (their inner product, centered alike, is not negative),
-    and the map is its positive part. The class plays no part.
+    the sum of the activations over channels (their inner product is not negative), and the map is its
+    positive part. The class plays no part.
     """
     activation = wide(signal.activation)
     count, channels, height, width = activation.shape
     matrix = activation.reshape(count, channels, height * width).transpose(1, 2)
-    if centered:
-        matrix = matrix - matrix.mean(1, keepdim=True)
     direction = torch.linalg.svd(matrix, full_matrices=False).Vh[:, 0]
     with full_precision(matrix):
         projection = (matrix @ direction[:, :, None])[:, :, 0]

@@ -222,7 +222,7 @@ class _Search:
         shown, own = self.sets[where], self._apply(recipe, data)
         found = own if shown is data else self._apply(recipe, shown)
         offset = mask_offset(found.masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
-        statistics = summarize(own.statistics)[0] if len(data) > 1 else ()
+        statistics = summarize(own.statistics) if len(data) > 1 else ()
         guarantee, undecided, refusals = None, None, []
         if settings.guarantee is not None:
             fold_recipes = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +46,6 @@ def window_scores(
     recipe: Recipe,
     data: CalibrationSet,
     settings: SearchSettings,
-    thresholds: Sequence[float] = THRESHOLDS,
 ) -> WindowScores:
     """Score gates and thresholds by the rule of a single window: probability times map.
 
@@ -56,7 +54,6 @@ def window_scores(
         recipe: A recipe for it.
         data: Labeled windows with predictions.
         settings: Fitness and batch size.
-        thresholds: The thresholds.
     """
     found = apply_recipe(model, recipe, data, settings.batch_size)
     positives = ~data.negatives
@@ -65,7 +62,7 @@ def window_scores(
     gates = tuple(sorted({recipe.gate, *(gate for gate in quantiles if gate > recipe.gate)}))
     maps = found.maps * found.probabilities[:, None, None]
     sweep = sweep_thresholds(maps, data.masks, found.probabilities, settings.fitness)
-    scores = [[float(fitness(sweep.at(t, g), settings.fitness)) for t in thresholds] for g in gates]
+    scores = [[float(fitness(sweep.at(t, g), settings.fitness)) for t in THRESHOLDS] for g in gates]
     areas = (data.masks[positives] == 1).flatten(1).double().mean(1)
     smallest = SMALLEST_SHARE * float(areas.quantile(SMALL_OBJECT))
-    return WindowScores(gates, tuple(thresholds), torch.tensor(scores), smallest)
+    return WindowScores(gates, THRESHOLDS, torch.tensor(scores), smallest)
