@@ -38,7 +38,7 @@ from ssgcam.core.target import (
     settings_and_function,
 )
 from ssgcam.errors import SsgcamError
-from ssgcam.models import LoadedModel
+from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.result import Result, in_shape_of, missing_evidence
 
 T = TypeVar("T")
@@ -106,14 +106,14 @@ class CAM:
     ) -> None:
         if method not in METHODS:
             raise SsgcamError(f"no method named '{method}'; choose one of {', '.join(METHODS)}")
-        loaded = model if isinstance(model, LoadedModel) else None
-        self.network = unwrap(loaded.network if loaded else model)  # type: ignore[arg-type]
-        self.class_names = loaded.class_names if loaded else ()
+        loaded = as_loaded(model)
+        self.network = unwrap(loaded.network)
+        self.class_names = loaded.class_names
         self.method = METHODS[method]
         self.method_name = method
         self.ssg: SSGSettings | Sequence[SSGSettings] = ssg or SSGSettings()
         self.target, self.target_function = settings_and_function(target, self.method.target)
-        self.output = output or (loaded.output if loaded else "softmax")
+        self.output = output or loaded.output
         check_choice("output", self.output, Output)
         self.fusion: Fusion = fusion or self.method.fusion
         check_choice("fusion", self.fusion, Fusion)

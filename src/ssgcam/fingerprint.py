@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from ssgcam.core.capture import capture
 from ssgcam.core.layers import resolve
 from ssgcam.core.layouts import layout_of
-from ssgcam.core.network import unwrap
+from ssgcam.core.network import placed, unwrap
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError, first_line
 from ssgcam.images import Reading
-from ssgcam.models import input_channels
+from ssgcam.models import LoadedModel, input_channels
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Fingerprint:
     parameters: str
     output: Literal["softmax", "sigmoid"] = "softmax"
     reading: Reading | None = None
+
+    @classmethod
+    def of(cls, model: LoadedModel, input_size: tuple[int, int]) -> Fingerprint:
+        """The fingerprint of a network, for inputs of this height and width."""
+        name, digest = Path(model.name).name, parameter_hash(model.network)
+        return cls(name, input_size, digest, model.output, model.preprocessing.reading)
 
 
 def check_fits(
@@ -129,12 +136,6 @@ def layer_shapes(
         maps = layout_of(tensor, input_size, name).maps(tensor)
         shapes[name] = (int(maps.shape[1]), int(maps.shape[2]), int(maps.shape[3]))
     return shapes, int(logits_of(captured.output).shape[1])
-
-
-def placed(images: Tensor, network: nn.Module) -> Tensor:
-    """Images on the device and in the number format of the network's parameters."""
-    first = next(iter(network.parameters()), None)
-    return images if first is None else images.to(first)
 
 
 def _by(sides: Sequence[int]) -> str:

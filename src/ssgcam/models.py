@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from ssgcam.checkpoints import load_state, match_names, read_checkpoint
+from ssgcam.core.network import unwrap
 from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of, probabilities_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, rephrased, require
@@ -97,6 +98,22 @@ class LoadedModel:
             some = ", ".join(f"{index} '{self.class_names[index]}'" for index in fits[:5])
             problem = f"fits {len(fits)} classes of '{self.name}' ({some}); give one name or index"
         raise SsgcamError(f"class '{wanted}' {problem}")
+
+
+def as_loaded(model: nn.Module | LoadedModel) -> LoadedModel:
+    """The model itself; a bare network gets its class as a name, ImageNet's preprocessing and softmax.
+
+    Raises:
+        SsgcamError: If it is neither.
+    """
+    if isinstance(model, LoadedModel):
+        return model
+    if not isinstance(model, nn.Module):
+        raise SsgcamError(
+            f"the model is a {type(model).__name__}; give a network, or what load_model(NAME) returns"
+        )
+    network = unwrap(model)
+    return LoadedModel(network, type(network).__name__)
 
 
 def load_model(

@@ -21,14 +21,13 @@ from ssgcam.cam import CAM
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.augment import Augmentation, View
 from ssgcam.core.capture import capture
-from ssgcam.core.network import unwrap
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import Fusion, SSGSettings, TargetSettings, check_choice, check_range
 from ssgcam.core.target import logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
 from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
-from ssgcam.models import LoadedModel
+from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.recipe_schema import decode
 from ssgcam.report.notebook import html_table
 from ssgcam.result import Result
@@ -308,9 +307,9 @@ class BoundRecipe:
         strict: bool = False,
         fast: bool = False,
     ) -> None:
-        network = unwrap(model.network if isinstance(model, LoadedModel) else model)
         self.recipe = recipe
         shapes = {layer.name: layer.shape for layer in recipe.layers}
+        network = as_loaded(model).network
         check_fits(network, recipe.network, shapes, recipe.classes, strict=strict)
         self.cam = CAM(
             model,

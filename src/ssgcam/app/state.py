@@ -32,7 +32,7 @@ from ssgcam.data import IGNORE, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.card import read_photos
 from ssgcam.files import write_array, write_json, write_png
-from ssgcam.fingerprint import Fingerprint, layer_shapes, parameter_hash
+from ssgcam.fingerprint import Fingerprint, layer_shapes
 from ssgcam.metrics.masks import confusion_matrix, foreground_iou
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.recipe import Recipe, RecipeLayer
@@ -201,12 +201,8 @@ def start_recipe(model: LoadedModel) -> Recipe:
     names = auto_layers(model.network, noise)
     size = model.preprocessing.input_size
     shapes, _ = layer_shapes(model.network, names, size)
-    made = Fingerprint(
-        Path(model.name).name, size, parameter_hash(model.network), model.output,
-        model.preprocessing.reading,
-    )  # fmt: skip
     layers = tuple(RecipeLayer(name, 1 / len(names), LOCALIZE, 1.0, shapes[name]) for name in names)
-    return Recipe(layers, 0.5, 0.0, made, QUICK.working_size)
+    return Recipe(layers, 0.5, 0.0, Fingerprint.of(model, size), QUICK.working_size)
 
 
 @dataclass(frozen=True, eq=False)

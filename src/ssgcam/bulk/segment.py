@@ -40,7 +40,7 @@ from ssgcam.core.settings import check_choice
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json, written_whole
 from ssgcam.manifest import Entry, Manifest
-from ssgcam.models import LoadedModel, check_network, with_settings
+from ssgcam.models import LoadedModel, as_loaded, check_network, with_settings
 from ssgcam.recipe import BoundRecipe, Guarantee, Recipe
 from ssgcam.report.html import check_report
 from ssgcam.segmentation_model import load_segmenter
@@ -157,10 +157,8 @@ def segment_images(
         loaded = load_segmenter(segmenter)
     elif model is None:
         raise SsgcamError("there is no network; give a model, or a segmentation network")
-    elif isinstance(model, LoadedModel):
-        loaded = model
     else:
-        loaded = LoadedModel(model, type(model).__name__)
+        loaded = as_loaded(model)
     out = Path(out).absolute()
     if batch_size < 1:
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")

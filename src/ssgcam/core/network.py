@@ -32,6 +32,12 @@ def outside_inference_mode(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
+def placed(images: Tensor, network: nn.Module) -> Tensor:
+    """Images on the device and in the number format of the network's parameters."""
+    first = next(iter(network.parameters()), None)
+    return images if first is None else images.to(first)
+
+
 @contextmanager
 def explaining(network: nn.Module) -> Iterator[None]:
     """Eval mode and frozen parameters for the block; afterwards every flag is as it was.

@@ -25,9 +25,10 @@ from ssgcam.cam import CAM
 from ssgcam.core.augment import View
 from ssgcam.core.fusion import prepare
 from ssgcam.core.methods import ssg_cams
+from ssgcam.core.network import placed
 from ssgcam.errors import SsgcamError
 from ssgcam.files import read_array, written_whole
-from ssgcam.fingerprint import layer_shapes, parameter_hash, placed
+from ssgcam.fingerprint import layer_shapes, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.settings import MapGrid, SearchSettings

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ssgcam.core.capture import capture
-from ssgcam.core.network import unwrap
+from ssgcam.core.network import placed, unwrap
 from ssgcam.core.target import logits_of
 from ssgcam.data import IGNORE, Sample, SampleSet, with_box_masks
 from ssgcam.data.classes import match_classes
 from ssgcam.errors import SsgcamError
-from ssgcam.fingerprint import placed, tensor_bytes
-from ssgcam.models import LoadedModel
+from ssgcam.fingerprint import tensor_bytes
+from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.preprocessing import Preprocessing
 
 #: A calibration set with fewer positive images, or fewer groups, gets a warning.
@@ -135,7 +135,7 @@ class CalibrationSet:
         Raises:
             SsgcamError: As for the class, or if there is no mask or classes can't be matched.
         """
-        loaded = with_preprocessing(model)
+        loaded = as_loaded(model)
         if not any(sample.mask for sample in samples):
             if not any(sample.boxes for sample in samples):
                 raise SsgcamError(
@@ -268,14 +268,6 @@ def _digest(about: str, *tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor_bytes(tensor))
     return f"sha256:{digest.hexdigest()}"
-
-
-def with_preprocessing(model: nn.Module | LoadedModel) -> LoadedModel:
-    """The model, unwrapped; a bare network gets ImageNet's preprocessing and softmax."""
-    if isinstance(model, LoadedModel):
-        return model
-    network = unwrap(model)
-    return LoadedModel(network, type(network).__name__)
 
 
 def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,9 +13,9 @@ from ssgcam.cam import CAM
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.augment import View
 from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.network import placed
 from ssgcam.core.signals import Signal
 from ssgcam.core.target import logits_of
-from ssgcam.fingerprint import placed
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe, RecipeLayer, finished_maps, fused_view
 from ssgcam.search.calibration_set import CalibrationSet

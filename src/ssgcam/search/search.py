@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,15 +18,16 @@ from tqdm.auto import tqdm
 
 from ssgcam.core.augment import Augmentation, View
 from ssgcam.core.layers import block_layers, resolve
+from ssgcam.core.network import placed
 from ssgcam.core.refine import Refinement
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.fingerprint import Fingerprint, parameter_hash, placed
+from ssgcam.fingerprint import Fingerprint
 from ssgcam.metrics.offset import mask_offset
-from ssgcam.models import LoadedModel
+from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.recipe import Guarantee, Origin, Recipe, RecipeLayer
 from ssgcam.search.cache import MapCache, build_cache, mean_of
-from ssgcam.search.calibration_set import Boxes, CalibrationSet, with_preprocessing
+from ssgcam.search.calibration_set import Boxes, CalibrationSet
 from ssgcam.search.evolution import (
     Evolution,
     evolve,
@@ -125,7 +127,7 @@ def search_recipe(
     Raises:
         SsgcamError: If the images can't be used (see :class:`CalibrationSet`) or a layer doesn't exist.
     """
-    settings, loaded = settings or SearchSettings(), with_preprocessing(model)
+    settings, loaded = settings or SearchSettings(), as_loaded(model)
     index = None if classes is None else loaded.class_index(classes)
 
     def read(data: CalibrationSet | SampleSet, any_count: bool) -> CalibrationSet:
@@ -177,6 +179,11 @@ class _Search:
     folder: Path | None
     interrupted: Callable[[], bool]
     bar: tqdm[None]
+
+    @cached_property
+    def made_for(self) -> Fingerprint:
+        """The network of every candidate."""
+        return Fingerprint.of(self.model, self.sets["folds"].image_size)
 
     def run(self) -> SearchResult:
         """Everything after the checks."""
@@ -349,7 +356,7 @@ class _Search:
         self, objective: Objective, genes: NDArray[np.float64], views: Augmentation
     ) -> Recipe:
         """A candidate as a recipe."""
-        maps, model, data = objective.cache, self.model, self.sets["folds"]
+        maps = objective.cache
         candidate = objective.decode(genes[:, None])
         weights, entries = candidate.weights[0], candidate.entries[0].tolist()
         layers = []
@@ -361,15 +368,9 @@ class _Search:
             layers=tuple(layers),
             threshold=float(candidate.thresholds[0]),
             gate=float(candidate.gates[0]),
-            network=Fingerprint(
-                Path(model.name).name,
-                data.image_size,
-                parameter_hash(model.network),
-                model.output,
-                model.preprocessing.reading,
-            ),
+            network=self.made_for,
             working_size=maps.size,
-            classes=data.class_choices,
+            classes=self.sets["folds"].class_choices,
             target=self.settings.target,
             augmentation=views,
         )
