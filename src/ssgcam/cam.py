@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.core import fusion as pipeline
-from ssgcam.core.capture import Captured, capture, run_with_replacement
-from ssgcam.core.fast import FastCopy
+from ssgcam.core.capture import Captured, run_with_replacement
+from ssgcam.core.fast import Computation
 from ssgcam.core.forward_methods import recipro_cam, score_cam
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.layouts import layout_of
@@ -120,7 +120,7 @@ class CAM:
         self.output_size = output_size
         self.batch_size = batch_size
         self.fast = fast
-        self._fast_copy = FastCopy(self.network) if fast else None
+        self._computation = Computation(self.network, fast)
         self.layer_weights = layer_weights
         self.gamma = self.method.gamma if gamma is None else gamma
         self._layers: list[str] | None = None
@@ -144,7 +144,7 @@ class CAM:
     @property
     def computation(self) -> str:
         """How the network is run: ``"exact"``, or what ``fast=True`` chose, in words."""
-        return self._fast_copy.description if self._fast_copy else "exact"
+        return self._computation.description
 
     def layers(self, images: Tensor) -> list[str]:
         """The target layers' names; ``"auto"`` is resolved with the first images given."""
@@ -250,9 +250,7 @@ class CAM:
         twice = self._needs == "curvature" or (
             self._needs == "second" and self.target.second == "hutchinson"
         )
-        if self._fast_copy is not None:
-            return self._fast_copy.capture(images, names, double_backward=twice)
-        return capture(self.network, images, names, double_backward=twice)
+        return self._computation.capture(images, names, double_backward=twice)
 
     def _layer_map(
         self,

@@ -13,7 +13,7 @@ from torchvision import models as tv
 
 from helpers.networks import state_of
 from ssgcam import CAM, SSGCAM
-from ssgcam.core.fast import FastCopy, folded
+from ssgcam.core.fast import Computation, folded
 from ssgcam.errors import SsgcamError
 
 LAYERS = ["layer2", "layer3", "layer4"]
@@ -125,7 +125,7 @@ def test_changed_weights_are_noticed(network: nn.Module, images: Tensor) -> None
 
 
 def test_the_copy_is_made_once(network: nn.Module, images: Tensor) -> None:
-    fast = FastCopy(network)
+    fast = Computation(network, True)
     first = fast(images, LAYERS)
     assert fast(images, LAYERS) is first
     assert fast(images, ["layer4"]) is not first

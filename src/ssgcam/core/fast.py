@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ssgcam.core.capture import Captured, Target, capture
-from ssgcam.core.network import outside_inference_mode
+from ssgcam.core.network import outside_inference_mode, placed
 from ssgcam.core.target import output_tensor
 from ssgcam.errors import SsgcamError
 
@@ -26,46 +26,53 @@ from ssgcam.errors import SsgcamError
 TOLERANCE = 1e-3
 
 
-class FastCopy:
-    """A network's faster copy, made again whenever the network's own weights have changed.
+class Computation:
+    """How a network is run: itself, or with ``fast=True`` a faster copy of it.
 
-    Changes are noticed by the version counters of parameters and buffers (an optimizer's step, loading a
-    state, moving to another device); an edit through ``parameter.data`` is not noticed.
+    The copy is made again whenever the network's own weights have changed. Changes are noticed by the
+    version counters of parameters and buffers (an optimizer's step, loading a state, moving to another
+    device); an edit through ``parameter.data`` is not noticed.
 
     Args:
         network: Without wrappers; it is not changed.
+        fast: Run the copy.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, fast: bool) -> None:
         self.network = network
+        self.fast = fast
         self._made_from: Any = None
         self._copy: nn.Module | None = None
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """``bfloat16`` on a CUDA device that has it; ``None``, the network's own, on any other."""
+        """``bfloat16`` of a copy on a CUDA device that has it; else ``None``, the network's own."""
         device = next((parameter.device for parameter in self.network.parameters()), None)
-        on_cuda = device is not None and device.type == "cuda"
+        on_cuda = self.fast and device is not None and device.type == "cuda"
         return torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported(False) else None
 
     @property
     def description(self) -> str:
-        """What the copy is, in words."""
+        """In words."""
+        if not self.fast:
+            return "exact"
         return f"batch norms folded, channels last, {'bfloat16' if self.dtype else 'own dtype'}"
 
     def __call__(self, images: Tensor, targets: Sequence[str]) -> nn.Module:
-        """The copy for these target layers.
+        """The network, or its copy for these target layers.
 
         Args:
             images: ``[N, C, H, W]``; one of them is run when the copy is made.
             targets: Spellings of the layers that must keep their meaning.
 
         Returns:
-            The copy; modules have the names they had.
+            What to run; modules have the names they had.
 
         Raises:
             SsgcamError: If the network can't be copied.
         """
+        if not self.fast:
+            return self.network
         tensors = [*self.network.parameters(), *self.network.buffers()]
         now = (tuple(targets), [(id(t), t.data_ptr(), t._version) for t in tensors])
         if self._copy is None or self._made_from != now:
@@ -73,13 +80,18 @@ class FastCopy:
             self._made_from = now
         return self._copy
 
+    def ready(self, images: Tensor) -> Tensor:
+        """Images in the number format and memory format of the copy; as they are without one."""
+        if not self.fast:
+            return images
+        return images.to(dtype=self.dtype or images.dtype, memory_format=torch.channels_last)
+
     def capture(
         self, images: Tensor, targets: Sequence[str], *, double_backward: bool = False
     ) -> Captured:
-        """As :func:`ssgcam.core.capture.capture`, of the copy; the output in float32 or wider."""
-        twin = self(images, targets)
-        images = images.to(dtype=self.dtype or images.dtype, memory_format=torch.channels_last)
-        captured = capture(twin, images, targets, double_backward=double_backward)
+        """As :func:`ssgcam.core.capture.capture`; the output of a copy in float32 or wider."""
+        network, images = self(images, targets), self.ready(images)
+        captured = capture(network, images, targets, double_backward=double_backward)
         if self.dtype is not None and isinstance(captured.output, Tensor):
             with torch.inference_mode(False), torch.enable_grad():
                 return replace(captured, output=captured.output.float())
@@ -89,7 +101,7 @@ class FastCopy:
 def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Module:
     """A copy in eval mode with frozen parameters, batch norms folded and channels last.
 
-    A batch norm that follows a convolution among the children of a module is folded into it, unless one
+    A batch norm right after a convolution among the children of a module is folded into it, unless one
     of the two is a target. Where that changes what a probe image gives (a convolution whose output goes
     elsewhere, too), nothing is folded.
 
@@ -97,15 +109,14 @@ def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Mod
         SsgcamError: If the network can't be copied.
     """
     with torch.inference_mode(False), torch.no_grad():
-        image = outside_inference_mode(images[:1])
+        image = placed(outside_inference_mode(images[:1]), network)
         plain, twin = _frozen_copy(network), _frozen_copy(network)
         kept = {twin.get_submodule(Target.parse(spelling).module) for spelling in targets}
         for parent in list(twin.modules()):
-            children = [(n, m) for n, m in parent.named_children() if type(m) in _FOLDABLE]
-            for (before, convolution), (name, norm) in pairwise(children):
+            for (before, convolution), (name, norm) in pairwise(list(parent.named_children())):
                 if (
-                    isinstance(convolution, nn.Conv2d)
-                    and isinstance(norm, nn.BatchNorm2d)
+                    type(convolution) is nn.Conv2d
+                    and type(norm) is nn.BatchNorm2d
                     and norm.track_running_stats
                     and norm.num_features == convolution.out_channels
                     and not {convolution, norm} & kept
@@ -115,9 +126,6 @@ def folded(network: nn.Module, images: Tensor, targets: Sequence[str]) -> nn.Mod
         if not _same(plain, twin, image, list(targets)):
             twin = plain
         return twin.to(memory_format=torch.channels_last)
-
-
-_FOLDABLE = (nn.Conv2d, nn.BatchNorm2d)
 
 
 def _frozen_copy(network: nn.Module) -> nn.Module:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
-from ssgcam.core.capture import capture
-from ssgcam.core.fast import FastCopy
+from ssgcam.core.fast import Computation
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import unwrap
@@ -218,7 +217,7 @@ class Explainer:
         self.recipe: BoundRecipe | None = None
         if compared.recipe is not None:
             self.recipe = compared.recipe.bind(model, fast=fast)
-        self._fast_copy = FastCopy(self.network) if fast else None
+        self._computation = Computation(self.network, fast)
         self._separate = {
             spec: CAM(model, self.layers, spec.method, target=compared.target, fast=fast)
             for spec in self.methods
@@ -232,7 +231,7 @@ class Explainer:
     @property
     def computation(self) -> str:
         """How the network is run: ``"exact"``, or what ``fast=True`` chose."""
-        return self._fast_copy.description if self._fast_copy else "exact"
+        return self._computation.description
 
     def __call__(self, images: Tensor, classes: Tensor | None = None) -> BatchMaps:
         """Explain a batch.
@@ -248,10 +247,7 @@ class Explainer:
             SsgcamError: If a class is out of range or the network's output isn't finite.
         """
         twice = self._needs == "second" and self.target.second == "hutchinson"
-        if self._fast_copy is not None:
-            captured = self._fast_copy.capture(images, self.layers, double_backward=twice)
-        else:
-            captured = capture(self.network, images, self.layers, double_backward=twice)
+        captured = self._computation.capture(images, self.layers, double_backward=twice)
         logits, classes = logits_and_classes(captured.output, classes, images, None)
         assert logits is not None
         classes = classes.view(len(images), -1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgcam import metrics
-from ssgcam.core.fast import FastCopy
+from ssgcam.core.fast import Computation
 from ssgcam.core.network import unwrap
 from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of
@@ -101,13 +101,20 @@ def evaluate_perturbation(
     step = -(-height * width // steps)
     counts = metrics.curve_counts(height * width, step)
     shares = counts.double() / (height * width)
-    answers = _Answers(model, settings.fast)
+    computation = Computation(unwrap(model.network), settings.fast)
+
+    def answers(inputs: Tensor) -> Tensor:
+        """Probabilities ``[N, K]`` in float32."""
+        network = computation(inputs, ())
+        with torch.no_grad():
+            logits = logits_of(network(computation.ready(inputs)))
+            return model.probabilities(logits.float())
 
     def score(batch: Batch[None], found: BatchMaps) -> Parts:
         own, top = found.classes[:, 0], found.logits.argmax(1)
         parts: Parts = {(None, "correct"): (top == own).int()}
-        inputs = answers.ready(batch.inputs)
-        blurred = answers.ready(normalize(metrics.gaussian_blur(batch.pixels, sigma)))
+        inputs = computation.ready(batch.inputs)
+        blurred = computation.ready(normalize(metrics.gaussian_blur(batch.pixels, sigma)))
         passes: dict[str, Any] = {"seed": settings.seed, "batch_size": at_once}
         for source, all_maps in found.maps.items():
             maps = all_maps[:, 0]
@@ -164,35 +171,11 @@ def evaluate_perturbation(
         shares_text = f"{metrics.ROAD_AREAS[0]:.0%} to {metrics.ROAD_AREAS[-1]:.0%} of the pixels"
         facts["ROAD"] = f"noisy linear imputation of {shares_text}, noise 0.01"
     facts["perturbed images"] = f"{at_once} for each pass of the network"
-    facts["computation"] = f"{answers.description} answers to perturbed images, exact maps"
+    facts["computation"] = f"{computation.description} answers to perturbed images, exact maps"
     return run.evaluation(
         table, _metrics(measures, areas), facts, charts=tuple(charts),
         examples=Examples(items, no_extra, draw, lambda extra: None, LEGEND),
     )  # fmt: skip
-
-
-class _Answers:
-    """Class probabilities of a network's inputs, from the network itself or from its fast copy."""
-
-    def __init__(self, model: LoadedModel, fast: bool) -> None:
-        self._model, self._network = model, unwrap(model.network)
-        self._fast = FastCopy(self._network) if fast else None
-        self.description = self._fast.description if self._fast else "exact"
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Probabilities ``[N, K]`` in float32 of inputs of :meth:`ready`."""
-        network = self._network
-        if self._fast is not None:
-            network = self._fast(inputs[:1].to(next(network.parameters()).dtype), ())
-            inputs = self.ready(inputs)
-        with torch.no_grad():
-            return self._model.probabilities(logits_of(network(inputs)).float())
-
-    def ready(self, inputs: Tensor) -> Tensor:
-        """Inputs in the number format and memory format of the copy."""
-        if self._fast is None:
-            return inputs
-        return inputs.to(self._fast.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _classes(model: LoadedModel, batch: Batch[None]) -> Tensor:
