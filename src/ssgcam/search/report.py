@@ -155,12 +155,10 @@ class Report:
         """The report as Markdown."""
         return _TEMPLATES.get_template("report.md.jinja").render(
             report=self,
-            rows=sorted(self.table.rows, key=lambda row: (row.kind != "recipe", -row.calibration)),
+            tables={table.title: table for table in self._tables()},
             compared=[METHODS[key] for key in COMPARED],
             title=TITLES[self.fitness],
             sets=SETS,
-            kinds=KINDS,
-            interval=_interval,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -181,15 +179,32 @@ class Report:
         Raises:
             SsgcamError: If the name doesn't end in .html or the file can't be written.
         """
-        layers: list[list[html.Cell]] = [
-            [layer.name, layer.weight, layer.ssg.form, layer.ssg.sigma, layer.ssg.first_exponent,
-             layer.ssg.second_exponent, layer.gamma]
-            for layer in self.recipe.layers
+        pictures = [] if self.examples is None else [html.Picture(self.examples, "Worst to best")]
+        html.write_html(
+            path,
+            "Search of a recipe" + ", interrupted" * self.interrupted,
+            [
+                *self._tables(),
+                html.Plot("Convergence", [self.convergence()]),
+                html.Gallery("Worst, median and best images", pictures),
+            ],
+            summary=[self.summary()],
+            warnings=self.warnings,
+            settings=asdict(self.recipe),
+        )
+
+    def _tables(self) -> list[html.Table]:
+        """The recipe's layers, all scores and the leads."""
+        layers = [
+            [one.name, f"{one.weight:.3f}", one.ssg.form, f"{one.ssg.sigma:g}",
+             f"{one.ssg.first_exponent:g}", f"{one.ssg.second_exponent:g}", f"{one.gamma:g}"]
+            for one in self.recipe.layers
         ]  # fmt: skip
-        ordered = sorted(self.table.rows, key=lambda row: (row.kind != "recipe", -row.calibration))
-        scores: list[list[html.Cell]] = [
-            [row.name, row.calibration, _interval(row.folds), _interval(row.held_out)]
-            for row in ordered
+        scores = [
+            [row.name, f"{row.calibration:.3f}", _interval(row.folds), _interval(row.held_out)]
+            for row in sorted(
+                self.table.rows, key=lambda row: (row.kind != "recipe", -row.calibration)
+            )
         ]
         leads = [
             [lead.recipe, f"{KINDS[lead.kind]}: {lead.over}", lead.where.replace("_", "-"),
@@ -199,21 +214,11 @@ class Report:
         columns = ["layer", "weight", "form", "sigma", "a", "b", "gamma"]
         names = ["row", "calibration", "folds", "held-out"]
         note = "On its own calibration images a score is too high; intervals: 95 % bootstrap over groups."
-        pictures = [] if self.examples is None else [html.Picture(self.examples, "Worst to best")]
-        html.write_html(
-            path,
-            "Search of a recipe" + ", interrupted" * self.interrupted,
-            [
-                html.Table("Recipe", columns, layers),
-                html.Table("Scores", names, scores, note),
-                html.Table("Leads", ["of", "over", "where", "difference"], leads),
-                html.Plot("Convergence", [self.convergence()]),
-                html.Gallery("Worst, median and best images", pictures),
-            ],
-            summary=[self.summary()],
-            warnings=self.warnings,
-            settings=asdict(self.recipe),
-        )
+        return [
+            html.Table("Recipe", columns, layers),
+            html.Table("Scores", names, scores, note),
+            html.Table("Leads", ["of", "over", "where", "difference"], leads),
+        ]
 
     def convergence(self) -> Figure:
         """Best fitness against the number of candidates scored."""
