@@ -128,9 +128,8 @@ class Preprocessing:
         pixels = unit_range(pixels)
         if self.channel_order == "bgr":
             pixels = pixels.flip(-3)
-        mean = pixels.new_tensor(self.mean).view(-1, 1, 1)
-        std = pixels.new_tensor(self.std).view(-1, 1, 1)
-        return (pixels - mean) / std
+        normalized: Tensor = F.normalize(pixels, list(self.mean), list(self.std))
+        return normalized
 
 
 def unit_range(pixels: Tensor) -> Tensor:

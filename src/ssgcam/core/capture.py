@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +42,6 @@ class Target:
     is_input: bool
 
     @classmethod
-    @lru_cache(maxsize=4096)
     def parse(cls, spelling: str) -> Target:
         """Parse ``name``, ``name:in``, ``name@k`` or ``name@k:in``."""
         match = re.fullmatch(r"(?P<name>.*?)(@(?P<call>[1-9]\d*))?(?P<input>:in)?", spelling)

@@ -132,9 +132,10 @@ def _patch_grids(image_size: tuple[int, int], rounded: bool) -> dict[int, tuple[
     height, width = image_size
     grids: dict[int, tuple[int, int]] = {}
     for side in range(min(height, width), 0, -1):
-        if rounded:
-            grids[-(-height // side) * -(-width // side)] = (-(-height // side), -(-width // side))
-            grids[(height // side) * (width // side)] = (height // side, width // side)
-        elif height % side == 0 and width % side == 0:
-            grids[(height // side) * (width // side)] = (height // side, width // side)
+        for rows, columns in (
+            (-(-height // side), -(-width // side)),
+            (height // side, width // side),
+        ):
+            if rounded or (rows * side, columns * side) == image_size:
+                grids[rows * columns] = rows, columns
     return grids

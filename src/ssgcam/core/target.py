@@ -197,7 +197,7 @@ def logits_of(output: Any) -> Tensor:
             "give target='mean_of_mask' for a segmentation network, or a target function from its "
             "output to one number per image"
         )
-    return torch.cat([-found / 2, found / 2], 1) if found.shape[1] == 1 else found
+    return _at_least_two(found)
 
 
 def class_logits(output: Any, settings: TargetSettings) -> Tensor:
@@ -225,8 +225,7 @@ def mean_of_masks(output: Any) -> Tensor:
             f"the network returned {shape}; target='mean_of_mask' takes the logits [N, K, H, W] of a "
             "segmentation network"
         )
-    if found.shape[1] == 1:
-        found = torch.cat([-found / 2, found / 2], 1)
+    found = _at_least_two(found)
     masks = torch.zeros_like(found).scatter_(1, found.argmax(1, keepdim=True), 1.0)
     sizes = masks.sum((2, 3))
     means = (masks * found).sum((2, 3)) / sizes.clamp(min=1)
@@ -235,9 +234,7 @@ def mean_of_masks(output: Any) -> Tensor:
 
 def largest_mask(output: Any) -> Tensor:
     """The class, ``[N]``, that is predicted for the most pixels, class 0 (background) aside."""
-    found = output_tensor(output)
-    if found.shape[1] == 1:
-        return torch.ones(len(found), dtype=torch.long, device=found.device)
+    found = _at_least_two(output_tensor(output))
     predicted = found.argmax(1).flatten(1)
     counts = torch.stack([(predicted == k).sum(1) for k in range(1, found.shape[1])], 1)
     return counts.argmax(1) + 1
@@ -389,6 +386,11 @@ def class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
     count = min(top, logits.shape[1]) - 1
     chosen = torch.cat([classes[:, None], others.topk(count, 1).indices], 1)
     return logits.gather(1, chosen).to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _at_least_two(logits: Tensor) -> Tensor:
+    """One logit ``z`` becomes two, ``(-z / 2, z / 2)``: ``[N, 1, ...]`` to ``[N, 2, ...]``."""
+    return torch.cat([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
 
 
 def _checked(value: Any, images: int) -> Tensor:

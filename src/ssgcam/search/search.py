@@ -213,16 +213,16 @@ class _Search:
         if "held_out" in self.sets:
             held_out = self._sweeps("held_out", recipes, baselines=True)
         in_folds: dict[tuple[str, int], Recipe] = {}
-        for k, candidate in enumerate(candidates):
-            for name in {*best.alone, first, final}:
-                like = recipes[name]
+        for name in {*best.alone, first, final}:
+            like = recipes[name]
+            for k, candidate in enumerate(candidates):
                 in_folds[name, k] = candidate.alone.get(name) or replace(
                     candidate.recipe, augmentation=like.augmentation, refinement=like.refinement
                 )
         swept = self._sweeps("folds", in_folds)
-        fold_sweeps: dict[str, list[ThresholdSweep]] = {name: [] for name in recipes}
-        for (name, _), sweep in swept.items():
-            fold_sweeps[name].append(sweep)
+        fold_sweeps = {
+            name: [sweep for (own, _), sweep in swept.items() if own == name] for name in recipes
+        }
         groups = {where: one.groups for where, one in self.sets.items()}
         table = compare(sweeps, held_out, fold_sweeps, groups, folds, settings, final)
         where: Where = "held_out" if held_out else "folds"
