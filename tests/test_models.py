@@ -18,12 +18,14 @@ from ssgcam.errors import SsgcamError
 from ssgcam.models import (
     ASSUMED,
     LoadedModel,
+    as_loaded,
     check_network,
     load_model,
     save_model,
     with_classes,
     with_settings,
 )
+from ssgcam.preprocessing import Preprocessing
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
 TINY = "helpers.factories:tiny"
@@ -33,6 +35,16 @@ def test_a_loaded_model_gives_logits():
     model = load_model(TINY)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(model(images), model.network(images))
+
+
+def test_a_bare_network_gets_imagenets_preprocessing_and_anything_else_is_refused():
+    model = load_model(TINY)
+    assert as_loaded(model) is model
+    bare = as_loaded(nn.DataParallel(model.network))
+    assert bare.network is model.network
+    assert (bare.preprocessing, bare.output) == (Preprocessing(), "softmax")
+    with pytest.raises(SsgcamError, match="the model is a str; give a network, or what load_model"):
+        CAM("resnet18")
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18", "timm/test_vit", TINY])
