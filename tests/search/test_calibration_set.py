@@ -181,3 +181,21 @@ def test_photos_in_memory_are_prepared() -> None:
     torch.testing.assert_close(data.images, preprocessing(photos))
     assert (data.masks[0] == 1).all()
     assert (data.masks[1] == 255).all()
+
+
+def test_digests_change_with_what_they_are_about() -> None:
+    data = squares(4)
+
+    def digests(**changes: Any) -> tuple[str, str]:
+        given = {"images": data.images, "masks": data.masks, "classes": 1, "groups": data.groups}
+        changed = CalibrationSet(**{**given, **changes})
+        return changed.digest, changed.image_digest
+
+    whole, of_images = digests()
+    assert digests() == (whole, of_images)
+    for changes in ({"images": data.images + 1}, {"classes": 2}):
+        assert not {whole, of_images} & set(digests(**changes))
+    for changes in ({"masks": data.masks.roll(1, 2)}, {"groups": ["a", "b", "c", "d"]}):
+        other, same = digests(**changes)
+        assert other != whole
+        assert same == of_images  # the kept maps don't depend on the masks
