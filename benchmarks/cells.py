@@ -67,12 +67,13 @@ from ssgcam.search.maps import sweep_maps
 from ssgcam.segmentation_model import save_segmenter
 from ssgcam.training import (
     LabeledImages,
+    SegmenterSettings,
     TrainingSettings,
     evaluate,
     predict,
     train_classifier,
+    train_segmenter,
 )
-from ssgcam.training.segmenter import SegmenterSettings, train_segmenter
 
 WINDOW, JITTER, INPUT = 160, 35, 112
 INFECTED = frozenset({"ring", "trophozoite", "schizont", "gametocyte"})

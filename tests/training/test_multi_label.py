@@ -18,8 +18,8 @@ from ssgcam.cli import app
 from ssgcam.data import read_samples
 from ssgcam.models import load_model, save_model
 from ssgcam.training import evaluate, labeled_images, split_by_group, train_classifier
+from ssgcam.training.classifier import _loss_function
 from ssgcam.training.data import training_batches
-from ssgcam.training.loop import _loss_function
 from ssgcam.training.report import average_precisions, score_and_loss
 
 
@@ -136,9 +136,9 @@ def test_average_precision_against_scikit_learn() -> None:
     assert report.roc_auc == pytest.approx(auc, abs=1e-6)
     assert (report.n, report.n_groups) == (120, 15)
     assert f"mean average precision {value:.3f}" in str(report)
-    score, loss = score_and_loss(scores, images)
-    assert score == pytest.approx(value)
-    assert loss == pytest.approx(metrics.log_loss(targets.flatten(), scores.flatten()))
+    found = score_and_loss(scores, images)
+    assert found["score"] == pytest.approx(value)
+    assert found["loss"] == pytest.approx(metrics.log_loss(targets.flatten(), scores.flatten()))
 
 
 def test_a_class_without_held_out_images_has_no_average_precision() -> None:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from helpers.commands import run
 from helpers.data_trees import refusal
 from ssgcam.segmentation_model import build_segmenter, load_segmenter, save_segmenter
+from ssgcam.training import SegmenterSettings
 from ssgcam.training.segmenter import (
-    SegmenterSettings,
     pair_images_and_masks,
     segmentation_loss,
     train_segmenter,

@@ -58,7 +58,7 @@ def train_segmenter(
     from ssgcam.files import read_lines, write_json
     from ssgcam.images import Reading
     from ssgcam.segmentation_model import save_segmenter
-    from ssgcam.training import segmenter
+    from ssgcam.training import SegmenterSettings, segmenter
 
     out = files.out
     if out.suffix != ".pth":
@@ -67,7 +67,7 @@ def train_segmenter(
     checkpoint = out.with_suffix(".checkpoint.pth")
     result = segmenter.train_segmenter(
         segmenter.pair_images_and_masks(files.images, files.masks),
-        segmenter.SegmenterSettings(**vars(training)),
+        SegmenterSettings(**vars(training)),
         names or segmenter.read_class_names(files.masks),
         reading=reading.changed(Reading()),
         checkpoint=checkpoint,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 
 from ssgcam.errors import SsgcamError
 from ssgcam.files import written_whole
-from ssgcam.training.data import LabeledImages
-from ssgcam.training.settings import TrainingSettings
+from ssgcam.training.settings import SegmenterSettings, TrainingSettings
 
 #: Settings that don't change what is computed.
 _FREE = ("device", "workers")
@@ -22,12 +20,13 @@ _FREE = ("device", "workers")
 FORMAT = 2
 
 
-def identity(settings: TrainingSettings, images: LabeledImages) -> dict[str, Any]:
-    """What must be the same for a training to resume: settings, labels, groups and classes."""
+def identity(
+    settings: TrainingSettings | SegmenterSettings, images: bytes, **others: Any
+) -> dict[str, Any]:
+    """What must be the same for a training to resume: its settings, its images and the others."""
     fixed = {key: value for key, value in asdict(settings).items() if key not in _FREE}
-    content = [list(images.class_names), images.targets().tolist(), list(images.groups)]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return {"checkpoint format": FORMAT, **fixed, "training images": digest[:16]}
+    digest = hashlib.sha256(images).hexdigest()
+    return {"checkpoint format": FORMAT, **fixed, **others, "training images": digest[:16]}
 
 
 def save_checkpoint(

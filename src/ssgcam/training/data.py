@@ -6,6 +6,7 @@ so that a resumed training gets the same batches, with any number of workers.
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -65,6 +66,11 @@ class LabeledImages:
         for row, label in self.pairs():
             targets[row, label] = 1
         return targets
+
+    def identity(self) -> bytes:
+        """Classes, labels and groups; other images, or images in another order, have another one."""
+        content = [list(self.class_names), self.targets().tolist(), list(self.groups)]
+        return json.dumps(content).encode()
 
     def pairs(self) -> list[tuple[int, int]]:
         """An image and one of its classes each."""

@@ -1,297 +1,114 @@
-"""Training of an image classifier from image-level labels: :func:`train_classifier`.
+"""The loop that trains every network: epochs, the best one's weights, checkpoint and resume.
 
-Any network that :func:`ssgcam.models.load_model` builds, from random or trained weights:
-class-balanced sampling, augmentation, one-cycle schedule, early stopping on held-out groups. All
-randomness is a function of the seed and of the position in the training, so that a training that
+All randomness is a function of the seed and of the position in the training, so that a training that
 resumes from its checkpoint gives the same numbers as one that was not interrupted.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ssgcam.core.target import logits_of
-from ssgcam.device import choose_device
-from ssgcam.errors import SsgcamError, require
-from ssgcam.models import LoadedModel, Output, check_network, load_model
-from ssgcam.training.checkpoint import identity, load_checkpoint, save_checkpoint
-from ssgcam.training.data import (
-    LabeledImages,
-    split_by_group,
-    training_batches,
-    validation_batches,
-)
-from ssgcam.training.report import (
-    ClassificationReport,
-    Epoch,
-    MultiLabelReport,
-    evaluate,
-    score_and_loss,
-    write_report,
-)
-from ssgcam.training.settings import TrainingSettings
-
-MAX_GRADIENT_NORM = 5.0
+from ssgcam.errors import SsgcamError
+from ssgcam.training.checkpoint import load_checkpoint, save_checkpoint
+from ssgcam.training.settings import SegmenterSettings, TrainingSettings
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """A trained classifier.
-
-    Attributes:
-        model: With the best epoch's weights, on the CPU, in eval mode.
-        settings: What it was trained with.
-        history: One entry for each epoch.
-        best_epoch: The epoch whose weights were kept, from 1.
-        report: Scores of these weights on the held-out images; None if none were held out.
-    """
-
-    model: LoadedModel
-    settings: TrainingSettings
-    history: tuple[Epoch, ...]
-    best_epoch: int
-    report: ClassificationReport | MultiLabelReport | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the network, for a JSON file."""
-        return {
-            "class_names": self.model.class_names,
-            "settings": asdict(self.settings),
-            "best_epoch": self.best_epoch,
-            "history": [asdict(epoch) for epoch in self.history],
-            "report": asdict(self.report) if self.report else None,
-        }
-
-    def write_html(self, path: str | Path) -> None:
-        """Write the HTML report, see :func:`ssgcam.training.report.write_report`."""
-        write_report(path, self.settings, self.history, self.best_epoch, self.report)
-
-
-def train_classifier(
-    images: LabeledImages,
-    settings: TrainingSettings,
+def fit(
+    network: nn.Module,
+    settings: TrainingSettings | SegmenterSettings,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    batches: Callable[[int], Iterable[Any]],
+    loss_of: Callable[[Any], tuple[Tensor, int]],
+    scores: Callable[[], Mapping[str, float | None]],
+    rank: Callable[[dict[str, Any]], Any],
     *,
-    held_out: LabeledImages | None = None,
+    identity: dict[str, Any],
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: bool = True,
-) -> TrainingResult:
-    """Train a classifier.
+    frozen: Sequence[nn.Module] = (),
+    patience: float = math.inf,
+    max_gradient_norm: float = math.inf,
+) -> tuple[list[dict[str, Any]], int]:
+    """Train a network with a one-cycle schedule and give it the best epoch's weights.
 
     Args:
-        images: Labeled images, such as :func:`ssgcam.training.labeled_images` returns, or other
-            :class:`ssgcam.training.LabeledImages`.
-        settings: What is trained and how.
-        held_out: Images for early stopping and the report; without them ``settings.held_out`` of
-            the groups of ``images``.
+        network: It ends on the CPU, in eval mode, with gradients for all parameters.
+        settings: Number of epochs, learning rate and seed.
+        optimizer: Of the parameters to train.
+        steps: Batches in an epoch.
+        batches: From the epoch's number, from 1, to its batches.
+        loss_of: From a batch to its mean loss and its number of images.
+        scores: After each epoch: scores on held-out images by name; None where they are not known.
+        rank: From an epoch, as it is returned, to what is maximized.
+        identity: What must be the same to resume, see :func:`ssgcam.training.checkpoint.identity`.
         checkpoint: File that is written after every epoch, whole or not at all.
         resume: Continue from ``checkpoint`` if it exists.
         progress: Show a progress bar and a line for each epoch.
+        frozen: Modules that stay in eval mode.
+        patience: Stop after this many epochs without a better rank.
+        max_gradient_norm: Longer gradients are shortened to it.
 
     Returns:
-        The network with the best epoch's weights, and its scores.
+        Each epoch with its ``number``, its ``training_loss`` and its scores; the number of the best
+        epoch, the first of equal ones.
 
     Raises:
-        SsgcamError: If torchmetrics is missing, the images can't be split, the network can't be
-            had, an image can't be read, the checkpoint is of another training, or the loss diverges.
+        SsgcamError: If the checkpoint is of another training or the loss diverges.
     """
-    require("torchmetrics", "train")
-    if held_out is None and settings.held_out:
-        images, held_out = split_by_group(images, settings.held_out, settings.seed)
-    device = choose_device(settings.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        model = start_model(settings, images)
-    network = model.network.to(device).to(memory_format=torch.channels_last)
-    frozen = freeze_before(network, settings.train_from)
-    count = settings.samples_per_epoch or len(images)
-    if count > 1 and count % settings.batch_size == 1:
-        count -= 1  # batch norm fails on a last batch of one image
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in network.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    steps = settings.epochs * -(-count // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps)
+    total_steps = settings.epochs * steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    this_training = identity(settings, images)
-    history: list[Epoch] = []
-    best: dict[str, Tensor] = {}
+    history: list[dict[str, Any]] = []
+    weights: dict[str, Tensor] = {}
+    best = 0
     if resume and checkpoint is not None and checkpoint.is_file():
-        entries, best = load_checkpoint(checkpoint, this_training, parts)
-        history = [Epoch(**entry) for entry in entries]
-    loss_function = _loss_function(images, settings).to(device)
-
-    while len(history) < settings.epochs and not _stalled(history, settings.patience):
+        history, weights = load_checkpoint(checkpoint, identity, parts)
+        best = max(history, key=rank)["number"]
+    while len(history) < settings.epochs and len(history) - best < patience:
         number = len(history) + 1
         network.train()
         for module in frozen:
             module.eval()
-        batches = training_batches(images, settings, model.preprocessing, number, count)
-        bar = tqdm(batches, f"epoch {number}/{settings.epochs}", disable=not progress, leave=False)
+        title = f"epoch {number}/{settings.epochs}"
+        bar = tqdm(batches(number), title, steps, disable=not progress, leave=False)
+        total, count = 0.0, 0
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed + number)  # of dropout
-            loss = _train_epoch(network, bar, optimizer, schedule, loss_function, settings.amp)
-        if not np.isfinite(loss):
-            raise SsgcamError(
-                f"the loss is {loss} in epoch {number}; give a lower learning rate "
-                f"than {settings.learning_rate:g}"
-            )
-        scores: tuple[float, ...] = ()
-        if held_out is not None:
-            probabilities = predict(model, held_out, settings.batch_size, settings.workers)
-            scores = score_and_loss(probabilities, held_out)
-        history.append(Epoch(number, loss, *scores))
+            for batch in bar:
+                loss, size = loss_of(batch)
+                if not torch.isfinite(loss):
+                    raise SsgcamError(
+                        f"the loss is {loss.item()} in epoch {number}; give a lower learning rate "
+                        f"than {settings.learning_rate:g}"
+                    )
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(network.parameters(), max_gradient_norm)
+                optimizer.step()
+                schedule.step()
+                total += loss.item() * size
+                count += size
+                bar.set_postfix(loss=f"{total / count:.4f}", refresh=False)
+        found = scores()
+        history.append({"number": number, "training_loss": total / count, **found})
         if progress:
-            tqdm.write(str(history[-1]))
-        if _best(history) is history[-1]:
+            known = [f"{name} {value:.4f}" for name, value in found.items() if value is not None]
+            about = f", held out: {', '.join(known)}" if known else ""
+            tqdm.write(f"epoch {number}: training loss {total / count:.4f}{about}")
+        if (best := max(history, key=rank)["number"]) == number:
             state = network.state_dict()
-            best = {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
+            weights = {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
         if checkpoint is not None:
-            entries = [asdict(epoch) for epoch in history]
-            save_checkpoint(checkpoint, this_training, parts, entries, best)
-
-    network.load_state_dict(best)
+            save_checkpoint(checkpoint, identity, parts, history, weights)
+    network.load_state_dict(weights)
     network.cpu().eval().requires_grad_(True)
-    final = None
-    if held_out is not None:
-        probabilities = predict(model, held_out, settings.batch_size, settings.workers)
-        final = evaluate(probabilities, held_out, settings.seed)
-    return TrainingResult(model, settings, tuple(history), _best(history).number, final)
-
-
-def predict(
-    model: LoadedModel, images: LabeledImages, batch_size: int = 32, workers: int = 0
-) -> Tensor:
-    """Class probabilities of images, in full precision and without augmentation.
-
-    Args:
-        model: Left in eval mode.
-        images: Their fixed views are used.
-        batch_size: Images for each forward pass.
-        workers: Processes that read images; 0 reads them in this one.
-
-    Returns:
-        ``[N, K]`` float32 on the CPU.
-    """
-    device = next(model.network.parameters()).device
-    model.network.eval()
-    batches = validation_batches(images, model.preprocessing, batch_size, workers)
-    with torch.inference_mode():
-        logits = [model(inputs.to(device)).cpu() for inputs, _ in batches]
-    return model.probabilities(torch.cat(logits))
-
-
-def start_model(settings: TrainingSettings, images: LabeledImages) -> LoadedModel:
-    """Build the network to train, with one output for each class of the images.
-
-    Raises:
-        SsgcamError: If the network or its weights can't be had, its last layer can't be replaced, or
-            it fails on inputs of this size.
-    """
-    loaded = load_model(settings.model, settings.weights, num_classes=len(images.class_names))
-    size = loaded.preprocessing.input_size
-    if settings.input_size is not None:
-        size = (settings.input_size, settings.input_size)
-    preprocessing = replace(
-        loaded.preprocessing, input_size=size, resize_shorter=None, reading=images.reading
-    )
-    output: Output = "sigmoid" if images.multi_label else "softmax"
-    model = LoadedModel(loaded.network, loaded.name, preprocessing, images.class_names, output)
-    check_network(model)
-    return model
-
-
-def freeze_before(network: nn.Module, name: str | None) -> list[nn.Module]:
-    """Freeze the parameters of all modules that are defined before one.
-
-    Args:
-        network: Its parameters' ``requires_grad`` flags are set.
-        name: The first module to train; nothing is frozen if None.
-
-    Returns:
-        The frozen modules, to be kept in eval mode (batch-norm statistics).
-
-    Raises:
-        SsgcamError: If there is no such module, or nothing from it on has parameters.
-    """
-    if name is None:
-        return []
-    names = [path for path, _ in network.named_modules()]
-    if name not in names or not name:
-        top = ", ".join(path for path, _ in network.named_children())
-        raise SsgcamError(
-            f"the network has no module '{name}' to train from; its top modules are {top}"
-        )
-    frozen = []
-    for path, module in list(network.named_modules())[: names.index(name)]:
-        contains_it = not path or name.startswith(f"{path}.")
-        for parameter in module.parameters(recurse=not contains_it):
-            parameter.requires_grad_(False)
-        if not contains_it:
-            frozen.append(module)
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise SsgcamError(
-            f"no module from '{name}' on has parameters to train; give an earlier one"
-        )
-    return frozen
-
-
-def _train_epoch(
-    network: nn.Module,
-    batches: tqdm,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    loss_function: nn.Module,
-    amp: bool,
-) -> float:
-    """Take one step for each batch; the mean loss, or the first that is not finite."""
-    device = next(network.parameters()).device
-    total, count = 0.0, 0
-    for images, labels in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            logits = logits_of(network(images.to(device, memory_format=torch.channels_last)))
-        loss: Tensor = loss_function(logits.float(), labels.to(device))
-        if not torch.isfinite(loss):
-            return loss.item()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        schedule.step()
-        total += loss.item() * len(labels)
-        count += len(labels)
-        batches.set_postfix(loss=f"{total / count:.4f}", refresh=False)
-    return total / count
-
-
-def _loss_function(images: LabeledImages, settings: TrainingSettings) -> nn.Module:
-    """Cross-entropy, for several labels binary; ``balance="loss"`` weights classes by inverse size."""
-    sizes = torch.zeros(len(images.class_names))
-    for _, label in images.pairs():
-        sizes[label] += 1
-    weight = None
-    if images.multi_label:
-        if settings.balance == "loss":  # positive and negative images of a class count alike
-            weight = (len(images) - sizes) / sizes.clamp_min(1)
-        return nn.BCEWithLogitsLoss(pos_weight=weight)
-    if settings.balance == "loss":  # the mean weight of the images is 1
-        weight = len(images) / (len(sizes) * sizes.clamp_min(1))
-    return nn.CrossEntropyLoss(weight)
-
-
-def _best(history: list[Epoch]) -> Epoch:
-    return max(history, key=lambda epoch: epoch.rank)
-
-
-def _stalled(history: list[Epoch], patience: int) -> bool:
-    return bool(history) and len(history) - _best(history).number >= patience
+    return history, best

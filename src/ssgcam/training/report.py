@@ -40,13 +40,6 @@ class Epoch:
             return float(self.number), 0.0
         return self.score, -self.loss
 
-    def __str__(self) -> str:
-        """One line."""
-        line = f"epoch {self.number}: training loss {self.training_loss:.4f}"
-        if self.score is None:
-            return line
-        return f"{line}, held out: score {self.score:.4f}, loss {self.loss:.4f}"
-
 
 @dataclass(frozen=True)
 class ClassificationReport:
@@ -254,24 +247,24 @@ def write_report(
     )
 
 
-def score_and_loss(probabilities: Tensor, images: LabeledImages) -> tuple[float, float]:
+def score_and_loss(probabilities: Tensor, images: LabeledImages) -> dict[str, float]:
     """What selects the best epoch, over the classes that occur.
 
     Returns:
-        Mean recall and cross-entropy, each class alike; with several labels for each image mean average
-        precision and binary cross-entropy.
+        ``score`` and ``loss``: mean recall and cross-entropy, each class alike; with several labels for
+        each image mean average precision and binary cross-entropy.
     """
     targets = images.targets()
     probabilities = probabilities.double().clamp(1e-12, 1)
     if images.multi_label:
         precisions = average_precisions(probabilities, targets)
         loss = functional.binary_cross_entropy(probabilities, targets.double())
-        return float(precisions.nanmean()), float(loss)
+        return {"score": float(precisions.nanmean()), "loss": float(loss)}
     share = 1 / torch.bincount(targets).double()[targets]
     share /= share.sum()
     right = (probabilities.argmax(1) == targets).double()
     losses = functional.nll_loss(probabilities.log(), targets, reduction="none")
-    return float(share @ right), float(share @ losses)
+    return {"score": float(share @ right), "loss": float(share @ losses)}
 
 
 def average_precisions(scores: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -5,7 +5,6 @@ Pixels of the value 255 are undecided and count neither in the loss nor in the s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,55 +15,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 
-from ssgcam.core.settings import check_range
 from ssgcam.data.masks import FileMask
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import read_json
 from ssgcam.images import Reading, images_below
+from ssgcam.metrics.masks import class_iou, confusion_matrix
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.segmentation_model import build_segmenter
-from ssgcam.training.checkpoint import load_checkpoint, save_checkpoint
+from ssgcam.training.checkpoint import identity
+from ssgcam.training.loop import fit
+from ssgcam.training.settings import SegmenterSettings
 
 IGNORED = 255
 Pair = tuple[Path, Path]
-
-
-@dataclass(frozen=True)
-class SegmenterSettings:
-    """What is trained and how.
-
-    Attributes:
-        encoder: The U-Net's encoder, a name of segmentation-models-pytorch.
-        weights: Of the encoder, see :func:`ssgcam.segmentation_model.build_segmenter`.
-        input_size: Side of the square input in pixels, a multiple of 32.
-        epochs: Passes of all images.
-        batch_size: Images for each step.
-        learning_rate: Peak of the one-cycle schedule (AdamW).
-        held_out: Share of the images held out to choose the best epoch, up to 0.9; 0 for none.
-        seed: Seed of the split, the random weights, the order and the augmentation.
-        device: ``"cpu"``, ``"cuda"``, ``"mps"``; ``"auto"`` is the fastest there is.
-    """
-
-    encoder: str = "resnet18"
-    weights: str = "none"
-    input_size: int = 160
-    epochs: int = 20
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    held_out: float = 0.2
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name in ("input_size", "epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise SsgcamError(f"{name} is {getattr(self, name)}; give a number above zero")
-        check_range("held_out", self.held_out, 0, 0.9)
 
 
 @dataclass(frozen=True)
@@ -169,54 +135,38 @@ def train_segmenter(
     kept, held_out = np.split(order, [len(pairs) - round(settings.held_out * len(pairs))])
     if len(kept) < 2:
         raise SsgcamError(f"{len(kept)} images are too few to train on; give at least 2 masks")
-    batches = -(-len(kept) // settings.batch_size)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate)
-    steps = settings.epochs * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, steps)
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    digest = hashlib.sha256(inputs.tobytes() + labels.tobytes()).hexdigest()
-    identity = {key: value for key, value in asdict(settings).items() if key != "device"}
-    identity |= {"class_names": list(names), "training images": digest[:16]}
-    history: list[dict[str, Any]] = []
-    best: dict[str, Tensor] = {}
-    if resume and checkpoint is not None and checkpoint.is_file():
-        history, best = load_checkpoint(checkpoint, identity, parts)
-    while len(history) < settings.epochs:
-        number = len(history) + 1
+    steps = -(-len(kept) // settings.batch_size)
+
+    def batches(number: int) -> Iterator[Iterator[np.ndarray[Any, Any]]]:
         generator = np.random.default_rng((settings.seed, number))
-        network.train()
-        total = 0.0
-        shuffled = np.array_split(generator.permutation(kept), batches)
-        bar = tqdm(shuffled, f"epoch {number}/{settings.epochs}", disable=not progress, leave=False)
-        for chosen in bar:
-            batch = augmented(inputs[chosen], labels[chosen], generator)
-            images, masks = (torch.from_numpy(each).to(device) for each in batch)
-            loss = segmentation_loss(network(preprocessing.normalize(images)), masks.long())
-            if not torch.isfinite(loss):
-                raise SsgcamError(
-                    f"the loss is {loss.item()} in epoch {number}; give a lower learning rate than "
-                    f"{settings.learning_rate:g}"
-                )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(chosen)
-        iou = held_out_iou(model, inputs[held_out], labels[held_out], settings.batch_size)
-        history.append({"number": number, "training_loss": total / len(kept), "iou": iou})
-        if progress:
-            about = "" if iou is None else f", held out: IoU {iou:.4f}"
-            tqdm.write(f"epoch {number}: training loss {total / len(kept):.4f}{about}")
-        if _best(history) == number:
-            state = network.state_dict()
-            best = {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, parts, history, best)
-    network.load_state_dict(best)
-    network.cpu().eval()
-    return SegmenterResult(
-        model, settings, tuple(history), _best(history), len(kept), len(held_out)
+        for chosen in np.array_split(generator.permutation(kept), steps):
+            yield augmented(inputs[chosen], labels[chosen], generator)
+
+    def loss_of(batch: Iterator[np.ndarray[Any, Any]]) -> tuple[Tensor, int]:
+        images, masks = (torch.from_numpy(each).to(device) for each in batch)
+        logits = network(preprocessing.normalize(images))
+        return segmentation_loss(logits, masks.long()), len(masks)
+
+    def rank(epoch: dict[str, Any]) -> float:
+        return float(epoch["number"] if epoch["iou"] is None else epoch["iou"])
+
+    history, best = fit(
+        network,
+        settings,
+        torch.optim.AdamW(network.parameters(), lr=settings.learning_rate),
+        steps,
+        batches,
+        loss_of,
+        lambda: {
+            "iou": held_out_iou(model, inputs[held_out], labels[held_out], settings.batch_size)
+        },
+        rank,
+        identity=identity(settings, inputs.tobytes() + labels.tobytes(), class_names=list(names)),
+        checkpoint=checkpoint,
+        resume=resume,
+        progress=progress,
     )
+    return SegmenterResult(model, settings, tuple(history), best, len(kept), len(held_out))
 
 
 def read_pairs(
@@ -272,22 +222,14 @@ def held_out_iou(
 ) -> float | None:
     """Mean over the classes that occur of the pooled IoU; None without images or objects."""
     device = next(model.network.parameters()).device
-    classes = np.arange(1, 1 + len(model.class_names))[:, None, None, None]
-    both, either = np.zeros(len(classes)), np.zeros(len(classes))
+    count = 1 + len(model.class_names)
+    confusion = torch.zeros(count, count, dtype=torch.int64)
     model.network.eval()
     for start in range(0, len(inputs), batch_size):
         images = torch.from_numpy(inputs[start : start + batch_size]).to(device)
         with torch.no_grad():
-            found = model.network(model.preprocessing.normalize(images)).argmax(1).cpu().numpy()
-        truth = labels[start : start + batch_size]
-        one, other = (found == classes) & (truth != IGNORED), truth == classes
-        both += (one & other).sum((1, 2, 3))
-        either += (one | other).sum((1, 2, 3))
-    return float((both[either > 0] / either[either > 0]).mean()) if either.any() else None
-
-
-def _best(history: Sequence[dict[str, Any]]) -> int:
-    """The epoch of the highest IoU; the last one if there is none."""
-    if all(epoch["iou"] is None for epoch in history):
-        return len(history)
-    return int(max(history, key=lambda epoch: epoch["iou"] or 0.0)["number"])
+            found = model.network(model.preprocessing.normalize(images)).argmax(1).cpu()
+        truth = torch.from_numpy(labels[start : start + batch_size])
+        confusion += confusion_matrix(found, truth, count, IGNORED)
+    ious = class_iou(confusion)[1:]
+    return None if ious.isnan().all() else float(ious.nanmean())

@@ -13,7 +13,7 @@ Balance = Literal["sampling", "loss", "none"]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What is trained and how.
+    """How a classifier is trained.
 
     Attributes:
         model: A name that :func:`ssgcam.models.load_model` builds.
@@ -67,10 +67,46 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         """Check every value."""
         positive = ("epochs", "batch_size", "learning_rate", "patience")
-        for name in (*positive, "input_size", "samples_per_epoch"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise SsgcamError(f"{name} is {value}; give a number above zero")
+        _check_positive(self, *positive, "input_size", "samples_per_epoch")
         check_range("held_out", self.held_out, 0, 0.99)
         check_range("color", self.color, 0, 0.99)
         check_choice("balance", self.balance, Balance)
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """How a segmentation network is trained.
+
+    Attributes:
+        encoder: The U-Net's encoder, a name of segmentation-models-pytorch.
+        weights: Of the encoder, see :func:`ssgcam.segmentation_model.build_segmenter`.
+        input_size: Side of the square input in pixels, a multiple of 32.
+        epochs: Passes of all images.
+        batch_size: Images for each step.
+        learning_rate: Peak of the one-cycle schedule (AdamW).
+        held_out: Share of the images held out to choose the best epoch, up to 0.9; 0 for none.
+        seed: Seed of the split, the random weights, the order and the augmentation.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``; ``"auto"`` is the fastest there is.
+    """
+
+    encoder: str = "resnet18"
+    weights: str = "none"
+    input_size: int = 160
+    epochs: int = 20
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    held_out: float = 0.2
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_positive(self, "input_size", "epochs", "batch_size", "learning_rate")
+        check_range("held_out", self.held_out, 0, 0.9)
+
+
+def _check_positive(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise SsgcamError(f"{name} is {value}; give a number above zero")

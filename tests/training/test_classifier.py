@@ -1,4 +1,4 @@
-"""The training loop: learning, early stopping, fine-tuning, and resuming from a checkpoint."""
+"""Training of a classifier: learning, early stopping, fine-tuning, and resuming from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers.training_sets import TINY, discs, labels_only
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel, load_model, save_model
 from ssgcam.training import predict, train_classifier
-from ssgcam.training.loop import freeze_before, start_model
+from ssgcam.training.classifier import freeze_before, start_model
 
 
 def weights_equal(one: LoadedModel, other: LoadedModel) -> bool:
