@@ -83,6 +83,23 @@ def test_augmentation_reaches_all_eight_turns_and_flips():
     assert len(set(recolored)) > 1
 
 
+def test_augmentation_turns_other_channels_with_the_picture_and_keeps_their_values():
+    values = np.random.default_rng(0).integers(0, 256, (4, 6, 5), dtype=np.uint8)
+    photo = Image.fromarray(values[..., :3])
+    photo.info["channels"] = values
+    generator = np.random.default_rng(0)
+    turned = [augment(photo, generator, 0.2) for _ in range(100)]
+    for each in turned:
+        assert np.array_equal(each.info["channels"][..., :3], np.asarray(each))
+    found = {each.info["channels"].tobytes() for each in turned}
+    assert found == {
+        np.ascontiguousarray(np.rot90(view, turns)).tobytes()
+        for view in (values, values[:, ::-1])
+        for turns in range(4)
+    }
+    assert photo.info["channels"] is values
+
+
 def test_class_folders_and_tables_are_read_alike(tmp_path):
     folder = class_folders(tmp_path / "data", infected=3, healthy=4)
     (folder / "notes.txt").write_text("not an image")

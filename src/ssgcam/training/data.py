@@ -286,18 +286,25 @@ def augment(image: Image.Image, generator: np.random.Generator, color: float) ->
     """Turn, flip and recolor an image, as micrographs have no upright side and stains differ.
 
     Args:
-        image: RGB.
+        image: RGB; with other channels as of :func:`ssgcam.images.read_image`, which are turned too.
         generator: Chooses one of the eight right-angle turns and flips, and the colors.
         color: Largest relative change of brightness, contrast and saturation; hue turns by up to
-            a fifth of it (1 is the whole circle). 0 leaves the colors alone.
+            a fifth of it (1 is the whole circle). 0 leaves the colors alone, as do other channels than
+            one or three.
 
     Returns:
         The changed image; its sides are swapped if it was turned by 90 degrees.
     """
     turn = int(generator.integers(8))
+    channels = image.info.get("channels")
     if turn:
-        image = image.transpose(list(Image.Transpose)[turn - 1])
-    if color:
+        method = list(Image.Transpose)[turn - 1]
+        image = image.transpose(method)
+        if channels is not None:
+            bands = map(Image.fromarray, np.moveaxis(channels, 2, 0))
+            turned = [np.asarray(band.transpose(method)) for band in bands]
+            image.info = {**image.info, "channels": np.stack(turned, -1)}
+    if color and (channels is None or channels.shape[2] in (1, 3)):
         brightness, contrast, saturation = 1 + generator.uniform(-color, color, 3)
         image = F.adjust_brightness(image, brightness)
         image = F.adjust_contrast(image, contrast)
