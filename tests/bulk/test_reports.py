@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from helpers.commands import TINY, photo, run
 from helpers.segmentation import photos, recipe_for, small
 from ssgcam.bulk.segment import segment_images
 from ssgcam.fingerprint import Fingerprint
+from ssgcam.images import Reading
+from ssgcam.models import with_settings
 
 
 def captions(text: str) -> list[str]:
@@ -98,3 +103,18 @@ def test_report_of_masks_without_any_object(tmp_path):
     result = segment_images(tmp_path / "in", model, tmp_path / "out", recipe=recipe, report=path)
     assert result.empty == 1
     assert "empty masks: 1 of 1" in path.read_text(encoding="utf-8")
+
+
+def test_photos_of_a_report_are_shown_as_the_network_saw_them(tmp_path):
+    (tmp_path / "in").mkdir()
+    levels = np.full((16, 16), 900, np.uint16)
+    levels[:8] = 600
+    Image.fromarray(levels).save(tmp_path / "in/a.png")
+    model = with_settings(small(), reading=Reading("500,1000"))
+    path = tmp_path / "r.html"
+    recipe = recipe_for(model, gate=1.0)  # an empty mask leaves the photo as it is
+    segment_images(tmp_path / "in", model, tmp_path / "out", recipe=recipe, report=path)
+    (data,) = re.findall(r'src="data:image/[a-z]+;base64,([^"]+)"', path.read_text("utf-8"))[:1]
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
+    assert shown[0, 0] == pytest.approx(51, abs=3)
+    assert shown[-1, -1] == pytest.approx(204, abs=3)

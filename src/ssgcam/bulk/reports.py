@@ -17,6 +17,7 @@ from ssgcam.bulk.inputs import Failure
 from ssgcam.bulk.mask_files import mask_overlay
 from ssgcam.data.masks import read_raw_mask
 from ssgcam.images import read_image
+from ssgcam.preprocessing import Preprocessing
 from ssgcam.report.html import Gallery, Picture, Plot, Table, write_html
 
 #: Most pictures and most rows of a table in a report.
@@ -54,7 +55,7 @@ def explain_report(
         name, evidence = one["name"] or f"class {one['class']}", "yes" if one["evidence"] else "no"
         rows.append([photo, name, one["probability"], evidence, one["note"]])
         if len(pictures) < MOST_PICTURES:
-            picture = _small(folder / one.get("against", one["overlay"]))
+            picture = _small(read_image(folder / one.get("against", one["overlay"])))
             caption = f"{name}, probability {one['probability']:.3f}"
             pictures.append(Picture(picture, photo, caption))
     sections: list[Gallery | Plot | Table] = [
@@ -70,6 +71,7 @@ def explain_report(
 def segment_report(
     path: str | Path,
     masks: Sequence[Mask],
+    preprocessing: Preprocessing,
     failures: Sequence[Failure],
     names: Sequence[str],
     settings: Mapping[str, Any],
@@ -80,6 +82,7 @@ def segment_report(
     Args:
         path: The file.
         masks: The photos and their masks.
+        preprocessing: Reads the photos as the network saw them.
         failures: Photos without a mask.
         names: Of the classes; ``names[k]`` has value k + 1 in the masks.
         settings: Of the run.
@@ -113,8 +116,11 @@ def segment_report(
                 about = f"predicted IoU {iou:.2f}, probability {one['probability']:.2f}"
                 caption.append(f"{name}: {about}")
         if len(pictures) < MOST_PICTURES:
-            photo = _small(mask.path, mask.image.path)
-            pictures.append(Picture(photo, mask.image.name, "; ".join(caption) or "empty"))
+            photo = _small(preprocessing.read(mask.image.path))
+            size, labels = photo.size, read_raw_mask(mask.path).astype(np.uint8)
+            labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+            picture = mask_overlay(photo, labels)
+            pictures.append(Picture(picture, mask.image.name, "; ".join(caption) or "empty"))
     by_class: list[list[Any]] = []
     for value, name in enumerate(names, 1):
         if of_class := [one["predicted_iou"] for one in objects if one["value"] == value]:
@@ -159,14 +165,10 @@ def _write(
     write_html(path, title, sections, summary=summary, warnings=warnings, settings=settings)
 
 
-def _small(path: Path, photo: Path | None = None) -> Image.Image:
-    """A picture file, or a mask file over its photo, at the size of a report's pictures."""
-    picture = read_image(photo or path)
+def _small(picture: Image.Image) -> Image.Image:
+    """A picture, made no larger than a report's pictures."""
     picture.thumbnail((SIDE, SIDE))
-    if photo is None:
-        return picture
-    labels = Image.fromarray(read_raw_mask(path).astype(np.uint8))
-    return mask_overlay(picture, np.asarray(labels.resize(picture.size, Image.Resampling.NEAREST)))
+    return picture
 
 
 def _histogram(values: Sequence[float], label: str) -> Figure:

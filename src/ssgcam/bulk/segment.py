@@ -236,7 +236,10 @@ def segment_images(
         _copy_for_review(masks, review, out)
     if report is not None:
         known = [str(warning.message) for warning in caught]
-        segment_report(report, masks, outcome.failures, value_names, settings, [*known, *doubts])
+        segment_report(
+            report, masks, loaded.preprocessing, outcome.failures, value_names, settings,
+            [*known, *doubts],
+        )  # fmt: skip
     return Segmented(
         **vars(outcome),
         empty=sum(not mask.objects for mask in masks),
