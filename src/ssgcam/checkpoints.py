@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         SsgcamError: If it is missing, of another kind, or holds more than tensors and plain values.
     """
     if not path.is_file():
-        raise SsgcamError(f"no weights file at '{path}'")
+        raise SsgcamError(f"no weights file at '{path}'; check the path")
     what, hint = f"'{path}' can't be read", "check its permissions or copy it again"
     with rephrased(what, hint, OSError), path.open("rb") as stream:
         start = stream.read(64)

@@ -141,6 +141,14 @@ def test_boxes_without_classes(tmp_path):
     assert (found.samples[0].box_labels, found.class_names) == ((), ())
 
 
+def test_one_box_without_a_class_leaves_all_boxes_of_its_image_without(tmp_path):
+    photo(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "boxes.csv", "image,label,x0,y0,x1,y1\na.jpg,ring,1,2,3,4\na.jpg,,5,6,7,8\n")
+    sample = read_samples(tmp_path).samples[0]
+    assert sample.boxes == ((1, 2, 3, 4), (5, 6, 7, 8))
+    assert (sample.labels, sample.box_labels) == ((0,), ())
+
+
 def test_labels_csv_without_masks(tmp_path):
     photo(tmp_path / "images" / "a.jpg")
     text(tmp_path / "labels.csv", "image,label\na,1\n")

@@ -288,7 +288,7 @@ class Collector:
             if outside:
                 raise SsgcamError(
                     f"'{sample.name}' has class {min(outside)}, outside the {len(class_names)} "
-                    "classes of its set; check --first-label"
+                    "classes of its set; check the class names and --first-label"
                 )
         samples, names, of_masks = tuple(self.samples), tuple(class_names), tuple(mask_names)
         return SampleSet(samples, names, self.root, kind, of_masks, self.clipped, self.skipped)
