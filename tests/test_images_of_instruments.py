@@ -1,7 +1,10 @@
 """DICOM files, and networks that take the channels of a multichannel TIFF."""
 
 import json
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -76,6 +79,22 @@ def test_channels_are_read_from_the_page_that_is_asked_for(tmp_path):
     notes = ["page 2 of 2 was read", "of 5 channels these were read: 5, 1, 2"]
     assert image.info["notes"] == notes
     assert "has no page 3; give one from 1 to 2" in refusal(read_image, path, Reading(page=3))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_color_of_16_bits_is_turned_upright_once(tmp_path, name):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 6, 3), dtype=np.uint16)
+    path, turned = tmp_path / name, 6  # a quarter turn clockwise
+    if name == "a.tif":
+        tifffile.imwrite(path, values, photometric="rgb", extratags=[(274, "H", 1, turned, True)])
+    else:
+        path.write_bytes(cv2.imencode(".png", values[..., ::-1])[1].tobytes())
+        body = b"eXIfII*\0" + struct.pack("<IHHHIII", 8, 1, 274, 3, 1, turned, 0)
+        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        path.write_bytes(path.read_bytes()[:33] + chunk + path.read_bytes()[33:])
+    expected = np.rint(np.rot90(values, -1) / 65535 * 255)
+    assert np.array_equal(np.asarray(read_image(path, Reading("full"))), expected)
+    assert image_header(path) == ((4, 6, 1) if name == "a.tif" else (6, 4, 6))
 
 
 @pytest.mark.parametrize("kind", [{"imagej": True}, {"photometric": "minisblack"}])
