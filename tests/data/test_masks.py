@@ -7,7 +7,7 @@ from PIL import Image
 
 from helpers.data_trees import mask_file, photo, refusal
 from ssgcam.data import IGNORE, Sample, SampleSet, with_box_masks
-from ssgcam.data.masks import BoxRegion, FileMask, PaintedMask
+from ssgcam.data.masks import BoxRegion, FileMask, PaintedMask, read_raw_mask
 
 # Files
 
@@ -51,6 +51,14 @@ def test_bad_mask_files(tmp_path):
     assert "no file" in refusal(FileMask(tmp_path / "none.png").read, (6, 4))
     Image.fromarray(np.zeros((4, 6), np.float32)).save(tmp_path / "f.tif")
     assert "fractions" in refusal(FileMask(tmp_path / "f.tif").read, (6, 4))
+
+
+def test_values_of_a_jpeg_are_the_object_from_128_on(tmp_path):
+    path = tmp_path / "m.jpg"
+    Image.new("L", (8, 8), 128).save(path)
+    assert (read_raw_mask(path) == 255).all()
+    Image.new("L", (8, 8), 127).save(path)
+    assert "values up to 127" in refusal(read_raw_mask, path)
 
 
 def test_instance_files_join_and_ignore_only_outside_the_object(tmp_path):
