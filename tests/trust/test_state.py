@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torchvision import models
 
 from helpers.networks import Small, Smooth, TinyViT
 from helpers.state import STAGES, failing, made_untidy, resident_megabytes, unchanged
-from ssgcam import CAM, SSGCAM
+from ssgcam import CAM, SSGCAM, LoadedModel, Preprocessing
+from ssgcam.bulk.explain import ExplainTask
 from ssgcam.core.methods import METHODS
 
 #: Networks that need a certain input size, or more than the 64 pixels of the others.
@@ -132,6 +134,23 @@ def test_an_explainer_may_be_used_inside_another_one() -> None:
     assert torch.equal(found[0], expected)
     plain = SSGCAM(network, ["act1"], target=lambda logits: logits[:, 0])(images).maps
     assert torch.equal(outer, plain)
+
+
+@pytest.mark.parametrize("against", [None, 0])
+def test_the_most_probable_classes_are_those_of_eval_mode(
+    against: int | None, tmp_path: Path
+) -> None:
+    network, pixels = made_untidy(Small()), [torch.rand(3, 32, 32) for _ in range(3)]
+    model = LoadedModel(network, "small", Preprocessing((32, 32)))
+    cam = CAM(model, ["act2"])
+    task = ExplainTask(model, cam, tmp_path, against=against, top=2)
+    expected = cam(model.preprocessing.normalize(torch.stack(pixels)), 0).logits.clone()
+    if against is not None:
+        expected[:, against] = -torch.inf
+    with unchanged(network):
+        found = task.compute(pixels)
+    classes = [[one.about["class"] for one in of_photo] for of_photo in found]
+    assert classes == expected.topk(2).indices.tolist()
 
 
 def test_use_in_several_threads_is_documented_as_not_supported() -> None:

@@ -31,6 +31,7 @@ from ssgcam.bulk.reports import explain_report
 from ssgcam.bulk.settings import class_indices, settings_of
 from ssgcam.bulk.stream import SCRATCH, Outcome, process, run
 from ssgcam.cam import CAM
+from ssgcam.core.capture import capture
 from ssgcam.core.target import Others, compared_classes, logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_array, write_png, written_whole
@@ -181,9 +182,8 @@ class ExplainTask:
         images = self.model.preprocessing.normalize(torch.stack(list(pixels)).to(device))
         wanted = self._wanted(images)
         result = self.cam(images, wanted, against=self.against)
-        assert result.probabilities is not None
         classes = result.classes.view(len(images), -1)
-        probabilities = result.probabilities.gather(1, classes)
+        probabilities = result.class_probabilities.view(classes.shape)
         evidence = result.evidence.view(classes.shape)
         maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu().numpy()
         opposites: list[Any] = [None] * classes.shape[1]
@@ -253,8 +253,7 @@ class ExplainTask:
             return torch.tensor(self.classes).expand(len(images), -1)
         if self.top == 1 and not isinstance(self.against, int):
             return None
-        with torch.no_grad():
-            logits = logits_of(self.model.network(images)).clone()
+        logits = logits_of(capture(self.cam.network, images, []).output).clone()
         if isinstance(self.against, int):
             logits[:, self.against] = -torch.inf
         return logits.topk(self.top).indices
