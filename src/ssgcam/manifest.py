@@ -69,7 +69,7 @@ class Manifest:
         Raises:
             SsgcamError: If the file can't be read or a line other than the last is damaged.
         """
-        lines = self._lines()
+        lines = self.lines()
         header = next(lines, None)
         if header is None or json.dumps(header, sort_keys=True) != self._header:
             return
@@ -88,7 +88,7 @@ class Manifest:
         Returns:
             Empty if the file is missing or has the same settings.
         """
-        header = next(self._lines(), None)
+        header = next(self.lines(), None)
         if header is None:
             return []
         ours, theirs = (
@@ -136,7 +136,12 @@ class Manifest:
             self._stream.write(_line(entry))
             self._stream.flush()
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines of the file, whatever its settings; none if it is missing.
+
+        Raises:
+            SsgcamError: If the file can't be read or a line other than the last is damaged.
+        """
         if not self.path.exists():
             return
         what, hint = f"'{self.path}' can't be read", "remove it to start anew"

@@ -244,3 +244,30 @@ def test_a_class_against_itself_is_refused_before_any_work(tmp_path):
     assert result.exit_code == 2
     assert "a class is compared with itself" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_another_class_is_refused_before_the_network_is_loaded(tmp_path, monkeypatch):
+    path, out = photo(tmp_path / "a.png"), tmp_path / "out"
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\nbird\nfish\n")
+    words = ["explain", path, "--model", TINY, "--class-names", names, "--out", out]
+    assert run(*words, "--class", "dog").exit_code == 0
+    for same in ("dog", "DO", "1"):
+        assert "1 of them by an earlier run" in run(*words, "--class", same).stdout
+    written = (out / "explain.json").read_text()
+    monkeypatch.setattr("ssgcam.models.load_model", None)
+    others = [
+        ["--class", "cat"],
+        ["--class", "0"],
+        [],
+        ["--class", "dog", "--crop"],
+        ["--top", "2"],
+    ]
+    for other in others:
+        result = run(*words, *other)
+        assert result.exit_code == 2
+        assert "holds heat maps of another run" in result.output
+        assert len(result.output.strip().splitlines()) == 1
+    assert (out / "explain.json").read_text() == written
+    (out / "manifest.jsonl").write_text('{"settings": {"rule": {}}}\n')  # of another command
+    assert "holds heat maps of another run" in run(*words, "--class", "dog").output

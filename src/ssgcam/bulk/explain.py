@@ -128,12 +128,8 @@ def explain_images(
     settings = settings_of(model, cam, noise, crop=crop, classes=indices, top=top, against=other)
     settings["model"] |= source or {}
     manifest = Manifest(out / MANIFEST, settings)
+    _refuse(out, manifest.different_settings())
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
-    if different := manifest.different_settings():
-        raise SsgcamError(
-            f"'{out}' holds heat maps of another run ({', '.join(different[:3])} differ); choose another "
-            "output folder or remove this one"
-        )
     task = ExplainTask(model, cam, out, indices, other, top, crop, batch_size)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
@@ -153,6 +149,39 @@ def explain_images(
         facts = [entry.facts for entry in entries if not entry.error]
         explain_report(report, out, facts, outcome.failures, settings)
     return outcome
+
+
+def check_folder(out: Path, classes: Sequence[int | str], top: int, crop: bool) -> None:
+    """Refuse the folder of another run by what is known before the network is loaded.
+
+    Raises:
+        SsgcamError: If the maps in the folder are of other classes, or ``top`` or ``crop`` differs.
+    """
+    lines = Manifest(out / MANIFEST, {}).lines()
+    earlier = next(lines, {}).get("settings")
+    if not isinstance(earlier, dict):
+        return
+    listed = earlier.get("classes") or []
+    different = [k for k, value in {"top": top, "crop": crop}.items() if earlier.get(k) != value]
+    names = next(([one["name"] for one in line["maps"]] for line in lines if "maps" in line), [""])
+
+    def explained(wanted: str) -> bool:
+        if wanted.removeprefix("-").isdecimal():
+            return int(wanted) in listed
+        return not all(names) or any(wanted.lower() in name.lower() for name in names)
+
+    if bool(classes) != bool(listed) or not all(explained(str(c)) for c in classes):
+        different.append("classes")
+    _refuse(out, different)
+
+
+def _refuse(out: Path, different: Sequence[str]) -> None:
+    """Raise an error if settings differ from those of the maps in the folder."""
+    if different:
+        raise SsgcamError(
+            f"'{out}' holds heat maps of another run ({', '.join(different[:3])} differ); choose another "
+            "output folder or remove this one"
+        )
 
 
 @dataclass(frozen=True, eq=False)

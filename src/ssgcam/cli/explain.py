@@ -52,8 +52,9 @@ def explain(
     again continues an interrupted run. An image that can't be explained is reported; the
     others are explained, and the exit code is 2.
     """
-    from ssgcam.bulk.explain import REPORT, explain_images
+    from ssgcam.bulk.explain import REPORT, check_folder, explain_images
 
+    check_folder(files.out, files.classes or [], files.top, files.crop)
     model = network.load()
     given: dict[str, Any] = {**vars(files), "classes": files.classes or []}
     result = explain_images(
