@@ -55,7 +55,7 @@ from common import (
     write_page,
 )
 from ssgcam import LoadedModel, load_model, save_model
-from ssgcam.app.state import QUICK, Correction, search_corrections
+from ssgcam.app.state import QUICK, Correction, correction_set, quick_search
 from ssgcam.bulk.segment import segment_images
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
@@ -317,7 +317,8 @@ def strokes(options: argparse.Namespace) -> None:
             Correction(f"{kind} {k}", photo, each, 1)
             for k, (photo, each) in enumerate(zip(photos, known, strict=True))
         ]
-        recipe = search_corrections(model, corrections, cache=options.work / "cache")[0].recipe
+        data = correction_set(model, corrections)
+        recipe = quick_search(model, data, cache=options.work / "cache").recipe
         sweep = sweep_maps(model, tested, QUICK, {kind: recipe})[kind]
         parts = sweep.at(recipe.threshold, recipe.gate)
         statistic = partial(score_of, kind="pooled")

@@ -15,7 +15,7 @@ from ssgcam import CAM, SsgcamError, SSGSettings
 from ssgcam.app import state
 from ssgcam.core.layers import auto_layers
 from ssgcam.recipe import Recipe
-from ssgcam.search import MapGrid
+from ssgcam.search import CalibrationSet, MapGrid
 
 BOX = (8, 10, 30, 28)
 SMALL = replace(state.QUICK, generations=3, population=20, grid=MapGrid(("sum",), (0.0, 0.1)))
@@ -139,15 +139,17 @@ def test_a_search_on_strokes_of_one_photo_follows_them(photo, tmp_path):
     marks = [(state.OBJECT, (12, 14, 26, 24)), (state.NOT_OBJECT, (34, 0, 48, 40))]
     mask = state.strokes_to_mask([strokes(photo.size, marks)], photo.size)
     correction = state.Correction("a.png", photo, mask, 1)
-    found, _ = state.search_corrections(model, [correction], SMALL, tmp_path)
+    data = state.correction_set(model, [correction])
+    found = state.quick_search(model, data, SMALL, cache=tmp_path)
     made = state.masked_photo(model, found.recipe, photo, "a.png", 1).mask(found.recipe.threshold)
     assert state.painted_iou(made, mask) > 0.9
     kept = sorted(path.name for path in tmp_path.iterdir())
     mask[30:, :5] = 0  # more strokes: the layers' maps are used again
-    state.search_corrections(model, [replace(correction, mask=mask)], SMALL, tmp_path)
+    data = state.correction_set(model, [replace(correction, mask=mask)])
+    state.quick_search(model, data, SMALL, cache=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
     with pytest.raises(SsgcamError, match="no photo with strokes"):
-        state.search_corrections(model, [], SMALL)
+        state.correction_set(model, [])
 
 
 def test_uploaded_photos_and_masks_are_paired_by_name(tmp_path):
@@ -155,8 +157,8 @@ def test_uploaded_photos_and_masks_are_paired_by_name(tmp_path):
     photos = sorted(map(str, (root / "images").iterdir()))
     masks = sorted(map(str, (root / "masks").iterdir()))
     samples = state.staged(photos, masks, tmp_path / "staged")
-    made = state.labeled(blobs(), samples, 2)
-    assert [each.index for each in made] == [2] * 3
-    assert [bool((each.mask == 1).any()) for each in made] == [True, False, True]
+    made = CalibrationSet.from_samples(samples, blobs(), classes=2, any_count=True)
+    assert made.classes.tolist() == [2] * 3
+    assert made.negatives.tolist() == [False, True, False]
     with pytest.raises(SsgcamError, match="is missing"):
         state.staged(photos, masks[:2], tmp_path / "other")

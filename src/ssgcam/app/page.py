@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -22,7 +23,7 @@ from ssgcam.evaluation.card import MEANING, evaluate_card, write_card
 from ssgcam.images import IMAGE_EXTENSIONS, read_image
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
-from ssgcam.search import SearchResult, SearchSettings
+from ssgcam.search import CalibrationSet, SearchResult
 
 #: Photos that one upload may have.
 MOST = 200
@@ -39,8 +40,20 @@ STYLE = """
   .row > .column { flex-basis: 100% !important; }
 }
 """
+#: Setting of the maps, title, lowest and highest value, and step of each slider.
+SLIDERS = (
+    ("sigma", "Sigma (SSG-CAM)", 0, 0.3, 0.01),
+    ("first_exponent", "First exponent", 0, 3, 0.1),
+    ("second_exponent", "Second exponent", 0, 3, 0.1),
+    ("gamma", "Gamma", 0.1, 3, 0.1),
+    ("opacity", "Opacity", 0.1, 1, 0.05),
+)
+#: Shows the progress of a search on the page.
+PROGRESS = gr.Progress(track_tqdm=True)
 #: A photo with its name.
 Named = tuple[str, Image.Image]
+Files = Sequence[str] | None
+Photos = list[state.MaskedPhoto]
 
 
 def theme() -> Any:
@@ -85,22 +98,22 @@ def build(
         gr.Markdown("## ssgcam: what does the network look at?")
         network = gr.Dropdown(list(by_name), value=models[0].name, label="Network")
         used = gr.State(given)  # the recipe in use, shared by two tabs
-        tabs = _Tabs(by_name, network, used, folder)
+        shared = by_name, network, used, folder
         with gr.Tabs():
             with gr.Tab("Explain", id="explain"):
-                tabs.explain(page, examples)
+                _ExplainTab(*shared).lay_out(page, examples)
             with gr.Tab("Masks", id="masks"):
-                tabs.masks()
+                _MasksTab(*shared).lay_out()
             with gr.Tab("Correct and search again", id="correct"):
-                tabs.correct()
+                _CorrectTab(*shared).lay_out()
             with gr.Tab("Network card", id="card"):
-                tabs.card()
-        tabs.on(network.change, lambda name: None, [network], [used])
+                _CardTab(*shared).lay_out()
+        _Tab(*shared).on(network.change, lambda name: None, [network], [used])
     return page
 
 
-class _Tabs:
-    """The tabs, and what they share."""
+class _Tab:
+    """What the tabs share."""
 
     def __init__(
         self, models: dict[str, LoadedModel], network: gr.Dropdown, used: gr.State, folder: Path
@@ -144,10 +157,19 @@ class _Tabs:
         """A new folder for files to download."""
         return Path(mkdtemp(dir=self.folder))
 
-    def explain(self, page: gr.Blocks, examples: Sequence[Path]) -> None:
-        """Which parts of a photo speak for a class, in which layer?"""
+    def searched(self, model: LoadedModel, data: CalibrationSet, rounds: int) -> SearchResult:
+        """A quick search that keeps the layers' maps for the next one."""
+        settings = replace(state.QUICK, generations=int(rounds))
+        return state.quick_search(model, data, settings, cache=self.folder / "maps", progress=True)
+
+
+class _ExplainTab(_Tab):
+    """Which parts of a photo speak for a class, in which layer?"""
+
+    def lay_out(self, page: gr.Blocks, examples: Sequence[Path]) -> None:
+        """Lay out the tab; ``examples`` are read when the page is opened."""
         start = state.MapSettings()
-        photos, found = gr.State([]), gr.State(None)
+        photos, chosen, found = gr.State([]), gr.State(None), gr.State(None)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 upload = _files("Drop photos here", "explain-photos")
@@ -167,96 +189,93 @@ class _Tabs:
                     )
                     layer = gr.Dropdown([state.FUSED], value=state.FUSED, label="Layer")
                 with gr.Row():
-                    sigma = gr.Slider(0, 0.3, start.sigma, step=0.01, label="Sigma (SSG-CAM)")
-                    first = gr.Slider(0, 3, start.first_exponent, step=0.1, label="First exponent")
-                    second = gr.Slider(
-                        0, 3, start.second_exponent, step=0.1, label="Second exponent"
-                    )
-                    gamma = gr.Slider(0.1, 3, start.gamma, step=0.1, label="Gamma")
-                    opacity = gr.Slider(0.1, 1, start.opacity, step=0.05, label="Opacity")
+                    sliders = [
+                        gr.Slider(low, high, getattr(start, name), step=step, label=title)
+                        for name, title, low, high, step in SLIDERS
+                    ]
         layers = _gallery("Every layer: choose one", 6, None)
         make, files = _download("Overlay, map, settings")
-        sliders = [method, sigma, first, second, gamma, layer, opacity]
-
-        def settings(method: str, *rest: Any) -> state.MapSettings:
-            return state.MapSettings(state.OFFERED[method], *rest)
-
-        def draw(explained: state.Explanation | None, other: str, *given: Any) -> Any:
-            if explained is None:
-                return None, []
-            own = settings(*given)
-            right = settings(other, *given[1:])
-            pair = explained.overlay(own), explained.overlay(right)
-            return pair, explained.layers(own)
-
-        def run(named: Named | None, name: str, index: str, against: str, *rest: Any) -> Any:
-            if named is None:
-                raise SsgcamError("there is no photo yet; drop one")
-            model, photo = self.models[name], named[1]
-            known = state.probabilities(model, photo)
-            names = state.class_names(model)
-            predicted = {names[k]: float(known[k]) for k in known.argsort(descending=True)[:5]}
-            of, rival = state.class_of(index), state.class_of(against)
-            explained = state.explain(model, photo, of, rival)
-            other, *given = rest
-            given[5] = given[5] if given[5] in explained.signals else state.FUSED
-            list_of = gr.update(choices=[state.FUSED, *explained.signals], value=given[5])
-            return explained, predicted, list_of, *draw(explained, other, *given)
-
-        def choose(photos: list[Named], *rest: Any, data: gr.SelectData) -> Any:
-            return photos[data.index], *run(photos[data.index], *rest)
-
-        chosen = gr.State(None)
+        settings = [layer, method, *sliders]
         drawn = [found, label, layer, compared, layers]
-        asked = [self.network, index, against, other, *sliders]
-        add, redraw = [upload, photos], [found, other, *sliders]
+        asked = [self.network, index, against, other, *settings]
+        redraw = [found, other, *settings]
+        self.on(gallery.select, self.choose, [photos, *asked], [chosen, *drawn])
+        begun = [photos, gallery, chosen, *drawn]
+        self.on(upload.upload, self.add, [upload, photos, *asked], [upload, *begun])
+        for event in (index.input, against.input, self.network.change):
+            self.on(event, self.run, [chosen, *asked], drawn)
+        for each in (method, other, layer, *sliders):
+            self.on(each.input, self.draw, redraw, [compared, layers], fast=True)
+        self.on(layers.select, self.pick, redraw, [layer, compared], fast=True)
+        self.on(make.click, self.download, [found, *settings], [files])
+        paths = [str(path) for path in examples]
+        self.on(page.load, lambda *rest: self.show(_read(paths), 0, *rest), asked, begun)
 
-        def added(files: list[str] | None, photos: list[Named], *rest: Any) -> Any:
-            photos = [*photos, *_read(files)]
-            named = photos[-1] if photos else None
-            return None, photos, _thumbs(photos), named, *run(named, *rest)
+    @staticmethod
+    def settings(layer: str, method: str, *sliders: float) -> state.MapSettings:
+        """The values of the page as settings."""
+        values = {name: value for (name, *_), value in zip(SLIDERS, sliders, strict=True)}
+        return state.MapSettings(state.OFFERED[method], layer=layer, **values)
 
-        def begin(*rest: Any) -> Any:
-            photos = _read([str(path) for path in examples]) if examples else []
-            if not photos:
-                return [], [], None, None, None, gr.update(), None, []
-            return photos, _thumbs(photos), photos[0], *run(photos[0], *rest)
+    def draw(
+        self, explained: state.Explanation | None, other: str, layer: str, method: str, *rest: float
+    ) -> Any:
+        """The two maps over the photo, and a picture of every layer."""
+        if explained is None:
+            return None, []
+        own = self.settings(layer, method, *rest)
+        right = self.settings(layer, other, *rest)
+        return (explained.overlay(own), explained.overlay(right)), explained.layers(own)
 
-        # Gradio finds SelectData by its annotation, which the wrapper of errors hides
-        def select(event: gr.SelectData, photos: list[Named], *rest: Any) -> Any:
-            return shown(choose)(photos, *rest, data=event)
+    def run(
+        self, named: Named | None, name: str, index: str, against: str, other: str, layer: str,
+        *rest: Any,
+    ) -> Any:  # fmt: skip
+        """Explain a photo: its signals, the top predictions, the layers, and what is drawn."""
+        if named is None:
+            raise SsgcamError("there is no photo yet; drop one")
+        model, photo = self.models[name], named[1]
+        known = state.probabilities(model, photo)
+        names = state.class_names(model)
+        predicted = {names[k]: float(known[k]) for k in known.argsort(descending=True)[:5]}
+        explained = state.explain(model, photo, state.class_of(index), state.class_of(against))
+        layer = layer if layer in explained.signals else state.FUSED
+        choices = gr.update(choices=[state.FUSED, *explained.signals], value=layer)
+        return explained, predicted, choices, *self.draw(explained, other, layer, *rest)
 
-        options: dict[str, Any] = {"concurrency_id": "networks", "concurrency_limit": 1}
-        gallery.select(
-            select, [photos, *asked], [chosen, *drawn], api_visibility="private", **options
-        )
-        self.on(upload.upload, added, [*add, *asked], [upload, photos, gallery, chosen, *drawn])
-        for box in (index, against):
-            self.on(box.input, run, [chosen, *asked], drawn)
-        self.on(self.network.change, run, [chosen, *asked], drawn)
-        for each in (method, other, layer):
-            self.on(each.input, draw, redraw, [compared, layers], fast=True)
-        for slider in (sigma, first, second, gamma, opacity):
-            self.on(slider.input, draw, redraw, [compared, layers], fast=True)
+    def choose(self, event: gr.SelectData, photos: list[Named], *rest: Any) -> Any:
+        """Explain the photo that was clicked."""
+        return photos[event.index], *self.run(photos[event.index], *rest)
 
-        def pick(event: gr.SelectData, found: state.Explanation, *given: Any) -> Any:
-            name = list(found.signals)[event.index]
-            values = list(given)
-            values[6] = name
-            return name, shown(draw)(found, *values)[0]
+    def add(self, files: Files, photos: list[Named], *rest: Any) -> Any:
+        """Add photos and explain the last one."""
+        return None, *self.show([*photos, *_read(files)], -1, *rest)
 
-        layers.select(pick, redraw, [layer, compared], api_visibility="private", queue=True)
+    def show(self, photos: list[Named], number: int, *rest: Any) -> Any:
+        """Show all photos and explain one of them, if there is any."""
+        if not photos:
+            return [], [], None, None, None, gr.update(), None, []
+        return photos, _thumbs(photos), photos[number], *self.run(photos[number], *rest)
 
-        def download(found: state.Explanation | None, *given: Any) -> Any:
-            if found is None:
-                raise SsgcamError("there is no map yet; choose a photo")
-            return gr.update(value=found.save(settings(*given), self.temporary()), visible=True)
+    def pick(
+        self, event: gr.SelectData, found: state.Explanation, other: str, layer: str, *rest: Any
+    ) -> Any:
+        """Show the layer that was clicked."""
+        layer = list(found.signals)[event.index]
+        return layer, self.draw(found, other, layer, *rest)[0]
 
-        self.on(make.click, download, [found, *sliders], [files])
-        self.on(page.load, begin, asked, [photos, gallery, chosen, *drawn])
+    def download(self, found: state.Explanation | None, *settings: Any) -> Any:
+        """Write overlay, map and settings."""
+        if found is None:
+            raise SsgcamError("there is no map yet; choose a photo")
+        return gr.update(value=found.save(self.settings(*settings), self.temporary()), visible=True)
 
-    def masks(self) -> None:
-        """Masks by a recipe, which is loaded or searched from a few labeled photos."""
+
+class _MasksTab(_Tab):
+    """Masks by a recipe, which is loaded or searched from a few labeled photos."""
+
+    def lay_out(self) -> None:
+        """Lay out the tab."""
         done = gr.State([])
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
@@ -276,74 +295,66 @@ class _Tabs:
                 threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
                 gallery = _gallery("Outlines", 3, None)
                 make, files = _download("Masks and recipe")
+        outputs = [self.used, about, done, threshold, gallery]
+        self.on(file.change, self.load, [file, done, self.network], outputs)
+        asked = [images, masks, index, rounds, done, self.network]
+        self.on(start.click, self.search, asked, [examples, *outputs])
+        asked = [upload, self.used, threshold, self.network]
+        self.on(upload.upload, self.add, asked, [upload, done, gallery])
+        self.on(threshold.input, _outlines, [done, threshold], [gallery], fast=True)
+        self.on(make.click, self.download, [done, self.used, threshold, self.network], [files])
 
-        def use(recipe: Recipe, photos: list[state.MaskedPhoto], name: str) -> Any:
-            model = self.models[name]
-            photos = [state.masked_photo(model, recipe, p.photo, p.name) for p in photos]
-            return photos, recipe.threshold, outline(photos, recipe.threshold)
+    def use(self, recipe: Recipe, text: str, photos: Photos, name: str) -> Any:
+        """A recipe, what is said about it, and the masks of all photos by it."""
+        model = self.models[name]
+        photos = [state.masked_photo(model, recipe, p.photo, p.name) for p in photos]
+        return recipe, text, photos, recipe.threshold, _outlines(photos, recipe.threshold)
 
-        def load(path: str | None, photos: list[state.MaskedPhoto], name: str) -> Any:
-            if path is None:
-                return None, gr.update(), photos, gr.update(), outline(photos, 0.5)
-            recipe = Recipe.load(path)
-            recipe.bind(self.models[name])
-            return recipe, state.describe(recipe), *use(recipe, photos, name)
+    def load(self, path: str | None, photos: Photos, name: str) -> Any:
+        """Use the recipe of a file."""
+        if path is None:
+            return None, gr.update(), photos, gr.update(), _outlines(photos, 0.5)
+        recipe = Recipe.load(path)
+        recipe.bind(self.models[name])
+        return self.use(recipe, state.describe(recipe), photos, name)
 
-        def search(
-            images: list[str] | None,
-            masks: list[str] | None,
-            index: str,
-            rounds: int,
-            photos: list[state.MaskedPhoto],
-            name: str,
-            progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
-        ) -> Any:
-            model = self.models[name]
-            if not images or not masks:
-                raise SsgcamError("drop a few photos and a mask for each")
-            samples = state.staged(images, masks, self.temporary())
-            labeled = state.labeled(model, samples, state.class_of(index))
-            found, notes = self.searched(model, labeled, rounds)
-            text = "\n\n".join([found.report.summary(), state.describe(found.recipe), *notes])
-            picture = gr.update(value=found.report.examples, visible=True)
-            return found.recipe, text, picture, *use(found.recipe, photos, name)
+    def search(
+        self, images: Files, masks: Files, index: str, rounds: int, photos: Photos, name: str,
+        progress: gr.Progress = PROGRESS,
+    ) -> Any:  # fmt: skip
+        """Search a recipe and use it."""
+        if not images or not masks:
+            raise SsgcamError("drop a few photos and a mask for each")
+        model = self.models[name]
+        samples = state.staged(images, masks, self.temporary())
+        known = state.class_of(index)
+        data = CalibrationSet.from_samples(samples, model, classes=known, any_count=True)
+        report, recipe = (found := self.searched(model, data, rounds)).report, found.recipe
+        text = "\n\n".join([report.summary(), state.describe(recipe), *report.warnings])
+        picture = gr.update(value=report.examples, visible=True)
+        return picture, *self.use(recipe, text, photos, name)
 
-        def add(files: list[str] | None, recipe: Recipe | None, threshold: float, name: str) -> Any:
-            model = self.models[name]
-            recipe = recipe or state.start_recipe(model)
-            made = [state.masked_photo(model, recipe, photo, at) for at, photo in _read(files)]
-            return None, made, outline(made, threshold)
+    def add(self, files: Files, recipe: Recipe | None, threshold: float, name: str) -> Any:
+        """Segment photos."""
+        model = self.models[name]
+        recipe = recipe or state.start_recipe(model)
+        made = [state.masked_photo(model, recipe, photo, at) for at, photo in _read(files)]
+        return None, made, _outlines(made, threshold)
 
-        def outline(photos: list[state.MaskedPhoto], threshold: float) -> Any:
-            return [
-                (state.outlined(each.photo, each.mask(threshold), 600), each.name)
-                for each in photos
-            ]
+    def download(self, photos: Photos, recipe: Recipe | None, threshold: float, name: str) -> Any:
+        """Write the masks and the recipe."""
+        if not photos:
+            raise SsgcamError("there is no mask yet; drop photos to segment")
+        recipe = recipe or state.start_recipe(self.models[name])
+        path = state.save_masks(photos, recipe, threshold, self.temporary() / "masks.zip")
+        return gr.update(value=path, visible=True)
 
-        def download(
-            photos: list[state.MaskedPhoto], recipe: Recipe | None, threshold: float, name: str
-        ) -> Any:
-            if not photos:
-                raise SsgcamError("there is no mask yet; drop photos to segment")
-            recipe = recipe or state.start_recipe(self.models[name])
-            path = state.save_masks(photos, recipe, threshold, self.temporary() / "masks.zip")
-            return gr.update(value=path, visible=True)
 
-        shared = [done, threshold, gallery]
-        self.on(file.change, load, [file, done, self.network], [self.used, about, *shared])
-        self.on(
-            start.click, search, [images, masks, index, rounds, done, self.network],
-            [self.used, about, examples, *shared],
-        )  # fmt: skip
-        self.on(
-            upload.upload, add, [upload, self.used, threshold, self.network],
-            [upload, done, gallery],
-        )  # fmt: skip
-        self.on(threshold.input, outline, [done, threshold], [gallery], fast=True)
-        self.on(make.click, download, [done, self.used, threshold, self.network], [files])
+class _CorrectTab(_Tab):
+    """Paint what is object and what is not, and search again."""
 
-    def correct(self) -> None:
-        """Paint what is object and what is not, and search again."""
+    def lay_out(self) -> None:
+        """Lay out the tab."""
         photos, chosen, made = gr.State([]), gr.State(None), gr.State([])
         gr.Markdown(
             "Paint a few strokes: **green** on the object, **red** on what is not the object. The rest "
@@ -353,17 +364,13 @@ class _Tabs:
             with gr.Column(scale=3, min_width=320):
                 upload = _files("Drop photos here", "paint-photos")
                 gallery = _gallery("Photos: choose one", 4, 150)
+                brush = gr.Brush(
+                    default_size=12, colors=[state.OBJECT, state.NOT_OBJECT], color_mode="fixed",
+                    default_color=state.OBJECT,
+                )  # fmt: skip
                 editor = gr.ImageEditor(
-                    label="Paint",
-                    type="numpy",
-                    sources=(),
-                    transforms=(),
-                    layers=False,
-                    height=460,
-                    brush=gr.Brush(
-                        default_size=12, colors=[state.OBJECT, state.NOT_OBJECT], color_mode="fixed",
-                        default_color=state.OBJECT,
-                    ),
+                    label="Paint", type="numpy", sources=(), transforms=(), layers=False, height=460,
+                    brush=brush,
                 )  # fmt: skip
             with gr.Column(scale=2, min_width=300):
                 index = self.classes("Class of the object")
@@ -373,54 +380,58 @@ class _Tabs:
                 about = gr.Markdown("Nothing is painted yet.")
                 before = gr.Image(label="Before", interactive=False)
                 after = gr.Image(label="After", interactive=False)
-
-        def added(files: list[str] | None, photos: list[Named]) -> Any:
-            photos = [*photos, *_read(files)]
-            return None, photos, _thumbs(photos), photos[-1], _canvas(photos[-1][1])
-
-        def select(event: gr.SelectData, photos: list[Named]) -> Any:
-            return photos[event.index], _canvas(photos[event.index][1])
-
-        def search(
-            named: Named | None,
-            painted: dict[str, Any] | None,
-            index: str,
-            made: list[state.Correction],
-            recipe: Recipe | None,
-            name: str,
-            progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
-        ) -> Any:
-            if named is None:
-                raise SsgcamError("there is no photo yet; drop one and paint on it")
-            model, (file, photo) = self.models[name], named
-            strokes = state.strokes_to_mask((painted or {}).get("layers", ()), photo.size)
-            of = state.class_of(index)
-            of = int(state.probabilities(model, photo).argmax()) if of is None else of
-            correction = state.Correction(file, photo, strokes, of)
-            made = [*(each for each in made if each.name != file), correction]
-            old = recipe or state.start_recipe(model)
-            found, _ = self.searched(model, made, state.QUICK.generations)
-            pictures, scores = [], []
-            for each in (old, found.recipe):
-                mask = state.masked_photo(model, each, photo, file, of).mask(each.threshold)
-                pictures.append(state.outlined(photo, mask))
-                scores.append(state.painted_iou(mask, strokes))
-            text = (
-                f"IoU on what was painted here: before **{scores[0]:.3f}**, after "
-                f"**{scores[1]:.3f}**. {len(made)} photo{'s' * (len(made) != 1)} so far.\n\n"
-                f"{state.describe(found.recipe)}\n\nThe tab Masks uses this recipe now."
-            )
-            return made, found.recipe, text, *pictures
-
-        self.on(upload.upload, added, [upload, photos], [upload, photos, gallery, chosen, editor])
-        gallery.select(select, [photos], [chosen, editor], api_visibility="private")
+        self.on(
+            upload.upload, self.add, [upload, photos], [upload, photos, gallery, chosen, editor]
+        )
+        self.on(gallery.select, self.choose, [photos], [chosen, editor], fast=True)
         asked = [chosen, editor, index, made, self.used, self.network]
-        self.on(start.click, search, asked, [made, self.used, about, before, after])
+        self.on(start.click, self.search, asked, [made, self.used, about, before, after])
         self.on(forget.click, lambda: ([], "Nothing is painted yet."), None, [made, about])
         self.on(self.network.change, lambda: [], None, [made])
 
-    def card(self) -> None:
-        """Measure every layer and method on a few photos."""
+    def add(self, files: Files, photos: list[Named]) -> Any:
+        """Add photos and show the last one."""
+        photos = [*photos, *_read(files)]
+        return None, photos, _thumbs(photos), photos[-1], _canvas(photos[-1][1])
+
+    def choose(self, event: gr.SelectData, photos: list[Named]) -> Any:
+        """Show the photo that was clicked."""
+        return photos[event.index], _canvas(photos[event.index][1])
+
+    def search(
+        self, named: Named | None, painted: dict[str, Any] | None, index: str,
+        made: list[state.Correction], recipe: Recipe | None, name: str,
+        progress: gr.Progress = PROGRESS,
+    ) -> Any:  # fmt: skip
+        """Search a recipe on all strokes so far; masks of this photo before and after."""
+        if named is None:
+            raise SsgcamError("there is no photo yet; drop one and paint on it")
+        model, (file, photo) = self.models[name], named
+        strokes = state.strokes_to_mask((painted or {}).get("layers", ()), photo.size)
+        of = state.class_of(index)
+        of = int(state.probabilities(model, photo).argmax()) if of is None else of
+        correction = state.Correction(file, photo, strokes, of)
+        made = [*(each for each in made if each.name != file), correction]
+        data = state.correction_set(model, made)
+        found = self.searched(model, data, state.QUICK.generations)
+        pictures, scores = [], []
+        for each in (recipe or state.start_recipe(model), found.recipe):
+            mask = state.masked_photo(model, each, photo, file, of).mask(each.threshold)
+            pictures.append(state.outlined(photo, mask))
+            scores.append(state.painted_iou(mask, strokes))
+        text = (
+            f"IoU on what was painted here: before **{scores[0]:.3f}**, after "
+            f"**{scores[1]:.3f}**. {len(made)} photo{'s' * (len(made) != 1)} so far.\n\n"
+            f"{state.describe(found.recipe)}\n\nThe tab Masks uses this recipe now."
+        )
+        return made, found.recipe, text, *pictures
+
+
+class _CardTab(_Tab):
+    """Measure every layer and method on a few photos."""
+
+    def lay_out(self) -> None:
+        """Lay out the tab."""
         with gr.Row():
             upload = _files("Photos", "card-photos")
             masks = _files("Masks of the same names (can be left out)", "card-masks")
@@ -428,52 +439,38 @@ class _Tabs:
             count = gr.Slider(2, 50, 8, step=1, label="Photos to use")
             index = self.classes("Class")
             start = gr.Button("Measure (minutes)", variant="primary")
-        about = gr.Markdown()
-        sheet = gr.Image(
-            label="Every layer and method on one photo", interactive=False, visible=False
-        )
-        table = gr.Dataframe(label="Every layer and method", interactive=False, visible=False)
+        about, title = gr.Markdown(), "Every layer and method"
+        sheet = gr.Image(label=f"{title} on one photo", interactive=False, visible=False)
+        table = gr.Dataframe(label=title, interactive=False, visible=False)
         label = "Network card (HTML) and numbers (JSON)"
         files = gr.File(label=label, interactive=False, visible=False)
-
-        def measure(
-            paths: list[str] | None,
-            masks: list[str] | None,
-            count: int,
-            index: str,
-            name: str,
-            progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
-        ) -> Any:
-            if not paths:
-                raise SsgcamError("there is no photo yet; drop two or more")
-            folder = self.temporary()
-            samples = state.staged(paths, masks or (), folder)
-            card = evaluate_card(
-                self.models[name], samples, photos=int(count), mosaics=8, stages=2,
-                classes=state.class_of(index), settings=EvaluationSettings(progress=True),
-            )  # fmt: skip
-            written = write_card(card, folder / "card")
-            values = {"headers": ["method", "layer", *card.columns()], "data": card.rows()}
-            text = "\n\n".join(
-                [*card.recommendation(), *(f"*{each}*" for each in card.notes), MEANING]
-            )
-            return (
-                text,
-                gr.update(value=card.sheet, visible=True),
-                gr.update(value=values, visible=True),
-                gr.update(value=[str(path) for path in written[:2]], visible=True),
-            )
-
         asked = [upload, masks, count, index, self.network]
-        self.on(start.click, measure, asked, [about, sheet, table, files])
+        self.on(start.click, self.measure, asked, [about, sheet, table, files])
 
-    def searched(
-        self, model: LoadedModel, labeled: list[state.Correction], rounds: int
-    ) -> tuple[SearchResult, list[str]]:
-        """A quick search that keeps the layers' maps for the next one."""
-        quick = vars(state.QUICK) | {"generations": int(rounds)}
-        settings = SearchSettings(**quick)
-        return state.search_corrections(model, labeled, settings, self.folder / "maps", True)
+    def measure(
+        self, paths: Files, masks: Files, count: int, index: str, name: str,
+        progress: gr.Progress = PROGRESS,
+    ) -> Any:  # fmt: skip
+        """The card: recommendation, layers on a photo, table and files."""
+        if not paths:
+            raise SsgcamError("there is no photo yet; drop two or more")
+        folder = self.temporary()
+        card = evaluate_card(
+            self.models[name], state.staged(paths, masks or (), folder), photos=int(count), mosaics=8,
+            stages=2, classes=state.class_of(index), settings=EvaluationSettings(progress=True),
+        )  # fmt: skip
+        written = [str(path) for path in write_card(card, folder / "card")[:2]]
+        values = {"headers": ["method", "layer", *card.columns()], "data": card.rows()}
+        notes = [f"*{each}*" for each in card.notes]
+        text = "\n\n".join([*card.recommendation(), *notes, MEANING])
+        return text, *(
+            gr.update(value=each, visible=True) for each in (card.sheet, values, written)
+        )
+
+
+def _outlines(photos: Photos, threshold: float) -> list[tuple[Image.Image, str]]:
+    """The photos with the outlines of their masks at a threshold."""
+    return [(state.outlined(each.photo, each.mask(threshold), 600), each.name) for each in photos]
 
 
 def _files(label: str, name: str) -> gr.File:
@@ -499,7 +496,7 @@ def _gallery(label: str, columns: int, height: int | None) -> gr.Gallery:
     )  # fmt: skip
 
 
-def _read(files: Sequence[str] | None) -> list[Named]:
+def _read(files: Files) -> list[Named]:
     """The photos that can be read; a warning for each other one, an error if there is none."""
     if len(files or ()) > MOST:
         raise SsgcamError(f"{len(files or ())} files at once; drop at most {MOST}")

@@ -224,7 +224,7 @@ class MaskedPhoto:
     def mask(self, threshold: float) -> NDArray[np.bool_]:
         """``[H, W]``: where the map reaches the threshold."""
         inside = self.values >= threshold if threshold > 0 else self.values > 0
-        return inside if self.is_open else np.zeros_like(inside)
+        return inside & self.is_open
 
 
 def masked_photo(
@@ -311,42 +311,31 @@ def painted_iou(mask: NDArray[np.bool_], strokes: Mask) -> float:
     return float(foreground_iou(counts))
 
 
-def search_corrections(
-    model: LoadedModel,
-    corrections: Sequence[Correction],
-    settings: SearchSettings = QUICK,
-    cache: Path | None = None,
-    progress: bool = False,
-) -> tuple[SearchResult, list[str]]:
-    """Search a recipe on strokes, or on full masks.
-
-    Args:
-        model: The network.
-        corrections: Photos with what is known of them.
-        settings: Of the search.
-        cache: Folder that keeps the layers' maps; they don't depend on what is painted.
-        progress: Show a progress bar.
-
-    Returns:
-        What was found, and what a user should know about it.
+def correction_set(model: LoadedModel, corrections: Sequence[Correction]) -> CalibrationSet:
+    """Strokes as what a search learns from.
 
     Raises:
         SsgcamError: If there is no correction.
     """
     if not corrections:
-        raise SsgcamError("there is no photo with strokes or a mask yet; add one")
-    with warnings.catch_warnings(record=True):  # they are in the report
+        raise SsgcamError("there is no photo with strokes yet; add one")
+    return CalibrationSet(
+        [each.photo for each in corrections],
+        [each.mask for each in corrections],
+        [each.index for each in corrections],
+        names=[each.name for each in corrections],
+        preprocessing=model.preprocessing,
+        any_count=True,
+    )
+
+
+def quick_search(
+    model: LoadedModel, data: CalibrationSet, settings: SearchSettings = QUICK, **options: Any
+) -> SearchResult:
+    """Search a recipe as ``search_recipe`` does; its warnings are in the report only."""
+    with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        data = CalibrationSet(
-            [each.photo for each in corrections],
-            [each.mask for each in corrections],
-            [each.index for each in corrections],
-            names=[each.name for each in corrections],
-            preprocessing=model.preprocessing,
-            any_count=True,
-        )
-        found = search_recipe(model, data, settings=settings, cache=cache, progress=progress)
-    return found, list(found.report.warnings)
+        return search_recipe(model, data, settings=settings, **options)
 
 
 def shrunk(photo: Image.Image, side: int) -> Image.Image:
@@ -368,18 +357,6 @@ def staged(photos: Sequence[str], masks: Sequence[str], folder: Path) -> SampleS
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     return read_photos(folder / "photos", masks=folder / "masks" if masks else None)
-
-
-def labeled(model: LoadedModel, samples: SampleSet, index: int | None = None) -> list[Correction]:
-    """Photos with full masks, as corrections of a class or of each photo's most probable one."""
-    found = []
-    for sample in samples:
-        photo = model.preprocessing.read(sample.image)
-        inside, ignored = samples.object_mask(sample, photo.size)
-        mask = np.where(ignored, IGNORE, inside).astype(np.uint8)
-        of = int(probabilities(model, photo).argmax()) if index is None else index
-        found.append(Correction(sample.name, photo, mask, of))
-    return found
 
 
 def describe(recipe: Recipe) -> str:
