@@ -189,6 +189,42 @@ def test_output_folder_that_cannot_be_written(tmp_path, good):
     refused(result, "can't write", "choose another output folder")
 
 
+TRAIN = "train classes --input-size 32 --out net.pth"
+SEGMENTER = "train-segmenter photos --masks photos --out net.pth"
+EVALUATE = f"evaluate sanity photos --model {TINY} --out report"
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (f"explain good.png --model {TINY} --class-names empty", "'empty' is empty; write a class"),
+        (f"{EVALUATE} --no-each --no-fused", "neither single layers nor all fused are scored"),
+        (f"{TRAIN} --learning-rate nan", "learning_rate is nan"),
+        (f"{TRAIN} --weight-decay -1", "weight_decay is -1"),
+        (f"{TRAIN} --workers -1", "workers is -1"),
+        (f"{SEGMENTER} --learning-rate nan", "learning_rate is nan"),
+        ("train classes --out folder.pth", "'folder.pth' is a folder, not a file"),
+        ("train classes --out good.png/net.pth", "'good.png' is a file, not a folder"),
+        ("search photos --recipe r.pth --model none", "does not end in .json"),
+    ],
+)
+def test_wrong_files_and_settings(tmp_path, good, monkeypatch, command, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").touch()
+    (tmp_path / "folder.pth").mkdir()
+    for name in ("photos/a.png", "classes/a/1.png", "classes/b/1.png"):
+        photo(tmp_path / name)
+    refused(run(*command.split()), sentence)
+
+
+def test_too_little_memory_is_a_sentence(tmp_path, good, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    monkeypatch.setattr(ssgcam.cli.explain, "_print_entry", fail)
+    refused(explain(tmp_path, good), "not enough memory", "give a smaller --batch-size")
+
+
 def test_network_that_returns_nan(tmp_path, good):
     other = photo(tmp_path / "other.png", seed=3)
     result = explain(tmp_path, good, other, model="helpers.factories:nan_network")

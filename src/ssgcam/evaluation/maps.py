@@ -168,6 +168,8 @@ class MethodsCompared:
             raise SsgcamError("a method is named twice; name each once")
         if not titles and self.recipe is None:
             raise SsgcamError("no method was given; name at least one, or a recipe")
+        if not (self.each or self.fused or self.recipe):
+            raise SsgcamError("neither single layers nor all fused are scored; score one of them")
         if self.against is not None:
             check_choice("against", self.against, Others)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +69,8 @@ class TrainingSettings:
         """Check every value."""
         positive = ("epochs", "batch_size", "learning_rate", "patience")
         _check_positive(self, *positive, "input_size", "samples_per_epoch")
+        for name in ("weight_decay", "workers"):
+            check_range(name, getattr(self, name), 0, math.inf)
         check_range("held_out", self.held_out, 0, 0.99)
         check_range("color", self.color, 0, 0.99)
         check_choice("balance", self.balance, Balance)
@@ -108,5 +111,5 @@ class SegmenterSettings:
 def _check_positive(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise SsgcamError(f"{name} is {value}; give a number above zero")
