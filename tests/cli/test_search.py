@@ -104,7 +104,7 @@ def test_photos_without_the_object_choose_the_rule_for_windows(tmp_path: Path) -
         assert "windows of 30 pixels: gate " in done.stdout
 
 
-def test_what_stored_values_mean(tmp_path: Path) -> None:
+def test_mask_values_say_which_stored_value_is_the_object(tmp_path: Path) -> None:
     data = folder(tmp_path / "calibration", 0)
     for path in (data / "masks").iterdir():
         values = np.array(Image.open(path))
@@ -112,7 +112,7 @@ def test_what_stored_values_mean(tmp_path: Path) -> None:
         values[:, -4:] = 9  # a frame that nobody drew
         Image.fromarray(values).save(path)
     fitness = {}
-    for title, told in {"told": "7:1,9:255", "misread": "7:255,9:1"}.items():
+    for title, values in {"right": "7:1,9:255", "swapped": "7:255,9:1"}.items():
         recipe = tmp_path / f"{title}.json"
         arguments = (
             "--model",
@@ -122,10 +122,10 @@ def test_what_stored_values_mean(tmp_path: Path) -> None:
             "--layers",
             "act1,act2",
         )
-        done = ssgcam(data, *arguments, "--recipe", recipe, "--mask-values", told)
+        done = ssgcam(data, *arguments, "--recipe", recipe, "--mask-values", values)
         assert done.exit_code == 0, done.output
         fitness[title] = Recipe.load(recipe).origin.scores["calibration"]
-    assert fitness["told"] > 0.7 > 0.3 > fitness["misread"]
+    assert fitness["right"] > 0.7 > 0.3 > fitness["swapped"]
 
 
 def test_quick_is_one_view_without_refinement_and_folds(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -29,8 +30,11 @@ from ssgcam.cli import (
     train,
     train_segmenter,
 )
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, first_line
 from ssgcam.version import __version__
+
+#: How PyTorch's exceptions say that memory is used up, on the CPU and on a GPU.
+NO_MEMORY = "can't allocate memory|out of memory"
 
 
 class Commands(TyperGroup):
@@ -91,7 +95,8 @@ def _options(
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Class activation maps of image classifiers, and segmentation masks from them.
@@ -110,19 +115,20 @@ def main() -> None:
 
 def _report_and_exit(error: BaseException, command: str) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
-        output.warn("interrupted; files that were written are complete")
-        raise typer.Exit(130)
-    if isinstance(error, (SsgcamError, OSError)):
-        output.warn(str(error))
-        raise typer.Exit(2)
-    if hasattr(error, "format_message"):  # a wrong option or argument
-        output.warn(f"{error.format_message().rstrip('.')}; '{command} --help' shows the usage")
-        raise typer.Exit(2)
-    if isinstance(error, Exception):
-        first = (str(error).splitlines() or [""])[0]
-        output.warn(
-            f"{type(error).__name__}: {first}; this is a bug of ssgcam: please report it with what "
-            "--debug shows"
-        )
-        raise typer.Exit(1)
-    raise error
+        code, text = 130, "interrupted; files that were written are complete"
+    elif isinstance(error, (SsgcamError, OSError)):
+        code, text = 2, str(error)
+    elif hasattr(error, "format_message"):  # a wrong option or argument
+        usage = f"; '{command} --help' shows the usage"
+        code, text = 2, error.format_message().rstrip(".") + usage
+    elif isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error)):
+        hint = "give a smaller --batch-size, --input-size or image"
+        code, text = 2, f"there is not enough memory ({first_line(error)}); {hint}"
+    elif isinstance(error, Exception):
+        what = f"{type(error).__name__}: {first_line(error)}"
+        hint = "please report it with what --debug shows"
+        code, text = 1, f"{what}; this is a bug of ssgcam: {hint}"
+    else:
+        raise error
+    output.warn(text)
+    raise typer.Exit(code)

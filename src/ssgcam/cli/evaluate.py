@@ -42,9 +42,9 @@ class CompareOptions:
     target: str | None = option(None, shared.TARGET, shown="exp; logit for ShapleyCAM")
     against: str | None = option(None, "Classes to subtract: rest or similar.", shown="none")
     classes: list[str] | None = option(None, shared.CLASS, "--class", shown="the data set's")
-    limit: int | None = option(None, "So many images, spread evenly over the set.")
+    limit: int | None = option(None, "Number of images, spread evenly over the set.")
     seed: int = option(0, shared.SEED, min=0)
-    resume: bool = option(True, "Continue an interrupted run of the same command.")
+    resume: bool = option(True, shared.RESUME)
     report: Path | None = option(None, shared.REPORT)
 
 
@@ -112,7 +112,7 @@ class GridOptions:
 
     rows: int = option(2, "Photos along each side of a mosaic, 2 or 3.")
     mosaics: int | None = option(
-        None, "How many mosaics.", min=1, shown="one for each photo, at most 100"
+        None, shared.MOSAICS, min=1, shown="one for each photo, at most 100"
     )
     confidence: float = option(0.9, "Least probability of a photo's class.")
     examples: int = option(4, "Images in the panel of examples; 0: no panel.", min=0)
@@ -131,7 +131,7 @@ def _command(name: str, options: str = "") -> Callable[..., Any]:
 
 @_command("localization")
 @grouped()
-def localization(context: typer.Context, common: Common, options: LocalizationOptions) -> None:
+def localization(common: Common, options: LocalizationOptions) -> None:
     """Do maps find objects that are known by boxes or masks?
 
     MaxBoxAcc, PxAP, GT-known, Top-1 and Top-5 localization and the pointing game, each with its 95 %
@@ -140,12 +140,12 @@ def localization(context: typer.Context, common: Common, options: LocalizationOp
     """
     from ssgcam.evaluation import evaluate_localization
 
-    _evaluate(context, common, evaluate_localization, tau=options.tau)
+    _evaluate(common, options, evaluate_localization, tau=options.tau)
 
 
 @_command("segmentation", " --calibration other/")
 @grouped()
-def segmentation(context: typer.Context, common: Common, options: SegmentationOptions) -> None:
+def segmentation(common: Common, options: SegmentationOptions) -> None:
     """Do masks made of maps cover objects that are known by masks?
 
     IoU of pseudo-masks and boundary F-score, each with its 95 % interval. OUT gets the tables (.md,
@@ -156,12 +156,12 @@ def segmentation(context: typer.Context, common: Common, options: SegmentationOp
 
     other = None if options.calibration is None else common.data.read(options.calibration)
     given = {"background": options.background, "calibration": other}
-    _evaluate(context, common, evaluate_segmentation, **given)
+    _evaluate(common, options, evaluate_segmentation, **given)
 
 
 @_command("perturbation", " --areas 0.1,0.3")
 @grouped()
-def perturbation(context: typer.Context, common: Common, options: PerturbationOptions) -> None:
+def perturbation(common: Common, options: PerturbationOptions) -> None:
     """Does the network change its prediction when highlighted pixels change?
 
     Accuracy after blurring the highlighted pixels, insertion, deletion, Average Drop and Increase, each
@@ -173,12 +173,12 @@ def perturbation(context: typer.Context, common: Common, options: PerturbationOp
 
     areas = shared.numbers(options.areas, "--areas")
     given = {"measures": tuple(shared.names(options.measures)), "steps": options.steps}
-    _evaluate(context, common, evaluate_perturbation, areas=areas, sigma=options.blur, **given)
+    _evaluate(common, options, evaluate_perturbation, areas=areas, sigma=options.blur, **given)
 
 
 @_command("sanity")
 @grouped(methods="all", limit=16)
-def sanity(context: typer.Context, common: Common, options: SanityOptions) -> None:
+def sanity(common: Common, options: SanityOptions) -> None:
     """Do maps change with the network's weights and with the class?
 
     Rank correlation of maps before and after the weights are randomized from the top down, and of the
@@ -187,12 +187,12 @@ def sanity(context: typer.Context, common: Common, options: SanityOptions) -> No
     """
     from ssgcam.evaluation import evaluate_sanity
 
-    _evaluate(context, common, evaluate_sanity, images=common.compare.limit, **vars(options))
+    _evaluate(common, options, evaluate_sanity, images=common.compare.limit, **vars(options))
 
 
 @_command("grid")
 @grouped()
-def grid(context: typer.Context, common: Common, options: GridOptions) -> None:
+def grid(common: Common, options: GridOptions) -> None:
     """Do maps tell the classes of a mosaic of photos apart?
 
     Grid pointing game: the share of each class's map that lies on its own photo, with its 95 %
@@ -204,11 +204,11 @@ def grid(context: typer.Context, common: Common, options: GridOptions) -> None:
     if common.compare.classes:
         raise SsgcamError("the classes of the photos are explained; leave --class out")
     given = {"rows": options.rows, "mosaics": options.mosaics, "confidence": options.confidence}
-    _evaluate(context, common, evaluate_grid, **given)
+    _evaluate(common, options, evaluate_grid, **given)
 
 
 def _evaluate(
-    context: typer.Context, common: Common, evaluate: Callable[..., Evaluation], **options: Any
+    common: Common, own: object, evaluate: Callable[..., Evaluation], **settings: Any
 ) -> None:
     """Read the data set, load the network, evaluate, print the tables and write the files."""
     from ssgcam import evaluation
@@ -218,8 +218,10 @@ def _evaluate(
     from ssgcam.report.html import check_report
 
     check_report(common.compare.report)
-    given, compare, out = context.params, common.compare, common.compare.out
-    recipe, command, task = given.get("recipe"), output.style.command, str(context.info_name)
+    compare, out, command = common.compare, common.compare.out, output.style.command
+    task = evaluate.__name__.removeprefix("evaluate_")
+    given = vars(own)
+    recipe = given.get("recipe")
     model = common.network.load()
     samples = evaluation.limited(common.data.read(compare.folder), compare.limit)
     methods = list(METHODS) if compare.methods == "all" else shared.names(compare.methods)
@@ -232,7 +234,7 @@ def _evaluate(
         against=compare.against,  # type: ignore[arg-type]  # checked there
         recipe=Recipe.load(recipe) if recipe else None,
     )
-    settings = evaluation.EvaluationSettings(
+    how = evaluation.EvaluationSettings(
         batch_size=common.network.batch_size,
         pixels=given.get("pixels"),
         fast=common.run.fast,
@@ -247,8 +249,8 @@ def _evaluate(
     write_text(out / f"{task}.md", f"# {task.capitalize()}\n\nNot finished: `{command}`\n")
     index = shared.one_class(model, compare.classes)
     if index is not None:
-        options["classes"] = index
-    found = evaluate(model, samples, compared, settings=settings, **options)
+        settings["classes"] = index
+    found = evaluate(model, samples, compared, settings=how, **settings)
     found = replace(found, facts={**found.facts, "command": command})
     for fact in ("network", "data", "images", "intervals"):
         output.say(f"{fact}: {found.facts[fact]}")

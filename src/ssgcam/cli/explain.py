@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,13 @@ class ExplainOptions:
     )
     against: str | None = option(
         None,
-        "Why the class and not this one, by index or name, or not rest or similar.",
+        "Explain why the class and not this one: an index, a name, rest or similar.",
         shown="none",
     )
-    top: int = option(1, "Explain so many of the most probable classes.")
-    crop: bool = option(False, "The weights' center crop, not the whole image.", "--crop")
+    top: int = option(1, "Number of most probable classes to explain.")
+    crop: bool = option(
+        False, "Explain the center crop of the network's preprocessing only.", "--crop"
+    )
     report: Path | None = option(None, shared.REPORT)
 
 
@@ -77,15 +78,14 @@ def explain(
 
 
 def _print_entry(entry: dict[str, Any]) -> None:
-    from tqdm import tqdm
-
     if "error" in entry:
-        tqdm.write(f"ssgcam: {entry['error']}", file=sys.stderr)
+        output.above_bars(f"ssgcam: {entry['error']}")
     if output.style.quiet or output.style.json:
         return
     for note in entry.get("notes", ()):
-        tqdm.write(f"{entry['photo']}: {note}", file=sys.stderr)
+        output.note(f"{entry['photo']}: {note}")
     for found in entry.get("maps", ()):
         name = found["name"] or f"class {found['class']}"
         line = f"{entry['photo']}: {name} {found['probability']:.1%} -> {found['overlay']}"
-        tqdm.write(line if found["evidence"] else f"{line} ({found['note']})", file=sys.stdout)
+        line = line if found["evidence"] else f"{line} ({found['note']})"
+        output.above_bars(line, error=False)

@@ -33,8 +33,8 @@ class CardOptions:
     panel: ClassVar[str] = "Size"
     methods: str | None = option(None, shared.METHODS, shown="ours and five first-order methods")
     layers: str = option("auto", "Names with commas, or auto: six blocks.")
-    limit: int = option(20, "Photos, spread evenly over the folder.", "--photos", min=2)
-    mosaics: int = option(10, "How many mosaics.", min=1)
+    limit: int = option(20, "Number of photos, spread evenly over the folder.", "--photos", min=2)
+    mosaics: int = option(10, shared.MOSAICS, min=1)
     stages: int = option(4, "Randomization stages.", min=1)
     area: float = option(0.2, "Share of the photo that the blur test blurs.")
     seed: int = option(0, shared.SEED, min=0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ssgcam.cli import output
-from ssgcam.cli.options import MODEL
+from ssgcam.cli.options import MODEL, WEIGHTS
 
 if TYPE_CHECKING:
     from ssgcam.core.tracing import LayerInfo
@@ -19,14 +19,14 @@ EXAMPLE = "ssgcam layers resnet34"
 
 def layers(
     model: Annotated[str, typer.Argument(help=MODEL)],
-    weights: Annotated[
-        str, typer.Option(help="DEFAULT, none, or a weights file; the layers are the same.")
-    ] = "none",
+    weights: Annotated[str, typer.Option(help=WEIGHTS)] = "none",
     every: Annotated[
         bool, typer.Option("--all", help="All layers, not only blocks and defaults.")
     ] = False,
 ) -> None:
     """List the layers that can be targeted, their shapes, and which are the defaults and why.
+
+    They are the same with any weights.
 
     Any name can be given to --layers; NAME:in is a layer's input, NAME@2 its second call.
     """

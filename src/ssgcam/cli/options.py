@@ -40,10 +40,18 @@ REPORT = "Also write an HTML report, one file (.html)."
 RECIPE = "A recipe of 'ssgcam search': layers, settings, threshold, gate."
 CLASS = "The network's class, by index or name."
 TARGET = "What is differentiated: exp, probability, log_probability, sigmoid, odds or logit."
+MOSAICS = "Number of mosaics."
 SEED = "Seed of all random numbers."
 GROUP_PATTERN = "Regular expression of the group (field, patient, slide) in a file name."
 INPUT_SIZE = "Side of the square input, in pixels."
 GATE = "Lowest probability of a class that gets a mask."
+WEIGHTS = "DEFAULT, none, or a weights file."
+DEVICE = "auto, cpu, cuda or mps."
+BATCH_SIZE = "Images in one pass of the network."
+CLASS_NAMES = "A text file with a class name in each line."
+RESUME = "Continue an interrupted run of the same command."
+WINDOW = "Cut images into windows of this side, in pixels."
+OVERLAP = "Share of a window that the next one covers."
 
 
 def option(default: Any, text: str, *flags: str, shown: str | None = None, **settings: Any) -> Any:
@@ -71,9 +79,9 @@ class NetworkOptions:
 
     panel: ClassVar[str] = "Network"
     model: str = option(MISSING, MODEL)
-    weights: str = option("DEFAULT", "DEFAULT, none, or a weights file.")
-    device: str = option("auto", "auto, cpu, cuda or mps.")
-    batch_size: int = option(16, "Images in one pass of the network.", min=1)
+    weights: str = option("DEFAULT", WEIGHTS)
+    device: str = option("auto", DEVICE)
+    batch_size: int = option(16, BATCH_SIZE, min=1)
 
     def load(self) -> LoadedModel:
         """Load the network and move it to the device."""
@@ -119,7 +127,7 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
     """The network, and what it does not say itself."""
 
     panel: ClassVar[str] = "Network"
-    class_names: Path | None = option(None, "A text file with a class name in each line.")
+    class_names: Path | None = option(None, CLASS_NAMES)
     output: str | None = option(None, "softmax or sigmoid.", shown="the network's")
     input_size: int | None = option(None, INPUT_SIZE, shown="its own")
     mean: str | None = option(None, "Mean of each channel, with commas.", shown="the network's")
@@ -130,15 +138,13 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
 
     def load(self) -> LoadedModel:
         """Load the network and add what the options say."""
-        from ssgcam.files import read_lines
         from ssgcam.models import with_settings
 
         model = NetworkOptions.load(self)
-        names = self.class_names and read_lines(self.class_names)
         given: dict[str, Any] = {"output": self.output, "channel_order": self.channel_order}
         model = with_settings(
             model,
-            class_names=names or None,
+            class_names=read_class_names(self.class_names),
             input_size=None if self.input_size is None else (self.input_size, self.input_size),
             mean=numbers(self.mean, "--mean") if self.mean else None,
             std=numbers(self.std, "--std") if self.std else None,
@@ -156,7 +162,7 @@ class RunOptions:
 
     panel: ClassVar[str] = "Speed"
     fast: bool = option(
-        False, "Fold batch norms, channels last; bfloat16 on CUDA (in a copy).", "--fast"
+        False, "Run a copy: batch norms folded, channels last, bfloat16 on CUDA.", "--fast"
     )
     workers: int | None = option(
         None, "Threads for files.", min=1, shown="one per processor, at most 8"
@@ -190,17 +196,13 @@ class MethodOptions:
     )
     gamma: float | None = option(None, "Exponent of each layer's map.", shown="the method's")
 
-    def given(self) -> dict[str, Any]:
-        """The options that were given."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
     def cam(self, model: LoadedModel, **options: Any) -> CAM:
         """The explainer that the options describe."""
         from ssgcam.cam import CAM
 
         method = self.method or "ssg_cam"
         own = {field.name for field in fields(SSGSettings)}
-        ssg = {name: value for name, value in self.given().items() if name in own}
+        ssg = {name: value for name, value in given(self).items() if name in own}
         if ssg and method != "ssg_cam":
             name = next(iter(ssg)).replace("_", "-")
             raise SsgcamError(
@@ -234,22 +236,20 @@ class DataOptions:
     void: int | None = option(None, "For images/ beside masks/: the stored value to ignore.")
     mask_suffix: str | None = option(None, "End of a mask's name, such as _mask.", shown="found")
     group_pattern: str | None = option(None, GROUP_PATTERN)
-    missing: str | None = option(None, "Listed files that are missing: error or skip.")
+    missing: str | None = option(None, "If a listed file is missing: error or skip.")
 
     def read(self, folder: Path) -> SampleSet:
         """Read the data set in a folder."""
         from ssgcam.data import read_samples
 
-        given: dict[str, Any] = {
-            name: value for name, value in vars(self).items() if value is not None
-        }
+        settings = given(self)
         if self.mask_values is not None:
-            given["mask_values"] = dict(_pair(text) for text in self.mask_values.split(","))
-        return read_samples(folder, **given)
+            settings["mask_values"] = dict(_pair(text) for text in self.mask_values.split(","))
+        return read_samples(folder, **settings)
 
 
 def grouped(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace a command's parameters that are groups of options by the options of the groups.
+    """Replace a command's parameters, which are groups of options, by the options of the groups.
 
     Args:
         defaults: Other default values of single options for this command.
@@ -259,15 +259,13 @@ def grouped(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., No
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(function)
-        hints.pop("return", None)
-        parameters: list[inspect.Parameter] = []
-        for name, kind in hints.items():
-            parameters += _parameters(name, kind, defaults)
+        groups = get_type_hints(function)
+        groups.pop("return", None)
+        parameters = [each for kind in groups.values() for each in _parameters(kind, defaults)]
 
         @wraps(function)
-        def command(**given: Any) -> None:
-            function(**{name: _value(name, kind, given) for name, kind in hints.items()})
+        def command(**values: Any) -> None:
+            function(**{name: _filled(kind, values) for name, kind in groups.items()})
 
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(function) or "")
@@ -277,33 +275,36 @@ def grouped(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., No
     return decorate
 
 
-def _parameters(
-    name: str, kind: Any, defaults: dict[str, Any], made: Any = None, default: Any = MISSING
-) -> Iterator[inspect.Parameter]:
-    """A parameter as Typer's; a group as those of its fields."""
-    if is_dataclass(kind):
-        types = get_type_hints(kind)
-        for each in fields(kind):
-            made = copy(each.metadata.get("option"))
-            if isinstance(made, OptionInfo):
-                made.rich_help_panel = getattr(kind, "panel", None)
-            default = defaults.get(each.name, each.default)
-            yield from _parameters(each.name, types[each.name], defaults, made, default)
-    else:
+def _parameters(group: Any, defaults: dict[str, Any]) -> Iterator[inspect.Parameter]:
+    """The fields of a group, and of groups in it, as Typer's parameters."""
+    types = get_type_hints(group)
+    for each in fields(group):
+        if is_dataclass(types[each.name]):
+            yield from _parameters(types[each.name], defaults)
+            continue
+        made = copy(each.metadata["option"])
+        if isinstance(made, OptionInfo):
+            made.rich_help_panel = getattr(group, "panel", None)
+        default = defaults.get(each.name, each.default)
         yield inspect.Parameter(
-            name,
+            each.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if default is MISSING else default,
-            annotation=kind if made is None else Annotated[kind, made],
+            annotation=Annotated[types[each.name], made],
         )
 
 
-def _value(name: str, kind: Any, given: dict[str, Any]) -> Any:
-    """A parameter's value; a group is made of the values of its fields."""
-    if not is_dataclass(kind):
-        return given[name]
-    types = get_type_hints(kind)
-    return kind(**{each.name: _value(each.name, types[each.name], given) for each in fields(kind)})  # type: ignore[operator]
+def _filled(group: Any, values: dict[str, Any]) -> Any:
+    """A group with the values of its options."""
+    types = get_type_hints(group)
+    names = [each.name for each in fields(group)]
+    groups = {name: _filled(types[name], values) for name in names if is_dataclass(types[name])}
+    return group(**{name: groups[name] if name in groups else values[name] for name in names})
+
+
+def given(group: Any) -> dict[str, Any]:
+    """The options of a group that were given."""
+    return {name: value for name, value in vars(group).items() if value is not None}
 
 
 def default_network() -> str:
@@ -330,6 +331,29 @@ def numbers(text: str, flag: str) -> tuple[float, ...]:
         raise SsgcamError(
             f"{flag} {text} is not numbers with commas; give 0.1,0.2 or the like"
         ) from error
+
+
+def read_class_names(path: Path | None) -> tuple[str, ...] | None:
+    """The lines of ``--class-names``, None if it was not given."""
+    from ssgcam.files import read_lines
+
+    if path is None:
+        return None
+    lines = tuple(read_lines(path))
+    if not lines:
+        raise SsgcamError(f"'{path}' is empty; write a class name in each line")
+    return lines
+
+
+def check_output(path: Path, ending: str, flag: str) -> None:
+    """Refuse an output file of another kind, or one that can't be written, before a long run."""
+    if path.suffix != ending:
+        raise SsgcamError(f"'{path}' does not end in {ending}; give {flag} NAME{ending}")
+    above = next(parent for parent in path.parents if parent.exists())
+    if path.is_dir() or not above.is_dir():
+        where = path if path.is_dir() else above
+        what = "folder, not a file" if path.is_dir() else "file, not a folder"
+        raise SsgcamError(f"can't write '{path}' ('{where}' is a {what}); give another {flag}")
 
 
 def one_class(model: LoadedModel, classes: Sequence[str] | None) -> int | None:

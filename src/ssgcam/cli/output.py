@@ -41,6 +41,19 @@ def say(text: str) -> None:
         typer.echo(text)
 
 
+def note(text: str) -> None:
+    """Print a remark on one image above the progress bars, as :func:`say` does."""
+    if not style.quiet and not style.json:
+        above_bars(text)
+
+
+def above_bars(text: str, *, error: bool = True) -> None:
+    """Print a line above the progress bars, to the standard error or the standard output."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=typer.get_text_stream("stderr" if error else "stdout"))
+
+
 def result(**values: Any) -> None:
     """Print the result as one JSON object if ``--json`` was given."""
     if style.json:

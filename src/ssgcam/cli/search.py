@@ -39,8 +39,8 @@ class NegativesOptions:
 
     panel: ClassVar[str] = "Whole photos"
     negatives: Path | None = option(None, "A folder of whole photos without the object.")
-    window: int | None = option(None, "Cut images into windows of this side, in pixels.")
-    overlap: float = option(0.5, "Share of a window that the next one covers.")
+    window: int | None = option(None, shared.WINDOW)
+    overlap: float = option(0.5, shared.OVERLAP)
     false_objects: float = option(0.1, "False objects allowed in each of these photos.", min=0)
 
 
@@ -74,7 +74,7 @@ class SearchOptions:
         "--guarantee-from-folds",
     )
     quick: bool = option(False, "One view, no refinement and no folds.")
-    memory: float = option(1.0, "GB of maps to keep in memory; more go to a file.", min=0)
+    memory: float = option(1.0, "GB of maps to keep in memory; more go to a file.", min=0, max=1e6)
 
 
 @grouped(batch_size=8)
@@ -98,8 +98,7 @@ def search(
 
     check_report(files.report)
     recipe, boxes = files.recipe, files.boxes
-    if recipe.suffix != ".json":
-        raise SsgcamError(f"'{recipe}' does not end in .json; give --recipe NAME.json")
+    shared.check_output(recipe, ".json", "--recipe")
     if boxes not in ("filled", "ellipse"):
         raise SsgcamError(f"--boxes {boxes} is unknown; use filled or ellipse")
     given: dict[str, Any] = dict(vars(options))

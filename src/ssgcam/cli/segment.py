@@ -14,7 +14,6 @@ from ssgcam.cli.options import argument, grouped, option
 from ssgcam.errors import SsgcamError
 
 if TYPE_CHECKING:
-    from ssgcam.bulk.inputs import Failure
     from ssgcam.bulk.stream import Engine
 
 EXAMPLE = "ssgcam segment photos/ --model network.pth --recipe recipe.json --out masks"
@@ -50,8 +49,8 @@ class MaskOptions:
         shown="the recipe's, else 0.15",
     )
     gate: float | None = option(None, shared.GATE, shown="the recipe's, else 0.5")
-    window: int | None = option(None, "Cut images into windows of this side, in pixels.")
-    overlap: float = option(0.5, "Share of a window that the next one covers.")
+    window: int | None = option(None, shared.WINDOW)
+    overlap: float = option(0.5, shared.OVERLAP)
     min_object: int | None = option(
         None,
         "Objects of fewer pixels become background.",
@@ -71,10 +70,12 @@ class OutputOptions:
         None, "Also write the objects as coco, yolo, geojson or labelstudio; can be repeated."
     )
     report: Path | None = option(None, shared.REPORT)
-    review: int = option(0, "Copy so many images with the least sure masks to OUT/review.", min=0)
+    review: int = option(
+        0, "Number of images with the least sure masks to copy to OUT/review.", min=0
+    )
     mirror: bool = option(
         False,
-        "Compare with masks of mirrored images: a better predicted IoU, twice the time.",
+        "Use masks of mirrored images for the predicted IoU too; twice the time.",
         "--mirror",
     )
 
@@ -124,21 +125,20 @@ def segment(options: SegmentOptions) -> None:
     an interrupted run. An image that can't be read is reported; the others are segmented, and the
     exit code is 2.
     """
-    from tqdm import tqdm
-
     from ssgcam.bulk.segment import segment_images
     from ssgcam.device import choose_device
     from ssgcam.recipe import Recipe
 
     files, method, run = options.files, options.method, options.run
-    if files.recipe is not None and method.given():
-        name = next(iter(method.given())).replace("_", "-")
+    settings = shared.given(method)
+    if files.recipe is not None and settings:
+        name = next(iter(settings)).replace("_", "-")
         raise SsgcamError(
             f"--{name} and --recipe were both given; a recipe has its own, leave one out"
         )
     if (options.network.model is None) == (files.segmenter is None):
         raise SsgcamError("give either --model, with or without --recipe, or --segmenter")
-    if files.segmenter is not None and method.given():
+    if files.segmenter is not None and settings:
         raise SsgcamError("--segmenter uses no method and no layers; leave their options out")
     engine = options.cluster.make(run.workers)
     recipe = None if files.recipe is None else Recipe.load(files.recipe)
@@ -154,19 +154,13 @@ def segment(options: SegmentOptions) -> None:
     if given["classes"] in (["all"], ["top"]):
         (given["classes"],) = given["classes"]
 
-    def report_failure(failure: Failure) -> None:
-        tqdm.write(f"ssgcam: {failure.reason}", file=typer.get_text_stream("stderr"))
-
-    def report_note(photo: Path, note: str) -> None:
-        if not (output.style.quiet or output.style.json):
-            tqdm.write(f"{photo}: {note}", file=typer.get_text_stream("stderr"))
-
     with output.printed_warnings():
         cam = None if model is None or recipe else method.cam(model, fast=run.fast)
         result = segment_images(
             files.images, model, files.out, segmenter=files.segmenter, recipe=recipe, cam=cam,
             engine=engine,
-            on_failure=report_failure, on_note=report_note,
+            on_failure=lambda failure: output.above_bars(f"ssgcam: {failure.reason}"),
+            on_note=lambda photo, note: output.note(f"{photo}: {note}"),
             progress=output.style.progress, **given,
         )  # fmt: skip
     made = result.total - len(result.failures)

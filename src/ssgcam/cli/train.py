@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from ssgcam.cli import options as shared
 from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
-from ssgcam.errors import SsgcamError
 
 EXAMPLE = "ssgcam train classes/ --model resnet34 --weights DEFAULT --out network.pth"
 
@@ -22,7 +21,7 @@ class FileOptions:
         "A data set with labels: class folders, a CSV with image,label,group, VOC, COCO, ..."
     )
     out: Path = option(MISSING, "The network file to write (.pth).")
-    resume: bool = option(False, "Continue an interrupted training.", "--resume")
+    resume: bool = option(False, shared.RESUME, "--resume")
     report: Path | None = option(None, shared.REPORT)
 
 
@@ -71,8 +70,7 @@ def train(
 
     check_report(files.report)
     out = files.out
-    if out.suffix != ".pth":
-        raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
+    shared.check_output(out, ".pth", "--out")
     options: dict[str, Any] = {**vars(network), **vars(training)}
     checkpoint = out.with_suffix(".checkpoint.pth")
     with output.printed_warnings():

@@ -9,7 +9,6 @@ from typing import ClassVar
 from ssgcam.cli import options as shared
 from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
-from ssgcam.errors import SsgcamError
 
 EXAMPLE = "ssgcam train-segmenter photos/ --masks masks/ --out seg.pth"
 
@@ -21,10 +20,8 @@ class SegmenterFiles:
     images: Path = argument("The folder of the images.")
     masks: Path = option(MISSING, "A folder of masks with the photos' names.")
     out: Path = option(MISSING, "The network file to write (.pth).")
-    class_names: Path | None = option(
-        None, "A text file with a class name in each line.", shown="those of 'ssgcam segment'"
-    )
-    resume: bool = option(False, "Continue an interrupted training.", "--resume")
+    class_names: Path | None = option(None, shared.CLASS_NAMES, shown="those of 'ssgcam segment'")
+    resume: bool = option(False, shared.RESUME, "--resume")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +30,14 @@ class SegmenterTrainingOptions:
 
     panel: ClassVar[str] = "Training"
     encoder: str = option("resnet18", "The U-Net's encoder: resnet18, mobilenet_v2, ...")
-    weights: str = option("none", "Of the encoder: none, imagenet, or a classifier's file.")
-    input_size: int = option(160, f"{shared.INPUT_SIZE[:-1]}, a multiple of 32.")
+    weights: str = option("none", "The encoder's weights: none, imagenet, or a classifier's file.")
+    input_size: int = option(160, shared.INPUT_SIZE, shown="160; a multiple of 32")
     epochs: int = option(20, "Number of epochs.")
-    batch_size: int = option(8, "Images in one pass of the network.", min=1)
+    batch_size: int = option(8, shared.BATCH_SIZE, min=1)
     learning_rate: float = option(1e-3, "Maximum of the one-cycle schedule.")
     held_out: float = option(0.2, "Share of the images held out to choose the best epoch.")
     seed: int = option(0, shared.SEED, min=0)
-    device: str = option("auto", "auto, cpu, cuda or mps.")
+    device: str = option("auto", shared.DEVICE)
 
 
 @grouped()
@@ -55,20 +52,18 @@ def train_segmenter(
     which 'ssgcam segment --segmenter' takes; beside it are a report (ending .json) and, during the
     training, a checkpoint (ending .checkpoint.pth), from which --resume continues.
     """
-    from ssgcam.files import read_lines, write_json
+    from ssgcam.files import write_json
     from ssgcam.images import Reading
     from ssgcam.segmentation_model import save_segmenter
     from ssgcam.training import SegmenterSettings, segmenter
 
     out = files.out
-    if out.suffix != ".pth":
-        raise SsgcamError(f"'{out}' does not end in .pth; give --out NAME.pth")
-    names = () if files.class_names is None else read_lines(files.class_names)
+    shared.check_output(out, ".pth", "--out")
     checkpoint = out.with_suffix(".checkpoint.pth")
     result = segmenter.train_segmenter(
         segmenter.pair_images_and_masks(files.images, files.masks),
         SegmenterSettings(**vars(training)),
-        names or segmenter.read_class_names(files.masks),
+        shared.read_class_names(files.class_names) or segmenter.read_class_names(files.masks),
         reading=reading.changed(Reading()),
         checkpoint=checkpoint,
         resume=files.resume,
