@@ -85,12 +85,16 @@ def test_segment_on_a_full_disk_goes_on_where_it_stopped(small_disk: Path, tmp_p
     assert files_below(out) == whole
 
 
-def test_explain_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+def test_explain_on_a_full_disk_goes_on_where_it_stopped(small_disk: Path, tmp_path: Path) -> None:
     photos(tmp_path / "in", 40)
     out = small_disk / "out"
-    said = sentence_of(lambda: explain_images([tmp_path / "in"], small(), out, workers=1))
-    assert "No space left" in said
+    explain = lambda: explain_images([tmp_path / "in"], small(), out, batch_size=2, workers=1)  # noqa: E731
+    assert "No space left" in sentence_of(explain)
     check_whole(out)
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    result = explain()
+    assert (result.total, result.failures) == (40, ())
+    assert 0 < result.before < 40
 
 
 def test_train_and_evaluate_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
