@@ -204,7 +204,8 @@ class _ExplainTab(_Tab):
         self.on(upload.upload, self.add, [upload, photos, *asked], [upload, *begun])
         for event in (index.input, against.input, self.network.change):
             self.on(event, self.run, [chosen, *asked], drawn)
-        for each in (method, other, layer, *sliders):
+        changed: list[Any] = [method, other, layer, *sliders]
+        for each in changed:
             self.on(each.input, self.draw, redraw, [compared, layers], fast=True)
         self.on(layers.select, self.pick, redraw, [layer, compared], fast=True)
         self.on(make.click, self.download, [found, *settings], [files])
