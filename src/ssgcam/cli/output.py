@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def above_bars(text: str, *, error: bool = True) -> None:
     """Print a line above the progress bars, to the standard error or the standard output."""
     from tqdm import tqdm
 
-    tqdm.write(text, file=typer.get_text_stream("stderr" if error else "stdout"))
+    tqdm.write(text, file=sys.stderr if error else sys.stdout)
 
 
 def result(**values: Any) -> None:
