@@ -289,7 +289,6 @@ def _read(opened: Image.Image, path: Path, reading: Reading) -> tuple[Image.Imag
             return _read_channels(path, reading, stack=True)
         notes = [f"{notes[0]}; give channels, such as 1,2,3, if its pages are channels"]
     opened.seek(reading.page - 1)
-    _check_size(path, *opened.size)  # Pillow checks the first page
     if opened.mode.startswith(("I", "F")):
         pixels, window = _eight_bits(np.asarray(_upright(opened)), path, reading.intensity)
         return Image.fromarray(pixels).convert("RGB"), notes + window

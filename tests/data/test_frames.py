@@ -6,7 +6,7 @@ from PIL import Image, ImageOps
 
 from helpers.data_trees import photo, refusal
 from ssgcam.data.frames import annotated_pixels, upright_array, upright_box
-from ssgcam.images import read_image
+from ssgcam.images import image_header, read_image
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -26,6 +26,13 @@ def test_boxes_and_masks_turn_with_the_image(tmp_path, orientation):
     drawn = np.zeros_like(upright)
     drawn[y0 : y1 + 1, x0 : x1 + 1] = 200
     assert np.array_equal(drawn, upright)
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_does_not_exist_is_upright(tmp_path, orientation):
+    path = photo(tmp_path / "a.jpg", (20, 10), orientation=orientation)
+    assert image_header(path) == (20, 10, 1)
+    assert read_image(path).size == (20, 10)
 
 
 def test_the_declared_size_tells_stored_from_upright(tmp_path):
