@@ -16,6 +16,7 @@ from helpers.data_trees import refusal
 from ssgcam.segmentation_model import build_segmenter, load_segmenter, save_segmenter
 from ssgcam.training import SegmenterSettings
 from ssgcam.training.segmenter import (
+    held_out_iou,
     pair_images_and_masks,
     segmentation_loss,
     train_segmenter,
@@ -58,6 +59,28 @@ def test_loss_is_cross_entropy_plus_dice_of_the_known_pixels():
     expected = F.cross_entropy(logits, masks, ignore_index=255) + 1 - torch.stack(dice).mean()
     torch.testing.assert_close(segmentation_loss(logits, masks), expected)
     assert segmentation_loss(logits, torch.full_like(masks, 255)) == 0
+
+
+def test_the_held_out_iou_is_the_mean_over_classes_of_the_pooled_iou():
+    from ssgcam.models import LoadedModel
+    from ssgcam.preprocessing import Preprocessing
+
+    rng = np.random.default_rng(0)
+    found, truth = rng.integers(0, 3, (2, 5, 4, 4))
+    truth[rng.random(truth.shape) < 0.2] = 255
+    network = torch.nn.Conv2d(1, 4, 1)  # of a gray level k in [0, 1, 2], the largest output is k
+    with torch.no_grad():
+        network.weight[:, 0, 0, 0] = torch.tensor([0.0, 2.0, 4.0, 0.0])
+        network.bias[:] = torch.tensor([0.0, -1.0, -4.0, -9.0])
+    preprocessing = Preprocessing((4, 4), mean=(0.0,), std=(1 / 255,))
+    model = LoadedModel(network, "levels", preprocessing, ("a", "b", "never"))
+    known, ious = truth != 255, []
+    for k in (1, 2):
+        one, other = (found == k) & known, truth == k
+        ious.append((one & other).sum() / (one | other).sum())
+    arrays = found[:, None].astype(np.uint8), truth.astype(np.uint8)
+    assert held_out_iou(model, *arrays, 2) == pytest.approx(np.mean(ious))
+    assert held_out_iou(model, *(each[:0] for each in arrays), 2) is None
 
 
 def test_an_interrupted_training_resumes_with_identical_weights(tmp_path):
