@@ -65,11 +65,6 @@ class ClassificationReport:
     n: int
     n_groups: int
 
-    @property
-    def mean_recall(self) -> float:
-        """Mean recall of the classes that have images (balanced accuracy)."""
-        return float(np.nanmean(self.recalls))
-
     def __str__(self) -> str:
         """A table to print."""
         width = max(len(name) for name in self.class_names)
