@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from helpers import factories
+from helpers.networks import state_of
 from ssgcam.cam import CAM
 from ssgcam.core.settings import SSGSettings
 from ssgcam.errors import SsgcamError
@@ -248,6 +249,19 @@ def test_the_check_names_an_input_that_fails():
     assert (noise.shape, count) == ((1, 3, 32, 32), 4)
     with pytest.raises(SsgcamError, match=r"fails on an input of shape \[1, 3, 40, 40\]"):
         check_network(LoadedModel(nn.Linear(3, 2), "flat", noise_size(40)))
+
+
+def test_the_check_leaves_a_network_in_training_mode_as_it_was():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 2)).train()
+    before = state_of(network)
+    check_network(LoadedModel(network, "own", noise_size(4)))
+    assert state_of(network) == before
+
+
+def test_the_check_runs_where_the_network_is():
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 2)).to("meta")
+    noise, count = check_network(LoadedModel(network, "own", noise_size(4)))
+    assert (noise.device.type, count) == ("meta", 2)
 
 
 def noise_size(side):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from ssgcam.checkpoints import load_state, match_names, read_checkpoint
-from ssgcam.core.network import unwrap
+from ssgcam.core.network import explaining, unwrap
 from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of, probabilities_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, rephrased, require
@@ -308,14 +308,14 @@ def with_classes(model: LoadedModel, count: int) -> LoadedModel:
 
 
 def check_network(model: LoadedModel, device: torch.device | None = None) -> tuple[Tensor, int]:
-    """Run the network once on noise, before any image is read.
+    """Run the network once on noise, in eval mode, before any image is read.
 
     Args:
-        model: Its network is moved to the device.
+        model: Its network is moved to the device; else it stays as it is.
         device: Where it will run; where it is if None.
 
     Returns:
-        The noise ``[1, C, H, W]``, and the number of classes.
+        The noise ``[1, C, H, W]`` on the network's device, and the number of classes.
 
     Raises:
         SsgcamError: If the network can't take such an input, gives no logits, or has another number
@@ -323,13 +323,14 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
     """
     shape = (1, model.preprocessing.channels, *model.preprocessing.input_size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    noise = model.preprocessing.normalize(noise).to(device)
     if device is not None:
         model.network.to(device)
+    first = next(model.network.parameters(), noise)
+    noise = model.preprocessing.normalize(noise).to(first.device)
     try:
-        with torch.no_grad():
+        with explaining(model.network), torch.no_grad():
             output = model.network(noise)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, SsgcamError):
         raise
     except Exception as error:  # a user's own network may raise anything
         raise SsgcamError(

@@ -1,16 +1,21 @@
 """Which maps are scored: those of CAM, from one forward and one backward pass."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 
-from helpers.evaluation_cases import LAYERS, SIDE, noise
+from helpers.evaluation_cases import LAYERS, NAMES, SIDE, noise
 from helpers.networks import state_of
-from ssgcam import CAM, SsgcamError, SSGSettings, TargetSettings
+from ssgcam import CAM, LoadedModel, Preprocessing, SsgcamError, SSGSettings, TargetSettings
 from ssgcam.cli.evaluate import DEFAULT_METHODS as DEFAULT_NAMES
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
+from ssgcam.data import SampleSet
 from ssgcam.evaluation import DEFAULT_METHODS, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.maps import ALL_FUSED, Explainer
+from ssgcam.evaluation.run import Run
 
 EVERY = tuple(MethodSpec(name) for name in METHODS)
 
@@ -157,7 +162,25 @@ def test_sources_are_methods_times_layers_and_all_layers_fused():
     assert places(layers=LAYERS, fused=False) == LAYERS
     assert places(layers=["act2"]) == ["act2"]
     assert places(layers=["act2"], each=False) == ["act2"]
-    assert places(layers="auto") == ["act2"]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_automatic_layers_take_any_number_of_channels(channels):
+    network = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+    grays = (0.5,) * channels
+    model = LoadedModel(network, "own", Preprocessing((SIDE, SIDE), grays, grays), NAMES)
+    samples = SampleSet((), NAMES, Path(), "")
+    run = Run("localization", model, samples, MethodsCompared((MethodSpec(),)), None)
+    assert run.explainer.layers == ["3"]
+
+
+def test_automatic_layers_are_the_last_of_each_resolution():
+    compared = MethodsCompared((MethodSpec(),), layers="auto")
+    run = Run("localization", noise(), SampleSet((), NAMES, Path(), ""), compared, None)
+    assert [source.layers for source in run.sources] == ["act2"]
 
 
 def test_the_network_is_not_changed():

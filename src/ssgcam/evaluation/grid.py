@@ -12,7 +12,6 @@ from dataclasses import replace
 import torch
 
 from ssgcam import metrics
-from ssgcam.core.network import explaining
 from ssgcam.data import Sample, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
@@ -116,8 +115,7 @@ def _check_input(model: LoadedModel, rows: int) -> None:
     height, width = (rows * side for side in model.preprocessing.input_size)
     larger = replace(model.preprocessing, input_size=(height, width))
     try:
-        with explaining(model.network):
-            check_network(replace(model, preprocessing=larger))
+        check_network(replace(model, preprocessing=larger))
     except SsgcamError as error:
         raise SsgcamError(
             f"the grid pointing game needs a network that takes {height} x {width} pixels: {error}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
 from ssgcam.core.fast import Computation
-from ssgcam.core.layers import auto_layers, resolve
+from ssgcam.core.layers import resolve
 from ssgcam.core.methods import METHODS, ssg_cam
 from ssgcam.core.network import unwrap
 from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
@@ -197,7 +197,7 @@ class Explainer:
 
     Args:
         model: The network.
-        compared: Methods, layers and recipe.
+        compared: Methods, layers by name (not ``"auto"``) and recipe.
         fast: As for :class:`ssgcam.CAM`.
 
     Attributes:
@@ -215,7 +215,8 @@ class Explainer:
         self.network = unwrap(model.network)
         self.methods = compared.methods
         self.target, self.against = compared.target or TargetSettings(), compared.against
-        self.layers = _layer_names(model, compared.layers)
+        layers = compared.layers
+        self.layers = resolve(model.network, [layers] if isinstance(layers, str) else layers)
         self.recipe: BoundRecipe | None = None
         if compared.recipe is not None:
             self.recipe = compared.recipe.bind(model, fast=fast)
@@ -298,12 +299,3 @@ class Explainer:
         fused = fusion.fuse([*raw.values()], size, gammas=gammas, fusion=how)
         maps[MapSource(spec.title, ALL_FUSED)] = fused
         return {source: values for source, values in maps.items() if source in self.sources}
-
-
-def _layer_names(model: LoadedModel, layers: Layers) -> list[str]:
-    if layers != "auto":
-        return resolve(model.network, [layers] if isinstance(layers, str) else layers)
-    device = next((p.device for p in model.network.parameters()), None)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 3, *model.preprocessing.input_size, generator=generator)
-    return auto_layers(model.network, noise.to(device))

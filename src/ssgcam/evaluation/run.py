@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
+from ssgcam.core.layers import auto_layers
 from ssgcam.core.network import explaining
 from ssgcam.core.target import logits_of
 from ssgcam.data import Sample, SampleSet
@@ -215,9 +216,10 @@ class Run:
         self.compared = methods or MethodsCompared()
         self.settings = settings or EvaluationSettings()
         device = None if self.settings.device is None else choose_device(self.settings.device)
-        with explaining(model.network):
-            self.outputs = check_network(model, device)[1]
-        self.device = next((p.device for p in model.network.parameters()), torch.device("cpu"))
+        noise, self.outputs = check_network(model, device)
+        self.device = noise.device
+        if isinstance(self.compared.layers, str) and self.compared.layers == "auto":
+            self.compared = replace(self.compared, layers=auto_layers(model.network, noise))
         self.explainer = Explainer(model, self.compared, self.settings.fast and not exact)
         self._classes = classes
         self.sources = self.explainer.sources
