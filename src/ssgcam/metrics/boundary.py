@@ -79,16 +79,14 @@ def boundary_parts(
     prediction: Tensor,
     truth: Tensor,
     classes: int,
-    ignore: int | None = 255,
     tolerance: float = TOLERANCE,
 ) -> Tensor:
     """Boundary F-score of label masks: each class but background (0) against the rest.
 
     Args:
         prediction: ``[H, W]`` labels of one image.
-        truth: ``[H, W]`` labels.
+        truth: ``[H, W]`` labels; 255 marks pixels that don't count.
         classes: Labels including background.
-        ignore: The label that marks pixels that don't count, or None.
         tolerance: As a share of the image's diagonal.
 
     Returns:
@@ -99,11 +97,10 @@ def boundary_parts(
     Raises:
         SsgcamError: As :func:`boundary_f_score`.
     """
-    void = None if ignore is None else truth == ignore
     parts = torch.zeros(classes - 1, 2, dtype=torch.float64)
-    occurring = {*torch.stack([prediction, truth]).flatten().tolist()} - {0, ignore}
+    occurring = {*torch.stack([prediction, truth]).flatten().tolist()} - {0, 255}
     for label in occurring:
-        score = boundary_f_score(prediction == label, truth == label, void, tolerance)
+        score = boundary_f_score(prediction == label, truth == label, truth == 255, tolerance)
         if not math.isnan(score):
             parts[label - 1] = torch.tensor([score, 1.0])
     return parts

@@ -144,26 +144,22 @@ def grid_parts(maps: Tensor, cells: Tensor, rows: int, seed: int = 0) -> Tensor:
     return torch.stack(shares, 1)
 
 
-def compared_classes(logits: Tensor, place: int = 10) -> Tensor:
+def compared_classes(logits: Tensor) -> Tensor:
     """The two classes whose maps class sensitivity compares: the most probable one and the 10th.
 
     Args:
-        logits: ``[N, K]`` with K of at least 2.
-        place: The place of the second class; with fewer classes it is the least probable one.
+        logits: ``[N, K]`` with K of at least 2; below 10 the second class is the least probable one.
 
     Returns:
         ``[N, 2]`` int64.
 
     Raises:
-        SsgcamError: If there is only one class or the place is below 2.
+        SsgcamError: If there is only one class.
     """
-    check(
-        logits.shape[1] >= 2 and place >= 2,
-        f"class sensitivity compares two classes; the network has {logits.shape[1]}, the place "
-        f"of the second is {place}",
-    )
+    count = logits.shape[1]
+    check(count >= 2, f"class sensitivity compares two classes; the network has {count}")
     order = logits.detach().argsort(dim=1, descending=True, stable=True)
-    return order[:, [0, min(place, logits.shape[1]) - 1]]
+    return order[:, [0, min(10, count) - 1]]
 
 
 def class_sensitivity(first: Tensor, second: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ssgcam.metrics.boxes import SIZE, best_ious, scale_boxes
 from ssgcam.metrics.checks import check, check_count, check_maps, double
 from ssgcam.metrics.histogram import score_histogram, threshold_counts
+from ssgcam.metrics.randomization import constant_maps
 
 DELTAS = (0.3, 0.5, 0.7)
 #: The quantized scores of PxAP.
@@ -43,8 +44,7 @@ def prepare_maps(maps: Tensor, size: int = SIZE) -> Tensor:
     values = maps.detach()
     if values.dtype != torch.float64:
         values = values.float()
-    flat = values.flatten(1)
-    usable = flat.isfinite().all(1) & (flat.amin(1) < flat.amax(1))
+    usable = ~constant_maps(values)
     if values.shape[1:] != (size, size):
         arrays = values.cpu().numpy()
         resized = [cv2.resize(a, (size, size), interpolation=cv2.INTER_CUBIC) for a in arrays]
@@ -142,7 +142,6 @@ def localization_hits(
     logits: Tensor,
     labels: Tensor,
     tau: float = 0.15,
-    size: int = SIZE,
 ) -> Tensor:
     """GT-known, Top-1 and Top-5 Loc of each image at one fixed threshold.
 
@@ -157,7 +156,6 @@ def localization_hits(
         logits: ``[N, classes]``.
         labels: ``[N]`` int64, the ground-truth class.
         tau: The stated threshold as a share of the map's maximum.
-        size: The side at which everything is compared.
 
     Returns:
         Parts ``[N, 3]`` bool: GT-known, Top-1, Top-5.
@@ -169,7 +167,7 @@ def localization_hits(
     check_count(len(maps), "maps", logits, "rows of logits")
     check_count(len(maps), "maps", labels, "labels")
     at = torch.tensor([tau], dtype=torch.float64)
-    known = torch.stack([ious[0, 0] >= 0.5 for ious in _ious(maps, boxes, sizes, size, at)])
+    known = torch.stack([ious[0, 0] >= 0.5 for ious in _ious(maps, boxes, sizes, SIZE, at)])
     top = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
     right = (top == labels.to(top.device)[:, None]).cpu()
     return torch.stack([known, known & right[:, 0], known & right.any(1)], 1)

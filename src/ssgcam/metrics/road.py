@@ -82,7 +82,6 @@ def road_parts(
     classes: Tensor,
     *,
     areas: Sequence[float] = ROAD_AREAS,
-    noise: float = 0.01,
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Tensor:
@@ -94,7 +93,6 @@ def road_parts(
         maps: ``[N, h, w]``, the maps of ``classes``.
         classes: ``[N]``.
         areas: Shares of the pixels to impute, in (0, 1).
-        noise: As in :func:`linear_imputation`.
         seed: Of the noise and of the order among ties.
         batch_size: Images of one batch; None takes :func:`ssgcam.metrics.images_at_once`.
 
@@ -112,7 +110,7 @@ def road_parts(
     found = []
     for order in (ranks, height * width - 1 - ranks):
         for count in counts:
-            imputed = linear_imputation(images, order < count, noise=noise, seed=seed)
+            imputed = linear_imputation(images, order < count, seed=seed)
             found.append(class_answers(probabilities, imputed, classes, batch_size)[:, 1])
     return torch.stack(found, 1).view(len(images), 2, len(counts))
 
