@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import pytest
 import torch
 from PIL import Image
@@ -165,6 +167,9 @@ def test_a_result_shows_itself(network: Small, images: Tensor) -> None:
     result = CAM(loaded, LAYERS)(images[:2], 1)
     figure = result.plot()
     assert [axes.get_title().split()[0] for axes in figure.axes] == ["<dog>"] * 2
+    shown = Image.open(BytesIO(figure._repr_png_()))  # what a notebook asks for
+    assert shown.size == tuple(figure.bbox.size.astype(int))
+    assert len({*shown.convert("RGB").getdata()}) > 2
     html = result._repr_html_()
     assert html.count("<img") == 2
     assert "&lt;dog&gt;" in html

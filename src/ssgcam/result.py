@@ -99,12 +99,15 @@ class Result:
         return [f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True)]
 
     def plot(self, photos: Sequence[Image.Image] | None = None) -> Figure:
-        """A figure with a row of overlays for each image; ``photos`` as for :meth:`overlay`."""
-        from matplotlib.figure import Figure
+        """A figure with a row of overlays for each image; ``photos`` as for :meth:`overlay`.
+
+        A notebook shows it as the last value of a cell.
+        """
+        from ssgcam.report.notebook import NotebookFigure
 
         pictures = self.overlay(photos)
         columns = len(pictures) // len(self.classes)
-        figure = Figure((3 * columns, 3.2 * len(self.classes)), layout="constrained")
+        figure = NotebookFigure((3 * columns, 3.2 * len(self.classes)), layout="constrained")
         grid = figure.subplots(len(self.classes), columns, squeeze=False)
         for axes, picture, title in zip(grid.flat, pictures, self.titles(), strict=True):
             axes.imshow(picture)

@@ -1,4 +1,4 @@
-"""Pictures and tables as HTML, for what shows itself in a notebook."""
+"""Pictures, tables and figures that a notebook shows; pictures as text that HTML can embed."""
 
 from __future__ import annotations
 
@@ -7,23 +7,43 @@ import io
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 SIDE = 240  # longer side of a picture, in pixels
+
+
+class NotebookFigure(Figure):
+    """A Matplotlib figure that a notebook shows without pyplot and ``%matplotlib inline``."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
+
+
+def jpeg(picture: Image.Image, side: int, quality: int = 85) -> bytes:
+    """A picture as a JPEG file of at most ``side`` pixels in width and height."""
+    small = picture.convert("RGB")
+    small.thumbnail((side, side))
+    stream = io.BytesIO()
+    small.save(stream, format="JPEG", quality=quality, optimize=True)
+    return stream.getvalue()
+
+
+def data_url(kind: str, data: bytes) -> str:
+    """A file as the address of a picture in HTML; ``kind`` such as ``"jpeg"``."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def html_pictures(pictures: Iterable[tuple[Image.Image, str]], side: int = SIDE) -> str:
     """Pictures in a row that wraps, each with its caption; embedded, of at most ``side`` pixels."""
     figures = []
     for picture, caption in pictures:
-        small = picture.convert("RGB")
-        small.thumbnail((side, side))
-        stream = io.BytesIO()
-        small.save(stream, format="JPEG", quality=85)
-        data = base64.b64encode(stream.getvalue()).decode()
+        url = data_url("jpeg", jpeg(picture, side))
         figures.append(
             f'<figure style="margin:4px;max-width:{side}px"><img alt="{escape(caption)}" '
-            f'src="data:image/jpeg;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+            f'src="{url}"><figcaption>{escape(caption)}</figcaption></figure>'
         )
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
 
