@@ -94,7 +94,7 @@ def test_note_is_written_at_the_foot_of_large_pictures_only():
 
 
 def test_legend_runs_from_dark_to_light():
-    bar = np.asarray(legend(480).convert("L")).astype(float)[20]
+    bar = np.asarray(legend().convert("L")).astype(float)[20]
     inside = bar[20:460]
     assert inside[0] < 10
     assert inside[-1] > 200

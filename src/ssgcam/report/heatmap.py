@@ -105,13 +105,18 @@ def noted(picture: Image.Image, text: str) -> Image.Image:
     return picture
 
 
-def legend(width: int = 480) -> Image.Image:
-    """The color scale with its end values; ``width`` in pixels."""
-    figure = Figure((width / 100, 0.6), 100, layout="constrained")
+def legend() -> Image.Image:
+    """The color scale with its end values, 480 x 60 pixels."""
+    figure = Figure((4.8, 0.6), 100, layout="constrained")
     bar = figure.colorbar(
         ScalarMappable(cmap=COLORS), cax=figure.subplots(), orientation="horizontal", ticks=[0, 1]
     )
     bar.set_label("share of the map's largest value", labelpad=-12)
+    return figure_picture(figure)
+
+
+def figure_picture(figure: Figure) -> Image.Image:
+    """A Matplotlib figure as a picture, RGB, in the figure's own resolution."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return Image.open(stream).convert("RGB")

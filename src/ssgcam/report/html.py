@@ -6,7 +6,6 @@ the script that sorts tables and opens pictures. A hundred pictures take less th
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import math
@@ -24,6 +23,7 @@ from PIL import Image
 
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text
+from ssgcam.report.notebook import data_url, jpeg
 from ssgcam.version import versions
 
 #: Bytes that all pictures of a report may take together, before they are encoded as text.
@@ -166,25 +166,17 @@ def _jpegs(images: Sequence[Image.Image]) -> list[str]:
     """Pictures as data addresses, all of the largest size with which they fit in the limit."""
     encoded: list[bytes] = []
     for side, quality in PICTURE_SIZES:
-        encoded = [_jpeg(image, side, quality) for image in images]
+        encoded = [jpeg(image, side, quality) for image in images]
         if sum(map(len, encoded)) <= PICTURE_BYTES:
             break
-    return [f"data:image/jpeg;base64,{base64.b64encode(each).decode()}" for each in encoded]
-
-
-def _jpeg(image: Image.Image, side: int, quality: int) -> bytes:
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
-    stream = io.BytesIO()
-    small.save(stream, format="JPEG", quality=quality, optimize=True)
-    return stream.getvalue()
+    return [data_url("jpeg", each) for each in encoded]
 
 
 def _svg(figure: Figure) -> str:
     stream = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return data_url("svg+xml", stream.getvalue())
 
 
 def _cell(value: Cell) -> str:

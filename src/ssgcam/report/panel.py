@@ -5,7 +5,6 @@ Drawn with matplotlib's Figure class without pyplot: no window, no global state,
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssgcam.report.heatmap import COLORS, Box
+from ssgcam.report.heatmap import COLORS, Box, figure_picture
 
 DPI = 130
 LINE = "#00e5ff"  # of outlines and boxes: a color that neither the scale nor gray photos have
@@ -95,9 +94,7 @@ def panel(
         bar = figure.colorbar(colors, ax=grid, location="bottom", aspect=40, shrink=0.8, pad=0.02)
         bar.set_label("share of the map's largest value", size=8, labelpad=1)
         bar.ax.tick_params(labelsize=8, pad=2, length=2)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return Image.open(stream).convert("RGB")
+    return figure_picture(figure)
 
 
 def _shape(row: Sequence[Cell | None]) -> float:
