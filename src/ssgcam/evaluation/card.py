@@ -18,21 +18,19 @@ from PIL import Image
 from torch import Tensor
 
 from ssgcam.cam import CAM, Layers
-from ssgcam.core import fusion
 from ssgcam.core.layers import block_layers, resolve
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
-from ssgcam.evaluation.maps import Explainer, MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.maps import MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.perturbation import evaluate_perturbation
 from ssgcam.evaluation.randomization import evaluate_sanity
-from ssgcam.evaluation.report import Evaluation
+from ssgcam.evaluation.report import Evaluation, map_overlay
 from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited
 from ssgcam.evaluation.scores import Score
 from ssgcam.files import expanded, write_json, write_png
 from ssgcam.models import LoadedModel, check_network
-from ssgcam.report.heatmap import overlay
 from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
 from ssgcam.report.panel import Cell, panel
 
@@ -124,25 +122,16 @@ class NetworkCard:
             f"Do not use: {self._failed()}.",
         ]
 
-    def best(self, column: str, choose: Callable[..., CardLine] = max) -> CardLine | None:
-        """The line with the best number of those that pass the sanity check, or None."""
-        usable = [line for line in self.lines if line.passes and column in line.scores]
-        return choose(usable, key=lambda line: line.scores[column].value) if usable else None
-
     def _best(self, column: str, choose: Callable[..., CardLine]) -> str:
-        line = self.best(column, choose)
-        if line is None:
+        """The line with the best number of those that pass the sanity check, in words."""
+        usable = [line for line in self.lines if line.passes and column in line.scores]
+        if not usable:
             return "nothing that was measured passes the sanity check"
+        line = choose(usable, key=lambda line: line.scores[column].value)
         score = line.scores[column]
-        alike = [
-            other
-            for other in self.lines
-            if other is not line
-            and other.passes
-            and column in other.scores
-            and score.low <= other.scores[column].value <= score.high
-        ]
-        also = f"; {len(alike)} others lie in its interval" if alike else ""
+        others = [other.scores[column].value for other in usable if other is not line]
+        alike = sum(score.low <= value <= score.high for value in others)
+        also = f"; {alike} others lie in its interval" if alike else ""
         return (
             f"{line.title} ({column} {score.value:.2f}, {score.low:.2f} to {score.high:.2f}{also})"
         )
@@ -313,23 +302,30 @@ def evaluate_card(
             "There are no masks, so where the object is was judged by the blur test alone, which asks "
             "what the network uses; give --masks to measure localization."
         )
-    costs = _costs(model, compared, run.device)
+    costs = _costs(model, compared, noise.to(run.device))
     lines = tuple(_line(source, found, costs[source]) for source in run.sources if source in costs)
     notes += [note for each in found.values() for note in each.notes]
     facts = {
         "network": model.name,
         "photos": f"{len(samples)} of '{samples.root.name}'",
         "layers": ", ".join(names),
-        **{f"{task}, {name}": each.facts[name] for task, each in found.items() for name in ("images",)},
+        **{f"{task}, images": each.facts["images"] for task, each in found.items()},
         "sanity": found["sanity"].facts["threshold"],
         "stages": found["sanity"].facts["stages"],
         "seed": str(settings.seed),
         "intervals": found["sanity"].facts["intervals"],
         "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
     }  # fmt: skip
-    card = NetworkCard(model.name, lines, tuple(dict.fromkeys(notes)), facts)
-    pictures = tuple(_pictures(run, samples))
-    return replace(card, pictures=pictures, sheet=_sheet(run, samples))
+    explained = [*_overlays(run, samples)]
+    first = [source for source in run.sources if source.method == specs[0].title]
+    pictures = tuple(
+        (title, (("photo", photo), *((source.layers, maps[source]) for source in first)))
+        for title, photo, maps in explained
+    )
+    title, _, maps = explained[0]
+    rows = [[Cell(maps[MapSource(s.title, layer)], s.title) for s in specs] for layer in names]
+    sheet = panel(rows, title=title, row_titles=names, cell_width=1.6)
+    return NetworkCard(model.name, lines, tuple(dict.fromkeys(notes)), facts, pictures, sheet)
 
 
 def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
@@ -417,11 +413,8 @@ def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) 
     return CardLine(source.method, source.layers, scores, passes, milliseconds)
 
 
-def _costs(
-    model: LoadedModel, compared: MethodsCompared, device: torch.device
-) -> dict[MapSource, float]:
+def _costs(model: LoadedModel, compared: MethodsCompared, noise: Tensor) -> dict[MapSource, float]:
     """Milliseconds of each method on each layer for one image: the faster of two runs."""
-    noise = check_network(model, device)[0]
     costs = {}
     for spec in compared.methods:
         for layer in compared.layers:
@@ -435,42 +428,20 @@ def _costs(
     return costs
 
 
-def _pictures(
+def _overlays(
     run: Run, samples: SampleSet
-) -> Iterator[tuple[str, tuple[tuple[str, Image.Image], ...]]]:
-    """For a few photos the map of every layer by the first method."""
-    first = run.explainer.methods[0].title
-    for title, photo, maps in _explained(run, samples, SHOWN):
-        own = [(s.layers, overlay(photo, maps[s])) for s in run.sources if s.method == first]
-        yield title, (("photo", photo), *own)
-
-
-def _sheet(run: Run, samples: SampleSet) -> Image.Image:
-    """Layers by methods on the first photo."""
-    title, photo, maps = next(_explained(run, samples, 1))
-    specs = run.explainer.methods
-    rows = [
-        [Cell(overlay(photo, maps[MapSource(s.title, layer)]), s.title) for s in specs]
-        for layer in run.explainer.layers
-    ]
-    return panel(rows, title=title, row_titles=run.explainer.layers, cell_width=1.6)
-
-
-def _explained(
-    run: Run, samples: SampleSet, count: int
-) -> Iterator[tuple[str, Image.Image, dict[MapSource, Any]]]:
-    """Title, small photo and maps ``[h, w]`` of a few photos."""
+) -> Iterator[tuple[str, Image.Image, dict[MapSource, Image.Image]]]:
+    """Title, small photo, and the photo under each map, of a few photos."""
     mapping = run.class_mapping(samples, None)
-    explain: Explainer = run.explainer
-    for sample in limited(samples, count):
+    for sample in limited(samples, SHOWN):
         photo = run.model.preprocessing.read(sample.image)
         inputs = run.model.preprocessing([photo]).to(run.device)
         index = mapping[sample.labels[0]]
-        found = explain(inputs, torch.tensor([[index]], device=run.device)).maps
+        found = run.explainer(inputs, torch.tensor([[index]], device=run.device)).maps
         photo.thumbnail((SIDE, SIDE))
         title = f"{sample.name}: {run.class_title(index)}"
-        yield title, photo, {source: _shown(maps) for source, maps in found.items()}
-
-
-def _shown(maps: Tensor) -> Any:
-    return fusion.scale(maps[0].float()).cpu().numpy()[0]
+        yield (
+            title,
+            photo,
+            {source: map_overlay(photo, maps[0, 0]) for source, maps in found.items()},
+        )

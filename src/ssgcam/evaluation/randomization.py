@@ -20,7 +20,7 @@ from ssgcam import metrics
 from ssgcam.core.capture import Target
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, Explainer, MapSource, MethodsCompared, MethodSpec
-from ssgcam.evaluation.report import Evaluation, Table, curve_chart
+from ssgcam.evaluation.report import Evaluation, curve_chart
 from ssgcam.evaluation.run import (
     Batch,
     EvaluationSettings,
@@ -34,6 +34,7 @@ from ssgcam.evaluation.scores import Metric, Parts
 from ssgcam.metrics.checks import check
 from ssgcam.metrics.randomization import UNCHANGED
 from ssgcam.models import LoadedModel
+from ssgcam.report.html import Table
 
 #: Rank correlation of the maps of the most probable class and of the 10th (or least probable) one.
 SENSITIVITY = Metric("class sensitivity", "sensitivity", metrics.ratio, "lower")

@@ -6,7 +6,7 @@ import csv
 import io
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from ssgcam.evaluation.maps import ALL_FUSED, MEAN, RECIPE, MapSource
 from ssgcam.evaluation.scores import Difference, Score
 from ssgcam.files import write_json, write_png, write_text
 from ssgcam.report import html
-from ssgcam.report.heatmap import overlay
+from ssgcam.report.heatmap import figure_picture, overlay
+from ssgcam.report.html import Table
 from ssgcam.report.panel import Cell, panel
 
 COLUMNS = 3
@@ -31,15 +32,6 @@ LONGEST = 640  # longer side of a photo in the panel, in pixels
 DIFFERENCES = (
     "Difference from the best rival, paired (positive: higher; open: the interval contains zero)"
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Another table of the report."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -150,7 +142,7 @@ class Evaluation:
         parts = []
         for table in self.all_tables(brief):
             parts += [table.title] * bool(table.title)
-            parts.append(markdown_table(table.header, table.rows))
+            parts.append(markdown_table(table.columns, table.rows))
         return "\n\n".join([*parts, *self.notes])
 
     def picture_names(self) -> list[str]:
@@ -174,7 +166,9 @@ class Evaluation:
             "facts": self.facts,
             "scores": [asdict(score) for score in self.scores],
             "differences": [{**asdict(d), "verdict": d.verdict} for d in self.differences],
-            "tables": [asdict(table) for table in self.tables],
+            "tables": [
+                {"title": t.title, "header": t.columns, "rows": t.rows} for t in self.tables
+            ],
             "charts": [asdict(chart) for chart in self.charts],
             "notes": list(self.notes),
         }
@@ -257,7 +251,7 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
     Raises:
         SsgcamError: If the name doesn't end in .html or the file can't be written.
     """
-    tables = [html.Table(t.title or "Scores", t.header, t.rows) for t in evaluation.all_tables()]
+    tables = [replace(t, title=t.title or "Scores") for t in evaluation.all_tables()]
     plots = [html.Plot(chart.title, [chart_figure(chart)]) for chart in evaluation.charts]
     pictures = [
         html.Picture(panel([row], scale=False), row[0].title or f"image {k}")
@@ -275,9 +269,7 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
 
 def draw_chart(chart: Chart) -> Image.Image:
     """The chart of :func:`chart_figure` as a picture."""
-    stream = io.BytesIO()
-    chart_figure(chart).savefig(stream, format="png")
-    return Image.open(stream).convert("RGB")
+    return figure_picture(chart_figure(chart))
 
 
 def chart_figure(chart: Chart) -> Figure:
@@ -313,6 +305,12 @@ def chart_figure(chart: Chart) -> Figure:
     return figure
 
 
+def map_overlay(photo: Image.Image, values: Tensor) -> Image.Image:
+    """A map ``[h, w]``, not negative, divided by its maximum and drawn over its photo."""
+    scaled = fusion.scale(values[None].float().cpu())[0]
+    return overlay(photo, scaled.nan_to_num(0.0).clamp(0, 1).numpy())
+
+
 def example_cell(
     photo: Image.Image,
     title: str,
@@ -331,10 +329,7 @@ def example_cell(
         boxes: Corners x0, y0, x1, y1 as shares of the photo's sides.
         mask: ``[H, W]`` bool of any size, to outline; or None.
     """
-    picture = photo
-    if maps is not None:
-        values = fusion.scale(maps[None].float().cpu())[0].nan_to_num(0.0).clamp(0, 1)
-        picture = overlay(photo, values.numpy())
+    picture = photo if maps is None else map_overlay(photo, maps)
     sides = (*photo.size, *photo.size)
     scaled = [tuple(round(c * s) for c, s in zip(box, sides, strict=True)) for box in boxes]
     outline = None
