@@ -7,6 +7,7 @@ import pytest
 
 from helpers.evaluation_cases import blobs, boxed_tree, masked_tree, noise
 from ssgcam.data import read_samples
+from ssgcam.errors import SsgcamError
 from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_perturbation
 from ssgcam.evaluation.card import NetworkCard, evaluate_card, read_photos, write_card
 
@@ -108,6 +109,14 @@ def test_labels_and_masks_may_lie_anywhere(masked, tmp_path):
     both = read_photos(masked / "images", table, masked / "masks")
     assert len(both) == 5  # image 1 shows no object
     assert all(sample.mask for sample in both)
+
+
+def test_labels_of_photos_without_an_object_are_refused(masked, tmp_path):
+    table = tmp_path / "classes.csv"
+    table.write_text("image,label\n1.png,red\n")
+    samples = read_photos(masked / "images", table, masked / "masks")
+    with pytest.raises(SsgcamError, match="with labels and masks, a photo needs both"):
+        evaluate_card(blobs(), samples, ["grad_cam"], ["act2"], settings=SETTINGS)
 
 
 def test_files(card, tmp_path):

@@ -30,6 +30,7 @@ from ssgcam.evaluation.report import Evaluation, map_overlay
 from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited
 from ssgcam.evaluation.scores import Score
 from ssgcam.files import expanded, write_json, write_png
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
 from ssgcam.report.panel import Cell, panel
@@ -44,7 +45,7 @@ CARD_LAYERS = 6
 SHOWN, SIDE = 3, 320
 #: The probabilities that photos of a mosaic must have, tried in this order.
 CONFIDENCES = (0.9, 0.5, 0.0)
-#: Column of the table -> evaluation and metric; "higher" is better where nothing else is said.
+#: Column of the table -> evaluation and metric; ``weights`` is in the JSON file only.
 COLUMNS = {
     "class specificity": ("grid", "mass in the cell"),
     "class sensitivity": ("sanity", "class sensitivity"),
@@ -258,8 +259,9 @@ def evaluate_card(
         The card.
 
     Raises:
-        SsgcamError: If a photo can't be read, a layer or method does not exist, or the network can't be
-            explained. What a network or the photos don't allow (a mosaic, a mask) is left out and noted.
+        SsgcamError: If there is no photo or one can't be read, a layer or method does not exist, or the
+            network can't be explained. What a network or the photos don't allow (a mosaic, a mask) is
+            left out and noted.
     """
     settings = replace(settings or EvaluationSettings(), examples=0)
     noise, _ = check_network(model)
@@ -270,6 +272,10 @@ def evaluate_card(
     specs = tuple(MethodSpec.parse(method) for method in methods)
     compared = MethodsCompared(specs, names, fused=False)
     given = limited(samples, photos)
+    check(
+        len(given),
+        f"no photo of '{given.root}' can be used; with labels and masks, a photo needs both",
+    )
     run = Run("card", model, given, compared, settings)
     index = run.class_index(classes)
     samples = _labeled(run, given, index)
