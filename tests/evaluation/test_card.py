@@ -77,6 +77,17 @@ def test_the_best_line_that_passes_is_recommended():
     assert avoid == "Do not use: M on a (fails the sanity check)."
 
 
+def test_the_recommendation_counts_other_passing_lines_in_its_interval():
+    lines = (
+        line(True, 0.5, "a"),
+        line(True, 0.45, "b"),
+        line(False, 0.48, "c"),
+        line(True, 0.2, "d"),
+    )
+    where, _, _ = NetworkCard("net", lines).recommendation()
+    assert where.endswith("M on a (blur 0.50, 0.40 to 0.60; others in its interval: 1).")
+
+
 def test_photos_without_labels_and_masks_are_explained_for_their_top_class(tmp_path):
     root = boxed_tree(tmp_path / "set", count=4)
     card = evaluate_card(

@@ -132,7 +132,7 @@ class NetworkCard:
         score = line.scores[column]
         others = [other.scores[column].value for other in usable if other is not line]
         alike = sum(score.low <= value <= score.high for value in others)
-        also = f"; {alike} others lie in its interval" if alike else ""
+        also = f"; others in its interval: {alike}" if alike else ""
         return (
             f"{line.title} ({column} {score.value:.2f}, {score.low:.2f} to {score.high:.2f}{also})"
         )
