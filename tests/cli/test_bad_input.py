@@ -205,6 +205,7 @@ EVALUATE = f"evaluate sanity photos --model {TINY} --out report"
         (f"{SEGMENTER} --learning-rate nan", "learning_rate is nan"),
         ("train classes --out folder.pth", "'folder.pth' is a folder, not a file"),
         ("train classes --out good.png/net.pth", "'good.png' is a file, not a folder"),
+        ("app --port 99999", "Invalid value for '--port'"),
         ("search photos --recipe r.pth --model none", "does not end in .json"),
     ],
 )

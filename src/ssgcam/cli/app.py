@@ -25,7 +25,9 @@ class PageOptions:
         None, "Another network to choose from (a name or a file); can be repeated."
     )
     recipe: Path | None = option(None, shared.RECIPE)
-    port: int | None = option(None, "Port on 127.0.0.1.", shown="a free one from 7860 on")
+    port: int | None = option(
+        None, "Port on 127.0.0.1.", min=1, max=65535, shown="a free one from 7860 on"
+    )
     browser: bool = option(False, "Open the page in the browser.", "--browser")
 
 
