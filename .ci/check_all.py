@@ -1,8 +1,8 @@
 """Run the long checks before a release and write their results to docs/check_all.md.
 
-The test suite runs from the unpacked source archive, with one, two and four threads and with the
-instruction set limited to AVX2; the long checks, the demo, the notebooks and each
-benchmark run at small size.
+The test suite runs from the unpacked source archive, with one thread (of the installed wheel), two and
+four threads and with the instruction set limited to AVX2; then the long checks, the demo, the notebooks
+and each benchmark that has a small form.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,43 +25,58 @@ REPORT = ROOT / "docs" / "check_all.md"
 
 
 def main() -> int:
-    """Run every check, write the report, and return the number of failed checks."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = unpacked_sdist(Path(folder))
-        pytest = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile"]
-        rows = [check(f"tests, {n} thread(s)", pytest, source, n) for n in (1, 2, 4)]
+    """Run every check, two at a time, write the report, and return the number of failed checks."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        source, installed = build(Path(folder))
+        pytest = [sys.executable, "-m", "pytest"]
         avx2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-        rows.append(check("tests, AVX2", pytest, source, 1, avx2))
-        long = [sys.executable, "-m", "pytest", "-m", "long", "tests"]
-        rows.append(check("long checks", long, source, 1))
-        demo = [sys.executable, "examples/demo.py", "--out", "demo"]
-        rows.append(check("examples/demo.py", demo, source, 2))
-        notebooks = [sys.executable, "notebooks/run.py", "--small"]
-        rows.append(check("notebooks/*.ipynb, at small size", notebooks, source, 2))
+        checks: list[tuple[str, list[str], int, dict[str, str]]] = [
+            ("long checks", [*pytest, "-m", "long", "tests"], 1, {}),
+            (
+                "tests, 1 thread, of the installed wheel",
+                [*pytest, "tests"],
+                1,
+                {"PYTHONPATH": str(installed)},
+            ),
+            (
+                "tests, 2 threads",
+                [*pytest, "--cov=ssgcam", "--cov-branch", "--cov-report=term"],
+                2,
+                {},
+            ),
+            ("tests, 4 threads", pytest, 4, {}),
+            ("tests, AVX2", pytest, 1, avx2),
+            ("examples/demo.py", [sys.executable, "examples/demo.py", "--out", "demo"], 2, {}),
+            ("notebooks", [sys.executable, "notebooks/run.py", "--small"], 2, {}),
+        ]
         for script in sorted((source / "benchmarks").glob("*.py")):
             if '"--quick"' in script.read_text(encoding="utf-8"):
-                name = f"benchmarks/{script.name}"
-                rows.append(check(f"{name} --quick", [sys.executable, name, "--quick"], source, 2))
+                name = f"benchmarks/{script.name} --quick"
+                checks.append((name, [sys.executable, *name.split()], 2, {}))
+        rows = list(pool.map(lambda each: check(*each, source=source), checks))
     write_report(rows)
     return sum(result != "passed" for _, result, _, _ in rows)
 
 
-def unpacked_sdist(folder: Path) -> Path:
-    """Build the source archive and unpack it in a folder."""
-    build = [sys.executable, "-m", "build", "--sdist", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
-    (archive,) = folder.glob("*.tar.gz")
+def build(folder: Path) -> tuple[Path, Path]:
+    """Build the source archive and the wheel; the unpacked sources and the installed package."""
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (archive,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
-    return folder / archive.name.removesuffix(".tar.gz")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*install, str(folder / "installed"), str(wheel)], check=True)
+    return folder / archive.name.removesuffix(".tar.gz"), folder / "installed"
 
 
 def check(
     name: str,
     command: list[str],
-    source: Path,
     threads: int,
-    variables: dict[str, str] | None = None,
+    variables: dict[str, str],
+    *,
+    source: Path,
 ) -> tuple[str, str, str, float]:
     """Run one command in the unpacked sources: name, passed or failed, last line, seconds."""
     environment = {
@@ -68,7 +84,7 @@ def check(
         "PYTHONPATH": str(source / "src"),
         "OMP_NUM_THREADS": str(threads),
         "SSGCAM_TEST_THREADS": str(threads),
-        **(variables or {}),
+        **variables,
     }
     started = time.monotonic()
     done = subprocess.run(
@@ -80,7 +96,9 @@ def check(
     print(f"{name}: {result}, {seconds:.0f} s", flush=True)
     if done.returncode:
         print("\n".join(lines[-40:]), done.stderr[-4000:], sep="\n", flush=True)
-    summary = lines[-1].strip("= ") if "pytest" in command else ""
+    covered = [line for line in lines if line.startswith("TOTAL")]
+    words = [*lines[-1:], *(f"lines and branches covered: {line.split()[-1]}" for line in covered)]
+    summary = "; ".join(words).strip("= ") if "pytest" in command else ""
     return name, result, summary, seconds
 
 
