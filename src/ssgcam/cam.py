@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from ssgcam.core.signals import Needs, Signal, signals_of
 from ssgcam.core.target import (
     Against,
     Classes,
+    Others,
     Scalar,
     TargetFunction,
     class_logits,
@@ -39,6 +40,7 @@ from ssgcam.core.target import (
 )
 from ssgcam.errors import SsgcamError
 from ssgcam.models import LoadedModel, as_loaded
+from ssgcam.preprocessing import Photo
 from ssgcam.result import Result, in_shape_of, missing_evidence
 
 T = TypeVar("T")
@@ -107,6 +109,7 @@ class CAM:
         if method not in METHODS:
             raise SsgcamError(f"no method named '{method}'; choose one of {', '.join(METHODS)}")
         loaded = as_loaded(model)
+        self._loaded, self._bare = loaded, loaded is not model
         self.network = unwrap(loaded.network)
         self.class_names = loaded.class_names
         self.method = METHODS[method]
@@ -152,16 +155,55 @@ class CAM:
             self._layers = auto_layers(self.network, images[:1])
         return self._layers
 
+    def inputs(self, images: Tensor | Photo | Sequence[Photo]) -> Tensor:
+        """The network's input ``[N, C, H, W]``, made of photos where they are given.
+
+        Args:
+            images: The network's input, a floating-point tensor ``[N, C, H, W]`` or ``[C, H, W]``; or
+                photos, see :func:`ssgcam.preprocessing.as_photos`, for what ``load_model`` returned.
+
+        Raises:
+            SsgcamError: If it is neither, or there is no preprocessing for photos.
+        """
+        if isinstance(images, Tensor) and (images.is_floating_point() or self._bare):
+            inputs = images[None] if images.ndim == 3 else images
+            _check_images(inputs)
+            return inputs
+        if self._bare:
+            raise SsgcamError(
+                f"images is {type(images).__name__}; give a floating-point tensor [N, C, H, W], or give "
+                "CAM what load_model returned, whose preprocessing takes photos"
+            )
+        made = self._loaded.preprocessing(images)
+        return made.to(next(iter(self.network.parameters()), made).device)
+
+    def indices(self, wanted: Classes | str | Sequence[str] | None) -> Classes | None:
+        """Classes by index, made of names where they are given.
+
+        Raises:
+            SsgcamError: If a name fits no class of the network, or several.
+        """
+        if isinstance(wanted, str):
+            return self._loaded.class_index(wanted)
+        if isinstance(wanted, Sequence) and any(isinstance(each, str) for each in wanted):
+            return [self._loaded.class_index(each) for each in wanted]
+        return wanted  # type: ignore[return-value]
+
     def __call__(
-        self, images: Tensor, classes: Classes | None = None, *, against: Against | None = None
+        self,
+        images: Tensor | Photo | Sequence[Photo],
+        classes: Classes | str | Sequence[str] | None = None,
+        *,
+        against: Against | str | Sequence[str] | None = None,
     ) -> Result:
         """Explain a batch.
 
         Args:
-            images: The network's input, ``[N, C, H, W]``, on the network's device.
-            classes: ``None`` for the top-1 class of each image, one index for all, ``[N]`` indices,
-                or ``[N, K]`` for several classes of each image.
-            against: Explain why a class rather than another: an index or ``[N]`` indices (the logits'
+            images: The network's input, ``[N, C, H, W]``, on the network's device, or photos; see
+                :meth:`inputs`.
+            classes: ``None`` for the top-1 class of each image, one index or name for all, one for each
+                image, or ``[N, K]`` indices for several classes of each image.
+            against: Explain why a class rather than another: one for all or one for each (the logits'
                 difference), ``"rest"`` (less half the mean of all other logits under their softmax)
                 or ``"similar"`` (less the mean of the three nearest logits).
 
@@ -172,12 +214,14 @@ class CAM:
             SsgcamError: For images of another shape, a class out of range, an output that is not
                 finite, or a layer that can't be explained.
         """
-        _check_images(images)
+        images = self.inputs(images)
         captured = self._capture(images)
         logits, classes = logits_and_classes(
-            captured.output, classes, images, self.target_function, self.target
+            captured.output, self.indices(classes), images, self.target_function, self.target
         )
         against = self.method.against if against is None else against
+        if not (isinstance(against, str) and against in get_args(Others)):
+            against = self.indices(against)
         others = compared_classes(against, logits, classes, self.target)
         input_size = (int(images.shape[-2]), int(images.shape[-1]))
         size = self.output_size or input_size

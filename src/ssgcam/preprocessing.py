@@ -7,14 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from ssgcam.core.settings import check_choice
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.images import Reading, read_image
+
+#: An image, an array ``[H, W]`` or ``[H, W, C]``, or a tensor ``[C, H, W]``; 8 bits or in [0, 1].
+Photo = Image.Image | NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,19 @@ class Preprocessing:
         lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
         return cls(**{**content, **lists, "reading": Reading(**content["reading"])})
 
-    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Prepare images of any size.
+    def __call__(self, images: Photo | Sequence[Photo]) -> Tensor:
+        """Prepare photos of any size.
 
         Args:
-            images: RGB images; each is squashed to ``input_size``.
+            images: One or several, see :func:`as_photos`; each is squashed to ``input_size``.
 
         Returns:
             ``[N, C, H, W]`` float32, normalized, with C :attr:`channels`.
+
+        Raises:
+            SsgcamError: If there is none, or one is no photo.
         """
-        return self.normalize(torch.stack([self.pixels(image) for image in images]))
+        return self.normalize(torch.stack([self.pixels(photo) for photo in as_photos(images)]))
 
     def pixels(self, image: Image.Image, crop: bool = False) -> Tensor:
         """One image at the network's input size, with 8 bits: ``[C, H, W]`` uint8.
@@ -130,6 +138,53 @@ class Preprocessing:
             pixels = pixels.flip(-3)
         normalized: Tensor = F.normalize(pixels, list(self.mean), list(self.std))
         return normalized
+
+
+def as_photos(images: Photo | Sequence[Photo]) -> list[Image.Image]:
+    """One or several photos as images.
+
+    Args:
+        images: Images, arrays ``[H, W]`` or ``[H, W, C]`` or tensors ``[C, H, W]`` of 8 bits or in
+            [0, 1]; one of them, a sequence, or a batch with a first dimension more.
+
+    Raises:
+        SsgcamError: If there is none, or one has another shape, type or range.
+    """
+    one = isinstance(images, Image.Image) or getattr(images, "ndim", 4) < 4
+    photos = [_as_photo(each) for each in ([images] if one else images)]
+    if not photos:
+        raise SsgcamError("there is no photo; give at least one")
+    return photos
+
+
+def _as_photo(photo: Any) -> Image.Image:
+    if isinstance(photo, Image.Image):
+        return photo
+    if isinstance(photo, str | Path):
+        raise SsgcamError(
+            f"'{photo}' is a path; read it first: ssgcam.images.read_image({photo!r})"
+        )
+    what = f"a photo is {type(photo).__name__} {list(getattr(photo, 'shape', []))}"
+    hint = "give an image, an array [H, W, 3] or a tensor [3, H, W], of 8 bits or in [0, 1]"
+    with rephrased(what, hint, Exception):
+        pixels = F.to_image(photo.detach().cpu() if isinstance(photo, Tensor) else photo)
+        low, high = (0, 1) if pixels.is_floating_point() else (0, 255)
+        if pixels.min() < low or pixels.max() > high:
+            raise ValueError(f"it has values from {pixels.min():g} to {pixels.max():g}")
+        picture: Image.Image = F.to_pil_image(pixels.float() if high == 1 else pixels.byte())
+        return picture
+
+
+def as_map(values: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """One map ``[h, w]`` or ``[1, h, w]``, a tensor or an array, as an array ``[h, w]``.
+
+    Raises:
+        SsgcamError: If it has another shape.
+    """
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.shape[:-2] not in ((), (1,)) or array.ndim < 2:
+        raise SsgcamError(f"a map has the shape {list(array.shape)}; give one map [h, w]")
+    return array.reshape(array.shape[-2:])
 
 
 def unit_range(pixels: Tensor) -> Tensor:

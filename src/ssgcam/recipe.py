@@ -23,11 +23,12 @@ from ssgcam.core.augment import Augmentation, View
 from ssgcam.core.capture import capture
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import Fusion, SSGSettings, TargetSettings, check_choice, check_range
-from ssgcam.core.target import logits_of
+from ssgcam.core.target import Classes, logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
 from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
 from ssgcam.models import LoadedModel, as_loaded
+from ssgcam.preprocessing import Photo
 from ssgcam.recipe_schema import decode
 from ssgcam.report.notebook import html_table
 from ssgcam.result import Result
@@ -325,19 +326,21 @@ class BoundRecipe:
         )
 
     def __call__(
-        self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None
+        self,
+        images: Tensor | Photo | Sequence[Photo],
+        classes: Classes | str | Sequence[str] | None = None,
     ) -> Result:
         """Maps of a batch.
 
         Args:
-            images: The network's input, ``[N, C, H, W]``, any size the network takes.
+            images: The network's input, ``[N, C, H, W]``, any size the network takes, or photos.
             classes: As for :class:`ssgcam.CAM`; ``None`` is the most probable of the recipe's classes.
 
         Returns:
             As of :class:`ssgcam.CAM`: ``maps`` at input size. ``logits``, ``layer_maps`` and ``notes``
             are those of the first view, ``probabilities`` the mean over views.
         """
-        recipe = self.recipe
+        recipe, images = self.recipe, self.cam.inputs(images)
         if classes is None and recipe.classes:
             classes = self._most_probable(images)
         results: list[Result] = []
@@ -358,7 +361,11 @@ class BoundRecipe:
             images=images,
         )
 
-    def masks(self, images: Tensor, classes: Tensor | Sequence[int] | int | None = None) -> Tensor:
+    def masks(
+        self,
+        images: Tensor | Photo | Sequence[Photo],
+        classes: Classes | str | Sequence[str] | None = None,
+    ) -> Tensor:
         """Masks ``[N, H, W]`` (or ``[N, K, H, W]``), bool; all False below the gate."""
         return self.masks_of(self(images, classes))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssgcam.core.signals import Signal
 from ssgcam.errors import SsgcamError
+from ssgcam.preprocessing import Photo, as_photos
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,11 +69,11 @@ class Result:
         columns = self.classes.view(len(self.classes), -1)
         return self.probabilities.gather(1, columns).view(self.classes.shape)
 
-    def overlay(self, photos: Sequence[Image.Image] | None = None) -> list[Image.Image]:
+    def overlay(self, photos: Photo | Sequence[Photo] | None = None) -> list[Image.Image]:
         """The maps over their photos: one RGB picture for each map, flattened.
 
         Args:
-            photos: The N photos, any size; the network's input, stretched to its range, if None.
+            photos: The N photos, any size, or the only one; the network's input, stretched to its range, if None.
 
         Raises:
             SsgcamError: If the number of photos is another than that of the images.
@@ -80,14 +81,13 @@ class Result:
         from ssgcam.report.heatmap import overlay
 
         maps = self.maps.detach().float().cpu().flatten(0, -3).numpy()
-        photos = self._inputs() if photos is None else list(photos)
-        if len(photos) != len(self.classes):
+        own = self._inputs() if photos is None else as_photos(photos)
+        if len(own) != len(self.classes):
             raise SsgcamError(
-                f"{len(photos)} photos for {len(self.classes)} images; give one for each"
+                f"{len(own)} photos for {len(self.classes)} images; give one for each"
             )
-        each = len(maps) // len(photos)
-        pairs = enumerate(maps)
-        return [overlay(photos[k // each].convert("RGB"), values) for k, values in pairs]
+        each = len(maps) // len(own)
+        return [overlay(own[k // each], values) for k, values in enumerate(maps)]
 
     def titles(self) -> list[str]:
         """Class and probability of each map, flattened."""
@@ -98,7 +98,7 @@ class Result:
         shares = self.class_probabilities.flatten().tolist()
         return [f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True)]
 
-    def plot(self, photos: Sequence[Image.Image] | None = None) -> Figure:
+    def plot(self, photos: Photo | Sequence[Photo] | None = None) -> Figure:
         """A figure with a row of overlays for each image; ``photos`` as for :meth:`overlay`.
 
         A notebook shows it as the last value of a cell.

@@ -18,6 +18,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+
+from ssgcam.preprocessing import Photo, as_map, as_photos
 
 COLORS = "inferno"
 OUTSIDE = (128, 128, 128)  # where a crop hides the photo from the network
@@ -26,12 +29,12 @@ Box = tuple[int, int, int, int]
 
 
 def heat_map(
-    values: NDArray[np.floating[Any]], size: tuple[int, int], box: Box | None = None
+    values: NDArray[Any] | Tensor, size: tuple[int, int], box: Box | None = None
 ) -> Image.Image:
     """A map as a picture.
 
     Args:
-        values: ``[h, w]`` in [0, 1].
+        values: ``[h, w]`` in [0, 1], array or tensor.
         size: Width and height of the picture, in pixels.
         box: Left, top, right and bottom of the part of the picture that the map covers; all of it
             if None. The rest is gray, which is no color of the scale.
@@ -39,7 +42,7 @@ def heat_map(
     Returns:
         RGB.
     """
-    colored = _colored(_levels(values, _size_of(size, box)))
+    colored = _colored(_levels(as_map(values), _size_of(size, box)))
     if box is None:
         return colored
     picture = Image.new("RGB", size, OUTSIDE)
@@ -48,8 +51,8 @@ def heat_map(
 
 
 def overlay(
-    photo: Image.Image,
-    values: NDArray[np.floating[Any]],
+    photo: Photo,
+    values: NDArray[Any] | Tensor,
     box: Box | None = None,
     strength: float = STRENGTH,
 ) -> Image.Image:
@@ -58,8 +61,8 @@ def overlay(
     Opacity grows with the value, ``strength * value ** 0.75``: what the map leaves out stays plain.
 
     Args:
-        photo: Any size; RGB.
-        values: ``[h, w]`` in [0, 1]; all zeros (no evidence) give the photo back, in its colors.
+        photo: Any size; see :func:`ssgcam.preprocessing.as_photos`.
+        values: ``[h, w]`` in [0, 1], array or tensor; all zeros (no evidence) give the photo back, in its colors.
         box: Left, top, right and bottom of the part of the photo that the map covers; all of it if
             None. The rest is darkened, and the border drawn.
         strength: Opacity of the value 1, in [0, 1].
@@ -67,7 +70,8 @@ def overlay(
     Returns:
         RGB, of the photo's size.
     """
-    picture = photo.copy()
+    (photo,), values = as_photos(photo), as_map(values)
+    picture = photo.convert("RGB")
     if np.any(values > 0):
         levels = _levels(values, _size_of(photo.size, box))
         gray = ImageOps.grayscale(photo)
