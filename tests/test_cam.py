@@ -134,13 +134,12 @@ def test_gradients_that_are_not_finite(method: str, images: Tensor) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        torch.rand(3, 16, 16),
         torch.rand(2, 3, 4, 4, 4),
         torch.zeros(2, 3, 16, 16, dtype=torch.uint8),
         [1, 2, 3],
         torch.rand(0, 3, 16, 16),
     ],
-    ids=["one image", "volume", "bytes", "list", "empty"],
+    ids=["volume", "bytes", "list", "empty"],
 )
 def test_images_that_do_not_fit(wrong: Any, network: Small) -> None:
     with pytest.raises(SsgcamError, match=r"^images is "):

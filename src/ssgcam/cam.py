@@ -178,15 +178,15 @@ class CAM:
         return made.to(next(iter(self.network.parameters()), made).device)
 
     def indices(self, wanted: Classes | str | Sequence[str] | None) -> Classes | None:
-        """Classes by index, made of names where they are given.
+        """Classes by index, made of names where they are given and the network has some.
 
         Raises:
             SsgcamError: If a name fits no class of the network, or several.
         """
-        if isinstance(wanted, str):
+        if self.class_names and isinstance(wanted, str):
             return self._loaded.class_index(wanted)
-        if isinstance(wanted, Sequence) and any(isinstance(each, str) for each in wanted):
-            return [self._loaded.class_index(each) for each in wanted]
+        if self.class_names and isinstance(wanted, list | tuple):
+            return [self._loaded.class_index(k) if isinstance(k, str) else k for k in wanted]
         return wanted  # type: ignore[return-value]
 
     def __call__(
@@ -219,10 +219,10 @@ class CAM:
         logits, classes = logits_and_classes(
             captured.output, self.indices(classes), images, self.target_function, self.target
         )
-        against = self.method.against if against is None else against
-        if not (isinstance(against, str) and against in get_args(Others)):
-            against = self.indices(against)
-        others = compared_classes(against, logits, classes, self.target)
+        contrast: Any = self.method.against if against is None else against
+        if not (isinstance(contrast, str) and contrast in get_args(Others)):
+            contrast = self.indices(contrast)
+        others = compared_classes(contrast, logits, classes, self.target)
         input_size = (int(images.shape[-2]), int(images.shape[-1]))
         size = self.output_size or input_size
         raw, notes = [], []

@@ -150,8 +150,9 @@ def as_photos(images: Photo | Sequence[Photo]) -> list[Image.Image]:
     Raises:
         SsgcamError: If there is none, or one has another shape, type or range.
     """
-    one = isinstance(images, Image.Image) or getattr(images, "ndim", 4) < 4
-    photos = [_as_photo(each) for each in ([images] if one else images)]
+    several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) > 3
+    given: Any = images if several else [images]
+    photos = [_as_photo(each) for each in given]
     if not photos:
         raise SsgcamError("there is no photo; give at least one")
     return photos
@@ -161,13 +162,12 @@ def _as_photo(photo: Any) -> Image.Image:
     if isinstance(photo, Image.Image):
         return photo
     if isinstance(photo, str | Path):
-        raise SsgcamError(
-            f"'{photo}' is a path; read it first: ssgcam.images.read_image({photo!r})"
-        )
+        raise SsgcamError(f"'{photo}' is a path; read the photo with ssgcam.images.read_image")
     what = f"a photo is {type(photo).__name__} {list(getattr(photo, 'shape', []))}"
     hint = "give an image, an array [H, W, 3] or a tensor [3, H, W], of 8 bits or in [0, 1]"
     with rephrased(what, hint, Exception):
-        pixels = F.to_image(photo.detach().cpu() if isinstance(photo, Tensor) else photo)
+        values = photo.detach().cpu() if isinstance(photo, Tensor) else np.array(photo)
+        pixels = F.to_image(values)
         low, high = (0, 1) if pixels.is_floating_point() else (0, 255)
         if pixels.min() < low or pixels.max() > high:
             raise ValueError(f"it has values from {pixels.min():g} to {pixels.max():g}")

@@ -73,7 +73,8 @@ class Result:
         """The maps over their photos: one RGB picture for each map, flattened.
 
         Args:
-            photos: The N photos, any size, or the only one; the network's input, stretched to its range, if None.
+            photos: The N photos, any size, or the only one; the network's input,
+                stretched to its range, if None.
 
         Raises:
             SsgcamError: If the number of photos is another than that of the images.

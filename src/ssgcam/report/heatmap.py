@@ -62,7 +62,8 @@ def overlay(
 
     Args:
         photo: Any size; see :func:`ssgcam.preprocessing.as_photos`.
-        values: ``[h, w]`` in [0, 1], array or tensor; all zeros (no evidence) give the photo back, in its colors.
+        values: ``[h, w]`` in [0, 1], array or tensor; all zeros (no evidence) give the photo
+            back, in its colors.
         box: Left, top, right and bottom of the part of the photo that the map covers; all of it if
             None. The rest is darkened, and the border drawn.
         strength: Opacity of the value 1, in [0, 1].
