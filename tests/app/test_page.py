@@ -110,9 +110,10 @@ def test_a_recipe_is_searched_and_applied(page, root):
     page.get_by_text("Or search one").click()
     page.get_by_role("button", name="Search", exact=True).click()
     page.get_by_text("drop a few photos and a mask for each").wait_for()
-    upload(page, "search-photos", *sorted((root / "images").iterdir()))
-    upload(page, "search-masks", *sorted((root / "masks").iterdir()))
-    page.locator("#search-masks").get_by_text("3.png").wait_for()
+    for name in ("images", "masks"):
+        field = f"search-{name}".replace("images", "photos")
+        upload(page, field, *sorted((root / name).iterdir()))
+        page.locator(f"#{field}").get_by_text("3.png").wait_for()
     page.get_by_label("number input for Generations").fill("5")
     page.get_by_role("button", name="Search", exact=True).click()
     page.get_by_text("foreground IoU of all").wait_for()
@@ -125,13 +126,22 @@ def test_strokes_are_painted_and_searched(page, root):
     page.get_by_text("drop one and paint on it").wait_for()
     upload(page, "paint-photos", root / "images" / "0.png")
     page.locator(".thumbs img:visible").first.wait_for()
-    canvas = page.locator("canvas:visible").first
-    box = canvas.bounding_box()
+    page.get_by_text("50%", exact=True).wait_for(state="hidden")  # until the photo is in the editor
+    box = page.locator("canvas:visible").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 20, y)
-    page.mouse.down()
-    page.mouse.move(x + 20, y, steps=4)
-    page.mouse.up()
+
+    def stroke(down):
+        page.mouse.move(x - 20, y + down)
+        page.mouse.down()
+        page.mouse.move(x + 20, y + down, steps=4)
+        page.mouse.up()
+
+    stroke(-80)
+    page.get_by_role("button", name="Search again").click()
+    page.get_by_text("nothing is painted as not the object").wait_for()
+    page.get_by_role("button", name="Color").click()
+    page.locator("button.color:visible").nth(1).click()
+    stroke(80)
     page.get_by_role("button", name="Search again").click()
     page.get_by_text("IoU on what was painted here").wait_for()
 

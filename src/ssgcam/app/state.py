@@ -315,10 +315,15 @@ def correction_set(model: LoadedModel, corrections: Sequence[Correction]) -> Cal
     """Strokes as what a search learns from.
 
     Raises:
-        SsgcamError: If there is no correction.
+        SsgcamError: If there is no correction, or none says what is not the object.
     """
     if not corrections:
         raise SsgcamError("there is no photo with strokes yet; add one")
+    if not any((each.mask == 0).any() for each in corrections):
+        raise SsgcamError(
+            "nothing is painted as not the object, so a mask of the whole photo would fit; draw a stroke "
+            "beside the object with the red brush"
+        )
     return CalibrationSet(
         [each.photo for each in corrections],
         [each.mask for each in corrections],
@@ -362,8 +367,9 @@ def staged(photos: Sequence[str], masks: Sequence[str], folder: Path) -> SampleS
 def describe(recipe: Recipe) -> str:
     """A recipe in one line of Markdown."""
     layers = ", ".join(f"`{layer.name}` {layer.weight:.2f}" for layer in recipe.layers)
-    scores = {k: round(v, 3) for k, v in recipe.origin.scores.items() if v is not None}
-    return f"Layers {layers}; threshold {recipe.threshold:.2f}. Scores {json.dumps(scores)}"
+    score = recipe.origin.scores.get("calibration")
+    fit = "" if score is None else f" IoU {score:.3f} on the labeled pixels."
+    return f"Layers {layers}; threshold {recipe.threshold:.2f}.{fit}"
 
 
 def _rgb(color: str) -> tuple[int, int, int]:
