@@ -10,7 +10,7 @@ A window of 160 px, about two cell diameters, lies around a red cell of ``malari
 ``study`` searches a recipe on 40 infected windows of the fold's calibration fields and scores it and
 every rival on the infected windows of its test fields: foreground IoU against the ellipse in each cell's
 box, thresholds chosen on the calibration windows. Test windows of all folds are pooled; fields are
-resampled.
+resampled. The search is run once more with the grid of version 0.1, without the sum form.
 
 ``strokes`` is the page's tab 'Correct and search again' without a hand: ten infected windows get a few
 straight strokes on the cell and beside it, at most 5 % of the pixels, and the page's search runs on
@@ -28,7 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,7 @@ from torch import Tensor
 
 from common import (
     DOCS,
+    RECIPE,
     calibration_set,
     command,
     fold_tables,
@@ -61,7 +62,7 @@ from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
 from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
 from ssgcam.metrics.masks import confusion_matrix, foreground_iou
-from ssgcam.search import CalibrationSet, SearchSettings
+from ssgcam.search import CalibrationSet, MapGrid, SearchSettings
 from ssgcam.search.fitness import score_of
 from ssgcam.search.maps import sweep_maps
 from ssgcam.segmentation_model import save_segmenter
@@ -83,6 +84,8 @@ CLASS_NAMES = ("healthy", "infected")
 TOLERATED = 0.1
 #: Windows that calibrate a recipe, and infected cells in a fold's calibration fields, about.
 CALIBRATION, CALIBRATION_CELLS = 40, 45
+#: The settings of a layer in version 0.1.
+OLD_GRID = MapGrid(forms=("taylor", "gradient"))
 #: Peak learning rates: the wide head of VGG needs a low one.
 LEARNING_RATES = {"vgg16_bn": 2e-4}
 
@@ -522,7 +525,7 @@ def study(options: argparse.Namespace) -> None:
         ["# Infected red blood cells", f"`{command()}`", (__doc__ or "").split("\n\n")[2]],
     )
     for network in options.networks.split(","):
-        folds, losses = [], []
+        folds, losses, with_old_grid = [], [], []
         for fold in range(fields.folds):
             file = options.work / f"cells_{network}_fold{fold}.pth"
             if not file.exists():
@@ -541,13 +544,34 @@ def study(options: argparse.Namespace) -> None:
                 search_fold, model, calibration, tested, settings, stem.with_suffix(".recipe.json")
             )
             folds.append(kept(stem.with_suffix(".pt"), search))
+            old = stem.with_name(f"{stem.name}_old")
+            search = partial(
+                search_fold, model, calibration, tested, replace(settings, grid=OLD_GRID),
+                old.with_suffix(".recipe.json"),
+            )  # fmt: skip
+            with_old_grid.append(kept(old.with_suffix(".pt"), search))
             measure = partial(mask_losses_of, model, tested, stem.with_suffix(".recipe.json"))
             losses.append(kept(stem.with_suffix(".losses.pt"), measure))
         if folds:
             own, text = fold_tables(network, folds)
             limits, checked = guarantee_table(network, losses)
-            rows += own + limits
-            sections += [*text, "Masks with a guarantee:", checked]
+            new_parts, old_parts = (
+                torch.cat([fold["parts"][RECIPE] for fold in each])
+                for each in (folds, with_old_grid)
+            )
+            groups = [group for fold in folds for group in fold["groups"]]
+            statistic = partial(score_of, kind="pooled")
+            old_score = bootstrap_interval(old_parts, statistic, seed=0, groups=groups)
+            gap = paired_difference(new_parts, old_parts, statistic, seed=0, groups=groups)
+            rows += [
+                *own,
+                *limits,
+                row(network, "Recipe, old grid", "", "foreground IoU", old_score),
+            ]
+            rows.append(row(network, f"{RECIPE} - old grid", "", "IoU difference", gap))
+            compared = f"With the grid of version 0.1 the recipe has {with_interval(old_score)}; "
+            compared += f"the present one less that: {with_interval(gap, '+')}."
+            sections += [*text, compared, "Masks with a guarantee:", checked]
     write_page("cells", sections, rows, options.out)
 
 
