@@ -442,9 +442,10 @@ def second_stage(options: argparse.Namespace) -> None:
                 epochs=round(epochs * len(pairs["second"]) / len(own)),
                 seed=fold,
             )
-            result = train_segmenter(own, settings, ("infected",))
-            save_segmenter(result.model, folder / f"{name}.pth")
-            segment_images(files["test"], None, folder / name, segmenter=folder / f"{name}.pth")
+            trained = folder / f"{name}.pth"
+            if not trained.exists():
+                save_segmenter(train_segmenter(own, settings, ("infected",)).model, trained)
+            segment_images(files["test"], None, folder / name, segmenter=trained)
         true = [fields.mask(window, WINDOW) for window in parts["test"]]
         for name in ("recipe", *pairs):
             found, quality = written_masks(folder / name, len(true))
