@@ -106,3 +106,8 @@ def test_batches_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 def test_refusals(wrong, said: str) -> None:
     with pytest.raises(SsgcamError, match=said):
         wrong()
+
+
+def test_the_smallest_settings_are_allowed() -> None:
+    settings = Refinement(iterations=1, dilations=(1,), temperature=0.01)
+    assert pamr(torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4), settings).shape == (1, 4, 4)

@@ -127,6 +127,7 @@ def test_splits_hold_and_equal_a_loop():
     found = check_splits(losses, 0.15, splits=50, seed=4)
     assert found.holds
     assert (found.splits, found.refused) == (50, 0)
+    assert check_splits(losses, 0.15, splits=1, seed=4).splits == 1
     assert 0.1 < found.outer_loss <= 0.16
     generator = torch.Generator().manual_seed(4)
     outer, inner, band = [], [], []

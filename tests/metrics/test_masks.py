@@ -124,5 +124,6 @@ def test_bad_input_is_one_sentence():
         confusion_matrix(mask, mask[:2], 2)
     with pytest.raises(SsgcamError, match="negative"):
         pseudo_masks(-torch.rand(1, 1, 3, 3), torch.ones(1, 1))
-    with pytest.raises(SsgcamError, match="between 0 and 1"):
-        pseudo_masks(torch.rand(1, 1, 3, 3), torch.ones(1, 1), background=1.5)
+    for background in (0.0, 1.0, 1.5):
+        with pytest.raises(SsgcamError, match="between 0 and 1"):
+            pseudo_masks(torch.rand(1, 1, 3, 3), torch.ones(1, 1), background=background)
