@@ -113,7 +113,8 @@ def test_a_recipe_is_searched_and_applied(page, root):
     for name in ("images", "masks"):
         field = f"search-{name}".replace("images", "photos")
         upload(page, field, *sorted((root / name).iterdir()))
-        page.locator(f"#{field}").get_by_text("3.png").wait_for()
+        uploaded = "field => document.querySelector(field).innerText.split('⇣').length === 5"
+        page.wait_for_function(uploaded, arg=f"#{field}")
     page.get_by_label("number input for Generations").fill("5")
     page.get_by_role("button", name="Search", exact=True).click()
     page.get_by_text("foreground IoU of all").wait_for()
