@@ -13,8 +13,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from common import DOCS, command, imagenet_network, kept, table, write_page
-from imagenet import METRICS, axes, rows_of, scores_of
+from common import DOCS, command, imagenet_network, write_page
+from imagenet import PLACES, axes, kept_scores, rows_of, score_table
 from ssgcam import SSGSettings
 from ssgcam.core.methods import DISCRIMINATE, LOCALIZE
 from ssgcam.evaluation import MethodsCompared, MethodSpec
@@ -54,42 +54,13 @@ def main() -> None:
     halves = [(network, half) for network in CHOOSING for half in (0, 1)] + [(FRESH, 1)]
     for network, half in halves:
         model = imagenet_network(network, options.weights)
-        found = {
-            axis: kept(
-                options.work / f"ablation_{network}_{half}_{axis}_{options.limit}.pt",
-                lambda evaluate=evaluate: scores_of(evaluate()),
-            )
-            for axis, evaluate in axes(
-                model, options.data, compared, start=half, limit=options.limit
-            ).items()
-        }
+        evaluations = axes(model, options.data, compared, start=half, limit=options.limit)
+        found = kept_scores(evaluations, options.work / f"ablation_{network}_{half}", options.limit)
         title = f"{network}, {('choosing', 'reporting')[half]} half"
         rows += rows_of(title, {axis: {**own, "differences": []} for axis, own in found.items()})
-        values = {
-            (s["method"], s["metric"], s["layers"]): s["value"]
-            for own in found.values()
-            for s in own["scores"]
-        }
-        methods = list(dict.fromkeys(method for method, _, _ in values))
-        metrics = [m for m in METRICS if any(key[1] == m for key in values)]
-        lines = [
-            [
-                method,
-                *(
-                    ", ".join(
-                        f"{values.get((method, metric, layers), float('nan')):.3f}"
-                        for layers in ("mean of layers", "all fused")
-                    )
-                    for metric in metrics
-                ),
-            ]
-            for method in methods
-        ]
-        sections += [
-            f"## {title}",
-            "Mean of layers, all fused.",
-            table(["variant", *metrics], lines),
-        ]
+        sections.append(f"## {title}")
+        for layers in PLACES:
+            sections += [f"### {layers}", score_table(found, layers)]
     write_page("ablation", sections, rows, options.out)
 
 

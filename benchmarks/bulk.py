@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,15 +95,10 @@ def throughput(case: str, threads: int, rounds: int, folder: Path) -> list[str]:
     photos = folder / f"{case} {threads}" / "photos"
     make_photos(photos, count, size)
     words = [case, str(threads), str(photos)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, "--work", who, *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for who in ("passes", "segment")
-    ]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    start = partial(subprocess.Popen, **pipes)
+    commands = [[sys.executable, __file__, "--work", who] for who in ("passes", "segment")]
+    processes = [start([*own, *words]) for own in commands]
     seconds: list[list[float]] = [[], []]
     for number in range(rounds + 1):
         for own, process in zip(seconds, processes, strict=True):

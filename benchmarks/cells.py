@@ -2,7 +2,6 @@
 
     python benchmarks/cells.py train --data DATA --network resnet34 --fold 0 --work runs
     python benchmarks/cells.py study --data DATA --networks resnet34,vgg16_bn --work runs
-    python benchmarks/cells.py masks --data DATA --network resnet34 --work runs
     python benchmarks/cells.py strokes --data DATA --network resnet18 --work runs
 
 A window of 160 px, about two cell diameters, lies around a red cell of ``malaria_iml``, moved by up to
@@ -15,12 +14,6 @@ resampled. The search is run once more with the grid of version 0.1, without the
 ``strokes`` is the page's tab 'Correct and search again' without a hand: ten infected windows get a few
 straight strokes on the cell and beside it, at most 5 % of the pixels, and the page's search runs on
 them and on the full masks. Both recipes are scored on the infected windows of the test fields.
-
-``masks`` takes the recipes of ``study`` and the training windows, of which only the labels are used.
-The recipe makes masks of the infected windows, 'train-segmenter' learns from them (without the fifth
-whose predicted IoU is lowest; healthy windows get empty masks), and the same network learns from the
-calibration masks alone, in as many steps. All three are scored on the infected windows of the test
-fields, at 160 px. Then: does the predicted IoU of the recipe's masks order them by their true IoU?
 """
 
 from __future__ import annotations
@@ -35,45 +28,36 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
-from scipy.stats import spearmanr
-from torch import Tensor
 
 from common import (
-    DOCS,
     RECIPE,
     calibration_set,
     command,
+    evenly,
     fold_tables,
-    guarantee_table,
-    kept,
-    mask_losses_of,
+    pooled_parts,
     row,
     search_fold,
+    study_parser,
     table,
     with_interval,
     write_page,
 )
 from ssgcam import LoadedModel, load_model, save_model
 from ssgcam.app.state import QUICK, Correction, correction_set, quick_search
-from ssgcam.bulk.segment import segment_images
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
-from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
-from ssgcam.metrics.masks import confusion_matrix, foreground_iou
+from ssgcam.metrics import bootstrap_interval, paired_difference
 from ssgcam.search import CalibrationSet, MapGrid, SearchSettings
 from ssgcam.search.fitness import score_of
 from ssgcam.search.maps import sweep_maps
-from ssgcam.segmentation_model import save_segmenter
 from ssgcam.training import (
     LabeledImages,
-    SegmenterSettings,
     TrainingSettings,
     evaluate,
     predict,
     train_classifier,
-    train_segmenter,
 )
 
 WINDOW, JITTER, INPUT = 160, 35, 112
@@ -263,13 +247,7 @@ def _share_inside(box: Box, area: Sequence[float]) -> float:
 
 def spread(windows: Sequence[Window], count: int, seed: int = 0) -> list[Window]:
     """At most ``count`` windows, evenly over the fields."""
-    taken: dict[str, int] = {}
-    ranked = []
-    for place, index in enumerate(np.random.default_rng(seed).permutation(len(windows))):
-        field = windows[index].cell.field
-        taken[field] = taken.get(field, 0) + 1
-        ranked.append((taken[field], place, index))
-    return [windows[index] for _, _, index in sorted(ranked)[:count]]
+    return evenly(windows, lambda window: window.cell.field, count, seed)
 
 
 def labeled_windows(
@@ -344,152 +322,6 @@ def strokes(options: argparse.Namespace) -> None:
     write_page("strokes", sections, rows, options.out)
 
 
-def write_windows(folder: Path, fields: Fields, windows: Sequence[Window]) -> list[Path]:
-    """Write the windows as PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{number:04d}.png" for number in range(len(windows))]
-    for file, window in zip(files, windows, strict=True):
-        fields.photo(window).save(file)
-    return files
-
-
-def written_masks(folder: Path, count: int) -> tuple[list[Any], list[float]]:
-    """The masks that ``segment_images`` wrote for the first windows, and their predicted IoU."""
-    names = [f"{number:04d}" for number in range(count)]
-    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]
-    quality = {
-        entry["outputs"][0]: entry["classes"][0]["predicted_iou"] or 0.0
-        for entry in map(json.loads, lines)
-    }
-    masks = [np.asarray(Image.open(folder / f"{name}.png")) for name in names]
-    return masks, [quality[f"{name}.png"] for name in names]
-
-
-def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
-    """The confusion matrices ``[N, 2, 2]`` of masks."""
-    pairs = zip(found, true, strict=True)
-    return torch.stack(
-        [confusion_matrix(torch.tensor(f > 0), torch.tensor(t), 2).double() for f, t in pairs]
-    )
-
-
-def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str]) -> list[Any]:
-    """How well a predicted IoU orders masks, with intervals that resample groups.
-
-    Returns:
-        Spearman's rank correlation with the true IoU, and how much of the gain in mean IoU of a perfect
-        order is reached when the fifth with the lowest predicted IoU is set aside.
-    """
-    values = np.stack([np.asarray(predicted), true.numpy()])
-    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
-
-    def statistics(chosen: Any) -> tuple[float, float]:
-        guess, iou = values[:, chosen]
-        left = [iou[np.argsort(by, kind="stable")][len(iou) // 5 :].mean() for by in (guess, iou)]
-        gained, most = (mean - iou.mean() for mean in left)
-        return float(spearmanr(guess, iou).statistic), float(gained / most)
-
-    generator = np.random.default_rng(0)
-    drawn = (generator.integers(0, len(members), len(members)) for _ in range(1000))
-    samples = [statistics(np.concatenate([members[k] for k in each])) for each in drawn]
-    low, high = np.percentile(samples, (2.5, 97.5), axis=0)
-    return [
-        Interval(value, float(a), float(b), 0.95, len(true), len(members), 1000, 0, 0)
-        for value, a, b in zip(statistics(np.arange(len(true))), low, high, strict=True)
-    ]
-
-
-def second_stage(options: argparse.Namespace) -> None:
-    """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
-    fields, network = Fields.read(options.data), options.network
-    generations, epochs = (3, 1) if options.quick else (150, 12)
-    made: dict[str, list[Tensor]] = {}
-    guesses, groups, facts = list[float](), list[str](), list[str]()
-    for fold in range(fields.folds):
-        stem = options.work / f"cells_{network}_fold{fold}"
-        recipe = stem.with_name(f"{stem.name}_{generations}.recipe.json")
-        if not recipe.exists():
-            print(f"no '{recipe}', so fold {fold} is left out: run 'study' for it")
-            continue
-        model, folder = load_model(f"{stem}.pth"), stem.with_name(f"{stem.name}_masks")
-        parts: dict[str, list[Window]] = {
-            "train": fields.windows(fold, "train", healthy=60),
-            "calibration": spread(fields.windows(fold, "calibration"), CALIBRATION),
-            "test": fields.windows(fold, "test"),
-        }
-        files = {k: write_windows(folder / k, fields, v) for k, v in parts.items()}
-        infected = sum(window.cell.infected for window in parts["train"])
-        pairs = {"second": list[tuple[Path, Path]](), "alone": list[tuple[Path, Path]]()}
-        segment_images(files["train"][:infected], model, folder / "own", recipe=recipe, gate=0.0)
-        _, quality = written_masks(folder / "own", infected)
-        lowest = float(np.quantile(quality, 0.2))
-        for number, file in enumerate(files["train"]):
-            mask = folder / "own" / file.name
-            if number >= infected:
-                Image.fromarray(np.zeros((WINDOW, WINDOW), np.uint8)).save(mask)
-            if number >= infected or quality[number] >= lowest:
-                pairs["second"].append((file, mask))
-        (folder / "true").mkdir(exist_ok=True)
-        for file, window in zip(files["calibration"], parts["calibration"], strict=True):
-            Image.fromarray(fields.mask(window, WINDOW)).save(folder / "true" / file.name)
-            pairs["alone"].append((file, folder / "true" / file.name))
-        segment_images(files["test"], model, folder / "recipe", recipe=recipe, mirror=True)
-        for name, own in pairs.items():
-            settings = SegmenterSettings(
-                network,
-                f"{stem}.pth",
-                input_size=96,
-                epochs=round(epochs * len(pairs["second"]) / len(own)),
-                seed=fold,
-            )
-            trained = folder / f"{name}.pth"
-            if not trained.exists():
-                save_segmenter(train_segmenter(own, settings, ("infected",)).model, trained)
-            segment_images(files["test"], None, folder / name, segmenter=trained)
-        true = [fields.mask(window, WINDOW) for window in parts["test"]]
-        for name in ("recipe", *pairs):
-            found, quality = written_masks(folder / name, len(true))
-            made.setdefault(name, []).append(mask_parts(found, true))
-            guesses += quality if name == "recipe" else []
-        groups += [window.cell.field for window in parts["test"]]
-        facts.append(
-            f"fold {fold}: {len(pairs['second'])} masks, {len(pairs['alone'])} calibration"
-        )
-    pooled = {name: torch.cat(own) for name, own in made.items()}
-    words = {
-        "recipe": "recipe",
-        "second": "second stage, from the recipe's masks",
-        "alone": "the same network from the calibration masks alone",
-    }
-    interval = {"statistic": partial(score_of, kind="pooled"), "seed": 0, "groups": groups}
-    rows, lines = [], []
-    for name, own in pooled.items():
-        score = bootstrap_interval(own, **interval)
-        rows.append(row(network, words[name], "", "foreground IoU", score))
-        lines.append([words[name], with_interval(score), ""])
-        if name != "second":
-            gap = paired_difference(pooled["second"], own, **interval)
-            rows.append(row(network, f"second stage - {words[name]}", "", "IoU difference", gap))
-            lines[-1][-1] = with_interval(gap, "+")
-    order = order_parts(guesses, foreground_iou(pooled["recipe"]), groups)
-    metrics = (
-        "Spearman's correlation, predicted and true IoU",
-        "share of the perfect order's gain",
-    )
-    rows += [row(network, "recipe", "", m, each) for m, each in zip(metrics, order, strict=True)]
-    sections = [
-        "# Masks of infected cells: recipe, second stage, and how sure they are",
-        f"`{command()}`",
-        (__doc__ or "").split("\n\n")[4],
-        f"## {network}: {len(groups)} test windows ({'; '.join(facts)})",
-        table(["masks of", "foreground IoU [95 %]", "second stage less this one"], lines),
-        "The predicted IoU of the recipe's masks; the gain is that in mean IoU when the fifth with the "
-        "lowest predicted IoU is set aside:",
-        table(["measure", "value [95 %]"], [*zip(metrics, map(with_interval, order), strict=True)]),
-    ]
-    write_page("masks", sections, rows, options.out)
-
-
 def train(options: argparse.Namespace) -> None:
     """Train one network of one fold; print and keep its recalls on the test windows."""
     fields = Fields.read(options.data)
@@ -521,75 +353,48 @@ def study(options: argparse.Namespace) -> None:
     """Search in each fold and write the page."""
     fields = Fields.read(options.data)
     settings = SearchSettings(generations=3 if options.quick else 150, folds=0)
-    rows, sections = (
-        [],
-        ["# Infected red blood cells", f"`{command()}`", (__doc__ or "").split("\n\n")[2]],
-    )
+    about = (__doc__ or "").split("\n\n")[2]
+    rows, sections = [], ["# Infected red blood cells", f"`{command()}`", about]
     for network in options.networks.split(","):
-        folds, losses, with_old_grid = [], [], []
+        folds, with_old_grid = [], []
         for fold in range(fields.folds):
             file = options.work / f"cells_{network}_fold{fold}.pth"
             if not file.exists():
                 print(f"no '{file}', so fold {fold} of {network} is left out: run 'train' for it")
                 continue
             model = load_model(str(file))
-            calibration, tested = (
-                labeled_windows(fields, windows, model)
-                for windows in (
-                    spread(fields.windows(fold, "calibration"), CALIBRATION),
-                    fields.windows(fold, "test"),
-                )
-            )
+            known = spread(fields.windows(fold, "calibration"), CALIBRATION)
+            parts = (known, fields.windows(fold, "test"))
+            calibration, tested = (labeled_windows(fields, part, model) for part in parts)
             stem = options.work / f"cells_{network}_fold{fold}_{settings.generations}"
-            search = partial(
-                search_fold, model, calibration, tested, settings, stem.with_suffix(".recipe.json")
-            )
-            folds.append(kept(stem.with_suffix(".pt"), search))
+            searched = partial(search_fold, model, calibration, tested)
+            folds.append(searched(settings, stem, guarantee=True))
             old = stem.with_name(f"{stem.name}_old")
-            search = partial(
-                search_fold, model, calibration, tested, replace(settings, grid=OLD_GRID),
-                old.with_suffix(".recipe.json"),
-            )  # fmt: skip
-            with_old_grid.append(kept(old.with_suffix(".pt"), search))
-            measure = partial(mask_losses_of, model, tested, stem.with_suffix(".recipe.json"))
-            losses.append(kept(stem.with_suffix(".losses.pt"), measure))
+            with_old_grid.append(searched(replace(settings, grid=OLD_GRID), old))
         if folds:
             own, text = fold_tables(network, folds)
-            limits, checked = guarantee_table(network, losses)
-            new_parts, old_parts = (
-                torch.cat([fold["parts"][RECIPE] for fold in each])
-                for each in (folds, with_old_grid)
-            )
+            new_parts, old_parts = (pooled_parts(each)[RECIPE] for each in (folds, with_old_grid))
             groups = [group for fold in folds for group in fold["groups"]]
             statistic = partial(score_of, kind="pooled")
             old_score = bootstrap_interval(old_parts, statistic, seed=0, groups=groups)
             gap = paired_difference(new_parts, old_parts, statistic, seed=0, groups=groups)
-            rows += [
-                *own,
-                *limits,
-                row(network, "Recipe, old grid", "", "foreground IoU", old_score),
-            ]
+            rows += [*own, row(network, "Recipe, old grid", "", "foreground IoU", old_score)]
             rows.append(row(network, f"{RECIPE} - old grid", "", "IoU difference", gap))
             compared = f"With the grid of version 0.1 the recipe has {with_interval(old_score)}; "
             compared += f"the present one less that: {with_interval(gap, '+')}."
-            sections += [*text, compared, "Masks with a guarantee:", checked]
+            sections += [*text, compared]
     write_page("cells", sections, rows, options.out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("train", "study", "masks", "strokes"))
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds malaria_iml")
+    parser = study_parser(__doc__, "malaria_iml")
+    parser.add_argument("step", choices=("train", "study", "strokes"))
     parser.add_argument("--network", default="resnet34", help="to train")
     parser.add_argument("--networks", default="resnet34,vgg16_bn", help="to study")
     parser.add_argument("--fold", type=int, default=0, choices=range(3))
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
-    parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
-    parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
-    steps = {"train": train, "study": study, "masks": second_stage, "strokes": strokes}
-    steps[options.step](options)
+    {"train": train, "study": study, "strokes": strokes}[options.step](options)
 
 
 if __name__ == "__main__":

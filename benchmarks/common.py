@@ -6,16 +6,19 @@ has an interval that resamples groups (fields, tiles, photos).
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -30,6 +33,7 @@ from ssgcam.metrics.guarantee import check_splits, group_means, mask_losses
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 from ssgcam.search.fitness import choose_cut, score_of, sweep_thresholds
 
+T = TypeVar("T")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 #: The row of the recipe that the search ends with.
 RECIPE = "Recipe"
@@ -88,12 +92,12 @@ def command() -> str:
 
 
 def write_page(
-    name: str, sections: Sequence[str], rows: Sequence[Row], folder: Path = DOCS
+    name: str, sections: Sequence[str], rows: Sequence[Any], folder: Path = DOCS
 ) -> None:
-    """Write ``<name>.md`` and ``<name>.csv``."""
+    """Write ``<name>.md`` and ``<name>.csv``; the rows are of one dataclass."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Row))
+    writer.writerow(field.name for field in fields(rows[0]))
     writer.writerows(map(astuple, rows))
     write_text(folder / f"{name}.csv", text.getvalue())
     write_text(folder / f"{name}.md", "\n\n".join(section.strip() for section in sections) + "\n")
@@ -107,6 +111,16 @@ def kept(file: Path, make: Callable[[], Any]) -> Any:
         with written_whole(file) as temporary:
             torch.save(content, temporary)
     return torch.load(file, weights_only=True)
+
+
+def study_parser(about: str | None, data: str) -> argparse.ArgumentParser:
+    """The options of every study: its data, a small form, and folders for networks and pages."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help=f"folder that holds {data}")
+    parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    return parser
 
 
 # --- networks and photos
@@ -156,6 +170,17 @@ def labeled_photos(data: Path) -> SampleSet:
 def part_of(samples: SampleSet, start: int, step: int, limit: int | None = None) -> SampleSet:
     """Every ``step``-th sample from ``start`` on, at most ``limit`` of them."""
     return replace(samples, samples=samples.samples[start::step][:limit])
+
+
+def evenly(items: Sequence[T], group: Callable[[T], Any], count: int, seed: Any) -> list[T]:
+    """At most ``count`` items in random order, evenly over their groups."""
+    taken: Counter[Any] = Counter()
+    ranked = []
+    for place, index in enumerate(np.random.default_rng(seed).permutation(len(items))):
+        name = group(items[index])
+        taken[name] += 1
+        ranked.append((taken[name], place, index))
+    return [items[index] for _, _, index in sorted(ranked)[:count]]
 
 
 # --- a recipe searched in each fold, beside all rivals, scored on the fold's test images
@@ -211,38 +236,65 @@ def search_fold(
     calibration: CalibrationSet,
     tested: CalibrationSet,
     settings: SearchSettings,
-    recipe_file: Path,
+    stem: Path,
+    *,
+    guarantee: bool = False,
 ) -> dict[str, Any]:
-    """Search a recipe on calibration images and score it and its rivals on the tested images.
+    """Search a recipe on calibration images and score it and its rivals on the tested images, once.
+
+    Args:
+        model: The fold's network.
+        calibration: The images to search on.
+        tested: Other images.
+        settings: Of the search.
+        stem: The results are kept in files of this name: ``.recipe.json``, ``.pt`` and ``.losses.pt``.
+        guarantee: Also measure the errors of masks at every threshold.
 
     Returns:
         ``parts``: for each row the confusion matrices ``[N, 2, 2]`` of the tested images; ``kinds`` of
-        the rows; ``groups`` of the images; the recipe's ``layers``; the report's ``warnings``.
+        the rows; ``groups`` of the images; the recipe's ``layers``; the report's ``warnings``; and
+        ``guarantee``: what :func:`mask_losses_of` returns, if it was asked for.
     """
-    found = search_recipe(
-        model,
-        calibration,
-        held_out=tested,
-        settings=settings,
-        cache=recipe_file.parent / "cache",
-        progress=True,
-    )
-    found.recipe.save(recipe_file)
-    result = found.report.table
-    parts = {each.name: result.parts[each.name, "held_out"] for each in result.rows}
-    kinds = {each.name: each.kind for each in result.rows}
-    chosen, parts["Color threshold"] = color_threshold(model, calibration, tested)
-    kinds["Color threshold"] = "color"
-    parts[RECIPE], kinds[RECIPE] = parts[result.final], "recipe"
-    return {
-        "parts": parts,
-        "kinds": kinds,
-        "groups": list(tested.groups),
-        "layers": [layer.name for layer in found.recipe.layers],
-        "final": result.final,
-        "color": chosen,
-        "warnings": list(found.report.warnings),
-    }
+    recipe = stem.with_suffix(".recipe.json")
+
+    def search() -> dict[str, Any]:
+        found = search_recipe(
+            model,
+            calibration,
+            held_out=tested,
+            settings=settings,
+            cache=stem.parent / "cache",
+            progress=True,
+        )
+        found.recipe.save(recipe)
+        result = found.report.table
+        parts = {each.name: result.parts[each.name, "held_out"] for each in result.rows}
+        kinds = {each.name: each.kind for each in result.rows}
+        chosen, parts["Color threshold"] = color_threshold(model, calibration, tested)
+        kinds["Color threshold"] = "color"
+        parts[RECIPE], kinds[RECIPE] = parts[result.final], "recipe"
+        return {
+            "parts": parts,
+            "kinds": kinds,
+            "groups": list(tested.groups),
+            "layers": [layer.name for layer in found.recipe.layers],
+            "final": result.final,
+            "color": chosen,
+            "warnings": list(found.report.warnings),
+        }
+
+    kept_fold: dict[str, Any] = kept(stem.with_suffix(".pt"), search)
+    if guarantee:
+        measure = partial(mask_losses_of, model, tested, recipe)
+        kept_fold["guarantee"] = kept(stem.with_suffix(".losses.pt"), measure)
+    return kept_fold
+
+
+def pooled_parts(folds: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """The confusion matrices of all folds' tested images, of each row that every fold has."""
+    common = set.intersection(*(set(fold["parts"]) for fold in folds))
+    names = [name for name in folds[0]["parts"] if name in common]
+    return {name: torch.cat([fold["parts"][name] for fold in folds]) for name in names}
 
 
 def fold_tables(
@@ -256,11 +308,7 @@ def fold_tables(
         seed: Of the bootstrap.
         most: Rows of the table on the page; the best ones. The file has all.
     """
-    parts = {
-        name: torch.cat([fold["parts"][name] for fold in folds])
-        for name in folds[0]["parts"]
-        if all(name in fold["parts"] for fold in folds)
-    }
+    parts = pooled_parts(folds)
     kinds = folds[0]["kinds"]
     groups = [group for fold in folds for group in fold["groups"]]
     statistic = partial(score_of, kind="pooled")
@@ -277,6 +325,9 @@ def fold_tables(
             leads.append([f"{words} ({best})", with_interval(gap, "+")])
     shown = [[name, kinds[name], with_interval(scored[name])] for name in order[:most]]
     n, count = scored[RECIPE].n, scored[RECIPE].groups
+    if guarantee := [fold["guarantee"] for fold in folds if "guarantee" in fold]:
+        limits, checked = guarantee_table(network, guarantee)
+        rows += limits
     used = "; ".join(f"{', '.join(fold['layers'])} ({fold['final']})" for fold in folds)
     return rows, [
         f"## {network}: {n} test images of {count} groups, {len(folds)} fold(s)",
@@ -284,6 +335,7 @@ def fold_tables(
         "The recipe less its best rival of each kind, paired, groups resampled:",
         table(["rival", "difference [95 %]"], leads),
         f"Layers of the recipes: {used}.",
+        *(["Masks with a guarantee:", checked] if guarantee else []),
     ]
 
 

@@ -54,18 +54,19 @@ RIVALS = (
     "grad_cam_elementwise",
     "smoothed_hires_cam",
 )
-#: What is compared on the page: metric -> its axis.
-METRICS = {
-    "PxAP-box": "localization",
-    "MaxBoxAcc": "localization",
-    "mass in the cell": "grid",
-    "top 10 % in the cell": "grid",
-    "rank correlation": "sanity",
-    "class sensitivity": "sanity",
-    "probability drop": "perturbation",
-    "insertion": "perturbation",
-    "deletion": "perturbation",
-}
+#: What is compared on the page, by axis.
+METRICS = (
+    "PxAP-box",
+    "MaxBoxAcc",
+    "mass in the cell",
+    "top 10 % in the cell",
+    "rank correlation",
+    "class sensitivity",
+    "probability drop",
+    "insertion",
+    "deletion",
+)
+PLACES = ("mean of layers", "all fused")
 AXES = ("localization", "grid", "sanity", "perturbation")
 #: Mosaics of the grid pointing game, and photos of the perturbation: these axes take longest.
 MOSAICS, PERTURBED = 32, 24
@@ -104,6 +105,18 @@ def scores_of(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
     return {
         part: json.loads(json.dumps([vars(each) for each in getattr(evaluation, part)]))
         for part in ("scores", "differences")
+    }
+
+
+def kept_scores(
+    evaluations: dict[str, Callable[[], Evaluation]], stem: Path, limit: int | None
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The scores of each axis, computed once; their files begin with the stem."""
+    return {
+        axis: kept(
+            stem.with_name(f"{stem.name}_{axis}_{limit}.pt"), lambda e=evaluate: scores_of(e())
+        )
+        for axis, evaluate in evaluations.items()
     }
 
 
@@ -167,20 +180,14 @@ def main() -> None:
     rows, sections = [], ["# ImageNet networks", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
     for network in options.networks.split(","):
         model = imagenet_network(network, options.weights)
-        found = {
-            axis: kept(
-                options.work / f"imagenet_{network}_{axis}_{options.limit}.pt",
-                lambda evaluate=evaluate: scores_of(evaluate()),
-            )
-            for axis, evaluate in axes(
-                model, options.data, compared, start=1, limit=options.limit
-            ).items()
-            if axis in options.axes.split(",")
-        }
+        stem = options.work / f"imagenet_{network}"
+        evaluations = axes(model, options.data, compared, start=1, limit=options.limit)
+        chosen = {axis: evaluations[axis] for axis in options.axes.split(",")}
+        found = kept_scores(chosen, stem, options.limit)
         rows += rows_of(network, found)
         counts = ", ".join(f"{axis} {own['scores'][0]['n']}" for axis, own in found.items())
         sections += [f"## {network}", f"Images (for grid: mosaics' cells): {counts}."]
-        for layers in ("mean of layers", "all fused"):
+        for layers in PLACES:
             sections += [f"### {layers}", score_table(found, layers)]
         if "sanity" in found:
             sections += [
@@ -191,7 +198,7 @@ def main() -> None:
             [d["metric"], d["layers"], f"{d['method']} - {d['rival']}", _row("", "", d)]
             for own in found.values()
             for d in own["differences"]
-            if d["metric"] in METRICS and d["layers"] in ("mean of layers", "all fused")
+            if d["metric"] in METRICS and d["layers"] in PLACES
         ]
         lines = [
             [metric, layers, pair, f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"]

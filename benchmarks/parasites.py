@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from PIL import Image
 from scipy import ndimage
 
 from cells import CLASS_NAMES, INPUT, JITTER, WINDOW, Fields
-from common import DOCS, calibration_set, command, fold_tables, kept, search_fold, write_page
+from common import calibration_set, command, fold_tables, search_fold, study_parser, write_page
 from ssgcam import LoadedModel, load_model, save_model
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
@@ -190,12 +190,8 @@ def windows_around(fields: Sequence[Field], model: LoadedModel) -> CalibrationSe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="malaria_masks and malaria_iml")
+    parser = study_parser(__doc__, "malaria_masks and malaria_iml")
     parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
-    parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
-    parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
-    parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     fields = read_fields(options.data)
     start = options.work / f"cells_{options.network}_fold0.pth"
@@ -216,9 +212,7 @@ def main() -> None:
             stem = (
                 options.work / f"parasites_{options.network}_{variant}_{field.name}_{generations}"
             )
-            file = stem.with_suffix(".recipe.json")
-            search = partial(search_fold, model, others, tested, settings, file)
-            found.append(kept(stem.with_suffix(".pt"), search))
+            found.append(search_fold(model, others, tested, settings, stem))
         own, text = fold_tables(f"{options.network}, {variant}", found)
         rows += own
         sections += text

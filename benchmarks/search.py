@@ -19,7 +19,7 @@ import torch
 from torchvision import models
 
 from cells import CALIBRATION, Fields, labeled_windows, spread
-from common import DOCS, RECIPE, command, fold_tables, kept, search_fold, table, write_page
+from common import DOCS, RECIPE, command, fold_tables, search_fold, table, write_page
 from ssgcam import CAM, LoadedModel, Preprocessing, load_model
 from ssgcam.core.augment import Augmentation
 from ssgcam.search import CalibrationSet, MapCache, MapGrid, SearchSettings
@@ -73,15 +73,12 @@ def main() -> None:
     options = parser.parse_args()
     candidate, passes = time_of_a_candidate()
     header = ["12 layers, 40 images", "ms"]
-    lines = [
-        ["one candidate", f"{candidate:.2f}"],
-        ["ResNet34's maps of these images", f"{passes:.0f}"],
-    ]
+    rows_of_time = [["one candidate", f"{candidate:.2f}"], ["maps by ResNet34", f"{passes:.0f}"]]
     sections = [
         "# The search",
         f"`{command()}`",
         (__doc__ or "").split("\n\n")[2],
-        table(header, lines),
+        table(header, rows_of_time),
     ]
     if options.quick:
         print("\n\n".join(sections))
@@ -100,12 +97,7 @@ def main() -> None:
                 seed=seed, folds=0, views=plain, augmentations=plain, refinement=None
             )
             stem = options.work / f"search_{count}_{seed}"
-            found = kept(
-                stem.with_suffix(".pt"),
-                lambda c=calibration, s=settings, f=stem: search_fold(
-                    model, c, tested, s, f.with_suffix(".recipe.json")
-                ),
-            )
+            found = search_fold(model, calibration, tested, settings, stem)
             own, _ = fold_tables(f"resnet34, {count} images, draw {seed}", [found], seed=seed)
             recipe = next(each for each in own if each.method == RECIPE)
             rows.append(recipe)

@@ -13,15 +13,13 @@ PyTorch's allocator holds at most above the level before the call.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torchvision import models
 
-from common import DOCS, command, table
+from common import DOCS, command, table, write_page
 from ssgcam import CAM
-from ssgcam.files import write_text
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 AUTO = {
@@ -194,28 +191,16 @@ def measure(network_name: str, batch: int, which: str, seconds: float, least: in
     rows = []
     for title, found in times.items():
         ratios = [a / b for a, b in zip(found, times["PyTorch's passes"], strict=True)]
-        numbers = (
-            1000 * statistics.median(found),
-            statistics.median(ratios),
-            min(ratios),
-            max(ratios),
-        )
-        rows.append(
-            Row(
-                network_name,
-                batch,
-                f"{which}, {len(layers)}",
-                title,
-                *(round(number, 3) for number in numbers),
-                len(found),
-                round(memory[title], 1),
-            )
-        )
+        middle, place = statistics.median(ratios), f"{which}, {len(layers)}"
+        numbers = (1000 * statistics.median(found), middle, min(ratios), max(ratios))
+        rounded = [round(number, 3) for number in numbers]
+        more = len(found), round(memory[title], 1)
+        rows.append(Row(network_name, batch, place, title, *rounded, *more))
     return rows
 
 
-def markdown(rows: list[Row]) -> str:
-    """The page: one table for each setting."""
+def page(rows: list[Row]) -> list[str]:
+    """The sections of the page: one table for each setting."""
     facts = (
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}, 224 px, random weights."
@@ -224,21 +209,16 @@ def markdown(rows: list[Row]) -> str:
     settings = dict.fromkeys((row.network, row.batch, row.layers) for row in rows)
     for network, batch, layers in settings:
         own = [r for r in rows if (r.network, r.batch, r.layers) == (network, batch, layers)]
-        lines = [
-            [
-                r.method,
-                f"{r.milliseconds:.0f}",
-                f"{r.ratio:.2f} [{r.lowest:.2f}, {r.highest:.2f}]",
-                f"{r.memory_mib:.0f}",
-            ]
-            for r in own
-        ]
+        lines = []
+        for r in own:
+            ratio = f"{r.ratio:.2f} [{r.lowest:.2f}, {r.highest:.2f}]"
+            lines.append([r.method, f"{r.milliseconds:.0f}", ratio, f"{r.memory_mib:.0f}"])
         header = ["method", "ms", "times PyTorch's passes [lowest, highest]", "peak MiB"]
         sections += [
             f"## {network}, batch {batch}, layers: {layers}; {own[0].rounds} rounds",
             table(header, lines),
         ]
-    return "\n\n".join(sections) + "\n"
+    return sections
 
 
 def main() -> None:
@@ -252,14 +232,10 @@ def main() -> None:
     settings = SETTINGS[:1] if options.quick else SETTINGS
     seconds = 10 if options.quick else options.seconds
     rows = [row for setting in settings for row in measure(*setting, seconds, 3)]
-    print(markdown(rows))
-    if not options.quick:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Row))
-        writer.writerows(map(astuple, rows))
-        write_text(options.out / "speed.csv", text.getvalue())
-        write_text(options.out / "speed.md", markdown(rows))
+    if options.quick:
+        print("\n\n".join(page(rows)))
+    else:
+        write_page("speed", page(rows), rows, options.out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +24,16 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from common import (
-    DOCS,
     RECIPE,
     Row,
     calibration_set,
     command,
+    evenly,
     fold_tables,
-    guarantee_table,
-    kept,
-    mask_losses_of,
+    pooled_parts,
     row,
     search_fold,
+    study_parser,
     table,
     with_interval,
     write_page,
@@ -106,13 +106,7 @@ def calibration_photos(photos: Sequence[Photo], fold: int) -> list[Photo]:
     chosen: list[Photo] = []
     for label, count in zip((1, 0), CALIBRATION, strict=True):
         own = [photo for photo in photos if photo.label == label]
-        taken: dict[str, int] = {}
-        ranked = []
-        for place, index in enumerate(np.random.default_rng((fold, label)).permutation(len(own))):
-            tile = own[index].tile
-            taken[tile] = taken.get(tile, 0) + 1
-            ranked.append((taken[tile], place, index))
-        chosen += [own[index] for _, _, index in sorted(ranked)[:count]]
+        chosen += evenly(own, lambda photo: photo.tile, count, (fold, label))
     return chosen
 
 
@@ -170,30 +164,22 @@ def classifier_rows(folds: Sequence[tuple[list[Photo], torch.Tensor]]) -> tuple[
     return rows, f"ROC AUC of defect against free: {auc:.3f} ({len(photos)} photos).\n\n{text}"
 
 
-def kind_rows(folds: Sequence[dict[str, object]], kinds: Sequence[str]) -> tuple[list[Row], str]:
+def kind_rows(folds: Sequence[dict[str, Any]], kinds: Sequence[str]) -> tuple[list[Row], str]:
     """The pooled IoU of the recipe and of the best rivals for each kind of defect."""
     names = [RECIPE, "Color threshold"]
-    parts: dict[str, torch.Tensor] = {
-        name: torch.cat([fold["parts"][name] for fold in folds])  # type: ignore[index]
-        for name in folds[0]["parts"]  # type: ignore[attr-defined]
-        if all(name in fold["parts"] for fold in folds)  # type: ignore[operator]
-    }
-    groups = [group for fold in folds for group in fold["groups"]]  # type: ignore[attr-defined]
+    parts = pooled_parts(folds)
+    groups = [group for fold in folds for group in fold["groups"]]
     scores = {name: float(score_of(own.mean(0)[None], "pooled")[0]) for name, own in parts.items()}
     for kind in ("single", "ssg"):
-        own = [name for name, of in folds[0]["kinds"].items() if of == kind and name in parts]  # type: ignore[attr-defined]
+        own = [name for name, of in folds[0]["kinds"].items() if of == kind and name in parts]
         names.insert(-1, max(own, key=lambda name: scores[name]))
-    lines, rows = [], []
+    lines, rows, pooled = [], [], partial(score_of, kind="pooled")
     for kind in sorted(set(kinds) - {"free"}):
         chosen = [index for index, own in enumerate(kinds) if own == kind]
-        line = [kind, str(len(chosen)), str(len({groups[index] for index in chosen}))]
+        tiles = [groups[index] for index in chosen]
+        line = [kind, str(len(chosen)), str(len(set(tiles)))]
         for name in names:
-            found = bootstrap_interval(
-                parts[name][chosen],
-                partial(score_of, kind="pooled"),
-                seed=0,
-                groups=[groups[index] for index in chosen],
-            )
+            found = bootstrap_interval(parts[name][chosen], pooled, seed=0, groups=tiles)
             rows.append(row("efficientnet_lite0", name, "", f"foreground IoU, {kind}", found))
             line.append(with_interval(found))
         lines.append(line)
@@ -201,17 +187,13 @@ def kind_rows(folds: Sequence[dict[str, object]], kinds: Sequence[str]) -> tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds magnetic_tiles")
+    parser = study_parser(__doc__, "magnetic_tiles")
     parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the three")
-    parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
-    parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
-    parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
     photos = read_photos(options.data)
     generations = 3 if options.quick else 150
     settings = SearchSettings(generations=generations, folds=0)
-    predicted, folds, losses, kinds = [], [], [], []
+    predicted, folds, kinds = [], [], []
     for fold in range(options.folds):
         known, held, tested = split(photos, fold)
         model = trained(known, fold, options)
@@ -220,15 +202,10 @@ def main() -> None:
         held_out = masked(tested, model)
         kinds += [photo.kind for photo in tested]
         stem = options.work / f"tiles_fold{fold}_{generations}"
-        file = stem.with_suffix(".recipe.json")
-        search = partial(search_fold, model, calibration, held_out, settings, file)
-        folds.append(kept(stem.with_suffix(".pt"), search))
-        measure = partial(mask_losses_of, model, held_out, file)
-        losses.append(kept(stem.with_suffix(".losses.pt"), measure))
+        folds.append(search_fold(model, calibration, held_out, settings, stem, guarantee=True))
     classifier, learned = classifier_rows(predicted)
     rows, sections = fold_tables("efficientnet_lite0", folds)
     by_kind, text = kind_rows(folds, kinds)
-    kept_limits, checked = guarantee_table("efficientnet_lite0", losses)
     sections = [
         "# Magnetic tiles",
         f"`{command()}`",
@@ -238,10 +215,8 @@ def main() -> None:
         *sections,
         "By kind of defect (descriptive; photos without a defect are left out):",
         text,
-        "## Masks with a guarantee",
-        checked,
     ]
-    write_page("tiles", sections, classifier + rows + by_kind + kept_limits, options.out)
+    write_page("tiles", sections, classifier + rows + by_kind, options.out)
 
 
 if __name__ == "__main__":

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from common import (
-    DOCS,
     calibration_set,
     command,
+    evenly,
     fold_tables,
-    guarantee_table,
-    kept,
-    mask_losses_of,
     search_fold,
+    study_parser,
     write_page,
 )
 from ssgcam import LoadedModel, load_model, save_model
@@ -72,13 +70,7 @@ def fold_of(crops: SampleSet) -> list[int]:
 
 def calibration_crops(crops: Sequence[Sample], fold: int) -> list[Sample]:
     """:data:`CALIBRATION` crops, the types in turn."""
-    taken = dict.fromkeys(range(len(TYPES)), 0)
-    ranked = []
-    for place, index in enumerate(np.random.default_rng((0, fold)).permutation(len(crops))):
-        label = crops[index].labels[0]
-        taken[label] += 1
-        ranked.append((taken[label], place, index))
-    return [crops[index] for _, _, index in sorted(ranked)[:CALIBRATION]]
+    return evenly(crops, lambda crop: crop.labels[0], CALIBRATION, (0, fold))
 
 
 def labeled_crops(
@@ -115,18 +107,13 @@ def trained(
         )
         save_model(result.model, file)
         images = labeled_images(tested)
-        write_json(
-            file.with_suffix(".json"), evaluate(predict(result.model, images), images).to_json()
-        )
+        scores = evaluate(predict(result.model, images), images)
+        write_json(file.with_suffix(".json"), asdict(scores))
     return load_model(str(file))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds wbc")
-    parser.add_argument("--quick", action="store_true", help="small, for a test of the script")
-    parser.add_argument("--work", type=Path, default=Path("runs"), help="networks and results")
-    parser.add_argument("--out", type=Path, default=DOCS)
+    parser = study_parser(__doc__, "wbc")
     options = parser.parse_args()
     views = (Augmentation("both"),)  # crops have no upright direction
     generations = 3 if options.quick else 150
@@ -134,33 +121,23 @@ def main() -> None:
     crops = read_crops(options.data)
     folds = fold_of(crops)
     found: dict[str, list[dict[str, object]]] = {target: [] for target in TARGETS}
-    losses: dict[str, list[dict[str, object]]] = {target: [] for target in TARGETS}
     for fold in range(FOLDS):
-        known, tested = (
-            SampleSet(
-                tuple(s for s, k in zip(crops, folds, strict=True) if (k == fold) == own),
-                TYPES,
-                crops.root,
-                crops.kind,
-            )
-            for own in (False, True)
-        )
+        parts: tuple[list[Sample], list[Sample]] = [], []
+        for sample, of in zip(crops, folds, strict=True):
+            parts[of == fold].append(sample)
+        known, tested = (replace(crops, samples=tuple(part)) for part in parts)
         model = trained(known, tested, fold, options)
         for target, values in TARGETS.items():
-            parts = (calibration_crops(known.samples, fold), tested.samples)
-            calibration, held_out = (labeled_crops(part, values, model) for part in parts)
+            chosen = (calibration_crops(known.samples, fold), tested.samples)
+            calibration, held_out = (labeled_crops(part, values, model) for part in chosen)
             stem = options.work / f"wbc_{target.replace(' ', '_')}_fold{fold}_{generations}"
-            file = stem.with_suffix(".recipe.json")
-            search = partial(search_fold, model, calibration, held_out, settings, file)
-            found[target].append(kept(stem.with_suffix(".pt"), search))
-            measure = partial(mask_losses_of, model, held_out, file)
-            losses[target].append(kept(stem.with_suffix(".losses.pt"), measure))
+            searched = search_fold(model, calibration, held_out, settings, stem, guarantee=True)
+            found[target].append(searched)
     rows, sections = [], ["# White blood cells", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
     for target in TARGETS:
         own, text = fold_tables(f"resnet34, {target}", found[target])
-        limits, checked = guarantee_table(f"resnet34, {target}", losses[target])
-        rows += own + limits
-        sections += [*text, "Masks with a guarantee:", checked]
+        rows += own
+        sections += text
     write_page("wbc", sections, rows, options.out)
 
 

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import cells
@@ -118,18 +117,3 @@ def test_healthy_training_windows_show_no_infected_or_undecided_cell(data):
 def test_missing_data_gives_one_sentence(tmp_path):
     with pytest.raises(SsgcamError, match=r"annotations\.json'; give --data the folder"):
         Fields.read(tmp_path)
-
-
-def test_the_order_of_masks_is_compared_with_the_perfect_one():
-    true = torch.linspace(0.1, 0.9, 20, dtype=torch.float64)
-    groups = [f"field {k % 5}" for k in range(20)]
-    correlation, gain = cells.order_parts((true / 2).tolist(), true, groups)
-    assert (correlation.value, gain.value) == pytest.approx((1, 1))
-    assert (correlation.n, correlation.groups) == (20, 5)
-    correlation, gain = cells.order_parts((1 - true).tolist(), true, groups)
-    assert (correlation.value, gain.value) == pytest.approx((-1, -1))
-
-
-def test_masks_become_confusion_matrices_without_undecided_pixels():
-    found, true = np.array([[0, 1], [1, 1]]), np.array([[0, 1], [0, 255]])
-    assert cells.mask_parts([found], [true]).tolist() == [[[1, 1], [0, 1]]]

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from common import RECIPE, command, fold_tables, row, write_page
+from common import RECIPE, command, evenly, fold_tables, row, write_page
 from ssgcam.metrics import bootstrap_interval
 from tiles import Photo, split
 
@@ -78,3 +78,12 @@ def test_tiles_are_split_without_sharing_and_each_is_tested_once(tmp_path):
         assert all({photo.kind for photo in part} == set(kinds) for part in parts)
         tested += sorted(tiles[2])
     assert sorted(tested) == sorted({photo.tile for photo in photos})
+
+
+def test_items_are_chosen_evenly_over_their_groups():
+    items = [("a", k) for k in range(10)] + [("b", k) for k in range(3)] + [("c", 0)]
+    chosen = evenly(items, lambda item: item[0], 7, seed=1)
+    assert sorted(group for group, _ in chosen) == ["a", "a", "a", "b", "b", "b", "c"]
+    assert len(set(chosen)) == 7
+    assert evenly(items, lambda item: item[0], 7, seed=1) == chosen
+    assert len(evenly(items, lambda item: item[0], 100, seed=1)) == len(items)

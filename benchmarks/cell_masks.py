@@ -1,0 +1,273 @@
+"""Masks of infected cells beyond the recipe: a second stage, sure and unsure masks, whole fields.
+
+    python benchmarks/cell_masks.py second --data DATA --network resnet18 --work runs
+    python benchmarks/cell_masks.py fields --data DATA --network resnet18 --work runs
+
+Both need the networks and recipes of ``cells.py``. ``second``: the recipe makes masks of the infected
+training windows, of which only the labels are used. 'train-segmenter' learns from them (without the fifth
+whose predicted IoU is lowest; healthy windows get empty masks), and the same network learns from the
+calibration masks alone, in as many steps. All three are scored on the infected windows of the test
+fields, at 160 px. Then: does the predicted IoU of the recipe's masks order them by their true IoU?
+
+``fields`` segments whole fields by overlapping windows of 160 px, with a recipe of 40 infected and 20
+healthy windows: by its own threshold and gate, and by the window rule that the uninfected fields of the
+training and calibration parts give (at most .1 false objects in each). An object is false if it touches
+no infected cell's box. Test fields: all without an infected or undecided cell, and 20 with infected ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from cells import CALIBRATION, HEALTHY, WINDOW, Box, Fields, Window, labeled_windows, spread
+from common import command, row, study_parser, table, with_interval, write_page
+from ssgcam import Recipe, load_model
+from ssgcam.bulk.false_objects import choose_window_rule
+from ssgcam.bulk.segment import segment_images
+from ssgcam.bulk.windows import Windows
+from ssgcam.metrics import Interval, bootstrap_interval, identity, paired_difference, ratio
+from ssgcam.metrics.masks import confusion_matrix, foreground_iou
+from ssgcam.search import SearchSettings, search_recipe
+from ssgcam.search.fitness import score_of
+from ssgcam.search.window_scores import window_scores
+from ssgcam.segmentation_model import save_segmenter
+from ssgcam.training.segmenter import train_segmenter
+from ssgcam.training.settings import SegmenterSettings
+
+RECIPE = "recipe"
+SECOND = "second stage, from the recipe's masks"
+ALONE = "the same network from the calibration masks alone"
+ORDER = ("Spearman's correlation, predicted and true IoU", "share of the perfect order's gain")
+
+
+def write_windows(folder: Path, fields: Fields, windows: Sequence[Window]) -> list[Path]:
+    """Write the windows as PNG files, their masks below ``true``."""
+    (folder / "true").mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number:04d}.png" for number in range(len(windows))]
+    for file, window in zip(files, windows, strict=True):
+        fields.photo(window).save(file)
+        Image.fromarray(fields.mask(window, WINDOW)).save(folder / "true" / file.name)
+    return files
+
+
+def predicted_ious(folder: Path) -> list[float]:
+    """The predicted IoU of the masks that ``segment_images`` wrote, by name; 0 of an empty mask."""
+    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    entries = sorted(map(json.loads, lines), key=lambda entry: entry["outputs"])
+    return [entry["classes"][0]["predicted_iou"] or 0.0 for entry in entries]
+
+
+def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
+    """The confusion matrices ``[N, 2, 2]`` of masks."""
+    pairs = [(torch.tensor(f > 0), torch.tensor(t)) for f, t in zip(found, true, strict=True)]
+    return torch.stack([confusion_matrix(*pair, 2).double() for pair in pairs])
+
+
+def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str]) -> list[Interval]:
+    """How well a predicted IoU orders masks, with intervals that resample groups.
+
+    Returns:
+        Spearman's rank correlation with the true IoU, and how much of the gain in mean IoU of a perfect
+        order is reached when the fifth with the lowest predicted IoU is set aside.
+    """
+    values = np.stack([np.asarray(predicted), true.numpy()])
+    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
+
+    def statistics(chosen: Any) -> tuple[float, float]:
+        guess, iou = values[:, chosen]
+        left = [iou[np.argsort(by, kind="stable")][len(iou) // 5 :].mean() for by in (guess, iou)]
+        gained, most = (mean - iou.mean() for mean in left)
+        return float(spearmanr(guess, iou).statistic), float(gained / most)
+
+    generator = np.random.default_rng(0)
+    drawn = (generator.integers(0, len(members), len(members)) for _ in range(1000))
+    samples = [statistics(np.concatenate([members[k] for k in each])) for each in drawn]
+    low, high = np.percentile(samples, (2.5, 97.5), axis=0)
+    return [
+        Interval(value, float(a), float(b), 0.95, len(true), len(members), 1000, 0, 0)
+        for value, a, b in zip(statistics(np.arange(len(true))), low, high, strict=True)
+    ]
+
+
+def masks_of_fold(
+    fields: Fields, fold: int, stem: Path, recipe: Path, network: str, epochs: int
+) -> tuple[dict[str, Tensor], list[float]]:
+    """Train both networks of a fold and segment its test windows three times.
+
+    Returns:
+        The confusion matrices ``[N, 2, 2]`` of each kind of masks; the predicted IoU of the recipe's.
+    """
+    model, folder = load_model(f"{stem}.pth"), stem.with_name(f"{stem.name}_masks")
+    train = fields.windows(fold, "train", healthy=60)
+    infected = sum(window.cell.infected for window in train)
+    files = write_windows(folder / "train", fields, train)
+    known = spread(fields.windows(fold, "calibration"), CALIBRATION)
+    known_files = write_windows(folder / "calibration", fields, known)
+    tested = fields.windows(fold, "test")
+    tested_files = write_windows(folder / "test", fields, tested)
+    own = folder / "own"
+    segment_images(files[:infected], model, own, recipe=recipe, gate=0.0)
+    quality = predicted_ious(own)
+    sure = [f for f, q in zip(files, quality, strict=False) if q >= np.quantile(quality, 0.2)]
+    for file in files[infected:]:
+        Image.fromarray(np.zeros((WINDOW, WINDOW), np.uint8)).save(own / file.name)
+    pairs = {
+        SECOND: [(file, own / file.name) for file in (*sure, *files[infected:])],
+        ALONE: [(file, file.parent / "true" / file.name) for file in known_files],
+    }
+    segment_images(tested_files, model, folder / RECIPE, recipe=recipe, mirror=True)
+    for name, examples in pairs.items():
+        rounds = round(epochs * len(pairs[SECOND]) / len(examples))
+        settings = SegmenterSettings(network, f"{stem}.pth", 96, rounds, seed=fold)
+        trained = folder / f"{name}.pth"
+        if not trained.exists():
+            save_segmenter(train_segmenter(examples, settings, ("infected",)).model, trained)
+        segment_images(tested_files, None, folder / name, segmenter=trained)
+    true = [fields.mask(window, WINDOW) for window in tested]
+    masks = {
+        name: [np.asarray(Image.open(folder / name / file.name)) for file in tested_files]
+        for name in (RECIPE, *pairs)
+    }
+    parts = {name: mask_parts(found, true) for name, found in masks.items()}
+    return parts, predicted_ious(folder / RECIPE)
+
+
+def second_stage(options: argparse.Namespace) -> None:
+    """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
+    fields, network = Fields.read(options.data), options.network
+    generations, epochs = (3, 1) if options.quick else (150, 12)
+    made: dict[str, list[Tensor]] = {}
+    guesses, groups, folds = list[float](), list[str](), list[str]()
+    for fold in range(fields.folds):
+        stem = options.work / f"cells_{network}_fold{fold}"
+        recipe = stem.with_name(f"{stem.name}_{generations}.recipe.json")
+        if not recipe.exists():
+            print(f"no '{recipe}', so fold {fold} is left out: run 'cells.py study' for it")
+            continue
+        parts, quality = masks_of_fold(fields, fold, stem, recipe, network, epochs)
+        for name, found in parts.items():
+            made.setdefault(name, []).append(found)
+        guesses += quality
+        groups += [window.cell.field for window in fields.windows(fold, "test")]
+        folds.append(str(fold))
+    pooled = {name: torch.cat(own) for name, own in made.items()}
+    interval = {"statistic": partial(score_of, kind="pooled"), "seed": 0, "groups": groups}
+    rows, lines = [], []
+    for name, own in pooled.items():
+        score = bootstrap_interval(own, **interval)
+        rows.append(row(network, name, "", "foreground IoU", score))
+        lines.append([name, with_interval(score), ""])
+        if name != SECOND:
+            gap = paired_difference(pooled[SECOND], own, **interval)
+            rows.append(row(network, f"second stage - {name}", "", "IoU difference", gap))
+            lines[-1][-1] = with_interval(gap, "+")
+    order = order_parts(guesses, foreground_iou(pooled[RECIPE]), groups)
+    rows += [row(network, RECIPE, "", name, each) for name, each in zip(ORDER, order, strict=True)]
+    sections = [
+        "# Masks of infected cells: recipe, second stage, and how sure they are",
+        f"`{command()}`",
+        (__doc__ or "").split("\n\n")[2],
+        f"## {network}: {len(groups)} test windows of the folds {', '.join(folds)}",
+        table(["masks of", "foreground IoU [95 %]", "second stage less this one"], lines),
+        "The predicted IoU of the recipe's masks; the gain is that in mean IoU when the fifth with the "
+        "lowest predicted IoU is set aside:",
+        table(["measure", "value [95 %]"], [*zip(ORDER, map(with_interval, order), strict=True)]),
+    ]
+    write_page("masks", sections, rows, options.out)
+
+
+def count_objects(mask: np.ndarray[Any, Any], boxes: Sequence[Box]) -> tuple[int, int]:
+    """How many objects of a mask touch no box, and how many boxes an object touches."""
+    count, labels = cv2.connectedComponents((mask > 0).astype(np.uint8), connectivity=4)
+    inside = [labels[int(y0) : int(y1), int(x0) : int(x1)] for x0, y0, x1, y1 in boxes]
+    touching = [{*np.unique(each).tolist()} - {0} for each in inside]
+    return count - 1 - len(set().union(*touching)), sum(map(bool, touching))
+
+
+def whole_fields(options: argparse.Namespace) -> None:
+    """Count false objects and found cells in whole test fields, with and without a window rule."""
+    fields, fold, network = Fields.read(options.data), options.fold, options.network
+    stem = options.work / f"cells_{network}_fold{fold}"
+    model, photos = load_model(f"{stem}.pth"), fields.folder / "images"
+    known = spread(fields.windows(fold, "calibration"), CALIBRATION)
+    healthy = fields.windows(fold, "calibration", healthy=20)
+    known += [window for window in healthy if not window.cell.infected]
+    data = labeled_windows(fields, known, model).with_predictions(model)
+    settings = SearchSettings(generations=3 if options.quick else 150, folds=0)
+    file = stem.with_name(f"{stem.name}_fields_{settings.generations}.recipe.json")
+    if not file.exists():
+        search_recipe(model, data, settings=settings, progress=True).recipe.save(file)
+    recipe = Recipe.load(file)
+
+    def uninfected(split: Any) -> list[str]:
+        names = fields.names(fold, split)
+        return [n for n in names if all(cell.type == HEALTHY for cell in fields.cells[n])]
+
+    negatives = [photos / name for split in ("calibration", "train") for name in uninfected(split)]
+    on_labeled = window_scores(model, recipe, data, settings)
+    rule = choose_window_rule(
+        model, recipe, negatives, Windows(WINDOW), on_labeled.gates, on_labeled.thresholds,
+        on_labeled.scores, on_labeled.smallest_object,
+    )  # fmt: skip
+    names = fields.names(fold, "test")
+    infected = [name for name in names if any(cell.infected for cell in fields.cells[name])]
+    tested = {"uninfected": uninfected("test"), "infected": infected[:: -(-len(infected) // 20)]}
+    rows, lines = [], []
+    rules = {"own threshold and gate": recipe, "window rule": replace(recipe, window_rule=rule)}
+    for title, own in rules.items():
+        scores = {}
+        for kind, chosen in tested.items():
+            out = stem.with_name(f"{stem.name}_fields") / title / kind
+            segment_images(
+                [photos / name for name in chosen], model, out, recipe=own, window=WINDOW
+            )
+            counts = []
+            for name in chosen:
+                boxes = [cell.box for cell in fields.cells[name] if cell.infected]
+                mask = np.asarray(Image.open(out / f"{Path(name).stem}.png"))
+                counts.append((*count_objects(mask, boxes), len(boxes)))
+            parts = torch.tensor(counts, dtype=torch.float64)
+            scores[f"false objects in each {kind} field"] = parts[:, 0], identity
+        scores["share of infected cells found"] = parts[:, 1:], ratio
+        found = {metric: bootstrap_interval(*each, seed=0) for metric, each in scores.items()}
+        rows += [row(network, title, "", metric, each) for metric, each in found.items()]
+        lines.append([title, *map(with_interval, found.values())])
+    header = ["rule", *(f"{name} [95 %]" for name in dict.fromkeys(each.metric for each in rows))]
+    cells = sum(cell.infected for name in tested["infected"] for cell in fields.cells[name])
+    sections = [
+        "# Infected cells in whole fields",
+        f"`{command()}`",
+        (__doc__ or "").split("\n\n")[3],
+        f"## {network}, fold {fold}: {len(tested['uninfected'])} uninfected and "
+        f"{len(tested['infected'])} infected fields with {cells} infected cells",
+        table(header, lines),
+        f"{rule.photos} uninfected fields chose the rule: gate {rule.gate:.3f}, threshold "
+        f"{rule.threshold:.2f}, objects of at least {rule.smallest_object} pixels.",
+    ]
+    write_page("fields", sections, rows, options.out)
+
+
+def main() -> None:
+    parser = study_parser(__doc__, "malaria_iml")
+    parser.add_argument("step", choices=("second", "fields"))
+    parser.add_argument("--network", default="resnet18", help="one that 'cells.py train' trained")
+    parser.add_argument("--fold", type=int, default=0, choices=range(3), help="of 'fields'")
+    options = parser.parse_args()
+    {"second": second_stage, "fields": whole_fields}[options.step](options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""What the studies of masks of infected cells compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import cell_masks
+
+
+def test_the_order_of_masks_is_compared_with_the_perfect_one():
+    true = torch.linspace(0.1, 0.9, 20, dtype=torch.float64)
+    groups = [f"field {k % 5}" for k in range(20)]
+    correlation, gain = cell_masks.order_parts((true / 2).tolist(), true, groups)
+    assert (correlation.value, gain.value) == pytest.approx((1, 1))
+    assert (correlation.n, correlation.groups) == (20, 5)
+    correlation, gain = cell_masks.order_parts((1 - true).tolist(), true, groups)
+    assert (correlation.value, gain.value) == pytest.approx((-1, -1))
+
+
+def test_masks_become_confusion_matrices_without_undecided_pixels():
+    found, true = np.array([[0, 1], [1, 1]]), np.array([[0, 1], [0, 255]])
+    assert cell_masks.mask_parts([found], [true]).tolist() == [[[1, 1], [0, 1]]]
+
+
+def test_objects_are_false_if_they_touch_no_box():
+    mask = np.zeros((20, 20), np.uint8)
+    mask[2:5, 2:5] = mask[10:12, 10:18] = mask[15, 3] = 1
+    boxes = [(0, 0, 4, 4), (9, 9, 12, 12), (14, 9, 20, 12), (0, 8, 5, 12)]
+    assert cell_masks.count_objects(mask, boxes) == (1, 3)
+    assert cell_masks.count_objects(mask, []) == (3, 0)
+    assert cell_masks.count_objects(np.zeros_like(mask), boxes) == (0, 0)
