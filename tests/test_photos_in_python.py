@@ -48,6 +48,18 @@ def test_cam_takes_photos(form: str, model: LoadedModel) -> None:
     assert found.classes.tolist() == expected.classes.tolist()
 
 
+def test_layers_of_photos(model: LoadedModel) -> None:
+    assert CAM(model).layers(PHOTO) == CAM(model).layers(model.preprocessing([PHOTO]))
+
+
+def test_photos_become_inputs_in_the_networks_number_format() -> None:
+    wide = load_model("helpers.factories:tiny")
+    expected = CAM(wide)(PHOTO).maps
+    wide.network.double()
+    maps = CAM(wide)(PHOTO).maps
+    torch.testing.assert_close(maps.float(), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_cam_takes_one_input_without_its_batch(model: LoadedModel) -> None:
     inputs = model.preprocessing([PHOTO])
     torch.testing.assert_close(CAM(model)(inputs[0]).maps, CAM(model)(inputs).maps)
@@ -80,9 +92,10 @@ def test_classes_by_name(model: LoadedModel) -> None:
         ("a.jpg", "'a.jpg' is a path; read the photo with ssgcam.images.read_image"),
         (PIXELS.astype(np.int64) + 100, "it has values from 100 to 355"),
         (PIXELS / 100, "it has values from 0 to 2.55"),
+        (PIXELS * np.nan, "it has values from nan to nan"),
         (np.zeros((4, 4, 7), np.uint8), r"a photo is ndarray \[4, 4, 7\]"),
     ],
-    ids=["none given", "None", "path", "above 8 bits", "above 1", "seven channels"],
+    ids=["none given", "None", "path", "above 8 bits", "above 1", "NaN", "seven channels"],
 )
 def test_what_is_no_photo(photo: Any, message: str, model: LoadedModel) -> None:
     with pytest.raises(SsgcamError, match=message):

@@ -15,7 +15,7 @@ from ssgcam.core.forward_methods import recipro_cam, score_cam
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.layouts import layout_of
 from ssgcam.core.methods import METHODS, ssg_cam
-from ssgcam.core.network import explaining, outside_inference_mode, unwrap
+from ssgcam.core.network import explaining, outside_inference_mode, placed, unwrap
 from ssgcam.core.settings import (
     Form,
     Fusion,
@@ -109,7 +109,7 @@ class CAM:
         if method not in METHODS:
             raise SsgcamError(f"no method named '{method}'; choose one of {', '.join(METHODS)}")
         loaded = as_loaded(model)
-        self._loaded, self._bare = loaded, loaded is not model
+        self._model = model if isinstance(model, LoadedModel) else None
         self.network = unwrap(loaded.network)
         self.class_names = loaded.class_names
         self.method = METHODS[method]
@@ -149,10 +149,10 @@ class CAM:
         """How the network is run: ``"exact"``, or what ``fast=True`` chose, in words."""
         return self._computation.description
 
-    def layers(self, images: Tensor) -> list[str]:
+    def layers(self, images: Tensor | Photo | Sequence[Photo]) -> list[str]:
         """The target layers' names; ``"auto"`` is resolved with the first images given."""
         if self._layers is None:
-            self._layers = auto_layers(self.network, images[:1])
+            self._layers = auto_layers(self.network, self.inputs(images)[:1])
         return self._layers
 
     def inputs(self, images: Tensor | Photo | Sequence[Photo]) -> Tensor:
@@ -165,28 +165,29 @@ class CAM:
         Raises:
             SsgcamError: If it is neither, or there is no preprocessing for photos.
         """
-        if isinstance(images, Tensor) and (images.is_floating_point() or self._bare):
+        if isinstance(images, Tensor) and (images.is_floating_point() or self._model is None):
             inputs = images[None] if images.ndim == 3 else images
             _check_images(inputs)
             return inputs
-        if self._bare:
+        if self._model is None:
             raise SsgcamError(
                 f"images is {type(images).__name__}; give a floating-point tensor [N, C, H, W], or give "
                 "CAM what load_model returned, whose preprocessing takes photos"
             )
-        made = self._loaded.preprocessing(images)
-        return made.to(next(iter(self.network.parameters()), made).device)
+        return placed(self._model.preprocessing(images), self.network)
 
-    def indices(self, wanted: Classes | str | Sequence[str] | None) -> Classes | None:
+    def class_indices(self, wanted: Classes | str | Sequence[str] | None) -> Classes | None:
         """Classes by index, made of names where they are given and the network has some.
 
         Raises:
             SsgcamError: If a name fits no class of the network, or several.
         """
-        if self.class_names and isinstance(wanted, str):
-            return self._loaded.class_index(wanted)
-        if self.class_names and isinstance(wanted, list | tuple):
-            return [self._loaded.class_index(k) if isinstance(k, str) else k for k in wanted]
+        if self._model is None or not self._model.class_names:
+            return wanted  # type: ignore[return-value]
+        if isinstance(wanted, str):
+            return self._model.class_index(wanted)
+        if isinstance(wanted, list | tuple):
+            return [self._model.class_index(k) if isinstance(k, str) else k for k in wanted]
         return wanted  # type: ignore[return-value]
 
     def __call__(
@@ -217,11 +218,11 @@ class CAM:
         images = self.inputs(images)
         captured = self._capture(images)
         logits, classes = logits_and_classes(
-            captured.output, self.indices(classes), images, self.target_function, self.target
+            captured.output, self.class_indices(classes), images, self.target_function, self.target
         )
         contrast: Any = self.method.against if against is None else against
         if not (isinstance(contrast, str) and contrast in get_args(Others)):
-            contrast = self.indices(contrast)
+            contrast = self.class_indices(contrast)
         others = compared_classes(contrast, logits, classes, self.target)
         input_size = (int(images.shape[-2]), int(images.shape[-1]))
         size = self.output_size or input_size

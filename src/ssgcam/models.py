@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from ssgcam.checkpoints import load_state, match_names, read_checkpoint
-from ssgcam.core.network import explaining, unwrap
+from ssgcam.core.network import explaining, placed, unwrap
 from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of, probabilities_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, rephrased, require
@@ -72,6 +72,15 @@ class LoadedModel:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``[N, K]`` of inputs ``[N, C, H, W]``."""
         return logits_of(self.network(images))
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """The network's input, on its device and in its number format.
+
+        Args:
+            pixels: RGB with 8 bits or in [0, 1], ``[N, C, H, W]``, of the input size.
+        """
+        device = next(iter(self.network.parameters()), pixels).device
+        return placed(self.preprocessing.normalize(pixels.to(device)), self.network)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities ``[N, K]`` from logits ``[N, K]``."""
@@ -325,8 +334,7 @@ def check_network(model: LoadedModel, device: torch.device | None = None) -> tup
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     if device is not None:
         model.network.to(device)
-    first = next(model.network.parameters(), noise)
-    noise = model.preprocessing.normalize(noise).to(first.device)
+    noise = model.inputs(noise)
     try:
         with explaining(model.network), torch.no_grad():
             output = model.network(noise)

@@ -168,23 +168,14 @@ def _as_photo(photo: Any) -> Image.Image:
     with rephrased(what, hint, Exception):
         values = photo.detach().cpu() if isinstance(photo, Tensor) else np.array(photo)
         pixels = F.to_image(values)
-        low, high = (0, 1) if pixels.is_floating_point() else (0, 255)
-        if pixels.min() < low or pixels.max() > high:
-            raise ValueError(f"it has values from {pixels.min():g} to {pixels.max():g}")
-        picture: Image.Image = F.to_pil_image(pixels.float() if high == 1 else pixels.byte())
+        pixels = pixels.float() if pixels.is_floating_point() else pixels.long()
+        low, high = pixels.min(), pixels.max()
+        if not 0 <= low <= high <= (1 if pixels.is_floating_point() else 255):  # also of NaN
+            raise ValueError(f"it has values from {low:g} to {high:g}")
+        picture: Image.Image = F.to_pil_image(
+            pixels if pixels.is_floating_point() else pixels.byte()
+        )
         return picture
-
-
-def as_map(values: Tensor | NDArray[Any]) -> NDArray[Any]:
-    """One map ``[h, w]`` or ``[1, h, w]``, a tensor or an array, as an array ``[h, w]``.
-
-    Raises:
-        SsgcamError: If it has another shape.
-    """
-    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    if array.shape[:-2] not in ((), (1,)) or array.ndim < 2:
-        raise SsgcamError(f"a map has the shape {list(array.shape)}; give one map [h, w]")
-    return array.reshape(array.shape[-2:])
 
 
 def unit_range(pixels: Tensor) -> Tensor:

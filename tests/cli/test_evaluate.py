@@ -187,3 +187,17 @@ def test_grid_prints_and_writes_the_shares_in_the_right_cell(boxes, tmp_path):
     refused = run(*words, "--class", "red")
     assert refused.exit_code == 2
     assert "leave --class out" in refused.stderr
+
+
+def test_images_left_out_and_boxes_cut_are_said(tmp_path):
+    root = boxed_tree(tmp_path / "boxes", count=3)
+    entries = json.loads((root / "boxes.json").read_text())
+    entries[1]["boxes"].append((20, 20, 500, 500))
+    entries.append({**entries[0], "image": "none.png"})
+    (root / "boxes.json").write_text(json.dumps(entries))
+    words = ["--methods", "grad_cam", "--layers", "act2", "--out", tmp_path / "out"]
+    edges = ["--edges", "exclusive", "--missing", "skip"]
+    found = run("localization", root, *MODEL, *words, *edges)
+    assert found.exit_code == 0
+    assert "listed images that are missing and were left out: 1" in found.stderr
+    assert "boxes that reach past their image and were cut: 1" in found.stderr

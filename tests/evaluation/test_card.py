@@ -6,10 +6,10 @@ import json
 import pytest
 
 from helpers.evaluation_cases import blobs, boxed_tree, masked_tree, noise
-from ssgcam.data import read_samples
+from ssgcam.data import read_photos, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_perturbation
-from ssgcam.evaluation.card import NetworkCard, evaluate_card, read_photos, write_card
+from ssgcam.evaluation.card import NetworkCard, evaluate_card, write_card
 
 SETTINGS = EvaluationSettings(batch_size=4, resamples=20)
 METHODS = ("ssg_cam", "grad_cam", "activation_sum")

@@ -27,9 +27,8 @@ from ssgcam.core.methods import LOCALIZE, METHODS, ssg_cam
 from ssgcam.core.network import explaining
 from ssgcam.core.settings import SSGSettings
 from ssgcam.core.signals import Signal
-from ssgcam.data import IGNORE, SampleSet
+from ssgcam.data import IGNORE, SampleSet, read_photos
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation.card import read_photos
 from ssgcam.files import write_array, write_json, write_png
 from ssgcam.fingerprint import Fingerprint, layer_shapes
 from ssgcam.metrics.masks import confusion_matrix, foreground_iou
@@ -334,12 +333,17 @@ def correction_set(model: LoadedModel, corrections: Sequence[Correction]) -> Cal
 
 
 def quick_search(
-    model: LoadedModel, data: CalibrationSet, settings: SearchSettings = QUICK, **options: Any
+    model: LoadedModel,
+    data: CalibrationSet,
+    settings: SearchSettings = QUICK,
+    *,
+    cache: Path | None = None,
+    progress: bool = False,
 ) -> SearchResult:
     """Search a recipe as ``search_recipe`` does; its warnings are in the report only."""
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        return search_recipe(model, data, settings=settings, **options)
+        return search_recipe(model, data, settings=settings, cache=cache, progress=progress)
 
 
 def shrunk(photo: Image.Image, side: int) -> Image.Image:

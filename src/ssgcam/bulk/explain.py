@@ -207,8 +207,7 @@ class ExplainTask:
 
     def compute(self, pixels: Sequence[Tensor]) -> list[list[ClassMap]]:
         """The maps of each photo."""
-        device = next(iter(self.cam.network.parameters()), torch.empty(0)).device
-        images = self.model.preprocessing.normalize(torch.stack(list(pixels)).to(device))
+        images = self.model.inputs(torch.stack(list(pixels)))
         wanted = self._wanted(images)
         result = self.cam(images, wanted, against=self.against)
         classes = result.classes.view(len(images), -1)

@@ -389,12 +389,10 @@ class MapSegmenter(Segmenter):
 
     def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
         """The present classes of a batch; scores are the maps at input size."""
-        device = next(iter(self.cam.network.parameters()), pixels).device
-        images = self.model.preprocessing.normalize(pixels.to(device))
+        images = self.model.inputs(pixels)
         result = self.explainer(images, self._classes_to_explain(images))
-        assert result.probabilities is not None
         classes = result.classes.view(len(images), -1)  # the most probable first
-        probabilities = result.probabilities.gather(1, classes)
+        probabilities = result.class_probabilities.view(classes.shape)
         maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu()
         mirrored = None
         if self.mirror:
@@ -468,8 +466,7 @@ class NetworkSegmenter(Segmenter):
 
     def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
         """The classes of a batch; see :meth:`Segmenter.in_images`."""
-        device = next(self.network.parameters()).device
-        images = self.model.preprocessing.normalize(pixels.to(device))
+        images = self.model.inputs(pixels)
         scores, probabilities = self._scores(images)
         agreement: list[list[float | None]] = [[None] * scores.shape[1]] * len(scores)
         if self.mirror:

@@ -49,7 +49,8 @@ def inspect(files: CardFiles, network: shared.DescribedNetworkOptions, size: Car
     card.json and layers.png. The default size takes up to five minutes on two cores.
     """
     from ssgcam.core.methods import METHODS
-    from ssgcam.evaluation.card import CARD_METHODS, evaluate_card, read_photos, write_card
+    from ssgcam.data import read_photos
+    from ssgcam.evaluation.card import CARD_METHODS, evaluate_card, write_card
     from ssgcam.evaluation.run import EvaluationSettings
 
     model = network.load()

@@ -245,7 +245,12 @@ class DataOptions:
         settings = given(self)
         if self.mask_values is not None:
             settings["mask_values"] = dict(_pair(text) for text in self.mask_values.split(","))
-        return read_samples(folder, **settings)
+        found = read_samples(folder, **settings)
+        if found.skipped:
+            output.warn(f"listed images that are missing and were left out: {found.skipped}")
+        if found.clipped:
+            output.warn(f"boxes that reach past their image and were cut: {found.clipped}")
+        return found
 
 
 def grouped(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:

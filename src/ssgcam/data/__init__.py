@@ -20,7 +20,7 @@ from ssgcam.files import expanded
 from ssgcam.images import images_below
 
 __all__ = ["IGNORE", "READERS", "Box", "Mask", "MaskSource", "Sample", "SampleSet"]
-__all__ += ["match_classes", "read_samples", "suggested_group_pattern", "with_box_masks"]
+__all__ += ["match_classes", "read_photos", "read_samples", "suggested_group_pattern", "with_box_masks"]
 
 #: Kind -> reader.
 READERS: dict[str, Callable[..., SampleSet]] = {
@@ -122,6 +122,41 @@ def _recognize(root: Path) -> str:
         f"'{root}' is no data set that is known: none of these is in it ({expected}) and no image; "
         "name the folder that holds them"
     )
+
+
+def read_photos(
+    photos: str | Path, labels: str | Path | None = None, masks: str | Path | None = None
+) -> SampleSet:
+    """Read photos with a table of their classes and a folder of their masks, wherever these lie.
+
+    Args:
+        photos: A folder of photos, or a data set of any known layout.
+        labels: A CSV or JSON table, see ``data.tables.read_table``; its names are relative to ``photos``.
+        masks: A folder of masks with the photos' names.
+
+    Raises:
+        SsgcamError: If a file is missing or wrong, see the readers.
+    """
+    if masks is None and labels is None:
+        return read_samples(photos)
+    table = None
+    if labels is not None:
+        where = str(expanded(labels).absolute())
+        table = read_samples(photos, "boxes", table=where, images=".", missing="skip")
+    if masks is None:
+        assert table is not None
+        return table
+    masked = read_samples(photos, "pairs", images=".", masks=str(expanded(masks).absolute()))
+    if table is None:
+        return masked
+    classes = {sample.image.resolve(): sample.labels for sample in table}
+    samples = [
+        replace(sample, labels=classes[sample.image.resolve()])
+        for sample in masked
+        if sample.image.resolve() in classes and sample.labels
+    ]
+    names = ("object",) if masked.mask_names != table.class_names else table.class_names
+    return replace(masked, samples=tuple(samples), class_names=table.class_names, mask_names=names)
 
 
 def suggested_group_pattern(samples: SampleSet) -> str | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ssgcam.cam import CAM, Layers
 from ssgcam.core.layers import block_layers, resolve
-from ssgcam.data import SampleSet, read_samples
+from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
@@ -29,7 +29,7 @@ from ssgcam.evaluation.randomization import evaluate_sanity
 from ssgcam.evaluation.report import Evaluation, map_overlay
 from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited
 from ssgcam.evaluation.scores import Score
-from ssgcam.files import expanded, write_json, write_png
+from ssgcam.files import write_json, write_png
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
@@ -188,41 +188,6 @@ class NetworkCard:
             "notes": list(self.notes),
             "facts": self.facts,
         }
-
-
-def read_photos(
-    photos: str | Path, labels: str | Path | None = None, masks: str | Path | None = None
-) -> SampleSet:
-    """Read photos with a table of their classes and a folder of their masks, wherever these lie.
-
-    Args:
-        photos: A folder of photos, or a data set of any known layout.
-        labels: A CSV or JSON table, see ``data.tables.read_table``; its names are relative to ``photos``.
-        masks: A folder of masks with the photos' names.
-
-    Raises:
-        SsgcamError: If a file is missing or wrong, see the readers.
-    """
-    if masks is None and labels is None:
-        return read_samples(photos)
-    table = None
-    if labels is not None:
-        where = str(expanded(labels).absolute())
-        table = read_samples(photos, "boxes", table=where, images=".", missing="skip")
-    if masks is None:
-        assert table is not None
-        return table
-    masked = read_samples(photos, "pairs", images=".", masks=str(expanded(masks).absolute()))
-    if table is None:
-        return masked
-    classes = {sample.image.resolve(): sample.labels for sample in table}
-    samples = [
-        replace(sample, labels=classes[sample.image.resolve()])
-        for sample in masked
-        if sample.image.resolve() in classes and sample.labels
-    ]
-    names = ("object",) if masked.mask_names != table.class_names else table.class_names
-    return replace(masked, samples=tuple(samples), class_names=table.class_names, mask_names=names)
 
 
 def evaluate_card(

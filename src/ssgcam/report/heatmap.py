@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from ssgcam.preprocessing import Photo, as_map, as_photos
+from ssgcam.errors import SsgcamError
+from ssgcam.preprocessing import Photo, as_photos
 
 COLORS = "inferno"
 OUTSIDE = (128, 128, 128)  # where a crop hides the photo from the network
@@ -41,8 +42,11 @@ def heat_map(
 
     Returns:
         RGB.
+
+    Raises:
+        SsgcamError: If it is not one map.
     """
-    colored = _colored(_levels(as_map(values), _size_of(size, box)))
+    colored = _colored(_levels(_one_map(values), _size_of(size, box)))
     if box is None:
         return colored
     picture = Image.new("RGB", size, OUTSIDE)
@@ -70,8 +74,11 @@ def overlay(
 
     Returns:
         RGB, of the photo's size.
+
+    Raises:
+        SsgcamError: If it is not one photo and one map.
     """
-    (photo,), values = as_photos(photo), as_map(values)
+    (photo,), values = as_photos(photo), _one_map(values)
     picture = photo.convert("RGB")
     if np.any(values > 0):
         levels = _levels(values, _size_of(photo.size, box))
@@ -131,6 +138,14 @@ def resized(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> NDArray
     """A map ``[h, w]`` at another width and height, bilinear (antialiased along with shrinking)."""
     picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+
+
+def _one_map(values: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """A map ``[h, w]`` or ``[1, h, w]``, a tensor or an array, as an array ``[h, w]``."""
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.ndim < 2 or array.shape[:-2] not in ((), (1,)):
+        raise SsgcamError(f"a map has the shape {list(array.shape)}; give one map [h, w]")
+    return array.reshape(array.shape[-2:])
 
 
 def _levels(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> Image.Image:
