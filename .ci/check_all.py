@@ -1,14 +1,16 @@
 """Run the long checks before a release and write their results to docs/check_all.md.
 
-The test suite runs from the unpacked source archive, with one thread (of the installed wheel), two and
-four threads and with the instruction set limited to AVX2; then the long checks, the demo, the notebooks
-and each benchmark that has a small form.
+The test suite runs from the unpacked source archive, with one thread (of the installed wheel), two
+and four threads and with the instruction set limited to AVX2; the long checks run file by file; then
+the demo, the notebooks and each benchmark that has a small form. The output of each check is in
+build/check_all/.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -22,6 +24,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs" / "check_all.md"
+LOGS = ROOT / "build" / "check_all"
 
 
 def main() -> int:
@@ -31,7 +34,7 @@ def main() -> int:
         pytest = [sys.executable, "-m", "pytest"]
         avx2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
         checks: list[tuple[str, list[str], int, dict[str, str]]] = [
-            ("long checks", [*pytest, "-m", "long", "tests"], 1, {}),
+            *((f"{name} -m long", [*pytest, "-m", "long", name], 1, {}) for name in long_tests()),
             (
                 "tests, 1 thread, of the installed wheel",
                 [*pytest, "tests"],
@@ -56,6 +59,16 @@ def main() -> int:
         rows = list(pool.map(lambda each: check(*each, source=source), checks))
     write_report(rows)
     return sum(result != "passed" for _, result, _, _ in rows)
+
+
+def long_tests() -> list[str]:
+    """The test modules that have long checks."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in paths
+        if "mark.long" in path.read_text(encoding="utf-8")
+    ]
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -86,16 +99,24 @@ def check(
         "SSGCAM_TEST_THREADS": str(threads),
         **variables,
     }
+    log = LOGS / (re.sub(r"\W+", "_", name) + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    done = subprocess.run(
-        command, cwd=source, env=environment, capture_output=True, text=True, check=False
-    )
+    with log.open("w", encoding="utf-8") as output:
+        done = subprocess.run(
+            command,
+            cwd=source,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
     seconds = time.monotonic() - started
-    lines = done.stdout.strip().splitlines() or [""]
+    lines = log.read_text(encoding="utf-8").strip().splitlines() or [""]
     result = "passed" if done.returncode == 0 else f"failed ({done.returncode})"
     print(f"{name}: {result}, {seconds:.0f} s", flush=True)
     if done.returncode:
-        print("\n".join(lines[-40:]), done.stderr[-4000:], sep="\n", flush=True)
+        print("\n".join(lines[-40:]), flush=True)
     covered = [line for line in lines if line.startswith("TOTAL")]
     words = [*lines[-1:], *(f"lines and branches covered: {line.split()[-1]}" for line in covered)]
     summary = "; ".join(words).strip("= ") if "pytest" in command else ""

@@ -157,3 +157,13 @@ def test_photos_whose_names_are_not_utf_8_are_explained_segmented_and_reported(
     assert done.exit_code == 0, done.output
     for name in ("a.html", "b.html"):
         assert "a\\udcff.png" in (tmp_path / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("place", ["images", "out"])
+def test_a_name_too_long_for_the_system_gets_a_sentence(place: str, tmp_path: Path) -> None:
+    paths = {"images": photo(tmp_path / "a.png"), "out": tmp_path / "out"}
+    paths[place] = tmp_path / ("a" * 300)
+    done = run("explain", paths["images"], "--model", TINY, "--out", paths["out"])
+    assert done.exit_code == 2
+    assert "File name too long; check the path" in done.output
+    assert "Errno" not in done.output

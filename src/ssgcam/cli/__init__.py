@@ -116,8 +116,11 @@ def main() -> None:
 def _report_and_exit(error: BaseException, command: str) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
         code, text = 130, "interrupted; files that were written are complete"
-    elif isinstance(error, (SsgcamError, OSError)):
+    elif isinstance(error, SsgcamError):
         code, text = 2, str(error)
+    elif isinstance(error, OSError):
+        where = f"'{error.filename}': " if error.filename else ""
+        code, text = 2, f"{where}{error.strerror or error}; check the path"
     elif hasattr(error, "format_message"):  # a wrong option or argument
         usage = f"; '{command} --help' shows the usage"
         code, text = 2, error.format_message().rstrip(".") + usage

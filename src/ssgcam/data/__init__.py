@@ -20,7 +20,13 @@ from ssgcam.files import expanded
 from ssgcam.images import images_below
 
 __all__ = ["IGNORE", "READERS", "Box", "Mask", "MaskSource", "Sample", "SampleSet"]
-__all__ += ["match_classes", "read_photos", "read_samples", "suggested_group_pattern", "with_box_masks"]
+__all__ += [
+    "match_classes",
+    "read_photos",
+    "read_samples",
+    "suggested_group_pattern",
+    "with_box_masks",
+]
 
 #: Kind -> reader.
 READERS: dict[str, Callable[..., SampleSet]] = {
