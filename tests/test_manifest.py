@@ -7,7 +7,7 @@ import json
 import pytest
 
 from helpers.data_trees import refusal
-from ssgcam.manifest import Entry, Manifest, file_stamp
+from ssgcam.manifest import Entry, Manifest, checksum, file_stamp
 
 FIRST = Entry("a", [3, 4], ("a.png",), {"size": [2, 1]})
 SECOND = Entry("b", None, error="'b' is not an image")
@@ -36,7 +36,7 @@ def test_entry_is_on_disk_when_it_is_added(tmp_path):
         manifest.add(Entry("é.jpg", [3, 4], ("é.png",), {"n": 1}))
         line = manifest.path.read_text(encoding="utf-8").splitlines()[1]
     expected = {"unit": "é.jpg", "input": [3, 4], "outputs": ["é.png"], "n": 1}
-    assert json.loads(line) == expected
+    assert json.loads(line) == expected | {"checksum": checksum(expected)}
 
 
 def test_other_settings_start_anew(tmp_path):
@@ -63,7 +63,16 @@ def test_incomplete_header_is_an_empty_manifest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("[1]\n", 1), ('{"unit": "a"}\n', 1), ('{"settings": {}}\n7\n', 2)]
+    ("text", "line"),
+    [
+        ("[1]\n", 1),
+        ('{"unit": "a"}\n', 1),
+        ("[" * 100_000 + "\n", 1),
+        ('{"settings": {}}\n7\n', 2),
+        ('{"settings": {}}\n{"unit": "a", "input": 1}\n', 2),
+        ('{"settings": {}}\n{"unit": "a", "input": 1, "checksum": 7}\n', 2),
+    ],
+    ids=lambda value: str(value)[:40],
 )
 def test_damaged_line_is_named(tmp_path, text, line):
     (tmp_path / "m.jsonl").write_text(text)

@@ -3,12 +3,13 @@
 The first line holds the settings, and each other line one unit (an image, a batch):
 
     {"settings": {"threshold": 0.4}}
-    {"unit": "a/1.jpg", "input": [48213, 1763768000000], "outputs": ["a/1.png"], "size": [500, 375]}
-    {"unit": "a/2.jpg", "input": [0, 1763768000001], "error": "'a/2.jpg' is not an image"}
+    {"unit": "a/1.jpg", "input": [48213, 1763768000000], "outputs": ["a/1.png"], "checksum": 201}
+    {"unit": "a/2.jpg", "input": [0, 1763768000001], "error": "'a/2.jpg' is ...", "checksum": 17}
 
 A line is appended when all output files of its unit are in place. A process that is killed leaves at
-most an incomplete last line, which is ignored. With other settings the file starts anew. A unit whose
-input has changed, or which lacks an output file, is not finished.
+most an incomplete last line, which is ignored; a checksum (CRC-32) tells any other damaged line. With
+other settings the file starts anew. A unit whose input has changed, or which lacks an output file, is
+not finished.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -151,9 +153,13 @@ class Manifest:
         ):
             for number, line in enumerate(stream, 1):
                 parsed = None
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     parsed = json.loads(line)
-                if isinstance(parsed, dict) and ("settings" if number == 1 else "unit") in parsed:
+                if isinstance(parsed, dict) and (
+                    "settings" in parsed
+                    if number == 1
+                    else parsed.pop("checksum", None) == checksum(parsed)
+                ):
                     yield parsed
                 elif line.endswith("\n"):
                     raise SsgcamError(f"line {number} of '{self.path}' is damaged; {hint}")
@@ -166,6 +172,11 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, settings
+
+
+def checksum(line: Mapping[str, Any]) -> int:
+    """The CRC-32 of an entry's line, without the checksum itself."""
+    return zlib.crc32(json.dumps(line, sort_keys=True).encode())
 
 
 def file_stamp(path: Path) -> list[int] | None:
@@ -209,4 +220,4 @@ def locked(folder: Path) -> Iterator[None]:
 def _line(entry: Entry) -> str:
     about = {"error": entry.error} if entry.error else {"outputs": entry.outputs, **entry.facts}
     line = {"unit": entry.unit, "input": entry.input, **about}
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return json.dumps({**line, "checksum": checksum(line)}, ensure_ascii=False) + "\n"

@@ -180,3 +180,18 @@ def test_logits_that_cancel_are_refused_as_well(bad: float) -> None:
     output = torch.tensor([[0.0, 1.0], [bad, -bad]])
     with pytest.raises(SsgcamError, match="NaN or infinity for image 1"):
         logits_and_classes(output, None, torch.zeros(2, 3, 4, 4), None)
+
+
+@pytest.mark.parametrize(
+    ("method", "score"),
+    [("shapley_cam", TargetSettings()), ("ssg_cam", TargetSettings("exp", "hutchinson"))],
+)
+def test_a_function_without_a_second_derivative_gets_a_sentence(
+    method: str, score: TargetSettings
+) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Hardsigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    explain = CAM(network, ["0"], method, target=score)
+    with pytest.raises(SsgcamError, match=r"no second derivative of a function .*hardsigmoid"):
+        explain(torch.rand(2, 3, 8, 8))

@@ -63,7 +63,8 @@ def kill_until(
     Args:
         count: How many runs have to be killed before they are done.
         work: One run, from its output folder.
-        check: Finishes a run that was killed and looks at the files, from its output folder.
+        check: Finishes a run that was killed and looks at the files, from its output folder; on one
+            thread, as the runs: with several the last digits differ.
         folder: Where the output folders are made.
         seed: Of the moments.
 
@@ -72,13 +73,18 @@ def kill_until(
     """
     rng, done = random.Random(seed), 0
     seconds = seconds_of(lambda: work(folder / "undisturbed"))
-    for attempt in range(6 * count):
-        out = folder / f"attempt{attempt}"
-        if killed(lambda out=out: work(out), seconds, rng):  # type: ignore[misc]
-            check(out)
-            done += 1
-        if done == count:
-            break
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for attempt in range(6 * count):
+            out = folder / f"attempt{attempt}"
+            if killed(lambda out=out: work(out), seconds, rng):  # type: ignore[misc]
+                check(out)
+                done += 1
+            if done == count:
+                break
+    finally:
+        torch.set_num_threads(threads)
     return done
 
 

@@ -33,6 +33,7 @@ from ssgcam.core.layers import auto_layers
 from ssgcam.data import read_samples
 from ssgcam.data.masks import read_raw_mask
 from ssgcam.images import read_image
+from ssgcam.manifest import checksum
 from ssgcam.recipe import Recipe
 from ssgcam.search.cache import build_cache
 from ssgcam.search.settings import SearchSettings
@@ -224,6 +225,15 @@ def test_no_pattern_leads_to_a_name_outside_the_output_folder(
     assert [image.name for image in found if ".." in Path(image.name).parts] == []
 
 
+def forge_last_entry(out: Path, **changes: Any) -> None:
+    """Change the last line of a manifest, with a checksum that fits."""
+    *others, last = (out / "manifest.jsonl").read_text().splitlines()
+    entry = json.loads(last) | changes
+    del entry["checksum"]
+    forged = json.dumps(entry | {"checksum": checksum(entry)})
+    (out / "manifest.jsonl").write_text("\n".join([*others, forged, ""]))
+
+
 def test_nothing_is_written_outside_the_output_folder(tmp_path: Path) -> None:
     model = small()
     folder = tmp_path / "in"
@@ -233,20 +243,17 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path: Path) -> None:
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     out = tmp_path / "out"
     segment_images([folder], model, out, threshold=0.3, gate=0.0, review=2, overlays=True)
-    lines = (out / "manifest.jsonl").read_text().splitlines()
-    entry = json.loads(lines[-1]) | {"outputs": ["../../stolen.png", "/etc/passwd"]}
-    (out / "manifest.jsonl").write_text("\n".join([*lines[:-1], json.dumps(entry), ""]))
+    forge_last_entry(out, outputs=["../../stolen.png", "/etc/passwd"])
     segment_images([folder], model, out, threshold=0.3, gate=0.0, review=2, overlays=True)
     written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all(path.is_relative_to(out) for path in written)
 
 
-def test_a_unit_of_a_damaged_manifest_does_not_decide_where_files_go(tmp_path: Path) -> None:
+def test_a_unit_of_a_forged_manifest_does_not_decide_where_files_go(tmp_path: Path) -> None:
     model, out = small(), tmp_path / "out"
     photos(tmp_path / "in", 2)
     segment_images([tmp_path / "in"], model, out, threshold=0.3, gate=0.0)
-    text = (out / "manifest.jsonl").read_text()
-    (out / "manifest.jsonl").write_text(text.replace('"unit": "001.png"', '"unit": "../x.png"'))
+    forge_last_entry(out, unit="../x.png")
     done = segment_images([tmp_path / "in"], model, out, threshold=0.3, gate=0.0, review=2)
     assert done.total == 2
     assert not (tmp_path / "x.png").exists()

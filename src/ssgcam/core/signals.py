@@ -37,7 +37,7 @@ from ssgcam.core.layouts import layout_of
 from ssgcam.core.network import explaining
 from ssgcam.core.numerics import peak, per_image, unit, wide
 from ssgcam.core.target import Scalar, class_and_rivals
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, first_line
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
 Orders = dict[str, tuple[Tensor, Tensor | None]]
@@ -217,11 +217,23 @@ def _hutchinson(captured: Captured, scalar: Scalar) -> Orders:
 
 
 def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
-    """``H v`` of one layer; zero where the gradient does not depend on the activation."""
+    """``H v`` of one layer; zero where the gradient does not depend on the activation.
+
+    Raises:
+        SsgcamError: If PyTorch has no second derivative of one of the network's functions.
+    """
     if not gradient.requires_grad:
         return torch.zeros_like(activation)
-    with explaining(network):
-        (found,) = torch.autograd.grad(
-            gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
-        )
+    try:
+        with explaining(network):
+            (found,) = torch.autograd.grad(
+                gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
+            )
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise SsgcamError(
+            f"PyTorch has no second derivative of a function of the network ({first_line(error)}); "
+            "take another method, or the second order 'squared'"
+        ) from error
     return torch.zeros_like(activation) if found is None else found.detach()
