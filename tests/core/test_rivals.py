@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import models as tv
 
 from helpers.networks import Small, state_of
@@ -130,6 +131,26 @@ def test_recipro_cam_against_a_loop(layer: str, batch_size: int) -> None:
         torch.testing.assert_close(
             found.layer_maps[layer][n], wanted - wanted.min(), atol=1e-6, rtol=0
         )
+
+
+class CountsImages(Small):
+    """A network that takes the number of images from its input, as EfficientNet-Lite does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.act2(self.conv2(self.act1(self.norm1(self.conv1(images)))))
+        x = F.adaptive_max_pool2d(x, 2).mean((2, 3)) + x.mean((2, 3))
+        return self.fc(self.drop(x.view(len(images), -1)))
+
+
+def test_recipro_cam_of_a_network_that_counts_its_images() -> None:
+    torch.manual_seed(0)
+    network, images = CountsImages().eval(), torch.rand(2, 3, 20, 20)
+    plain = Small().eval()
+    plain.load_state_dict(network.state_dict())
+    found = CAM(network, ["act2"], "recipro_cam", batch_size=7)(images, [1, 2])
+    wanted = CAM(plain, ["act2"], "recipro_cam", batch_size=7)(images, [1, 2])
+    torch.testing.assert_close(found.layer_maps["act2"], wanted.layer_maps["act2"])
+    assert found.maps.max() > 0
 
 
 def test_recipro_cam_of_tokens_keeps_the_class_token() -> None:

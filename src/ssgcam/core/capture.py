@@ -169,6 +169,9 @@ def capture(
 def run_with_replacement(network: nn.Module, images: Tensor, target: str, value: Tensor) -> Any:
     """The network's output, without a graph, where a layer's tensor is replaced.
 
+    The layers before it run for one image. A network that takes the number of images from its input,
+    such as EfficientNet-Lite, fails then and runs again for ``B`` copies of the image.
+
     Args:
         network: Without wrappers.
         images: The network's input, ``[1, C, H, W]``.
@@ -178,10 +181,17 @@ def run_with_replacement(network: nn.Module, images: Tensor, target: str, value:
     Returns:
         As of ``B`` images.
     """
-    with explaining(network), torch.no_grad():
-        value = outside_inference_mode(value)
+
+    def run(given: Tensor) -> Any:
         with _Hook(Target.parse(target), lambda _: value).register(network):
-            return network(outside_inference_mode(images))
+            return network(given)
+
+    with explaining(network), torch.no_grad():
+        value, images = outside_inference_mode(value), outside_inference_mode(images)
+        try:
+            return run(images)
+        except RuntimeError:
+            return run(images.expand(len(value), *images.shape[1:]))
 
 
 def version_of(tensor: Tensor) -> int:
