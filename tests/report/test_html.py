@@ -75,6 +75,16 @@ def test_numbers_with_intervals_sort_as_numbers(tmp_path):
     assert re.findall(r'data-value="([^"]*)"', text) == ["0.9", "-0.1", "0.25"]
 
 
+def test_floats_of_a_column_have_equal_decimals_and_a_heading_on_the_right(tmp_path):
+    rows = [["a", None, 0.5, 7], ["b", 0.25, 12.0, 11], ["c", -0.0001, 3, 2], ["d", 1.0, 0.04, 5]]
+    table = Table("Scores", ["name", "first", "second", "count"], rows)
+    write_html(tmp_path / "r.html", "Scores", [table])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<td class="number" data-value="[^"]*">([^<]*)</td>', text)
+    assert shown == ["0.50", "7", "0.25", "12.00", "11", "0.00", "3.00", "2", "1.00", "0.04", "5"]
+    assert text.count('<th scope="col" class="number">') == 3
+
+
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(SsgcamError, match=r"'.*r\.txt' does not end in \.html"):
         written(tmp_path / "r.txt")

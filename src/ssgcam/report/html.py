@@ -45,7 +45,8 @@ class Table:
         title: Heading.
         columns: Names of the columns.
         rows: Cells; numbers, also with an interval behind them ("0.8 [0.7, 0.9]"), are aligned and sorted
-            as such, None is an empty cell.
+            as such, None is an empty cell. A column of floats has as many decimals as it needs, at
+            most three.
         note: A sentence below the heading.
     """
 
@@ -138,7 +139,7 @@ def write_html(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "cell": _cell, "key": _key, "jpeg": lambda p: encoded[id(p)], "svg": _svg,
+        "texts": _texts, "key": _key, "jpeg": lambda p: encoded[id(p)], "svg": _svg,
     }  # fmt: skip
     text = environment.get_template("report.html.jinja").render(
         title=title,
@@ -179,10 +180,20 @@ def _svg(figure: Figure) -> str:
     return data_url("svg+xml", stream.getvalue())
 
 
-def _cell(value: Cell) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _texts(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, ...]]:
+    """The cells of a table as text: where a column has floats, its numbers have equal decimals."""
+    columns = []
+    for column in zip(*rows, strict=True):
+        floats = [value for value in column if isinstance(value, float) and math.isfinite(value)]
+        decimals = max((len(f"{v:.3f}".rstrip("0").partition(".")[2]) for v in floats), default=0)
+        columns.append(
+            [
+                "" if value is None else str(value) if isinstance(value, str) or not floats
+                else f"{value:z.{decimals}f}"
+                for value in column
+            ]
+        )  # fmt: skip
+    return list(zip(*columns, strict=True))
 
 
 def _key(value: Cell) -> float | None:

@@ -196,8 +196,8 @@ class Report:
     def _tables(self) -> list[html.Table]:
         """The recipe's layers, all scores and the leads."""
         layers = [
-            [one.name, f"{one.weight:.3f}", one.ssg.form, f"{one.ssg.sigma:g}",
-             f"{one.ssg.first_exponent:g}", f"{one.ssg.second_exponent:g}", f"{one.gamma:g}"]
+            [one.name, f"{one.weight:.3f}", one.ssg.form, one.ssg.sigma, one.ssg.first_exponent,
+             one.ssg.second_exponent, one.gamma]
             for one in self.recipe.layers
         ]  # fmt: skip
         scores = [
