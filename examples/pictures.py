@@ -1,6 +1,6 @@
 """Draw the pictures of the README and the docs.
 
-    python examples/pictures.py overview cancellation layers limits --out docs/images
+    python examples/pictures.py overview choosing --out docs/images
 
 Photos are scikit-image's, as in the demo; maps are EfficientNet-Lite0's with ImageNet weights.
 """
@@ -16,7 +16,9 @@ from PIL import Image, ImageEnhance
 
 from demo import NETWORK, OutlinedObject, outlined_objects
 from ssgcam import CAM, LoadedModel, load_model
+from ssgcam.core.methods import METHODS
 from ssgcam.core.refine import pamr
+from ssgcam.core.settings import SSGSettings
 from ssgcam.report import Cell, overlay, panel
 from ssgcam.report.heatmap import resized
 
@@ -106,6 +108,53 @@ def layers(model: LoadedModel, objects: Objects) -> Image.Image:
     )
 
 
+def choosing(model: LoadedModel, objects: Objects) -> Image.Image:
+    """One class of one photo by methods that docs/choosing.md names, a row for each question."""
+    thing = objects[SHUTTLE]
+    images = model.preprocessing([thing.image])
+    names = CAM(model).layers(images)
+    early, middle, before, last = ([name] for name in names)
+    places = (
+        "an early layer",
+        "a layer in the middle",
+        "a layer before the last",
+        "the last layer",
+    )
+    rows: dict[str, list[tuple[str, str, str | list[str]]]] = {
+        "Where is it?": [
+            ("use", "ssg_cam", before),
+            ("use", "ssg_cam", "auto"),
+            ("do not use", "grad_cam", early),
+            ("do not use", "grad_cam_plus_plus", early),
+        ],
+        "Which pixels\ncount?": [
+            ("use", "grad_cam_elementwise", middle),
+            ("use", "hires_cam", middle),
+            ("use", "ssg_cam, sigma 0", middle),
+            ("do not use", "ssg_cam", middle),
+        ],
+        "Why the shuttle,\nnot the helmet?": [
+            ("use", "hires_cam", last),
+            ("use", "ssg_cam", before),
+            ("do not use", "layer_cam", last),
+            ("do not use", "localize", last),
+        ],
+    }
+    cells: list[list[Cell]] = []
+    for row in rows.values():
+        cells.append([])
+        for advice, spelling, layers in row:
+            method, _, unsmoothed = spelling.partition(", ")
+            ssg = SSGSettings(sigma=0.0) if unsmoothed else None
+            values = CAM(model, layers, method, ssg=ssg)(images, thing.index).maps[0].numpy()
+            title = f"{advice}: {spelling.replace(method, METHODS[method].title)}"
+            place = "all layers fused"
+            if layers != "auto":
+                place = f"{places[names.index(layers[0])]}, {layers[0]}"
+            cells[-1].append(Cell(overlay(thing.image, values), title, place))
+    return panel(cells, row_titles=list(rows), scale=False, cell_width=2.1)
+
+
 def limits(model: LoadedModel, objects: Objects) -> Image.Image:
     """Maps and masks that mislead."""
     cat, helmet, shuttle = objects[CAT], objects[HELMET], objects[SHUTTLE]
@@ -187,6 +236,7 @@ PICTURES: dict[str, Callable[[LoadedModel, Objects], Image.Image]] = {
     "overview": overview,
     "cancellation": cancellation,
     "layers": layers,
+    "choosing": choosing,
     "limits": limits,
 }
 
@@ -200,7 +250,7 @@ def main() -> None:
     model, objects = load_model(NETWORK), {thing.name: thing for thing in outlined_objects()}
     for name in arguments.names or PICTURES:
         picture = PICTURES[name](model, objects)
-        picture.save(arguments.out / f"{name}.jpg", quality=85)
+        picture.save(arguments.out / f"{name}.jpg", quality=80, optimize=True)
         print(f"wrote {arguments.out / name}.jpg, {picture.width}x{picture.height}")
 
 
