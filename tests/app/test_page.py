@@ -82,6 +82,8 @@ def tab(page, name):
 
 def test_a_photo_is_explained_and_a_bad_file_is_a_message(page, root, tmp_path):
     assert page.get_by_text("0: red").first.is_visible()
+    left, right = page.locator(".compared .content img").all()
+    assert left.bounding_box() == right.bounding_box()  # the divider shows the same place of both
     picture = page.locator(".layers img").first
     before = picture.get_attribute("src")
     page.get_by_label("number input for Opacity").fill("0.3")

@@ -34,6 +34,12 @@ STYLE = """
 .gradio-container, .gradio-container :is(.main, .wrap, .contain, .tabs, .tabitem) {
   min-width: 0 !important; }
 .thumbs img { object-fit: contain !important; }
+.thumbs .grid-container { padding-top: 28px !important; }
+.thumbs .caption-label { left: 0; right: 0; max-width: 100% !important; padding: 1px 4px !important;
+  font-size: 11px !important; }
+.layers .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+.compared .content img { top: 0 !important; width: 100% !important; height: 100% !important;
+  max-height: none !important; }
 .layers .grid-container { grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important; }
 @media (max-width: 640px) {
   .gradio-container .main { padding: 8px !important; }
@@ -180,8 +186,9 @@ class _ExplainTab(_Tab):
                     against = self.classes("And not", NONE)
             with gr.Column(scale=3, min_width=320):
                 compared = gr.ImageSlider(
-                    label="Left: method. Right: the other one", interactive=False, height=430
-                )
+                    label="Left: method. Right: the other one", interactive=False, height=430,
+                    elem_classes="compared",
+                )  # fmt: skip
                 with gr.Row():
                     method = gr.Dropdown(list(state.OFFERED), value="SSG-CAM", label="Method")
                     other = gr.Dropdown(
