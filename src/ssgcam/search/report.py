@@ -195,7 +195,7 @@ class Report:
 
     def _tables(self) -> list[html.Table]:
         """The recipe's layers, all scores and the leads."""
-        layers = [
+        layers: list[list[html.Cell]] = [
             [one.name, f"{one.weight:.3f}", one.ssg.form, one.ssg.sigma, one.ssg.first_exponent,
              one.ssg.second_exponent, one.gamma]
             for one in self.recipe.layers
