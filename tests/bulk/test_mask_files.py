@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers.segmentation import mask_of, photos, recipe_for, small
 from ssgcam import CAM
-from ssgcam.bulk.mask_files import voc_colors
+from ssgcam.bulk.mask_files import mask_overlay, voc_colors
 from ssgcam.bulk.segment import segment_images
 from ssgcam.data import read_samples
 from ssgcam.fingerprint import parameter_hash
@@ -55,6 +55,17 @@ def test_overlays_show_the_photo_outside_the_mask(tmp_path):
     assert np.median(difference[~mask]) <= 4  # what JPEG changes
     expected = 0.45 * before[mask] + 0.55 * np.array([128, 0, 0])
     assert np.median(np.abs(after[mask] - expected)) <= 4
+
+
+def test_an_object_has_a_white_border_on_its_side_of_the_outline():
+    labels = np.zeros((40, 60), dtype=np.uint8)
+    labels[10:20, 20:30], labels[10:20, 30:50] = 1, 2
+    picture = np.array(mask_overlay(Image.new("RGB", (60, 40), (200, 0, 0)), labels))
+    white = (picture == 255).all(2)
+    expected = np.zeros_like(white)
+    expected[[10, 19], 20:50] = True
+    expected[10:20, [20, 29, 30, 49]] = True
+    assert np.array_equal(white, expected)
 
 
 def test_settings_file_lists_the_mask_values(tmp_path):

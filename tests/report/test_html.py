@@ -85,6 +85,20 @@ def test_floats_of_a_column_have_equal_decimals_and_a_heading_on_the_right(tmp_p
     assert text.count('<th scope="col" class="number">') == 3
 
 
+def test_columns_and_sections_without_content_are_left_out(tmp_path):
+    rows = [["a", "", None, 0], ["b", None, "", 0.0]]
+    sections = [
+        Table("Scores", ["name", "folds", "held-out", "zero"], rows),
+        Table("Leads", ["of", "over"], []),
+        Gallery("Worst images", []),
+    ]
+    write_html(tmp_path / "r.html", "Scores", sections)
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert re.findall(r'title="Sort">([^<]*)<', text) == ["name", "zero"]
+    assert "Leads" not in text
+    assert "Worst" not in text
+
+
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(SsgcamError, match=r"'.*r\.txt' does not end in \.html"):
         written(tmp_path / "r.txt")

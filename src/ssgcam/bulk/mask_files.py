@@ -10,6 +10,7 @@ from PIL import Image
 
 Labels = NDArray[np.uint8]
 OPACITY = 0.55
+BORDER = (255, 255, 255)
 
 
 @cache
@@ -39,7 +40,7 @@ def indexed(labels: Labels) -> Image.Image:
 
 
 def mask_overlay(photo: Image.Image, labels: Labels) -> Image.Image:
-    """A photo with its mask over it; the background stays as it is.
+    """A photo with its mask over it, each object with a white border inside; the background stays.
 
     Args:
         photo: RGB.
@@ -49,4 +50,16 @@ def mask_overlay(photo: Image.Image, labels: Labels) -> Image.Image:
         RGB.
     """
     opacity = Image.fromarray((labels > 0).astype(np.uint8) * round(255 * OPACITY))
-    return Image.composite(indexed(labels).convert("RGB"), photo, opacity)
+    picture = Image.composite(indexed(labels).convert("RGB"), photo, opacity)
+    picture.paste(BORDER, mask=Image.fromarray(_border(labels, max(1, max(labels.shape) // 400))))
+    return picture
+
+
+def _border(labels: Labels, width: int) -> NDArray[np.bool_]:
+    """Pixels of an object that are so many pixels from a pixel of another value."""
+    found = np.zeros(labels.shape, dtype=bool)
+    for values, border in ((labels, found), (labels.T, found.T)):
+        differ = values[width:] != values[:-width]
+        border[width:] |= differ
+        border[:-width] |= differ
+    return found & (labels > 0)

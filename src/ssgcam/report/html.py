@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from ssgcam.version import versions
 #: Bytes that all pictures of a report may take together, before they are encoded as text.
 PICTURE_BYTES = 3_300_000
 #: Longer side of a picture and JPEG quality, from the best to the smallest.
-PICTURE_SIZES = ((720, 82), (560, 75), (420, 70), (320, 60), (240, 50), (160, 40))
+PICTURE_SIZES = ((1800, 82), (720, 82), (560, 75), (420, 70), (320, 60), (240, 50), (160, 40))
 
 #: A number with its interval, such as ``0.8 [0.7, 0.9]`` or ``+0.1 (-0.2 to 0.4)``.
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: [\[(].*)?$")
@@ -111,6 +111,8 @@ def write_html(
 ) -> None:
     """Write a report as one HTML file, whole or not at all; it ends with the software's versions.
 
+    Tables without rows, galleries without pictures and columns without a value are left out.
+
     Args:
         path: The file, ``.html``.
         title: Of the report.
@@ -129,6 +131,7 @@ def write_html(
         ...     write_html(Path(folder) / "report.html", "A report", [table])
     """
     check_report(path)
+    sections = [shown for section in sections if (shown := _filled(section))]
     pictures = [p for s in sections if isinstance(s, Gallery) for p in s.pictures]
     encoded = dict(zip(map(id, pictures), _jpegs([p.image for p in pictures]), strict=True))
     environment = Environment(
@@ -178,6 +181,20 @@ def _svg(figure: Figure) -> str:
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     return data_url("svg+xml", stream.getvalue())
+
+
+def _filled(section: Section) -> Section | None:
+    """A section without its empty columns; None if nothing is left."""
+    if isinstance(section, Gallery):
+        return section if section.pictures else None
+    if not isinstance(section, Table):
+        return section
+    kept = [
+        k for k in range(len(section.columns)) if any(r[k] not in (None, "") for r in section.rows)
+    ]
+    columns = [section.columns[k] for k in kept]
+    rows = [[row[k] for k in kept] for row in section.rows]
+    return replace(section, columns=columns, rows=rows) if kept else None
 
 
 def _texts(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, ...]]:
