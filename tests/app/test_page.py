@@ -104,6 +104,26 @@ def test_a_photo_is_explained_and_a_bad_file_is_a_message(page, root, tmp_path):
     page.wait_for_function("document.documentElement.scrollWidth <= 390")
 
 
+def test_photos_and_names_of_layers_are_whole_and_every_tab_has_the_full_width(page):
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(
+            """() => {
+            const frame = document.querySelector(".compared").getBoundingClientRect();
+            return [...document.querySelectorAll(".compared .content img")].every(image => {
+                const box = image.getBoundingClientRect();
+                return box.height > 50 && box.top >= frame.top && box.bottom <= frame.bottom;
+            }) && [...document.querySelectorAll(".layers .caption-label")].every(
+                label => label.scrollWidth <= label.clientWidth);
+            }"""
+        )
+    page.set_viewport_size({"width": 1280, "height": 900})
+    tab(page, "Masks")
+    page.wait_for_function(
+        "document.querySelector('.gradio-container').getBoundingClientRect().width === 1280"
+    )
+
+
 @pytest.mark.long
 def test_a_recipe_is_searched_and_applied(page, root):
     tab(page, "Masks")

@@ -23,6 +23,7 @@ from ssgcam.evaluation.card import MEANING, evaluate_card, write_card
 from ssgcam.images import IMAGE_EXTENSIONS, read_image
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
+from ssgcam.report.html import cell_texts
 from ssgcam.search import CalibrationSet, SearchResult
 
 #: Photos that one upload may have.
@@ -30,20 +31,25 @@ MOST = 200
 TOP = "the most probable"
 NONE = "none"
 STYLE = """
-.gradio-container { max-width: min(1280px, 100vw) !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: min(1280px, 100vw) !important; margin: 0 auto !important; }
 .gradio-container, .gradio-container :is(.main, .wrap, .contain, .tabs, .tabitem) {
   min-width: 0 !important; }
 .thumbs img { object-fit: contain !important; }
-.thumbs .grid-container { padding-top: 28px !important; }
+.thumbs .grid-container { padding-top: 28px !important;
+  grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)) !important; }
 .thumbs .caption-label { left: 0; right: 0; max-width: 100% !important; padding: 1px 4px !important;
-  font-size: 11px !important; }
-.layers .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+  font-size: 11px !important; text-align: center; }
+.layers .grid-container { grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important; }
+.outlines .grid-container { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)) !important; }
+:is(.layers, .outlines) .grid-wrap { height: auto !important; min-height: 0 !important;
+  max-height: none !important; }
 .compared .content img { top: 0 !important; width: 100% !important; height: 100% !important;
   max-height: none !important; }
-.layers .grid-container { grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)) !important; }
 @media (max-width: 640px) {
   .gradio-container .main { padding: 8px !important; }
   .row > .column { flex-basis: 100% !important; }
+  .photos .grid-container { grid-template-columns: repeat(auto-fill, minmax(64px, 1fr)) !important; }
+  .compared { height: 300px !important; }
 }
 """
 #: Setting of the maps, title, lowest and highest value, and step of each slider.
@@ -154,7 +160,7 @@ class _Tab:
             return [first, *state.class_names(self.models[name])]
 
         start = choices(next(iter(self.models)))
-        box = gr.Dropdown(start, value=first, label=label, min_width=150)
+        box = gr.Dropdown(start, value=first, label=label, min_width=180)
         changed = lambda name: gr.update(choices=choices(name), value=first)  # noqa: E731
         self.on(self.network.change, changed, [self.network], [box])
         return box
@@ -200,7 +206,7 @@ class _ExplainTab(_Tab):
                         gr.Slider(low, high, getattr(start, name), step=step, label=title)
                         for name, title, low, high, step in SLIDERS
                     ]
-        layers = _gallery("Every layer: choose one", 6, None)
+        layers = _gallery("Every layer: choose one", 6, None, "layers")
         make, files = _download("Overlay, map, settings")
         settings = [layer, method, *sliders]
         drawn = [found, label, layer, compared, layers]
@@ -287,7 +293,7 @@ class _MasksTab(_Tab):
         done = gr.State([])
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                file = gr.File(label="Load a recipe (.json)", file_types=[".json"], height=110)
+                file = gr.File(label="Recipe (.json)", file_types=[".json"], height=140)
                 with gr.Accordion("Or search one from a few labeled photos", open=False):
                     images = _files("Photos", "search-photos")
                     masks = _files("Masks of the same names", "search-masks")
@@ -295,13 +301,11 @@ class _MasksTab(_Tab):
                     rounds = gr.Slider(5, 200, 40, step=5, label="Generations")
                     start = gr.Button("Search", variant="primary")
                 about = gr.Markdown("No recipe yet: the default layers are used.")
-                examples = gr.Image(
-                    label="Worst, median and best photos", interactive=False, visible=False
-                )
+                examples = gr.Image(interactive=False, visible=False, show_label=False)
             with gr.Column(scale=3, min_width=320):
                 upload = _files("Photos to segment", "segment-photos")
                 threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
-                gallery = _gallery("Outlines", 3, None)
+                gallery = _gallery("Outlines", 3, None, "outlines")
                 make, files = _download("Masks and recipe")
         outputs = [self.used, about, done, threshold, gallery]
         self.on(file.change, self.load, [file, done, self.network], outputs)
@@ -316,7 +320,8 @@ class _MasksTab(_Tab):
         """A recipe, what is said about it, and the masks of all photos by it."""
         model = self.models[name]
         photos = [state.masked_photo(model, recipe, p.photo, p.name) for p in photos]
-        return recipe, text, photos, recipe.threshold, _outlines(photos, recipe.threshold)
+        threshold = round(recipe.threshold, 3)
+        return recipe, text, photos, threshold, _outlines(photos, threshold)
 
     def load(self, path: str | None, photos: Photos, name: str) -> Any:
         """Use the recipe of a file."""
@@ -440,15 +445,18 @@ class _CardTab(_Tab):
 
     def lay_out(self) -> None:
         """Lay out the tab."""
+        gr.Markdown(
+            "Measures every layer and method on a few photos. Masks have the names of their photos."
+        )
         with gr.Row():
             upload = _files("Photos", "card-photos")
-            masks = _files("Masks of the same names (can be left out)", "card-masks")
+            masks = _files("Masks (optional)", "card-masks")
         with gr.Row():
             count = gr.Slider(2, 50, 8, step=1, label="Photos to use")
             index = self.classes("Class")
             start = gr.Button("Measure (minutes)", variant="primary")
         about, title = gr.Markdown(), "Every layer and method"
-        sheet = gr.Image(label=f"{title} on one photo", interactive=False, visible=False)
+        sheet = gr.Image(interactive=False, visible=False, show_label=False)
         table = gr.Dataframe(label=title, interactive=False, visible=False)
         label = "Network card (HTML) and numbers (JSON)"
         files = gr.File(label=label, interactive=False, visible=False)
@@ -468,7 +476,15 @@ class _CardTab(_Tab):
             stages=2, classes=state.class_of(index), settings=EvaluationSettings(progress=True),
         )  # fmt: skip
         written = [str(path) for path in write_card(card, folder / "card")[:2]]
-        values = {"headers": ["method", "layer", *card.columns()], "data": card.rows()}
+        rows = card.rows()
+        style = [
+            ["text-align: right" * (not isinstance(each, str)) for each in row] for row in rows
+        ]
+        values = {
+            "headers": ["method", "layer", *card.columns()],
+            "data": rows,
+            "metadata": {"display_value": cell_texts(rows), "styling": style},
+        }
         notes = [f"*{each}*" for each in card.notes]
         text = "\n\n".join([*card.recommendation(), *notes, MEANING])
         return text, *(
@@ -485,7 +501,7 @@ def _files(label: str, name: str) -> gr.File:
     """A place to drop pictures."""
     kinds = sorted(IMAGE_EXTENSIONS)
     return gr.File(
-        label=label, elem_id=name, file_count="multiple", file_types=kinds, height=120, min_width=200
+        label=label, elem_id=name, file_count="multiple", file_types=kinds, height=140, min_width=200
     )  # fmt: skip
 
 
@@ -495,12 +511,11 @@ def _download(label: str) -> tuple[gr.Button, gr.File]:
     return button, gr.File(label=label, interactive=False, visible=False)
 
 
-def _gallery(label: str, columns: int, height: int | None) -> gr.Gallery:
-    """Small pictures to choose from."""
+def _gallery(label: str, columns: int, height: int | None, look: str = "photos") -> gr.Gallery:
+    """Small pictures to choose from; ``look`` names their style."""
     return gr.Gallery(
         label=label, columns=columns, height=height, allow_preview=False, fit_columns=False,
-        object_fit="contain",
-        interactive=False, elem_classes=["thumbs", *(["layers"] if height is None else [])], buttons=[],
+        object_fit="contain", interactive=False, elem_classes=["thumbs", look], buttons=[],
     )  # fmt: skip
 
 

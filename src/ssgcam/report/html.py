@@ -142,7 +142,7 @@ def write_html(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "texts": _texts, "key": _key, "jpeg": lambda p: encoded[id(p)], "svg": _svg,
+        "texts": cell_texts, "key": _key, "jpeg": lambda p: encoded[id(p)], "svg": _svg,
     }  # fmt: skip
     text = environment.get_template("report.html.jinja").render(
         title=title,
@@ -197,7 +197,7 @@ def _filled(section: Section) -> Section | None:
     return replace(section, columns=columns, rows=rows) if kept else None
 
 
-def _texts(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, ...]]:
+def cell_texts(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, ...]]:
     """The cells of a table as text: where a column has floats, its numbers have equal decimals."""
     columns = []
     for column in zip(*rows, strict=True):
