@@ -95,7 +95,7 @@ def test_photos_without_labels_and_masks_are_explained_for_their_top_class(tmp_p
         settings=SETTINGS,
     )  # fmt: skip
     assert "localization" not in card.columns()
-    assert any("--masks" in note for note in card.notes)
+    assert any("give masks to measure localization" in note for note in card.notes)
     assert card.lines[0].value("class specificity") > 0.5
 
 

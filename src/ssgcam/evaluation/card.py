@@ -271,7 +271,7 @@ def evaluate_card(
     if "localization" not in found:
         notes.append(
             "There are no masks, so where the object is was judged by the blur test alone, which asks "
-            "what the network uses; give --masks to measure localization."
+            "what the network uses; give masks to measure localization."
         )
     costs = _costs(model, compared, noise.to(run.device))
     lines = tuple(_line(source, found, costs[source]) for source in run.sources if source in costs)
