@@ -152,17 +152,24 @@ class Manifest:
             self.path.open(encoding="utf-8", errors=ERRORS) as stream,
         ):
             for number, line in enumerate(stream, 1):
-                parsed = None
-                with suppress(ValueError, RecursionError):
-                    parsed = json.loads(line)
-                if isinstance(parsed, dict) and (
-                    "settings" in parsed
-                    if number == 1
-                    else parsed.pop("checksum", None) == checksum(parsed)
-                ):
+                parsed = _parsed(line, header=number == 1)
+                if parsed is not None:
                     yield parsed
                 elif line.endswith("\n"):
                     raise SsgcamError(f"line {number} of '{self.path}' is damaged; {hint}")
+
+
+def _parsed(text: str, *, header: bool) -> dict[str, Any] | None:
+    """A line, an entry's without its checksum; None if it is damaged."""
+    line = None
+    with suppress(ValueError, RecursionError):
+        line = json.loads(text)
+    if not isinstance(line, dict):
+        return None
+    if header:
+        return line if "settings" in line else None
+    found = line.pop("checksum", None)
+    return line if found == checksum(line) else None
 
 
 def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from functools import wraps
 from html import escape
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from PIL import Image
@@ -23,7 +23,7 @@ from ssgcam.evaluation.card import MEANING, evaluate_card, write_card
 from ssgcam.images import IMAGE_EXTENSIONS, read_image
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
-from ssgcam.report.html import cell_texts
+from ssgcam.report.tables import cell_texts
 from ssgcam.search import CalibrationSet, SearchResult
 
 #: Photos that one upload may have.
@@ -185,7 +185,7 @@ class _ExplainTab(_Tab):
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 upload = _files("Drop photos here", "explain-photos")
-                gallery = _gallery("Photos: choose one", 4, 150)
+                gallery = _gallery("Photos: choose one", "photos")
                 label = gr.Label(label="Top predictions", num_top_classes=5)
                 with gr.Row():
                     index = self.classes("Class")
@@ -206,7 +206,7 @@ class _ExplainTab(_Tab):
                         gr.Slider(low, high, getattr(start, name), step=step, label=title)
                         for name, title, low, high, step in SLIDERS
                     ]
-        layers = _gallery("Every layer: choose one", 6, None, "layers")
+        layers = _gallery("Every layer: choose one", "layers")
         make, files = _download("Overlay, map, settings")
         settings = [layer, method, *sliders]
         drawn = [found, label, layer, compared, layers]
@@ -305,7 +305,7 @@ class _MasksTab(_Tab):
             with gr.Column(scale=3, min_width=320):
                 upload = _files("Photos to segment", "segment-photos")
                 threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
-                gallery = _gallery("Outlines", 3, None, "outlines")
+                gallery = _gallery("Outlines", "outlines")
                 make, files = _download("Masks and recipe")
         outputs = [self.used, about, done, threshold, gallery]
         self.on(file.change, self.load, [file, done, self.network], outputs)
@@ -376,7 +376,7 @@ class _CorrectTab(_Tab):
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 upload = _files("Drop photos here", "paint-photos")
-                gallery = _gallery("Photos: choose one", 4, 150)
+                gallery = _gallery("Photos: choose one", "photos")
                 brush = gr.Brush(
                     default_size=12, colors=[state.OBJECT, state.NOT_OBJECT], color_mode="fixed",
                     default_color=state.OBJECT,
@@ -511,11 +511,12 @@ def _download(label: str) -> tuple[gr.Button, gr.File]:
     return button, gr.File(label=label, interactive=False, visible=False)
 
 
-def _gallery(label: str, columns: int, height: int | None, look: str = "photos") -> gr.Gallery:
-    """Small pictures to choose from; ``look`` names their style."""
+def _gallery(label: str, look: Literal["photos", "layers", "outlines"]) -> gr.Gallery:
+    """Small pictures to choose from; ``look`` names their style, which sets the columns."""
     return gr.Gallery(
-        label=label, columns=columns, height=height, allow_preview=False, fit_columns=False,
-        object_fit="contain", interactive=False, elem_classes=["thumbs", look], buttons=[],
+        label=label, height=150 if look == "photos" else None, allow_preview=False,
+        fit_columns=False, object_fit="contain", interactive=False, elem_classes=["thumbs", look],
+        buttons=[],
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -51,15 +52,8 @@ def mask_overlay(photo: Image.Image, labels: Labels) -> Image.Image:
     """
     opacity = Image.fromarray((labels > 0).astype(np.uint8) * round(255 * OPACITY))
     picture = Image.composite(indexed(labels).convert("RGB"), photo, opacity)
-    picture.paste(BORDER, mask=Image.fromarray(_border(labels, max(1, max(labels.shape) // 400))))
+    width = 1 + 2 * max(1, max(labels.shape) // 400)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (width, width))
+    borders = (cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, cross) > 0) & (labels > 0)
+    picture.paste(BORDER, mask=Image.fromarray(borders))
     return picture
-
-
-def _border(labels: Labels, width: int) -> NDArray[np.bool_]:
-    """Pixels of an object that are so many pixels from a pixel of another value."""
-    found = np.zeros(labels.shape, dtype=bool)
-    for values, border in ((labels, found), (labels.T, found.T)):
-        differ = values[width:] != values[:-width]
-        border[width:] |= differ
-        border[:-width] |= differ
-    return found & (labels > 0)

@@ -119,8 +119,8 @@ def _report_and_exit(error: BaseException, command: str) -> NoReturn:
     elif isinstance(error, SsgcamError):
         code, text = 2, str(error)
     elif isinstance(error, OSError):
-        where = f"'{error.filename}': " if error.filename else ""
-        code, text = 2, f"{where}{error.strerror or error}; check the path"
+        named = f"'{error.filename}': {error.strerror}; check the path"
+        code, text = 2, named if error.filename else str(error)
     elif hasattr(error, "format_message"):  # a wrong option or argument
         usage = f"; '{command} --help' shows the usage"
         code, text = 2, error.format_message().rstrip(".") + usage

@@ -24,6 +24,7 @@ from PIL import Image
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text
 from ssgcam.report.notebook import data_url, jpeg
+from ssgcam.report.tables import TableCell, cell_texts
 from ssgcam.version import versions
 
 #: Bytes that all pictures of a report may take together, before they are encoded as text.
@@ -33,8 +34,6 @@ PICTURE_SIZES = ((1800, 82), (720, 82), (560, 75), (420, 70), (320, 60), (240, 5
 
 #: A number with its interval, such as ``0.8 [0.7, 0.9]`` or ``+0.1 (-0.2 to 0.4)``.
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: [\[(].*)?$")
-
-Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     note: str = ""
 
 
@@ -197,23 +196,7 @@ def _filled(section: Section) -> Section | None:
     return replace(section, columns=columns, rows=rows) if kept else None
 
 
-def cell_texts(rows: Sequence[Sequence[Cell]]) -> list[tuple[str, ...]]:
-    """The cells of a table as text: where a column has floats, its numbers have equal decimals."""
-    columns = []
-    for column in zip(*rows, strict=True):
-        floats = [value for value in column if isinstance(value, float) and math.isfinite(value)]
-        decimals = max((len(f"{v:.3f}".rstrip("0").partition(".")[2]) for v in floats), default=0)
-        columns.append(
-            [
-                "" if value is None else str(value) if isinstance(value, str) or not floats
-                else f"{value:z.{decimals}f}"
-                for value in column
-            ]
-        )  # fmt: skip
-    return list(zip(*columns, strict=True))
-
-
-def _key(value: Cell) -> float | None:
+def _key(value: TableCell) -> float | None:
     """The number that a cell is sorted by; None: it is sorted as text."""
     if isinstance(value, str):
         found = NUMBER.match(value)

@@ -10,6 +10,8 @@ from html import escape
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ssgcam.report.tables import TableCell, cell_texts
+
 SIDE = 240  # longer side of a picture, in pixels
 
 
@@ -48,15 +50,13 @@ def html_pictures(pictures: Iterable[tuple[Image.Image, str]], side: int = SIDE)
     return f'<div style="display:flex;flex-wrap:wrap">{"".join(figures)}</div>'
 
 
-def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
-    """A table; floats have three digits, None is an empty cell."""
+def html_table(
+    columns: Sequence[str], rows: Sequence[Sequence[TableCell]], caption: str = ""
+) -> str:
+    """A table; the floats of a column have equal decimals, None is an empty cell."""
 
-    def line(cells: Iterable[object], tag: str) -> str:
-        texts = (
-            f"{cell:.3f}" if isinstance(cell, float) else "" if cell is None else str(cell)
-            for cell in cells
-        )
+    def line(texts: Iterable[str], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{escape(text)}</{tag}>' for text in texts)}</tr>"
 
-    body = "".join(line(row, "td") for row in rows)
+    body = "".join(line(row, "td") for row in cell_texts(rows))
     return f"<table><caption>{escape(caption)}</caption>{line(columns, 'th')}{body}</table>"

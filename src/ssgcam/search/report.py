@@ -26,6 +26,7 @@ from ssgcam.report import html
 from ssgcam.report.heatmap import overlay
 from ssgcam.report.notebook import html_pictures, html_table
 from ssgcam.report.panel import Cell, panel
+from ssgcam.report.tables import TableCell
 from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.maps import COMPARED
 from ssgcam.search.settings import Fitness
@@ -195,7 +196,7 @@ class Report:
 
     def _tables(self) -> list[html.Table]:
         """The recipe's layers, all scores and the leads."""
-        layers: list[list[html.Cell]] = [
+        layers: list[list[TableCell]] = [
             [one.name, f"{one.weight:.3f}", one.ssg.form, one.ssg.sigma, one.ssg.first_exponent,
              one.ssg.second_exponent, one.gamma]
             for one in self.recipe.layers
