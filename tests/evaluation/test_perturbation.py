@@ -138,7 +138,8 @@ def test_the_best_rival_has_the_lowest_value_if_lower_is_better(samples):
     assert replace(difference, low=-0.1, high=0.1).verdict == "open"
 
 
-def test_number_of_forward_passes_without_labels(samples):
+@pytest.mark.parametrize("control", [False, True])
+def test_number_of_forward_passes_without_labels(samples, control):
     model = noise()
     bare = replace(samples, samples=tuple(replace(s, labels=()) for s in samples))
     sizes = []
@@ -149,13 +150,14 @@ def test_number_of_forward_passes_without_labels(samples):
         COMPARED,
         measures=("blur",),
         areas=(0.2,),
+        control=control,
         settings=replace(SETTINGS, batch_size=2, examples=0),
     )
     checked, *rest = sizes
     sources = 2 * 3
     assert checked == 1
-    # each image: for its top class, for its maps, and for each source intact, blurred, control
-    assert sum(rest) == 5 * (2 + 3 * sources)
+    # each image: for its top class, for its maps, intact, and for each source blurred and control
+    assert sum(rest) == 5 * (3 + (1 + control) * sources)
     assert rest[0] == 2
 
 

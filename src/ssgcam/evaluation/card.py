@@ -243,18 +243,27 @@ def evaluate_card(
     )
     run = Run("card", model, given, compared, settings)
     index = run.class_index(classes)
-    samples = _labeled(run, given, index)
+    samples, sure = _labeled(run, given, index)
+    confidence = _confidence(samples, sure)
     notes = []
     found: dict[str, Evaluation] = {
         "sanity": evaluate_sanity(
             model, samples, compared, images=10, stages=stages, settings=settings
         ),
         "perturbation": evaluate_perturbation(
-            model, samples, compared, measures=("blur",), areas=(area,), settings=settings
+            model,
+            samples,
+            compared,
+            measures=("blur",),
+            areas=(area,),
+            control=False,
+            settings=settings,
         ),
     }
     parts: dict[str, Callable[[], Evaluation]] = {
-        "grid": lambda: _grid(model, samples, compared, mosaics, settings)
+        "grid": lambda: evaluate_grid(
+            model, samples, compared, mosaics=mosaics, confidence=confidence, settings=settings
+        )
     }
     objects = {sample.name for sample in given if sample.mask and sample.labels}
     if objects:
@@ -268,6 +277,11 @@ def evaluate_card(
             found[task] = evaluate()
         except SsgcamError as error:
             notes.append(f"The part '{task}' is left out: {error}.")
+    if "grid" in found and confidence < CONFIDENCES[0]:
+        notes.append(
+            f"Too few photos reach a probability of {CONFIDENCES[0]:g}, so mosaics are made of those "
+            f"that reach {confidence:g}."
+        )
     if "localization" not in found:
         notes.append(
             "There are no masks, so where the object is was judged by the blur test alone, which asks "
@@ -333,12 +347,16 @@ def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
     return files
 
 
-def _labeled(run: Run, samples: SampleSet, index: int | None) -> SampleSet:
-    """The samples with one class of the network each: the given one, their label, or the top class."""
+def _labeled(run: Run, samples: SampleSet, index: int | None) -> tuple[SampleSet, list[float]]:
+    """The samples with one class of the network each: the given one, their label, or the top class.
+
+    And the probability of this class for each, -1 where another one is the network's top class.
+    """
     mapping: dict[int, int] = {}
     if index is None and samples.class_names != ("object",):
         mapping = run.class_mapping(samples, None) if any(s.labels for s in samples) else {}
-    tops = run.probabilities([Item(sample) for sample in samples]).argmax(1).tolist()
+    probabilities = run.probabilities([Item(sample) for sample in samples])
+    tops = probabilities.argmax(1).tolist()
     labeled = []
     for sample, top in zip(samples, tops, strict=True):
         own = mapping.get(sample.labels[0], top) if len(sample.labels) == 1 else top
@@ -346,31 +364,20 @@ def _labeled(run: Run, samples: SampleSet, index: int | None) -> SampleSet:
         labeled.append(replace(sample, labels=(label,), boxes=(), box_labels=()))
     names = run.model.class_names or tuple(map(str, range(run.outputs)))
     masks = ("object",) if samples.mask_names else ()
-    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks)
+    sure = [
+        float(own[top]) if sample.labels == (top,) else -1.0
+        for sample, own, top in zip(labeled, probabilities, tops, strict=True)
+    ]
+    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks), sure
 
 
-def _grid(
-    model: LoadedModel,
-    samples: SampleSet,
-    compared: MethodsCompared,
-    mosaics: int,
-    settings: EvaluationSettings,
-) -> Evaluation:
-    """The grid pointing game of the most certain photos that suffice for it."""
+def _confidence(samples: SampleSet, sure: Sequence[float]) -> float:
+    """The highest of ``CONFIDENCES`` that photos of two classes reach, or else the last."""
     for confidence in CONFIDENCES:
-        try:
-            found = evaluate_grid(
-                model, samples, compared, mosaics=mosaics, confidence=confidence, settings=settings
-            )
-        except SsgcamError:
-            if confidence == CONFIDENCES[-1]:
-                raise
-            continue
-        if confidence == CONFIDENCES[0]:
-            return found
-        note = f"Too few photos reach a probability of {CONFIDENCES[0]:g}, so mosaics are made of "
-        return replace(found, notes=(*found.notes, f"{note}those that reach {confidence:g}."))
-    raise AssertionError
+        pairs = zip(samples, sure, strict=True)
+        if len({sample.labels for sample, own in pairs if own >= confidence}) > 1:
+            return confidence
+    return CONFIDENCES[-1]
 
 
 def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) -> CardLine:

@@ -295,7 +295,8 @@ class Explainer:
         for name, values in raw.items():
             own = (int(values.shape[-2]), int(values.shape[-1]))
             maps[MapSource(spec.title, name)] = fusion.prepare(values, own, spec.power)
-        gammas, how = [spec.power] * len(raw), METHODS[spec.method].fusion
-        fused = fusion.fuse([*raw.values()], size, gammas=gammas, fusion=how)
-        maps[MapSource(spec.title, ALL_FUSED)] = fused
+        fused = MapSource(spec.title, ALL_FUSED)
+        if fused in self.sources:
+            gammas, how = [spec.power] * len(raw), METHODS[spec.method].fusion
+            maps[fused] = fusion.fuse([*raw.values()], size, gammas=gammas, fusion=how)
         return {source: values for source, values in maps.items() if source in self.sources}

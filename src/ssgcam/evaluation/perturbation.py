@@ -57,6 +57,7 @@ def evaluate_perturbation(
     areas: Sequence[float] = metrics.AREAS,
     sigma: float = 0.05,
     steps: int = 28,
+    control: bool = True,
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
     """Blur, insert and delete the pixels that the maps highlight.
@@ -74,6 +75,7 @@ def evaluate_perturbation(
         sigma: The blur's standard deviation, a share of the input's shorter side.
         steps: Points of the insertion and deletion curves after the first; each step is
             ``ceil(H * W / steps)`` pixels.
+        control: Blur a region of the same shape at a random place, too.
         settings: Batch size, seed, ... With ``fast`` a copy of the network answers to the perturbed
             images; the maps are exact.
 
@@ -115,13 +117,17 @@ def evaluate_perturbation(
         parts: Parts = {(None, "correct"): (top == own).int()}
         inputs = computation.ready(batch.inputs)
         blurred = computation.ready(normalize(metrics.gaussian_blur(batch.pixels, sigma)))
+        intact = None
+        if "blur" in measures or "drop_increase" in measures:
+            intact = metrics.class_answers(answers, inputs, own, at_once)
         passes: dict[str, Any] = {"seed": settings.seed, "batch_size": at_once}
         for source, all_maps in found.maps.items():
             maps = all_maps[:, 0]
             if "blur" in measures:
                 parts[source, "blur"] = metrics.blur_drops(
-                    answers, inputs, blurred, maps, own, areas=areas, first=batch.first, **passes
-                )
+                    answers, inputs, blurred, maps, own, areas=areas, intact=intact,
+                    control=control, first=batch.first, **passes,
+                )  # fmt: skip
             if "insertion_deletion" in measures:
                 curves = metrics.insertion_deletion(
                     answers, inputs, blurred, maps, top, counts=counts, **passes
@@ -129,13 +135,17 @@ def evaluate_perturbation(
                 parts[source, "curves"] = curves
                 parts[source, "curve areas"] = metrics.area_under_curve(curves, shares)
             if "drop_increase" in measures:
-                drops = metrics.drop_and_increase(answers, inputs, maps, own, at_once)
+                drops = metrics.drop_and_increase(
+                    answers, inputs, maps, own, at_once, intact=intact
+                )
                 parts[source, "drop"] = drops
             if "road" in measures:
                 parts[source, "road"] = metrics.road_parts(answers, inputs, maps, own, **passes)
         return parts
 
-    table = run.accumulate(items, no_extra, score, measures, areas, sigma, steps, pooled=["curves"])
+    table = run.accumulate(
+        items, no_extra, score, measures, areas, sigma, steps, control, pooled=["curves"]
+    )
 
     def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Picture:
         values = found.maps[source][k, 0]
@@ -154,9 +164,10 @@ def evaluate_perturbation(
     }
     charts = []
     if "blur" in measures:
-        charts.append(_blur_chart(table, areas, intact))
+        charts.append(_blur_chart(table, areas, intact, control))
         facts["blurred"] = f"the top {', '.join(f'{area:.0%}' for area in areas)} of the pixels"
-        facts["random control"] = "each image's own highlighted region moved to a random place"
+        if control:
+            facts["random control"] = "each image's own highlighted region moved to a random place"
     if "insertion_deletion" in measures:
         titles = {"insertion": "Insertion", "deletion": "Deletion"}
         labels = "share of the pixels", "probability of the top class"
@@ -173,7 +184,7 @@ def evaluate_perturbation(
     facts["perturbed images"] = f"{at_once} for each pass of the network"
     facts["computation"] = f"{computation.description} answers to perturbed images, exact maps"
     return run.evaluation(
-        table, _metrics(measures, areas), facts, charts=tuple(charts),
+        table, _metrics(measures, areas, control), facts, charts=tuple(charts),
         examples=Examples(items, no_extra, draw, lambda extra: None, LEGEND),
     )  # fmt: skip
 
@@ -186,12 +197,12 @@ def _classes(model: LoadedModel, batch: Batch[None]) -> Tensor:
     return torch.where(known, batch.classes(), top)
 
 
-def _metrics(measures: Sequence[Measure], areas: Sequence[float]) -> list[Metric]:
+def _metrics(measures: Sequence[Measure], areas: Sequence[float], control: bool) -> list[Metric]:
     rows: list[Metric] = []
     if "blur" in measures:
         rows += [
             Metric("accuracy drop", "blur", lambda m: m[..., 0, 0, :].mean(-1)),
-            Metric("random control", "blur", lambda m: m[..., 1, 0, :].mean(-1), ""),
+            *[Metric("random control", "blur", lambda m: m[..., 1, 0, :].mean(-1), "")] * control,
             Metric("probability drop", "blur", lambda m: m[..., 0, 1, :].mean(-1)),
         ]
         for index, area in enumerate(areas):
@@ -213,7 +224,7 @@ def _metrics(measures: Sequence[Measure], areas: Sequence[float]) -> list[Metric
     return rows
 
 
-def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float) -> Chart:
+def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float, control: bool) -> Chart:
     """Accuracy at each blurred area, and with the random control, the mean of the methods."""
     x = torch.tensor([0.0, *areas]).double()
     after = {  # [2, areas + 1]: highest pixels, control
@@ -223,11 +234,9 @@ def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float) -> Cha
     chart = curve_chart(
         "perturbation_blur", title, labels, ((s, x, y[0]) for s, y in after.items())
     )
-    for layers, lines in chart.plots.items():
-        control = torch.stack([y[1] for s, y in after.items() if s.layers == layers]).mean(0)
-        line = Series(
-            "moved at random (mean of methods)", lines[0].x, tuple(control.tolist()), True
-        )
+    for layers, lines in chart.plots.items() if control else ():
+        moved = torch.stack([y[1] for s, y in after.items() if s.layers == layers]).mean(0)
+        line = Series("moved at random (mean of methods)", lines[0].x, tuple(moved.tolist()), True)
         chart.plots[layers] = (*lines, line)
     return chart
 

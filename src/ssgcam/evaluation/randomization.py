@@ -181,9 +181,11 @@ def _stages(network: nn.Module, layers: Sequence[str], most: int | None) -> list
     check(most >= 1, f"{most} stages are too few; give at least 1")
     step = max(1.0, len(owners) / most)
     wanted = {0} | {min(len(owners) - 1, int((k + 1) * step) - 1) for k in range(most)}
+    order = [name for name, _ in network.named_modules()]
     for layer in layers:
         module = Target.parse(layer).module
-        inside = [k for k, name in enumerate(owners) if f"{name}.".startswith(f"{module}.")]
-        if inside and inside[0] > 0:
-            wanted.add(inside[0] - 1)
+        last = max(k for k, name in enumerate(order) if f"{name}.".startswith(f"{module}."))
+        above = sum(order.index(owner) > last for owner in owners)
+        if above:
+            wanted.add(above - 1)
     return [owners[k] for k in sorted(wanted)]

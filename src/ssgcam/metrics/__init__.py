@@ -47,9 +47,9 @@ from ssgcam.metrics.masks import (
 )  # fmt: skip
 from ssgcam.metrics.offset import MaskOffset, mask_offset
 from ssgcam.metrics.perturbation import (
-    AREAS, area_under_curve, blur_drops, curve_counts, drop_and_increase, fit_maps, gaussian_blur,
-    images_at_once, insertion_deletion, moved_ranks, pixel_counts, pixel_ranks, replaced_answers,
-    top_pixels,
+    AREAS, area_under_curve, blur_drops, class_answers, curve_counts, drop_and_increase, fit_maps,
+    gaussian_blur, images_at_once, insertion_deletion, moved_ranks, pixel_counts, pixel_ranks,
+    replaced_answers, top_pixels,
 )  # fmt: skip
 from ssgcam.metrics.pointing import near_object, peak_hits
 from ssgcam.metrics.randomization import cascade, constant_maps, rank_correlation, stage_names

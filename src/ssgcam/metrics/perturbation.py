@@ -253,6 +253,8 @@ def blur_drops(
     classes: Tensor,
     *,
     areas: Sequence[float] = AREAS,
+    intact: Tensor | None = None,
+    control: bool = True,
     seed: int = 0,
     first: int = 0,
     batch_size: int | None = None,
@@ -269,13 +271,16 @@ def blur_drops(
         maps: ``[N, h, w]``, the maps of ``classes``.
         classes: ``[N]``, the true class (the predicted one where the truth isn't known).
         areas: Shares of the image to blur, in (0, 1].
+        intact: ``[N, 2]``, :func:`class_answers` of the images, where they are known; they are the same
+            for every method.
+        control: Whether the control is computed, too.
         seed: Fixes the order among ties and the control's places.
         first: Index of the first image in the whole set (:func:`moved_ranks`).
         batch_size: Images of one batch; None takes :func:`images_at_once`.
 
     Returns:
         Parts ``[N, 2, 2, Q]``: for (highest pixels, control) the drop of (whether the class is on top,
-        its probability) at each area.
+        its probability) at each area. Without the control ``[N, 1, 2, Q]``.
 
     Raises:
         SsgcamError: If shapes don't fit or a setting is out of range.
@@ -284,12 +289,14 @@ def blur_drops(
     height, width = images.shape[-2:]
     counts = pixel_counts(areas, height * width)
     ranks = pixel_ranks(fit_maps(maps, height, width), seed)
-    intact = class_answers(probabilities, images, classes, batch_size)[..., None]
+    orders = [ranks, moved_ranks(ranks, seed, first)] if control else [ranks]
+    if intact is None:
+        intact = class_answers(probabilities, images, classes, batch_size)
     answers = [
         replaced_answers(probabilities, blurred, images, order, counts, classes, batch_size)
-        for order in (ranks, moved_ranks(ranks, seed, first))
+        for order in orders
     ]
-    return torch.stack([intact - own for own in answers], 1)
+    return torch.stack([intact[..., None] - own for own in answers], 1)
 
 
 def insertion_deletion(
@@ -355,6 +362,8 @@ def drop_and_increase(
     maps: Tensor,
     classes: Tensor,
     batch_size: int | None = None,
+    *,
+    intact: Tensor | None = None,
 ) -> Tensor:
     """Average Drop and Increase of each image.
 
@@ -367,6 +376,7 @@ def drop_and_increase(
         maps: ``[N, h, w]``, not negative.
         classes: ``[N]``.
         batch_size: Images of one batch; None takes :func:`images_at_once`.
+        intact: As for :func:`blur_drops`.
 
     Returns:
         Parts ``[N, 2]`` float32: (drop in [0, 1], increase 0 or 1).
@@ -378,8 +388,8 @@ def drop_and_increase(
     fitted = fit_maps(maps, *images.shape[-2:]).to(images.device)
     check((fitted >= 0).all(), "a map for Average Drop has negative values; apply relu to it first")
     masked = images * scale(fitted)[:, None].to(images.dtype)
-    before, after = (
-        class_answers(probabilities, some, classes, batch_size)[:, 1] for some in (images, masked)
-    )
+    if intact is None:
+        intact = class_answers(probabilities, images, classes, batch_size)
+    before, after = intact[:, 1], class_answers(probabilities, masked, classes, batch_size)[:, 1]
     drop = torch.where(before > 0, (before - after).clamp(min=0) / before, 0.0)
     return torch.stack([drop, (after > before).float()], 1)
