@@ -90,13 +90,15 @@ class Manifest:
         Returns:
             Empty if the file is missing or has the same settings.
         """
-        header = next(self.lines(), None)
-        if header is None:
+        theirs = self.known_settings()
+        if not theirs:
             return []
-        ours, theirs = (
-            dict(_flat(each["settings"])) for each in (json.loads(self._header), header)
-        )
+        ours = dict(_flat(json.loads(self._header)["settings"]))
         return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+
+    def known_settings(self) -> dict[str, Any]:
+        """The settings in the file by their names, such as ``method.name``; empty if it is missing."""
+        return dict(_flat(next(self.lines(), {}).get("settings", {})))
 
     def is_current(self, entry: Entry, stamp: Any) -> bool:
         """Whether the entry's input is unchanged and all its output files exist.

@@ -262,6 +262,8 @@ def test_the_folder_of_another_class_is_refused_before_the_network_is_loaded(tmp
         [],
         ["--class", "dog", "--crop"],
         ["--top", "2"],
+        ["--class", "dog", "--method", "grad_cam"],
+        ["--class", "dog", "--model", "resnet50"],
     ]
     for other in others:
         result = run(*words, *other)

@@ -151,19 +151,25 @@ def explain_images(
     return outcome
 
 
-def check_folder(out: Path, classes: Sequence[int | str], top: int, crop: bool) -> None:
+def check_folder(out: Path, classes: Sequence[int | str], settings: Mapping[str, Any]) -> None:
     """Refuse the folder of another run by what is known before the network is loaded.
 
+    Args:
+        out: The folder.
+        classes: To explain, by index or name; the most probable ones if empty.
+        settings: Some of the others by their names in the manifest, such as ``method.name``.
+
     Raises:
-        SsgcamError: If the maps in the folder are of other classes, or ``top`` or ``crop`` differs.
+        SsgcamError: If the maps in the folder are of other classes or settings.
     """
-    lines = Manifest(out / MANIFEST, {}).lines()
-    earlier = next(lines, {}).get("settings")
-    if not isinstance(earlier, dict):
+    manifest = Manifest(out / MANIFEST, {})
+    if not manifest.path.exists():
         return
-    listed = earlier.get("classes") or []
-    different = [k for k, value in {"top": top, "crop": crop}.items() if earlier.get(k) != value]
-    names = next(([one["name"] for one in line["maps"]] for line in lines if "maps" in line), [""])
+    earlier = manifest.known_settings()
+    different = [name for name, value in settings.items() if earlier.get(name) != value]
+    listed = [value for name, value in earlier.items() if name.startswith("classes.")]
+    maps = next((line["maps"] for line in manifest.lines() if "maps" in line), [{"name": ""}])
+    names = [one["name"] for one in maps]
 
     def explained(wanted: str) -> bool:
         if wanted.removeprefix("-").isdecimal():

@@ -55,7 +55,13 @@ def explain(
     """
     from ssgcam.bulk.explain import REPORT, check_folder, explain_images
 
-    check_folder(files.out, files.classes or [], files.top, files.crop)
+    settings: dict[str, Any] = {
+        "method.name": method.method or "ssg_cam",
+        "top": files.top,
+        "crop": files.crop,
+    }
+    settings |= {"model.name": network.model} if network.model else {}
+    check_folder(files.out, files.classes or [], settings)
     model = network.load()
     given: dict[str, Any] = {**vars(files), "classes": files.classes or []}
     result = explain_images(
