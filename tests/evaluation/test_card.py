@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import torch
 
 from helpers.evaluation_cases import blobs, boxed_tree, masked_tree, noise
 from ssgcam.data import read_photos, read_samples
@@ -97,6 +98,25 @@ def test_photos_without_labels_and_masks_are_explained_for_their_top_class(tmp_p
     assert "localization" not in card.columns()
     assert any("give masks to measure localization" in note for note in card.notes)
     assert card.lines[0].value("class specificity") > 0.5
+
+
+def test_mosaics_are_made_of_the_most_certain_photos_that_suffice(tmp_path):
+    root = boxed_tree(tmp_path / "set", count=6)
+    model = blobs()
+    samples = read_photos(root / "images")
+    options = {"layers": ["act2"], "mosaics": 2, "stages": 1, "settings": SETTINGS}
+    with torch.no_grad():
+        model.network.fc.weight.mul_(1e-3)  # now no class has a probability of one half
+    card = evaluate_card(model, samples, ["grad_cam"], **options)
+    assert "class specificity" in card.columns()
+    said = [note for note in card.notes if note.startswith("Too few photos reach")]
+    assert said == [
+        "Too few photos reach a probability of 0.9, so mosaics are made of those that reach 0."
+    ]
+    with torch.no_grad():
+        model.network.fc.weight.mul_(1e6)
+    card = evaluate_card(model, samples, ["grad_cam"], **options)
+    assert not [note for note in card.notes if note.startswith("Too few photos reach")]
 
 
 def test_one_photo_has_no_mosaic_but_a_card(tmp_path):

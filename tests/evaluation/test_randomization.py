@@ -81,6 +81,13 @@ def test_the_stages_just_above_a_layer_are_always_compared(samples):
     assert found.facts["images"] == "2"
 
 
+def test_the_stage_just_above_a_layer_without_weights_is_compared(samples):
+    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    found = evaluate_sanity(noise(), samples, compared, stages=1, images=2, settings=SETTINGS)
+    assert found.facts["stages"] == "3: fc, conv2, conv1"
+    assert found.tables[0].rows[0][2] == "conv2"
+
+
 def test_groups_are_resampled(samples):
     compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
     found = evaluate_sanity(noise(), samples, compared, settings=SETTINGS)
