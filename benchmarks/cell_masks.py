@@ -1,9 +1,10 @@
-"""Masks of infected cells beyond the recipe: a second stage, sure and unsure masks, whole fields.
+"""Masks of infected cells beyond the recipe: a second stage, whole fields, and unlike images.
 
     python benchmarks/cell_masks.py second --data DATA --network resnet18 --work runs
     python benchmarks/cell_masks.py fields --data DATA --network resnet18 --work runs
+    python benchmarks/cell_masks.py unlike --data DATA --network resnet18 --work runs
 
-Both need the networks and recipes of ``cells.py``. ``second``: the recipe makes masks of the infected
+All need the networks and recipes of ``cells.py``. ``second``: the recipe makes masks of the infected
 training windows, of which only the labels are used. 'train-segmenter' learns from them (without the fifth
 whose predicted IoU is lowest; healthy windows get empty masks), and the same network learns from the
 calibration masks alone, in as many steps. All three are scored on the infected windows of the test
@@ -13,13 +14,19 @@ fields, at 160 px. Then: does the predicted IoU of the recipe's masks order them
 healthy windows: by its own threshold and gate, and by the window rule that the uninfected fields of the
 training and calibration parts give (at most .1 false objects in each). An object is false if it touches
 no infected cell's box. Test fields: all without an infected or undecided cell, and 20 with infected ones.
+
+``unlike`` asks whether a recipe's statistics tell windows of other laboratories, and changed windows of
+its own, from the infected windows of the fold's test fields. Windows of other laboratories
+(``malaria_masks``) lie around parasites: of 160 px as they are, and of two cell diameters with the white
+balance of ``parasites.py``, so that neither cell size nor background differ. The largest statistic, in
+units of its limit, orders the windows; above 1 a window is flagged. Intervals resample fields.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,16 +35,18 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
-from scipy.stats import spearmanr
+from PIL import Image, ImageFilter
+from scipy.stats import mannwhitneyu, spearmanr
 from torch import Tensor
 
-from cells import CALIBRATION, HEALTHY, WINDOW, Box, Fields, Window, labeled_windows, spread
+import parasites
+from cells import CALIBRATION, HEALTHY, INPUT, WINDOW, Box, Fields, Window, labeled_windows, spread
 from common import command, row, study_parser, table, with_interval, write_page
-from ssgcam import Recipe, load_model
+from ssgcam import LoadedModel, Recipe, load_model
 from ssgcam.bulk.false_objects import choose_window_rule
 from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.windows import Windows
+from ssgcam.images import read_image
 from ssgcam.metrics import Interval, bootstrap_interval, identity, paired_difference, ratio
 from ssgcam.metrics.masks import confusion_matrix, foreground_iou
 from ssgcam.search import SearchSettings, search_recipe
@@ -84,7 +93,6 @@ def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str])
         order is reached when the fifth with the lowest predicted IoU is set aside.
     """
     values = np.stack([np.asarray(predicted), true.numpy()])
-    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
 
     def statistics(chosen: Any) -> tuple[float, float]:
         guess, iou = values[:, chosen]
@@ -92,13 +100,21 @@ def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str])
         gained, most = (mean - iou.mean() for mean in left)
         return float(spearmanr(guess, iou).statistic), float(gained / most)
 
+    return group_intervals(statistics, groups)
+
+
+def group_intervals(
+    statistics: Callable[[Any], Sequence[float]], groups: Sequence[str]
+) -> list[Interval]:
+    """Intervals of numbers that are computed from the indices of items, with groups resampled."""
+    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
     generator = np.random.default_rng(0)
     drawn = (generator.integers(0, len(members), len(members)) for _ in range(1000))
     samples = [statistics(np.concatenate([members[k] for k in each])) for each in drawn]
-    low, high = np.percentile(samples, (2.5, 97.5), axis=0)
+    low, high = np.nanpercentile(samples, (2.5, 97.5), axis=0)
     return [
-        Interval(value, float(a), float(b), 0.95, len(true), len(members), 1000, 0, 0)
-        for value, a, b in zip(statistics(np.arange(len(true))), low, high, strict=True)
+        Interval(value, float(a), float(b), 0.95, len(groups), len(members), 1000, 0, 0)
+        for value, a, b in zip(statistics(np.arange(len(groups))), low, high, strict=True)
     ]
 
 
@@ -260,13 +276,127 @@ def whole_fields(options: argparse.Namespace) -> None:
     write_page("fields", sections, rows, options.out)
 
 
+def changed_windows(
+    fields: Fields, windows: Sequence[Window]
+) -> Iterator[tuple[str, Callable[[Window], Image.Image]]]:
+    """How the windows of a test part are changed: a name, and the picture of each window."""
+
+    def rescaled(window: Window, side: int) -> Image.Image:
+        with Image.open(fields.folder / "images" / window.cell.field) as field:
+            left, top = (
+                min(max(start + (WINDOW - side) // 2, 0), length - side)
+                for start, length in zip((window.left, window.top), field.size, strict=True)
+            )
+            return field.crop((left, top, left + side, top + side)).convert("RGB")
+
+    def balanced(window: Window) -> Image.Image:
+        values = np.asarray(fields.photo(window)) * (1.15, 1.0, 0.85)
+        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+    yield "unchanged", fields.photo
+    yield "blurred, sigma 2 px", lambda w: fields.photo(w).filter(ImageFilter.GaussianBlur(2))
+    yield "cells 1.5 times as large", lambda w: rescaled(w, round(WINDOW / 1.5))
+    yield "cells 1.5 times as small", lambda w: rescaled(w, round(WINDOW * 1.5))
+    yield "red 1.15 times, blue .85 times", balanced
+
+
+def foreign_windows(data: Path) -> dict[str, tuple[list[Image.Image], list[str]]]:
+    """Windows around the parasites of other laboratories, and their fields."""
+    as_they_are, alike = (
+        "other laboratories, as they are",
+        "other laboratories, cells as large, white",
+    )
+    found: dict[str, tuple[list[Image.Image], list[str]]] = {as_they_are: ([], []), alike: ([], [])}
+    for field in parasites.read_fields(data):
+        boxes = field.around()
+        found[alike][0].extend(map(field.photo, boxes))
+        with read_image(data / "malaria_masks" / "images" / f"{field.name}.png") as photo:
+            for box in boxes:
+                left, top = (
+                    min(max((box[k] + box[k + 2] - WINDOW) // 2, 0), photo.size[k] - WINDOW)
+                    for k in (0, 1)
+                )
+                found[as_they_are][0].append(photo.crop((left, top, left + WINDOW, top + WINDOW)))
+        for own in found.values():
+            own[1].extend([field.name] * len(boxes))
+    return found
+
+
+def unlikeness(
+    model: LoadedModel, recipe: Recipe, photos: Sequence[Image.Image]
+) -> np.ndarray[Any, Any]:
+    """For each photo the largest statistic of the recipe, in units of its limit, ``[N]``."""
+    bound = recipe.bind(model)
+    largest = []
+    for start in range(0, len(photos), 32):
+        small = [photo.resize((INPUT, INPUT)) for photo in photos[start : start + 32]]
+        inputs = model.preprocessing(small)
+        values = bound.statistics(inputs, bound(inputs))
+        ratios = [s.distance(values[s.name]) / s.limit for s in recipe.calibration_statistics]
+        largest.append(torch.stack(ratios).amax(0))
+    return torch.cat(largest).numpy()
+
+
+def unlike_images(options: argparse.Namespace) -> None:
+    """How well the recipes' statistics tell unlike windows from those of the test fields."""
+    fields, network = Fields.read(options.data), options.network
+    foreign = foreign_windows(options.data)
+    found: dict[str, tuple[list[Any], list[str]]] = {}
+    folds = []
+    for fold in range(fields.folds):
+        stem = options.work / f"cells_{network}_fold{fold}"
+        file = stem.with_name(f"{stem.name}_{3 if options.quick else 150}.recipe.json")
+        if not file.exists():
+            print(f"no '{file}', so fold {fold} is left out: run 'cells.py study' for it")
+            continue
+        folds.append(str(fold))
+        model, recipe = load_model(f"{stem}.pth"), Recipe.load(file)
+        tested = fields.windows(fold, "test")
+        names = [window.cell.field for window in tested]
+        photos = {n: (list(map(of, tested)), names) for n, of in changed_windows(fields, tested)}
+        for name, (pictures, groups) in (photos | foreign).items():
+            values, fields_of = found.setdefault(name, ([], []))
+            values.append(unlikeness(model, recipe, pictures))
+            fields_of.extend(groups)
+    own, own_fields = np.concatenate(found["unchanged"][0]), found["unchanged"][1]
+    rows, lines = [], []
+    for name, (parts, groups) in found.items():
+        values = np.concatenate(parts)
+        both = np.concatenate([own, values])
+        other = np.repeat([False, True], (len(own), len(values)))
+
+        def statistics(chosen: Any, both: Any = both, other: Any = other) -> tuple[float, float]:
+            scores, unlike = both[chosen], other[chosen]
+            if unlike.all() or not unlike.any():
+                return np.nan, np.nan
+            area = mannwhitneyu(scores[unlike], scores[~unlike]).statistic
+            return area / (unlike.sum() * (~unlike).sum()), float((scores[unlike] > 1).mean())
+
+        area, flagged = group_intervals(statistics, own_fields + groups)
+        rows.append(row(network, name, "", "share that is flagged", flagged))
+        lines.append([name, len(values), with_interval(flagged), "-"])
+        if name != "unchanged":
+            rows.append(row(network, name, "", "area under the ROC curve", area))
+            lines[-1][-1] = with_interval(area)
+    header = ["windows", "n", "share that is flagged [95 %]", "area under the ROC curve [95 %]"]
+    sections = [
+        "# Windows that are unlike the calibration images",
+        f"`{command()}`",
+        (__doc__ or "").split("\n\n")[4],
+        f"## {network}, folds {', '.join(folds)}",
+        table(header, lines),
+    ]
+    write_page("unlike", sections, rows, options.out)
+
+
 def main() -> None:
     parser = study_parser(__doc__, "malaria_iml")
-    parser.add_argument("step", choices=("second", "fields"))
+    parser.add_argument("step", choices=("second", "fields", "unlike"))
     parser.add_argument("--network", default="resnet18", help="one that 'cells.py train' trained")
     parser.add_argument("--fold", type=int, default=0, choices=range(3), help="of 'fields'")
     options = parser.parse_args()
-    {"second": second_stage, "fields": whole_fields}[options.step](options)
+    steps = {"second": second_stage, "fields": whole_fields, "unlike": unlike_images}
+    steps[options.step](options)
 
 
 if __name__ == "__main__":
