@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from ssgcam.files import written_whole
+from ssgcam.files import remove_unfinished, written_whole
 
 
 def test_writers_in_threads_leave_permissions_as_the_umask_says(tmp_path):
@@ -27,3 +27,17 @@ def test_writers_in_threads_leave_permissions_as_the_umask_says(tmp_path):
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.txt")}
     assert modes == {0o640}
     assert not list((tmp_path / "s").iterdir())
+
+
+def test_temporary_files_of_killed_runs_are_removed_and_no_others(tmp_path):
+    kept = [tmp_path / name for name in (".hidden", ".0a.json", "sub/map.npy", "sub/0a.json")]
+    (tmp_path / "sub").mkdir()
+    for path in kept:
+        path.touch()
+    for target in (tmp_path / "explain.json", tmp_path / "sub" / "LICENSE"):
+        with written_whole(target) as temporary:
+            temporary.touch()
+        temporary.touch()  # as after a kill
+        target.unlink()
+    remove_unfinished(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*kept}

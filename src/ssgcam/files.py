@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -18,6 +19,9 @@ import numpy as np
 from PIL import Image
 
 from ssgcam.errors import SsgcamError, rephrased
+
+#: Names of temporary files.
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}(\.[^.]*)?")
 
 
 def expanded(path: str | Path) -> Path:
@@ -83,6 +87,16 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the temporary files of :func:`written_whole` that killed runs left in a folder and below.
+
+    No other run may write there.
+    """
+    for path in folder.rglob(".*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from helpers.stream_tasks import Upper, computed, manifest, texts, words
 from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.stream import SCRATCH, process, run, unfinished
 from ssgcam.errors import SsgcamError
-from ssgcam.files import write_text
+from ssgcam.files import write_text, written_whole
 from ssgcam.manifest import locked
 
 
@@ -198,6 +198,14 @@ def test_damaged_manifest_is_refused(tmp_path, out):
     sentence = refusal(run, images, Upper(out), manifest(out))
     assert "line 2" in sentence
     assert "start anew" in sentence
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, out):
+    with written_whole(out / "explain.json") as temporary:
+        temporary.touch()
+    temporary.touch()
+    run(texts(tmp_path / "in", words(3)), Upper(out), manifest(out))
+    assert not list(out.rglob(".*"))
 
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path, out):

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ssgcam.bulk.inputs import Failure, InputImage
 from ssgcam.errors import SsgcamError
+from ssgcam.files import remove_unfinished
 from ssgcam.manifest import Entry, Manifest, file_stamp, locked
 from ssgcam.threads import ahead
 
@@ -120,6 +121,7 @@ def run(
     folder = manifest.path.parent
     failures = []
     with locked(folder), _empty_at_end(folder / SCRATCH):
+        remove_unfinished(folder)
         groups = unfinished(images, manifest, task.batch_size)
         due = {image.name: image for group in groups for image in group}
         bar = tqdm(total=len(due), unit="image", disable=None if progress else True)
