@@ -27,6 +27,7 @@ from ssgcam.core.target import (
     logits_and_classes,
     logits_of,
     mean_of_masks,
+    probabilities_of,
 )
 from ssgcam.errors import SsgcamError
 
@@ -195,3 +196,9 @@ def test_a_function_without_a_second_derivative_gets_a_sentence(
     explain = CAM(network, ["0"], method, target=score)
     with pytest.raises(SsgcamError, match=r"no second derivative of a function .*hardsigmoid"):
         explain(torch.rand(2, 3, 8, 8))
+
+
+def test_two_logits_are_one_only_if_they_are_opposite_in_every_image():
+    logits = torch.tensor([[2.0, -2.0], [1.0, 3.0]])
+    assert torch.equal(probabilities_of(logits, "sigmoid"), logits.sigmoid())
+    assert torch.equal(probabilities_of(logits[:1], "sigmoid"), logits[:1].softmax(1))

@@ -167,3 +167,9 @@ def test_bad_input_is_one_sentence():
         check_splits(losses[:1], 0.5)
     with pytest.raises(SsgcamError, match="no split can be checked: 2 calibration groups"):
         check_splits(losses, 0.1)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 1.5])
+def test_the_allowed_loss_is_between_0_and_1(alpha):
+    with pytest.raises(SsgcamError, match="between 0 and 1"):
+        least_units(alpha)
