@@ -200,6 +200,12 @@ def test_a_page_is_chosen_and_noted(tmp_path, name):
     assert "has no page 4; give one from 1 to 3" in sentence(path, Reading(page=4))
 
 
+def test_a_tiff_of_which_all_channels_are_read_needs_no_note(tmp_path):
+    path = tmp_path / "rgb.tif"
+    tifffile.imwrite(path, np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3))
+    assert read_image(path, Reading("0,1")).info["notes"] == ["values from 0 to 1 were read"]
+
+
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 def test_channels_of_a_tiff_are_chosen_and_noted(tmp_path, planar):
     values = np.arange(5 * 6 * 7, dtype=np.uint8).reshape(5, 6, 7)

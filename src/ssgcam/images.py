@@ -365,13 +365,15 @@ def _read_channels(
             notes, values = [], np.stack([page.asarray() for page in pages], axis=-1)
         else:
             values = np.moveaxis(first.asarray(), first.axes.index("S"), -1)[..., chosen]
-    note = f"of {count} channels these were read: {', '.join(map(str, channels))}"
+    if chosen != list(range(count)):
+        read = ", ".join(map(str, channels))
+        notes = [*notes, f"of {count} channels these were read: {read}"]
     pixels, window = _eight_bits(values, path, reading.intensity)
     image = Image.fromarray(pixels[..., :3] if len(channels) >= 3 else pixels[..., 0]).convert(
         "RGB"
     )
     image.info["channels"] = pixels
-    return image, [*notes, note, *window]
+    return image, notes + window
 
 
 def _eight_bits(values: NDArray[Any], path: Path, intensity: str) -> tuple[NDArray[Any], list[str]]:
