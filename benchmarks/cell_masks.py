@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,12 +53,14 @@ from ssgcam.search import SearchSettings, search_recipe
 from ssgcam.search.fitness import score_of
 from ssgcam.search.window_scores import window_scores
 from ssgcam.segmentation_model import save_segmenter
+from ssgcam.shift import in_limits
 from ssgcam.training.segmenter import train_segmenter
 from ssgcam.training.settings import SegmenterSettings
 
 RECIPE = "recipe"
 SECOND = "second stage, from the recipe's masks"
 ALONE = "the same network from the calibration masks alone"
+UNCHANGED = "held out, unchanged"
 ORDER = ("Spearman's correlation, predicted and true IoU", "share of the perfect order's gain")
 
 
@@ -161,24 +163,32 @@ def masks_of_fold(
     return parts, predicted_ious(folder / RECIPE)
 
 
+def recipes_of_folds(options: argparse.Namespace) -> dict[int, tuple[Path, Path]]:
+    """For each fold that has a recipe: the start of its files' names, and the recipe."""
+    found = {}
+    for fold in range(Fields.folds):
+        stem = options.work / f"cells_{options.network}_fold{fold}"
+        recipe = stem.with_name(f"{stem.name}_{3 if options.quick else 150}.recipe.json")
+        if recipe.exists():
+            found[fold] = (stem, recipe)
+        else:
+            print(f"no '{recipe}', so fold {fold} is left out: run 'cells.py study' for it")
+    return found
+
+
 def second_stage(options: argparse.Namespace) -> None:
     """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
     fields, network = Fields.read(options.data), options.network
-    generations, epochs = (3, 1) if options.quick else (150, 12)
     made: dict[str, list[Tensor]] = {}
-    guesses, groups, folds = list[float](), list[str](), list[str]()
-    for fold in range(fields.folds):
-        stem = options.work / f"cells_{network}_fold{fold}"
-        recipe = stem.with_name(f"{stem.name}_{generations}.recipe.json")
-        if not recipe.exists():
-            print(f"no '{recipe}', so fold {fold} is left out: run 'cells.py study' for it")
-            continue
+    guesses, groups = list[float](), list[str]()
+    folds = recipes_of_folds(options)
+    for fold, (stem, recipe) in folds.items():
+        epochs = 1 if options.quick else 12
         parts, quality = masks_of_fold(fields, fold, stem, recipe, network, epochs)
         for name, found in parts.items():
             made.setdefault(name, []).append(found)
         guesses += quality
         groups += [window.cell.field for window in fields.windows(fold, "test")]
-        folds.append(str(fold))
     pooled = {name: torch.cat(own) for name, own in made.items()}
     interval = {"statistic": partial(score_of, kind="pooled"), "seed": 0, "groups": groups}
     rows, lines = [], []
@@ -196,7 +206,7 @@ def second_stage(options: argparse.Namespace) -> None:
         "# Masks of infected cells: recipe, second stage, and how sure they are",
         f"`{command()}`",
         (__doc__ or "").split("\n\n")[2],
-        f"## {network}: {len(groups)} test windows of the folds {', '.join(folds)}",
+        f"## {network}: {len(groups)} test windows of the folds {', '.join(map(str, folds))}",
         table(["masks of", "foreground IoU [95 %]", "second stage less this one"], lines),
         "The predicted IoU of the recipe's masks; the gain is that in mean IoU when the fifth with the "
         "lowest predicted IoU is set aside:",
@@ -276,50 +286,51 @@ def whole_fields(options: argparse.Namespace) -> None:
     write_page("fields", sections, rows, options.out)
 
 
-def changed_windows(
-    fields: Fields, windows: Sequence[Window]
-) -> Iterator[tuple[str, Callable[[Window], Image.Image]]]:
-    """How the windows of a test part are changed: a name, and the picture of each window."""
+def square(photo: Image.Image, center: Sequence[int], side: int) -> Image.Image:
+    """A square around a point (x, y), moved inside the photo where it would reach past it."""
+    left, top = (
+        min(max(at - side // 2, 0), length - side)
+        for at, length in zip(center, photo.size, strict=True)
+    )
+    return photo.crop((left, top, left + side, top + side)).convert("RGB")
 
-    def rescaled(window: Window, side: int) -> Image.Image:
+
+def changes(fields: Fields) -> dict[str, Callable[[Window], Image.Image]]:
+    """How test windows are changed: by name, the picture of a window."""
+
+    def rescaled(window: Window, factor: float) -> Image.Image:
+        center = (window.left + WINDOW // 2, window.top + WINDOW // 2)
         with Image.open(fields.folder / "images" / window.cell.field) as field:
-            left, top = (
-                min(max(start + (WINDOW - side) // 2, 0), length - side)
-                for start, length in zip((window.left, window.top), field.size, strict=True)
-            )
-            return field.crop((left, top, left + side, top + side)).convert("RGB")
+            return square(field, center, round(WINDOW / factor))
 
     def balanced(window: Window) -> Image.Image:
         values = np.asarray(fields.photo(window)) * (1.15, 1.0, 0.85)
         return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
 
-    yield "unchanged", fields.photo
-    yield "blurred, sigma 2 px", lambda w: fields.photo(w).filter(ImageFilter.GaussianBlur(2))
-    yield "cells 1.5 times as large", lambda w: rescaled(w, round(WINDOW / 1.5))
-    yield "cells 1.5 times as small", lambda w: rescaled(w, round(WINDOW * 1.5))
-    yield "red 1.15 times, blue .85 times", balanced
+    return {
+        UNCHANGED: fields.photo,
+        "blurred, sigma 2 px": lambda w: fields.photo(w).filter(ImageFilter.GaussianBlur(2)),
+        "cells 1.5 times as large": lambda w: rescaled(w, 1.5),
+        "cells 1.5 times as small": lambda w: rescaled(w, 1 / 1.5),
+        "red 1.15 times, blue .85 times": balanced,
+    }
 
 
 def foreign_windows(data: Path) -> dict[str, tuple[list[Image.Image], list[str]]]:
     """Windows around the parasites of other laboratories, and their fields."""
-    as_they_are, alike = (
-        "other laboratories, as they are",
-        "other laboratories, cells as large, white",
-    )
-    found: dict[str, tuple[list[Image.Image], list[str]]] = {as_they_are: ([], []), alike: ([], [])}
+    as_they_are, alike = list[Image.Image](), list[Image.Image]()
+    names = list[str]()
     for field in parasites.read_fields(data):
-        boxes = field.around()
-        found[alike][0].extend(map(field.photo, boxes))
-        with read_image(data / "malaria_masks" / "images" / f"{field.name}.png") as photo:
-            for box in boxes:
-                left, top = (
-                    min(max((box[k] + box[k + 2] - WINDOW) // 2, 0), photo.size[k] - WINDOW)
-                    for k in (0, 1)
-                )
-                found[as_they_are][0].append(photo.crop((left, top, left + WINDOW, top + WINDOW)))
-        for own in found.values():
-            own[1].extend([field.name] * len(boxes))
-    return found
+        photo = read_image(data / "malaria_masks" / "images" / f"{field.name}.png")
+        for box in field.around():
+            center = ((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)
+            as_they_are.append(square(photo, center, WINDOW))
+            alike.append(field.photo(box))
+            names.append(field.name)
+    return {
+        "other laboratories, as they are": (as_they_are, names),
+        "other laboratories, same cell size and white balance": (alike, names),
+    }
 
 
 def unlikeness(
@@ -332,9 +343,22 @@ def unlikeness(
         small = [photo.resize((INPUT, INPUT)) for photo in photos[start : start + 32]]
         inputs = model.preprocessing(small)
         values = bound.statistics(inputs, bound(inputs))
-        ratios = [s.distance(values[s.name]) / s.limit for s in recipe.calibration_statistics]
-        largest.append(torch.stack(ratios).amax(0))
+        largest.append(in_limits(recipe.calibration_statistics, values).amax(1))
     return torch.cat(largest).numpy()
+
+
+def roc_area(usual: Any, unlike: Any, groups: Sequence[str]) -> list[Interval]:
+    """Area under the ROC curve: how often an unlike image has the higher score. Groups: of both."""
+    scores = np.concatenate([usual, unlike])
+    is_unlike = np.repeat([False, True], (len(usual), len(unlike)))
+
+    def area(chosen: Any) -> list[float]:
+        high, low = scores[chosen][is_unlike[chosen]], scores[chosen][~is_unlike[chosen]]
+        if not len(high) or not len(low):
+            return [np.nan]
+        return [float(mannwhitneyu(high, low).statistic) / (len(high) * len(low))]
+
+    return group_intervals(area, groups)
 
 
 def unlike_images(options: argparse.Namespace) -> None:
@@ -342,40 +366,26 @@ def unlike_images(options: argparse.Namespace) -> None:
     fields, network = Fields.read(options.data), options.network
     foreign = foreign_windows(options.data)
     found: dict[str, tuple[list[Any], list[str]]] = {}
-    folds = []
-    for fold in range(fields.folds):
-        stem = options.work / f"cells_{network}_fold{fold}"
-        file = stem.with_name(f"{stem.name}_{3 if options.quick else 150}.recipe.json")
-        if not file.exists():
-            print(f"no '{file}', so fold {fold} is left out: run 'cells.py study' for it")
-            continue
-        folds.append(str(fold))
+    folds = recipes_of_folds(options)
+    for fold, (stem, file) in folds.items():
         model, recipe = load_model(f"{stem}.pth"), Recipe.load(file)
         tested = fields.windows(fold, "test")
         names = [window.cell.field for window in tested]
-        photos = {n: (list(map(of, tested)), names) for n, of in changed_windows(fields, tested)}
+        photos = {name: ([*map(of, tested)], names) for name, of in changes(fields).items()}
         for name, (pictures, groups) in (photos | foreign).items():
             values, fields_of = found.setdefault(name, ([], []))
             values.append(unlikeness(model, recipe, pictures))
             fields_of.extend(groups)
-    own, own_fields = np.concatenate(found["unchanged"][0]), found["unchanged"][1]
+    scores = {name: np.concatenate(parts) for name, (parts, _) in found.items()}
     rows, lines = [], []
-    for name, (parts, groups) in found.items():
-        values = np.concatenate(parts)
-        both = np.concatenate([own, values])
-        other = np.repeat([False, True], (len(own), len(values)))
-
-        def statistics(chosen: Any, both: Any = both, other: Any = other) -> tuple[float, float]:
-            scores, unlike = both[chosen], other[chosen]
-            if unlike.all() or not unlike.any():
-                return np.nan, np.nan
-            area = mannwhitneyu(scores[unlike], scores[~unlike]).statistic
-            return area / (unlike.sum() * (~unlike).sum()), float((scores[unlike] > 1).mean())
-
-        area, flagged = group_intervals(statistics, own_fields + groups)
-        rows.append(row(network, name, "", "share that is flagged", flagged))
-        lines.append([name, len(values), with_interval(flagged), "-"])
-        if name != "unchanged":
+    for name, (_, groups) in found.items():
+        flagged = scores[name] > 1
+        (share,) = group_intervals(lambda k, own=flagged: [float(own[k].mean())], groups)
+        rows.append(row(network, name, "", "share that is flagged", share))
+        lines.append([name, len(groups), with_interval(share), "-"])
+        if name != UNCHANGED:
+            usual, unlike = scores[UNCHANGED], scores[name]
+            (area,) = roc_area(usual, unlike, found[UNCHANGED][1] + groups)
             rows.append(row(network, name, "", "area under the ROC curve", area))
             lines[-1][-1] = with_interval(area)
     header = ["windows", "n", "share that is flagged [95 %]", "area under the ROC curve [95 %]"]
@@ -383,7 +393,7 @@ def unlike_images(options: argparse.Namespace) -> None:
         "# Windows that are unlike the calibration images",
         f"`{command()}`",
         (__doc__ or "").split("\n\n")[4],
-        f"## {network}, folds {', '.join(folds)}",
+        f"## {network}, folds {', '.join(map(str, folds))}; other laboratories count in each",
         table(header, lines),
     ]
     write_page("unlike", sections, rows, options.out)

@@ -11,7 +11,7 @@ from ssgcam.files import remove_unfinished, written_whole
 def test_writers_in_threads_leave_permissions_as_the_umask_says(tmp_path):
     def write(index: int) -> None:
         for number in range(40):
-            with written_whole(tmp_path / f"{index}-{number}.txt", tmp_path / "s") as temporary:
+            with written_whole(tmp_path / f"{index}-{number}.txt") as temporary:
                 temporary.write_text("x")
 
     threads = [threading.Thread(target=write, args=(index,)) for index in range(4)]
@@ -26,7 +26,7 @@ def test_writers_in_threads_leave_permissions_as_the_umask_says(tmp_path):
         os.umask(before)
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.txt")}
     assert modes == {0o640}
-    assert not list((tmp_path / "s").iterdir())
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_temporary_files_of_killed_runs_are_removed_and_no_others(tmp_path):

@@ -59,15 +59,13 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path; rename it to ``path`` if the block succeeds.
 
     Any number of threads and processes may write at once, also the same file: the last one wins.
 
     Args:
         path: The file to write. Missing parent folders are made.
-        scratch: The temporary file's folder, made if missing, on the same file system; beside
-            ``path`` by default. One folder for all makes what a killed process left easy to remove.
 
     Yields:
         The temporary path to write to. It has the same suffix as ``path``.
@@ -76,10 +74,9 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         SsgcamError: If the folder can't be made or written to.
     """
     path = Path(path)
-    temporary = (scratch or path.parent) / f".{uuid4().hex}{path.suffix}"
+    temporary = path.with_name(f".{uuid4().hex}{path.suffix}")
     with rephrased(f"can't write '{path}'", "choose another output folder", OSError):
-        for folder in (path.parent, temporary.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         what, hint = f"can't write '{path}'", "choose another output folder"
         with rephrased(what, hint, OSError, RuntimeError):  # torch.save raises the latter
@@ -90,9 +87,9 @@ def written_whole(path: Path, scratch: Path | None = None) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files of :func:`written_whole` that killed runs left in a folder and below.
+    """Remove the temporary files that killed processes left in a folder and below.
 
-    No other run may write there.
+    No other run may write there. The files are those of :func:`written_whole`.
     """
     for path in folder.rglob(".*"):
         if TEMPORARY.fullmatch(path.name):
@@ -114,26 +111,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def write_png(
-    path: Path, image: Image.Image, scratch: Path | None = None, *, compression: int = 6
-) -> None:
+def write_png(path: Path, image: Image.Image, *, compression: int = 6) -> None:
     """Write a picture as PNG whole or not at all; see :func:`written_whole`.
 
     Args:
         path: The file.
         image: The picture.
-        scratch: As there.
         compression: zlib's level, 0 (none) to 9.
     """
     encoded = BytesIO()  # given a file, Pillow writes it in many small pieces
     image.save(encoded, format="PNG", compress_level=compression)
-    with written_whole(path, scratch) as temporary:
+    with written_whole(path) as temporary:
         temporary.write_bytes(encoded.getbuffer())
 
 
-def write_array(path: Path, array: np.ndarray[Any, Any], scratch: Path | None = None) -> None:
+def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
     """Write an array as ``.npy`` whole or not at all; see :func:`written_whole`."""
-    with written_whole(path, scratch) as temporary, temporary.open("wb") as stream:
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, array)
 
 

@@ -91,14 +91,15 @@ class Manifest:
             Empty if the file is missing or has the same settings.
         """
         theirs = self.known_settings()
-        if not theirs:
+        if theirs is None:
             return []
         ours = dict(_flat(json.loads(self._header)["settings"]))
         return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
-    def known_settings(self) -> dict[str, Any]:
-        """The settings in the file by their names, such as ``method.name``; empty if it is missing."""
-        return dict(_flat(next(self.lines(), {}).get("settings", {})))
+    def known_settings(self) -> dict[str, Any] | None:
+        """The settings in the file by their names, such as ``method.name``; None if it is missing."""
+        header = next(self.lines(), None)
+        return None if header is None else dict(_flat(header["settings"]))
 
     def is_current(self, entry: Entry, stamp: Any) -> bool:
         """Whether the entry's input is unchanged and all its output files exist.

@@ -112,6 +112,16 @@ def summarize(values: Mapping[str, Tensor]) -> tuple[Statistic, ...]:
     return tuple(statistics)
 
 
+def in_limits(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> Tensor:
+    """Each statistic's distance in units of its limit, ``[N, number of statistics]``.
+
+    Args:
+        statistics: Of the calibration images.
+        values: Of the images, by name ``[N, D]``.
+    """
+    return torch.stack([each.distance(values[each.name]) / each.limit for each in statistics], 1)
+
+
 def unusual(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> list[list[str]]:
     """For each image the names of the statistics that are unusual, the most unusual first.
 
@@ -121,10 +131,9 @@ def unusual(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> li
     """
     if not statistics:
         return [[] for _ in next(iter(values.values()))]
-    ratios = torch.stack([each.distance(values[each.name]) / each.limit for each in statistics], 1)
     return [
         [statistics[k].name for k in row.argsort(descending=True).tolist() if row[k] > 1]
-        for row in ratios
+        for row in in_limits(statistics, values)
     ]
 
 

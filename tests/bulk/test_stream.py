@@ -11,7 +11,7 @@ import torch
 from helpers.data_trees import refusal
 from helpers.stream_tasks import Upper, computed, manifest, texts, words
 from ssgcam.bulk.inputs import InputImage
-from ssgcam.bulk.stream import SCRATCH, process, run, unfinished
+from ssgcam.bulk.stream import process, run, unfinished
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
 from ssgcam.manifest import locked
@@ -141,8 +141,10 @@ def test_killed_run_continues_with_whole_batches(tmp_path, out):
     stopped_after(images, Upper(out), manifest(out), 7)
     with (out / "manifest.jsonl").open("a") as stream:
         stream.write('{"unit": "07.txt", "input": "')  # the line that was being written
-    (out / SCRATCH).mkdir()
-    (out / SCRATCH / ".half.out").write_text("hal")
+    with written_whole(out / "07.out") as temporary:
+        temporary.touch()
+    temporary.write_text("hal")  # the file that was being written
+    (out / "07.out").unlink()
     task = Upper(out)
     outcome = run(images, task, manifest(out))
     # image 6 was finished, but not its whole batch, which is processed again
@@ -198,14 +200,6 @@ def test_damaged_manifest_is_refused(tmp_path, out):
     sentence = refusal(run, images, Upper(out), manifest(out))
     assert "line 2" in sentence
     assert "start anew" in sentence
-
-
-def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, out):
-    with written_whole(out / "explain.json") as temporary:
-        temporary.touch()
-    temporary.touch()
-    run(texts(tmp_path / "in", words(3)), Upper(out), manifest(out))
-    assert not list(out.rglob(".*"))
 
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path, out):

@@ -29,7 +29,7 @@ from torch import Tensor
 from ssgcam.bulk.inputs import InputImage, list_inputs
 from ssgcam.bulk.reports import explain_report
 from ssgcam.bulk.settings import class_indices, settings_of
-from ssgcam.bulk.stream import SCRATCH, Outcome, process, run
+from ssgcam.bulk.stream import Outcome, process, run
 from ssgcam.cam import CAM
 from ssgcam.core.capture import capture
 from ssgcam.core.target import Others, compared_classes, logits_of
@@ -163,9 +163,9 @@ def check_folder(out: Path, classes: Sequence[int | str], settings: Mapping[str,
         SsgcamError: If the maps in the folder are of other classes or settings.
     """
     manifest = Manifest(out / MANIFEST, {})
-    if not manifest.path.exists():
-        return
     earlier = manifest.known_settings()
+    if earlier is None:
+        return
     different = [name for name, value in settings.items() if earlier.get(name) != value]
     listed = [value for name, value in earlier.items() if name.startswith("classes.")]
     maps = next((line["maps"] for line in manifest.lines() if "maps" in line), [{"name": ""}])
@@ -246,7 +246,7 @@ class ExplainTask:
         """Write the pictures and the maps; the photo is read again for that."""
         photo = self.model.preprocessing.read(image.path)
         box = self.model.preprocessing.crop_box(*photo.size) if self.crop else None
-        scratch, outputs = self.out / SCRATCH, []
+        outputs = []
         for each in made:
             about, values = each.about, each.values
             start = f"{image.output}_{about['class']}" if len(made) > 1 else image.output
@@ -265,9 +265,9 @@ class ExplainTask:
                 pictures["against"] = panel([cells], cell_width=3.6)
             for part, picture in pictures.items():
                 about[part] = f"{start}_{part}.png"
-                write_png(self.out / about[part], picture, scratch)
+                write_png(self.out / about[part], picture)
             about["map"] = f"{start}_map.npy"
-            write_array(self.out / about["map"], values, scratch)
+            write_array(self.out / about["map"], values)
             outputs += [about[part] for part in (*pictures, "map")]
         return outputs, {
             "photo": str(image.path),

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from ssgcam.bulk.export import without_small_objects
 from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.mask_files import indexed, mask_overlay
-from ssgcam.bulk.stream import SCRATCH
 from ssgcam.bulk.windows import Windows, window_weight
 from ssgcam.cam import CAM
 from ssgcam.core import fusion as pipeline
@@ -209,11 +208,11 @@ class Segmenter(ABC):
         (size, notes), found = made
         scores = self.full_scores(found, size)
         labels = self.mask(scores, size).numpy()
-        scratch, outputs = self.out / SCRATCH, list[str]()
+        outputs = list[str]()
 
         def write(name: str, picture: Image.Image, compression: int = 6) -> None:
             outputs.append(name)
-            write_png(self.out / name, picture, scratch, compression=compression)
+            write_png(self.out / name, picture, compression=compression)
 
         write(f"{image.output}.png", indexed(labels), 3)
         for value, score in scores.items() if self.soft else ():
@@ -222,7 +221,7 @@ class Segmenter(ABC):
             write(f"{MAPS}/{image.output}{suffix}.png", Image.fromarray(levels))
         if self.overlays:
             outputs.append(f"{OVERLAYS}/{image.output}.jpg")
-            with written_whole(self.out / outputs[-1], scratch) as temporary:
+            with written_whole(self.out / outputs[-1]) as temporary:
                 picture = mask_overlay(self.model.preprocessing.read(image.path), labels)
                 picture.save(temporary, format="JPEG", quality=90)
         facts: dict[str, Any] = {"size": [size[1], size[0]], "notes": notes}

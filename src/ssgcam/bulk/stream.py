@@ -8,7 +8,6 @@ number of images, so that a slow disk slows the network instead of filling the m
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,9 +27,6 @@ from ssgcam.threads import ahead
 
 Read = TypeVar("Read")
 Made = TypeVar("Made")
-
-#: The subfolder of the outputs in which files are written before they are moved to their places.
-SCRATCH = ".unfinished"
 
 
 class Task(Protocol[Read, Made]):
@@ -120,8 +116,7 @@ def run(
     """
     folder = manifest.path.parent
     failures = []
-    with locked(folder), _empty_at_end(folder / SCRATCH):
-        remove_unfinished(folder)
+    with locked(folder), _unfinished_files_removed(folder):
         groups = unfinished(images, manifest, task.batch_size)
         due = {image.name: image for group in groups for image in group}
         bar = tqdm(total=len(due), unit="image", disable=None if progress else True)
@@ -188,13 +183,13 @@ def process(
 
 
 @contextmanager
-def _empty_at_end(folder: Path) -> Iterator[None]:
-    """Remove a folder before the block, in case a killed run left it, and after it."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _unfinished_files_removed(folder: Path) -> Iterator[None]:
+    """Remove temporary files before the block, of a killed run, and after it, of killed workers."""
+    remove_unfinished(folder)
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_unfinished(folder)
 
 
 @dataclass(frozen=True)

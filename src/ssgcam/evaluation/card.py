@@ -243,8 +243,8 @@ def evaluate_card(
     )
     run = Run("card", model, given, compared, settings)
     index = run.class_index(classes)
-    samples, sure = _labeled(run, given, index)
-    confidence = _confidence(samples, sure)
+    samples, certainty = _labeled(run, given, index)
+    confidence = _confidence(samples, certainty)
     notes = []
     found: dict[str, Evaluation] = {
         "sanity": evaluate_sanity(
@@ -348,9 +348,10 @@ def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
 
 
 def _labeled(run: Run, samples: SampleSet, index: int | None) -> tuple[SampleSet, list[float]]:
-    """The samples with one class of the network each: the given one, their label, or the top class.
+    """Give each sample one class of the network: the given one, its label, or the top class.
 
-    And the probability of this class for each, -1 where another one is the network's top class.
+    Returns:
+        The samples, and for each the probability of its class; -1 where another class is on top.
     """
     mapping: dict[int, int] = {}
     if index is None and samples.class_names != ("object",):
@@ -364,17 +365,17 @@ def _labeled(run: Run, samples: SampleSet, index: int | None) -> tuple[SampleSet
         labeled.append(replace(sample, labels=(label,), boxes=(), box_labels=()))
     names = run.model.class_names or tuple(map(str, range(run.outputs)))
     masks = ("object",) if samples.mask_names else ()
-    sure = [
+    certainty = [
         float(own[top]) if sample.labels == (top,) else -1.0
         for sample, own, top in zip(labeled, probabilities, tops, strict=True)
     ]
-    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks), sure
+    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks), certainty
 
 
-def _confidence(samples: SampleSet, sure: Sequence[float]) -> float:
+def _confidence(samples: SampleSet, certainty: Sequence[float]) -> float:
     """The highest of ``CONFIDENCES`` that photos of two classes reach, or else the last."""
     for confidence in CONFIDENCES:
-        pairs = zip(samples, sure, strict=True)
+        pairs = zip(samples, certainty, strict=True)
         if len({sample.labels for sample, own in pairs if own >= confidence}) > 1:
             return confidence
     return CONFIDENCES[-1]

@@ -200,11 +200,10 @@ def _classes(model: LoadedModel, batch: Batch[None]) -> Tensor:
 def _metrics(measures: Sequence[Measure], areas: Sequence[float], control: bool) -> list[Metric]:
     rows: list[Metric] = []
     if "blur" in measures:
-        rows += [
-            Metric("accuracy drop", "blur", lambda m: m[..., 0, 0, :].mean(-1)),
-            *[Metric("random control", "blur", lambda m: m[..., 1, 0, :].mean(-1), "")] * control,
-            Metric("probability drop", "blur", lambda m: m[..., 0, 1, :].mean(-1)),
-        ]
+        rows.append(Metric("accuracy drop", "blur", lambda m: m[..., 0, 0, :].mean(-1)))
+        if control:
+            rows.append(Metric("random control", "blur", lambda m: m[..., 1, 0, :].mean(-1), ""))
+        rows.append(Metric("probability drop", "blur", lambda m: m[..., 0, 1, :].mean(-1)))
         for index, area in enumerate(areas):
             for kind, name in enumerate(("accuracy drop", "probability drop")):
                 drop = partial(lambda m, place: m[..., 0, *place], place=(kind, index))
@@ -225,16 +224,18 @@ def _metrics(measures: Sequence[Measure], areas: Sequence[float], control: bool)
 
 
 def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float, control: bool) -> Chart:
-    """Accuracy at each blurred area, and with the random control, the mean of the methods."""
+    """Accuracy at each blurred area; with the random control also that one's, the methods' mean."""
     x = torch.tensor([0.0, *areas]).double()
-    after = {  # [2, areas + 1]: highest pixels, control
+    after = {  # [2, areas + 1]: highest pixels, control ([1, areas + 1] without it)
         s: F.pad(intact - table.mean(s, "blur")[:, 0], (1, 0), value=intact) for s in table.sources
     }
     labels, title = ("share of the image blurred", "accuracy"), "Accuracy against the blurred area"
     chart = curve_chart(
         "perturbation_blur", title, labels, ((s, x, y[0]) for s, y in after.items())
     )
-    for layers, lines in chart.plots.items() if control else ():
+    if not control:
+        return chart
+    for layers, lines in chart.plots.items():
         moved = torch.stack([y[1] for s, y in after.items() if s.layers == layers]).mean(0)
         line = Series("moved at random (mean of methods)", lines[0].x, tuple(moved.tolist()), True)
         chart.plots[layers] = (*lines, line)
