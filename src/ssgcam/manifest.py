@@ -27,6 +27,9 @@ from typing import Any, TextIO
 from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import written_whole
 
+#: The file's name in a folder of outputs.
+MANIFEST = "manifest.jsonl"
+
 #: File names that are not UTF-8 are kept as the bytes that they are.
 ERRORS = "surrogateescape"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -21,8 +21,11 @@ def ahead(
     *,
     window: int,
     workers: int | None = None,
-) -> Iterator[Made]:
+) -> Generator[Made, None, None]:
     """``map(function, items)`` in threads, in order, at most ``window`` results ahead of the consumer.
+
+    A consumer that may stop early, by an error too, closes it (``contextlib.closing``). Else the
+    garbage collector would, and wait for the threads while it may hold a lock that they need.
 
     Args:
         function: Called in a thread. What it raises is raised here.

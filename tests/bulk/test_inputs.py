@@ -39,6 +39,23 @@ def test_names_are_paths_below_the_given_folder(tmp_path, monkeypatch):
     assert names_of(["."]) == ["b.png", "sub/a.jpg", "sub/b.jpg"]
 
 
+def test_outputs_of_earlier_runs_below_are_not_inputs(tmp_path):
+    photo(tmp_path / "a.jpg")
+    photo(tmp_path / "heatmaps" / "x" / "a_overlay.png")
+    photo(tmp_path / "data" / "b.jpg")
+    (tmp_path / "heatmaps" / "manifest.jsonl").write_text('{"settings": {}}\n')
+    (tmp_path / "data" / "manifest.jsonl").write_text('{"image": "b.jpg"}\n')  # another program's
+    assert names_of([tmp_path]) == ["a.jpg", "data/b.jpg"]
+    assert names_of([tmp_path / "heatmaps"]) == ["x/a_overlay.png"]
+    assert names_of([tmp_path / "a.jpg", tmp_path / "heatmaps"]) == [
+        "a.jpg",
+        "heatmaps/x/a_overlay.png",
+    ]
+    assert "earlier runs" in refusal(
+        list_inputs, [tmp_path / "*" / "x" / "*.png"], tmp_path / "out"
+    )
+
+
 def test_names_of_two_folders_start_with_the_folder(tmp_path):
     photo(tmp_path / "x" / "a.jpg")
     photo(tmp_path / "y" / "a.jpg")

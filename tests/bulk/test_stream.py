@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
@@ -122,6 +123,25 @@ def test_out_of_memory_error_names_the_batch_size(tmp_path, out):
     sentence = refusal(run, texts(tmp_path / "in", words(5)), Large(out), manifest(out))
     assert "3 images" in sentence
     assert "--batch-size" in sentence
+
+
+def test_no_thread_outlives_a_failed_run(tmp_path, out):
+    class Failing(Upper):
+        def compute(self, images):
+            raise torch.OutOfMemoryError
+
+    def failing(image, entry):
+        raise SsgcamError("stop here")
+
+    images, before = texts(tmp_path / "in", words(20)), threading.active_count()
+    gc.disable()  # it would end the threads of generators that nobody closed
+    try:
+        refusal(run, images, Failing(out), manifest(out))
+        assert threading.active_count() == before
+        refusal(run, images, Upper(out), manifest(out), on_done=failing)
+        assert threading.active_count() == before
+    finally:
+        gc.enable()
 
 
 # --- resuming

@@ -86,7 +86,9 @@ def test_the_recommendation_counts_other_passing_lines_in_its_interval():
         line(True, 0.2, "d"),
     )
     where, _, _ = NetworkCard("net", lines).recommendation()
-    assert where.endswith("M on a (blur 0.50, 0.40 to 0.60; others in its interval: 1).")
+    assert where.endswith(
+        "(blur 0.50, 0.40 to 0.60; of 2 others, 1 in this interval may be as good)."
+    )
 
 
 def test_photos_without_labels_and_masks_are_explained_for_their_top_class(tmp_path):

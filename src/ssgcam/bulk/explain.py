@@ -35,14 +35,13 @@ from ssgcam.core.capture import capture
 from ssgcam.core.target import Others, compared_classes, logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_array, write_png, written_whole
-from ssgcam.manifest import Entry, Manifest
+from ssgcam.manifest import MANIFEST, Entry, Manifest
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import heat_map, legend, noted, overlay
 from ssgcam.report.html import check_report
 from ssgcam.report.panel import Cell, panel
 from ssgcam.version import versions
 
-MANIFEST = "manifest.jsonl"
 REPORT = "explain.json"
 
 

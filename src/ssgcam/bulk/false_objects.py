@@ -7,6 +7,7 @@ of its mask is a false one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -108,13 +109,14 @@ def scores_by_gate(
     """
     sums = [torch.zeros(photo.height, photo.width) for _ in gates]
     weights = torch.zeros(photo.height, photo.width)
-    for area, weight, of_window in segmenter.each_window(photo):
-        one = of_window[1]
-        weights[area] += weight
-        score = weight * segmenter.in_window(one, (weight.shape[0], weight.shape[1]))
-        for gate, total in zip(gates, sums, strict=True):
-            if one.probability >= gate:
-                total[area] += score
+    with closing(segmenter.each_window(photo)) as windows:
+        for area, weight, of_window in windows:
+            one = of_window[1]
+            weights[area] += weight
+            score = weight * segmenter.in_window(one, (weight.shape[0], weight.shape[1]))
+            for gate, total in zip(gates, sums, strict=True):
+                if one.probability >= gate:
+                    total[area] += score
     return [total / weights for total in sums]
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from glob import has_magic
 from itertools import takewhile
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 from ssgcam.errors import SsgcamError
 from ssgcam.files import expanded
 from ssgcam.images import find_images
+from ssgcam.manifest import MANIFEST, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +56,27 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
 
     Args:
         patterns: Files, folders and globs.
-        out: The folder of the outputs; images below it are left out silently.
+        out: The folder of the outputs. Images below it are left out silently, and so are the outputs
+            of earlier runs in subfolders of what was given.
 
     Returns:
         The images, each file once.
 
     Raises:
-        SsgcamError: If a pattern matches no image, or all images are below ``out``.
+        SsgcamError: If a pattern matches no image, or all images are below ``out`` or outputs.
     """
     given = [expanded(pattern) for pattern in patterns]
     outputs = f"{out.resolve()}{os.sep}"
     found = [path for path in find_images(given) if not os.path.realpath(path).startswith(outputs)]
     if not found:
         raise SsgcamError(f"all images are below the output folder '{out}'; choose another one")
-    root = os.path.commonpath([_root(pattern) for pattern in given])
+    roots = {_root(pattern) for pattern in given}
+    found = _without_outputs(found, roots)
+    if not found:
+        raise SsgcamError(
+            "all images are outputs of earlier runs; name their own folder to use them"
+        )
+    root = os.path.commonpath(roots)
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in found]
     sharing = Counter(os.path.splitext(name)[0].lower() for name in names)  # noqa: PTH122
     images: dict[str, InputImage] = {}  # by output in lower case
@@ -78,6 +88,21 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
             output, number = f"{start}-{number}", number + 1
         images[output.lower()] = InputImage(name, path, output)
     return list(images.values())
+
+
+def _without_outputs(images: Iterable[Path], roots: Collection[str]) -> list[Path]:
+    """Leave out images in folders below the roots that hold the manifest of a run."""
+
+    @cache
+    def of_earlier_run(folder: str) -> bool:
+        if folder in roots or folder == os.path.dirname(folder):  # noqa: PTH120
+            return False
+        with suppress(SsgcamError):  # a file of that name that is not ours
+            if Manifest(Path(folder) / MANIFEST, {}).known_settings() is not None:
+                return True
+        return of_earlier_run(os.path.dirname(folder))  # noqa: PTH120
+
+    return [path for path in images if not of_earlier_run(os.path.abspath(path.parent))]  # noqa: PTH100
 
 
 def _root(pattern: Path) -> str:

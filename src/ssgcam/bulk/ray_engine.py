@@ -19,7 +19,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -72,7 +72,7 @@ class RayEngine:
 
     def __call__(
         self, groups: Sequence[Sequence[InputImage]], task: Task[Any, Any]
-    ) -> Iterator[Entry]:
+    ) -> Generator[Entry, None, None]:
         """Process groups of images.
 
         Yields:

@@ -39,14 +39,13 @@ from ssgcam.cam import CAM
 from ssgcam.core.settings import check_choice
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json, written_whole
-from ssgcam.manifest import Entry, Manifest
+from ssgcam.manifest import MANIFEST, Entry, Manifest
 from ssgcam.models import LoadedModel, as_loaded, check_network, with_settings
 from ssgcam.recipe import BoundRecipe, Guarantee, Recipe
 from ssgcam.report.html import check_report
 from ssgcam.segmentation_model import load_segmenter
 from ssgcam.version import versions
 
-MANIFEST = "manifest.jsonl"
 SETTINGS = "segment.json"
 
 

@@ -15,7 +15,8 @@ is not divided by its maximum again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -268,14 +269,16 @@ class Segmenter(ABC):
         weights = torch.zeros(photo.height, photo.width)
         sums: dict[int, Tensor] = {}
         best: dict[int, ClassScores] = {}  # each class where it is most probable
-        for area, weight, of_window in self.each_window(photo):
-            weights[area] += weight
-            for value, one in of_window.items():
-                if value not in best or one.probability > best[value].probability:
-                    best[value] = one
-                if one.scores is not None:
-                    total = sums.setdefault(value, torch.zeros_like(weights))
-                    total[area] += weight * self.in_window(one, (weight.shape[0], weight.shape[1]))
+        with closing(self.each_window(photo)) as windows:
+            for area, weight, of_window in windows:
+                weights[area] += weight
+                for value, one in of_window.items():
+                    if value not in best or one.probability > best[value].probability:
+                        best[value] = one
+                    if one.scores is not None:
+                        total = sums.setdefault(value, torch.zeros_like(weights))
+                        size = weight.shape[0], weight.shape[1]
+                        total[area] += weight * self.in_window(one, size)
         if not sums:
             return dict([max(best.items(), key=lambda item: item[1].probability)])
         return {
@@ -284,22 +287,23 @@ class Segmenter(ABC):
 
     def each_window(
         self, photo: Image.Image
-    ) -> Iterator[tuple[tuple[slice, slice], Tensor, dict[int, ClassScores]]]:
+    ) -> Generator[tuple[tuple[slice, slice], Tensor, dict[int, ClassScores]], None, None]:
         """For each window of a photo its rows and columns, its pixels' weight and what is in it."""
         windows = self.rule.windows
         assert windows is not None
         boxes = list(windows.boxes(photo.height, photo.width))
-        pixels = ahead(
+        read = ahead(
             lambda box: self.model.preprocessing.pixels(photo.crop(box)),
             boxes,
             window=2 * self.images_at_once,
         )
-        inputs = zip(boxes, pixels, strict=True)
-        while batch := list(islice(inputs, self.images_at_once)):
-            found = self.in_images(torch.stack([pixels for _, pixels in batch]))
-            for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
-                area = slice(top, bottom), slice(left, right)
-                yield area, window_weight(bottom - top, right - left), of_window
+        with closing(read):
+            inputs = zip(boxes, read, strict=True)
+            while batch := list(islice(inputs, self.images_at_once)):
+                found = self.in_images(torch.stack([pixels for _, pixels in batch]))
+                for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
+                    area = slice(top, bottom), slice(left, right)
+                    yield area, window_weight(bottom - top, right - left), of_window
 
     def mask(
         self, scores: dict[int, Tensor], size: tuple[int, int], threshold: float | None = None

@@ -8,8 +8,8 @@ number of images, so that a slow disk slows the network instead of filling the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -70,7 +70,7 @@ class Task(Protocol[Read, Made]):
 
 
 #: Processes groups of images; the results have the images' order if only one process works.
-Engine = Callable[[Sequence[Sequence[InputImage]], Task[Any, Any]], Iterator[Entry]]
+Engine = Callable[[Sequence[Sequence[InputImage]], Task[Any, Any]], Generator[Entry, None, None]]
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,9 @@ def run(
         groups = unfinished(images, manifest, task.batch_size)
         due = {image.name: image for group in groups for image in group}
         bar = tqdm(total=len(due), unit="image", disable=None if progress else True)
-        with manifest.opened(keep=lambda entry: entry.unit not in due), bar:
-            for entry in (engine or process)(groups, task):
+        opened = manifest.opened(keep=lambda entry: entry.unit not in due)
+        with opened, bar, closing((engine or process)(groups, task)) as entries:
+            for entry in entries:
                 manifest.add(entry)
                 bar.update()
                 image = due[entry.unit]
@@ -160,7 +161,7 @@ def unfinished(
 
 def process(
     groups: Sequence[Sequence[InputImage]], task: Task[Any, Any], *, workers: int | None = None
-) -> Iterator[Entry]:
+) -> Generator[Entry, None, None]:
     """Process groups of images in this process.
 
     Args:
@@ -177,9 +178,9 @@ def process(
     """
     window = 2 * task.batch_size
     images = (image for group in groups for image in group)
-    read = ahead(partial(_read, task), images, window=window, workers=workers)
-    computed = _computed(groups, read, task)
-    yield from ahead(partial(_write, task), computed, window=window, workers=workers)
+    with closing(ahead(partial(_read, task), images, window=window, workers=workers)) as read:
+        computed = _computed(groups, read, task)
+        yield from ahead(partial(_write, task), computed, window=window, workers=workers)
 
 
 @contextmanager

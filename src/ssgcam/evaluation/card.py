@@ -132,7 +132,9 @@ class NetworkCard:
         score = line.scores[column]
         others = [other.scores[column].value for other in usable if other is not line]
         alike = sum(score.low <= value <= score.high for value in others)
-        also = f"; others in its interval: {alike}" if alike else ""
+        also = (
+            f"; of {len(others)} others, {alike} in this interval may be as good" if alike else ""
+        )
         return (
             f"{line.title} ({column} {score.value:.2f}, {score.low:.2f} to {score.high:.2f}{also})"
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -290,8 +290,10 @@ class Run:
             said = f"{title}: resuming after {count} of {len(items)} images"
             tqdm.write(said, file=sys.stderr)
         opened = kept.manifest.opened(lambda entry: int(entry.unit) in done) if kept else None
-        with self._computing(), opened or nullcontext():
-            for batch in self._batches(items, read, [k for k in starts if k not in done], title):
+        due = [k for k in starts if k not in done]
+        loaded = closing(self._batches(items, read, due, title))
+        with self._computing(), opened or nullcontext(), loaded as batches:
+            for batch in batches:
                 maps = self.explain(batch)
                 parts = _empty_maps(maps) | score(batch, maps)
                 if kept:
@@ -303,8 +305,9 @@ class Run:
         """Class probabilities ``[N, outputs]`` of all items, from the network itself."""
         found = []
         starts = range(0, len(items), self.settings.batch_size)
-        with self._computing(), torch.no_grad():
-            for batch in self._batches(items, no_extra, starts, "predictions"):
+        loaded = closing(self._batches(items, no_extra, starts, "predictions"))
+        with self._computing(), torch.no_grad(), loaded as batches:
+            for batch in batches:
                 logits = logits_of(self.model.network(batch.inputs))
                 found.append(self.model.probabilities(logits.float()).cpu())
         return torch.cat(found)
@@ -354,8 +357,8 @@ class Run:
         some = spread(examples.items, self.settings.examples)
         starts = range(0, len(some), self.settings.batch_size)
         own, names = self.samples.class_names, self.model.class_names
-        with self._computing():
-            for batch in self._batches(some, examples.read, starts, ""):
+        with self._computing(), closing(self._batches(some, examples.read, starts, "")) as batches:
+            for batch in batches:
                 found = self.explain(batch)
                 for k, (item, extra) in enumerate(zip(batch.items, batch.extras, strict=True)):
                     title = ", ".join(own[label] for label in item.labels if label < len(own))
@@ -414,7 +417,7 @@ class Run:
         read: Callable[[Item, Image.Image], Extra],
         starts: Sequence[int],
         title: str,
-    ) -> Iterator[Batch[Extra]]:
+    ) -> Generator[Batch[Extra], None, None]:
         """The batches that start at these items, read ahead by threads; at most two batches wait."""
         size, model = self.settings.batch_size, self.model
 
@@ -427,12 +430,12 @@ class Run:
             return item, pixels, size, read(item, photos[0])
 
         wanted = [item for first in starts for item in items[first : first + size]]
-        stream = ahead(load, wanted, window=2 * size, workers=self.settings.workers)
+        stream = closing(ahead(load, wanted, window=2 * size, workers=self.settings.workers))
         hidden = None if self.settings.progress and title else True
         shown: dict[str, Any] = {"total": len(items), "initial": len(items) - len(wanted)}
-        with tqdm(**shown, desc=title, unit="image", disable=hidden) as bar:
+        with tqdm(**shown, desc=title, unit="image", disable=hidden) as bar, stream as read_ahead:
             for first in starts:
-                loaded = islice(stream, min(size, len(items) - first))
+                loaded = islice(read_ahead, min(size, len(items) - first))
                 found, images, sizes, extras = zip(*loaded, strict=True)
                 pixels = unit_range(torch.stack(images).to(self.device))
                 inputs = model.preprocessing.normalize(pixels)
