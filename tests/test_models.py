@@ -1,5 +1,6 @@
 """Loading networks by name, file or factory, their last layer, and files of networks."""
 
+import logging
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -159,6 +160,7 @@ def test_a_preprocessing_of_another_kind_is_one_sentence(hub, known, monkeypatch
 
 def test_a_hub_that_can_not_be_reached_is_one_sentence(monkeypatch):
     def offline(name, **options):
+        assert not logging.getLogger("huggingface_hub").isEnabledFor(logging.WARNING)
         raise OSError(f"can't load the configuration of '{name}'\nand more lines")
 
     classifier = transformers.AutoModelForImageClassification
@@ -166,6 +168,7 @@ def test_a_hub_that_can_not_be_reached_is_one_sentence(monkeypatch):
     with pytest.raises(SsgcamError, match="'hf:nobody/nothing' could not be downloaded") as caught:
         load_model("hf:nobody/nothing")
     assert "\n" not in str(caught.value)
+    assert logging.getLogger("huggingface_hub").isEnabledFor(logging.WARNING)
 
 
 class OneLogit(nn.Module):
@@ -223,6 +226,7 @@ def test_what_is_not_known_of_a_network_is_noted_and_can_be_given(monkeypatch):
         model.preprocessing, input_size=(40, 30), mean=(0, 0, 0), std=(1, 1, 1)
     )
     assert with_settings(given) == given
+    assert with_settings(model, mean=[0.4]).preprocessing.mean == (0.4, 0.4, 0.4)
     with pytest.raises(SsgcamError, match="has 3 class names for 4 outputs"):
         check_network(with_settings(model, class_names="abc"))
 

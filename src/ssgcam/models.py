@@ -18,6 +18,7 @@ define the architectures and the preprocessing of their weights.
 from __future__ import annotations
 
 import importlib
+import logging
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -200,8 +201,8 @@ def with_settings(
         class_names: One for each output.
         output: ``"softmax"`` or ``"sigmoid"``.
         input_size: Height and width of the input, in pixels.
-        mean: Mean of each channel, of images in [0, 1].
-        std: Standard deviation of each channel.
+        mean: Mean of each channel, of images in [0, 1]; one value is that of all.
+        std: Standard deviation of each channel, or of all.
         channel_order: ``"rgb"`` or ``"bgr"``.
         reading: How image files are read.
 
@@ -210,6 +211,10 @@ def with_settings(
     """
     check_choice("output", output or model.output, Output)
     old, known = model.preprocessing, mean is not None and std is not None
+    count = input_channels(model.network)
+    mean, std = (
+        each if each is None or len(each) != 1 else (*each,) * count for each in (mean, std)
+    )
     preprocessing = replace(
         old,
         input_size=input_size or old.input_size,
@@ -528,9 +533,17 @@ def _is_factory(name: str) -> bool:
 
 def _downloaded(build: Callable[[], Any], name: str) -> Any:
     hint = "check the connection, give --weights FILE with a state dict, or --weights none"
+    if ":" in name:  # on a hub, whose description of the network is downloaded as well
+        hint = "check the name and the connection"
     kinds = (OSError, RuntimeError, ValueError)  # URLError is an OSError
-    with rephrased(f"the weights of '{name}' could not be downloaded", hint, *kinds):
-        return build()
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # else it prints every attempt
+    try:
+        with rephrased(f"the weights of '{name}' could not be downloaded", hint, *kinds):
+            return build()
+    finally:
+        hub.setLevel(level)
 
 
 def _imagenet_names() -> tuple[str, ...]:

@@ -130,9 +130,11 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
     class_names: Path | None = option(None, CLASS_NAMES)
     output: str | None = option(None, "softmax or sigmoid.", shown="the network's")
     input_size: int | None = option(None, INPUT_SIZE, shown="its own")
-    mean: str | None = option(None, "Mean of each channel, with commas.", shown="the network's")
+    mean: str | None = option(
+        None, "Mean of each channel, with commas, or of all.", shown="the network's"
+    )
     std: str | None = option(
-        None, "Standard deviation of each channel, with commas.", shown="the network's"
+        None, "Standard deviation of each channel, with commas, or of all.", shown="the network's"
     )
     channel_order: str | None = option(None, "rgb or bgr.", shown="the network's")
 

@@ -208,7 +208,7 @@ def _window_rule(
 
     labeled = calibration.with_predictions(model, settings.batch_size)
     on_labeled = window_scores(model, recipe, labeled, settings)
-    title, hidden = "photos without the object", not output.style.progress
+    title, hidden = "photos without the object", None if output.style.progress else True
     with tqdm(total=len(photos), desc=title, disable=hidden) as bar:
         rule = choose_window_rule(
             model,

@@ -160,7 +160,10 @@ def search_recipe(
         where: each.with_predictions(loaded, settings.batch_size) for where, each in sets.items()
     }
     folder = None if cache is None else Path(cache)
-    with interruptible() as interrupted, tqdm(disable=not progress, unit="step") as bar:
+    with (
+        interruptible() as interrupted,
+        tqdm(disable=None if progress else True, unit="step") as bar,
+    ):
         return _Search(loaded, sets, aside, names, settings, folder, interrupted, bar).run()
 
 

@@ -79,7 +79,7 @@ def fit(
         for module in frozen:
             module.eval()
         title = f"epoch {number}/{settings.epochs}"
-        bar = tqdm(batches(number), title, steps, disable=not progress, leave=False)
+        bar = tqdm(batches(number), title, steps, disable=None if progress else True, leave=False)
         total, count = 0.0, 0
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed + number)  # of dropout
