@@ -4,9 +4,8 @@
     python benchmarks/bulk.py --quick     # one small case, prints only
 
 Throughput: photos on disk to masks on disk, against one forward pass and one gradient on a batch in
-memory with the same network, batch and threads; the two take turns in processes of their own, each round
-into a new folder. Memory: peak resident size of a process that segments 1,000, 10,000 and 100,000 images.
-Cluster: the Ray engine with two workers on this machine beside the local engine (extra ``ray``).
+memory with the same network, batch and threads; the two take turns. Memory: peak resident
+size of a process that segments 1,000, 10,000 and 100,000 images.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +31,6 @@ from torchvision import models
 from common import DOCS, command, table
 from speed import bare_passes
 from ssgcam import CAM, LoadedModel, Preprocessing
-from ssgcam.bulk.ray_engine import RayEngine
 from ssgcam.bulk.segment import segment_images
 from ssgcam.files import write_text
 
@@ -69,47 +66,27 @@ def make_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
         Image.fromarray(small).resize(size).save(folder / f"{number:06}.png")
 
 
-def work(who: str, case: str, threads: int, photos: Path) -> None:
-    """Do one thing once for each line of standard input, and print the seconds it took."""
+def throughput(case: str, threads: int, rounds: int, folder: Path) -> list[str]:
+    """Images a second of both, and the ratio."""
+    network, side, size, count = CASES[case]
     torch.set_num_threads(threads)
-    network, side, _, count = CASES[case]
+    photos = folder / f"{case} {threads}" / "photos"
+    make_photos(photos, count, size)
     model = load(network, side)
     batch = torch.randn(BATCH, 3, side, side)
     layers = ["3"] if network == "tiny" else CAM(model).layers(batch)
-    passes = bare_passes(model.network, layers, batch)
-    for _ in sys.stdin:
-        out = Path(tempfile.mkdtemp(dir=photos.parent))
-        start = time.perf_counter()
-        if who == "passes":
-            for _ in range(count // BATCH):
-                passes()
-        else:
-            cam = CAM(model, layers)
-            segment_images(photos, model, out, cam=cam, classes=[0], gate=0.0, batch_size=BATCH)
-        print(time.perf_counter() - start, flush=True)
-
-
-def throughput(case: str, threads: int, rounds: int, folder: Path) -> list[str]:
-    """Images a second of both, and the ratio."""
-    _, _, size, count = CASES[case]
-    photos = folder / f"{case} {threads}" / "photos"
-    make_photos(photos, count, size)
-    words = [case, str(threads), str(photos)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    start = partial(subprocess.Popen, **pipes)
-    commands = [[sys.executable, __file__, "--work", who] for who in ("passes", "segment")]
-    processes = [start([*own, *words]) for own in commands]
+    passes, cam = bare_passes(model.network, layers, batch), CAM(model, layers)
     seconds: list[list[float]] = [[], []]
     for number in range(rounds + 1):
-        for own, process in zip(seconds, processes, strict=True):
-            assert process.stdin
-            assert process.stdout
-            print(file=process.stdin, flush=True)
-            value = float(process.stdout.readline())
-            if number:  # the first round warms up
-                own.append(value)
-    for process in processes:
-        process.communicate()
+        out = Path(tempfile.mkdtemp(dir=photos.parent))
+        times = [time.perf_counter()]
+        for _ in range(count // BATCH):
+            passes()
+        times.append(time.perf_counter())
+        segment_images(photos, model, out, cam=cam, classes=[0], gate=0.0, batch_size=BATCH)
+        times.append(time.perf_counter())
+        for own, (start, end) in zip(seconds, pairwise(times), strict=True):
+            own += [end - start] if number else []  # the first round warms up
     ratios = [bare / whole for bare, whole in zip(*seconds, strict=True)]
     rates = [f"{count / statistics.median(own):.0f}" for own in seconds]
     spread = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
@@ -120,7 +97,7 @@ def memory(count: int, folder: Path) -> list[str]:
     """Peak memory and rate of a process that segments ``count`` images of 32 px."""
     photos = folder / f"memory {count}" / "photos"
     make_photos(photos, count, (32, 32))
-    words = [sys.executable, __file__, "--work", "memory", "", "1", str(photos)]
+    words = [sys.executable, __file__, "--memory", str(photos)]
     found = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     return [f"{count:,}", f"{found['peak'] / 1024:.0f}", f"{count / found['seconds']:.0f}"]
 
@@ -136,35 +113,16 @@ def segment_for_memory(photos: Path) -> None:
     print(json.dumps({"peak": peak, "seconds": time.perf_counter() - start}))
 
 
-def cluster(count: int, folder: Path) -> list[list[str]]:
-    """Seconds of the local engine and of Ray with two workers, for ``count`` images."""
-    photos = folder / f"cluster {count}" / "photos"
-    make_photos(photos, count, (112, 112))
-    model = load("resnet18", 112)
-    lines = []
-    for title, engine in (("local", None), ("Ray, 2 workers", RayEngine(actors=2))):
-        cam = CAM(model, ["layer4"])
-        out = photos.parent / title
-        start = time.perf_counter()
-        segment_images(photos, model, out, cam=cam, classes=[0], gate=0.0, engine=engine)
-        lines.append([title, str(count), f"{time.perf_counter() - start:.1f}"])
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small case, prints only")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where photos and masks are written")
     parser.add_argument("--out", type=Path, default=DOCS)
-    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        who, case, threads, photos = options.work
-        if who == "memory":
-            segment_for_memory(Path(photos))
-        else:
-            work(who, case, int(threads), Path(photos))
+    if options.memory:
+        segment_for_memory(options.memory)
         return
     cases = ["two convolutions, 32 px"] if options.quick else list(CASES)
     threads = sorted({1, os.cpu_count() or 1})[: 1 if options.quick else None]
@@ -172,16 +130,13 @@ def main() -> None:
         folder = Path(name)
         rates = [throughput(case, own, options.rounds, folder) for case in cases for own in threads]
         peaks = [memory(n, folder) for n in ([1000] if options.quick else [1000, 10_000, 100_000])]
-        ray = [] if options.quick else [line for n in (200, 2000) for line in cluster(n, folder)]
     header = ["network", "threads", "photos", "passes: images/s", "segment: images/s", "ratio"]
     sections = [
         "# Many images",
         f"`{command()}`",
         (__doc__ or "").split("\n\n")[2],
         table(header, rates),
-        "A network of two convolutions waits for the files.",
         table(["images", "peak MiB", "images/s"], peaks),
-        *([table(["engine", "images", "seconds"], ray)] if ray else []),
     ]
     print("\n\n".join(sections))
     if not options.quick:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
-from ssgcam import LoadedModel, Preprocessing, Recipe, load_model
+from ssgcam import LoadedModel, Preprocessing, Recipe, load_model, save_model
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
@@ -32,6 +32,7 @@ from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
 from ssgcam.metrics.guarantee import check_splits, group_means, mask_losses
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 from ssgcam.search.fitness import choose_cut, score_of, sweep_thresholds
+from ssgcam.training import LabeledImages, TrainingSettings, train_classifier
 
 T = TypeVar("T")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
@@ -181,6 +182,17 @@ def evenly(items: Sequence[T], group: Callable[[T], Any], count: int, seed: Any)
         taken[name] += 1
         ranked.append((taken[name], place, index))
     return [items[index] for _, _, index in sorted(ranked)[:count]]
+
+
+def trained(file: Path, images: LabeledImages, settings: TrainingSettings) -> LoadedModel:
+    """The network of a file; trained first if the file is missing. A stopped training continues."""
+    if not file.exists():
+        checkpoint = file.with_suffix(".checkpoint")
+        result = train_classifier(
+            images, settings, checkpoint=checkpoint, resume=checkpoint.exists()
+        )
+        save_model(result.model, file)
+    return load_model(str(file))
 
 
 # --- a recipe searched in each fold, beside all rivals, scored on the fold's test images

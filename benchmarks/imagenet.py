@@ -1,13 +1,18 @@
 """ImageNet networks: do maps find the object, tell classes apart, and show what the network relies on?
 
-    python benchmarks/imagenet.py --data DATA --weights WEIGHTS --work runs
+    python benchmarks/imagenet.py study --data DATA --weights WEIGHTS --work runs
+    python benchmarks/imagenet.py ablation --data DATA --weights WEIGHTS --work runs
 
 EfficientNet-Lite0 and -Lite2 and SqueezeNet with ImageNet weights; every first-order method beside
 SSG-CAM, on the ``auto`` layers one by one (the mean of their scores) and fused. Photos are those that the
-ablation did not choose on (``ablation.py``), and Lite2 chose nothing. Axes: localization (PxAP against
+ablation did not choose on, and Lite2 chose nothing. Axes: localization (PxAP against
 filled boxes, MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity),
 perturbation (blur, insertion, deletion). A lead counts if the interval of the paired difference
 excludes zero.
+
+``ablation`` asks which form, sigma, exponents and gamma the default should have. Every second photo
+chooses, the other half reports; EfficientNet-Lite2 chooses nothing and confirms. One setting is changed
+at a time, from the preset ``discriminate``. For each axis the page shows the value of every variant.
 """
 
 from __future__ import annotations
@@ -29,9 +34,11 @@ from common import (
     part_of,
     photos_with_boxes,
     table,
+    with_interval,
     write_page,
 )
-from ssgcam import LoadedModel
+from ssgcam import LoadedModel, SSGSettings
+from ssgcam.core.methods import DISCRIMINATE, LOCALIZE
 from ssgcam.evaluation import (
     Evaluation,
     EvaluationSettings,
@@ -43,7 +50,8 @@ from ssgcam.evaluation import (
     evaluate_sanity,
 )
 
-NETWORKS = ("efficientnet_lite0", "efficientnet_lite2", "squeezenet")
+#: Networks of the ablation: two that choose, and one that confirms.
+CHOOSING, FRESH = ("efficientnet_lite0", "squeezenet"), "efficientnet_lite2"
 OURS = ("discriminate", "localize")
 RIVALS = (
     "grad_cam",
@@ -66,6 +74,16 @@ METRICS = (
     "insertion",
     "deletion",
 )
+VARIANTS = {
+    "discriminate": DISCRIMINATE,
+    "localize": LOCALIZE,
+    "taylor form": SSGSettings("taylor", 0.06, 0.3, 0.3),
+    "gradient form": SSGSettings("gradient", 0.06, 0.3, 0.3),
+    **{f"sigma {sigma}": replace(DISCRIMINATE, sigma=sigma) for sigma in (0.0, 0.03, 0.1)},
+    "second exponent 0": replace(DISCRIMINATE, second_exponent=0.0),
+    "second exponent 1": replace(DISCRIMINATE, second_exponent=1.0),
+    "cancellation 0.5": replace(DISCRIMINATE, cancellation=0.5),
+}
 PLACES = ("mean of layers", "all fused")
 AXES = ("localization", "grid", "sanity", "perturbation")
 #: Mosaics of the grid pointing game, and photos of the perturbation: these axes take longest.
@@ -108,15 +126,19 @@ def scores_of(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def kept_scores(
-    evaluations: dict[str, Callable[[], Evaluation]], stem: Path, limit: int | None
+def scores_of_half(
+    name: str, compared: MethodsCompared, half: int, stem: str, options: argparse.Namespace
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The scores of each axis, computed once; their files begin with the stem."""
+    """The scores of a network on each axis, computed once; their files begin with the stem."""
+    model = imagenet_network(name, options.weights)
+    evaluations = axes(model, options.data, compared, start=half, limit=options.limit)
+    start = f"{stem}_{name}_{half}" if stem == "ablation" else f"{stem}_{name}"
     return {
         axis: kept(
-            stem.with_name(f"{stem.name}_{axis}_{limit}.pt"), lambda e=evaluate: scores_of(e())
+            options.work / f"{start}_{axis}_{options.limit}.pt",
+            lambda evaluate=evaluations[axis]: scores_of(evaluate()),
         )
-        for axis, evaluate in evaluations.items()
+        for axis in options.axes.split(",")
     }
 
 
@@ -154,6 +176,13 @@ def score_table(found: dict[str, dict[str, list[dict[str, Any]]]], layers: str) 
     return table(["method", *metrics], lines)
 
 
+def score_sections(title: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
+    """The title, the numbers of images, and the tables of both choices of layers."""
+    counts = ", ".join(f"{axis} {own['scores'][0]['n']}" for axis, own in found.items())
+    tables = [part for place in PLACES for part in (f"### {place}", score_table(found, place))]
+    return [f"## {title}", f"Images (for grid: mosaics' cells): {counts}.", *tables]
+
+
 def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) -> str:
     """One line for each method, one column for each layer, for one metric with its interval."""
     own = [s for axis in found.values() for s in axis["scores"] if s["metric"] == metric]
@@ -166,49 +195,61 @@ def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) 
     return table(["method", *layers], lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, help="folder of SqueezeNet's weights")
-    parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--limit", type=int, help="photos for each axis")
-    parser.add_argument("--axes", default=",".join(AXES), help="some of them, by comma")
-    parser.add_argument("--work", type=Path, default=Path("runs"), help="results so far")
-    parser.add_argument("--out", type=Path, default=DOCS)
-    options = parser.parse_args()
+def study(options: argparse.Namespace) -> None:
+    """Compare the presets with first-order methods and write the page."""
     compared = MethodsCompared(tuple(MethodSpec(method) for method in OURS + RIVALS))
     rows, sections = [], ["# ImageNet networks", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
     for network in options.networks.split(","):
-        model = imagenet_network(network, options.weights)
-        stem = options.work / f"imagenet_{network}"
-        evaluations = axes(model, options.data, compared, start=1, limit=options.limit)
-        chosen = {axis: evaluations[axis] for axis in options.axes.split(",")}
-        found = kept_scores(chosen, stem, options.limit)
+        found = scores_of_half(network, compared, 1, "imagenet", options)
         rows += rows_of(network, found)
-        counts = ", ".join(f"{axis} {own['scores'][0]['n']}" for axis, own in found.items())
-        sections += [f"## {network}", f"Images (for grid: mosaics' cells): {counts}."]
-        for layers in PLACES:
-            sections += [f"### {layers}", score_table(found, layers)]
+        sections += score_sections(network, found)
         if "sanity" in found:
             sections += [
                 "### Sanity: rank correlation after randomizing the classifier (passes below .5)",
                 layer_table(found, "rank correlation"),
             ]
-        differences = [
-            [d["metric"], d["layers"], f"{d['method']} - {d['rival']}", _row("", "", d)]
+        lines = [
+            [d["metric"], d["layers"], row.method, with_interval(row, "+")]
             for own in found.values()
             for d in own["differences"]
             if d["metric"] in METRICS and d["layers"] in PLACES
-        ]
-        lines = [
-            [metric, layers, pair, f"{r.value:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"]
-            for metric, layers, pair, r in differences
+            for row in [_row("", f"{d['method']} - {d['rival']}", d)]
         ]
         sections += [
             "### Less the best rival, paired",
             table(["metric", "layers", "methods", "difference [95 %]"], lines),
         ]
     write_page("imagenet", sections, rows, options.out)
+
+
+def ablation(options: argparse.Namespace) -> None:
+    """Compare the variants, those with another gamma and two rivals for scale, and write the page."""
+    own = [MethodSpec("ssg_cam", settings, name=name) for name, settings in VARIANTS.items()]
+    own.append(MethodSpec("ssg_cam", DISCRIMINATE, gamma=0.5, name="gamma 0.5"))
+    compared = MethodsCompared((*own, MethodSpec("hires_cam"), MethodSpec("grad_cam_elementwise")))
+    rows, sections = [], ["# Ablation", f"`{command()}`", (__doc__ or "").split("\n\n")[3]]
+    for network in options.networks.split(","):
+        for half in (1,) if network == FRESH else (0, 1):
+            found = scores_of_half(network, compared, half, "ablation", options)
+            title = f"{network}, {('choosing', 'reporting')[half]} half"
+            scores = {axis: {**own, "differences": []} for axis, own in found.items()}
+            rows += rows_of(title, scores)
+            sections += score_sections(title, found)
+    write_page("ablation", sections, rows, options.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("step", choices=("study", "ablation"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="folder of SqueezeNet's weights")
+    parser.add_argument("--networks", default=",".join((*CHOOSING, FRESH)))
+    parser.add_argument("--limit", type=int, help="photos for each axis")
+    parser.add_argument("--axes", default=",".join(AXES), help="some of them, by comma")
+    parser.add_argument("--work", type=Path, default=Path("runs"), help="results so far")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    options = parser.parse_args()
+    {"study": study, "ablation": ablation}[options.step](options)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,21 @@ from PIL import Image
 from scipy import ndimage
 
 from cells import CLASS_NAMES, INPUT, JITTER, WINDOW, Fields
-from common import calibration_set, command, fold_tables, search_fold, study_parser, write_page
-from ssgcam import LoadedModel, load_model, save_model
+from common import (
+    calibration_set,
+    command,
+    fold_tables,
+    search_fold,
+    study_parser,
+    trained,
+    write_page,
+)  # fmt: skip
+from ssgcam import LoadedModel, load_model
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
 from ssgcam.images import read_image
 from ssgcam.search import CalibrationSet, SearchSettings
-from ssgcam.training import LabeledImages, TrainingSettings, train_classifier
+from ssgcam.training import LabeledImages, TrainingSettings
 
 #: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
 CELLS, CELL = {"mpidb": 20, "radboud": 35}, 85
@@ -158,23 +166,20 @@ def adapted(
     start: Path, fields: Sequence[Field], fold: int, options: argparse.Namespace
 ) -> LoadedModel:
     """The fold's adapted network: read if it is there, else fine-tuned on the other fields' windows."""
-    file = options.work / f"parasites_{options.network}_fold{fold}.pth"
-    if not file.exists():
-        settings = TrainingSettings(
-            model=options.network,
-            weights=str(start),
-            input_size=INPUT,
-            epochs=1 if options.quick else 6,
-            samples_per_epoch=128 if options.quick else 960,
-            learning_rate=3e-4,
-            held_out=0.0,
-            patience=6,
-            seed=fold,
-        )
-        cells = Fields.read(options.data).moving(0)
-        windows = training_windows([f for f in fields if f.fold != fold], cells)
-        save_model(train_classifier(windows, settings).model, file)
-    return load_model(str(file))
+    settings = TrainingSettings(
+        model=options.network,
+        weights=str(start),
+        input_size=INPUT,
+        epochs=1 if options.quick else 6,
+        samples_per_epoch=128 if options.quick else 960,
+        learning_rate=3e-4,
+        held_out=0.0,
+        patience=6,
+        seed=fold,
+    )
+    cells = Fields.read(options.data).moving(0)
+    windows = training_windows([f for f in fields if f.fold != fold], cells)
+    return trained(options.work / f"parasites_{options.network}_fold{fold}.pth", windows, settings)
 
 
 def windows_around(fields: Sequence[Field], model: LoadedModel) -> CalibrationSet:

@@ -35,15 +35,16 @@ from common import (
     search_fold,
     study_parser,
     table,
+    trained,
     with_interval,
     write_page,
 )
-from ssgcam import LoadedModel, load_model, save_model
+from ssgcam import LoadedModel
 from ssgcam.images import read_image
 from ssgcam.metrics import bootstrap_interval
 from ssgcam.search import CalibrationSet, SearchSettings
 from ssgcam.search.fitness import score_of
-from ssgcam.training import LabeledImages, TrainingSettings, predict, train_classifier
+from ssgcam.training import LabeledImages, TrainingSettings, predict
 
 FOLDS, INPUT, CLASS_NAMES = 3, 256, ("free", "defect")
 #: Calibration photos with a defect, and without.
@@ -120,28 +121,21 @@ def masked(photos: Sequence[Photo], model: LoadedModel) -> CalibrationSet:
     return calibration_set(images, masks, model, groups=[photo.tile for photo in photos])
 
 
-def trained(photos: Sequence[Photo], fold: int, options: argparse.Namespace) -> LoadedModel:
-    """The fold's network: read if it is there, else fine-tuned."""
-    file = options.work / f"tiles_fold{fold}.pth"
-    if not file.exists():
-        settings = TrainingSettings(
-            model="efficientnet_lite0",
-            weights="DEFAULT",
-            input_size=INPUT,
-            epochs=1 if options.quick else 6,
-            samples_per_epoch=32 if options.quick else 320,
-            batch_size=16,
-            learning_rate=5e-4,
-            held_out=0.0,
-            patience=6,
-            seed=fold,
-        )
-        checkpoint = file.with_suffix(".checkpoint")
-        result = train_classifier(
-            labeled(photos), settings, checkpoint=checkpoint, resume=checkpoint.exists()
-        )
-        save_model(result.model, file)
-    return load_model(str(file))
+def network_of_fold(photos: Sequence[Photo], fold: int, options: argparse.Namespace) -> LoadedModel:
+    """The fold's network, fine-tuned once."""
+    settings = TrainingSettings(
+        model="efficientnet_lite0",
+        weights="DEFAULT",
+        input_size=INPUT,
+        epochs=1 if options.quick else 6,
+        samples_per_epoch=32 if options.quick else 320,
+        batch_size=16,
+        learning_rate=5e-4,
+        held_out=0.0,
+        patience=6,
+        seed=fold,
+    )
+    return trained(options.work / f"tiles_fold{fold}.pth", labeled(photos), settings)
 
 
 def classifier_rows(folds: Sequence[tuple[list[Photo], torch.Tensor]]) -> tuple[list[Row], str]:
@@ -196,7 +190,7 @@ def main() -> None:
     predicted, folds, kinds = [], [], []
     for fold in range(options.folds):
         known, held, tested = split(photos, fold)
-        model = trained(known, fold, options)
+        model = network_of_fold(known, fold, options)
         predicted.append((tested, predict(model, labeled(tested))[:, 1]))
         calibration = masked(calibration_photos(held, fold), model)
         held_out = masked(tested, model)

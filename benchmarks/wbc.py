@@ -26,15 +26,16 @@ from common import (
     fold_tables,
     search_fold,
     study_parser,
+    trained,
     write_page,
 )
-from ssgcam import LoadedModel, load_model, save_model
+from ssgcam import LoadedModel
 from ssgcam.core.augment import Augmentation
 from ssgcam.data import Sample, SampleSet
 from ssgcam.files import write_json
 from ssgcam.images import read_image
 from ssgcam.search import CalibrationSet, SearchSettings
-from ssgcam.training import TrainingSettings, evaluate, labeled_images, predict, train_classifier
+from ssgcam.training import TrainingSettings, evaluate, labeled_images, predict
 
 FOLDS, CALIBRATION, INPUT = 3, 40, 112
 TYPES = ("neutrophil", "lymphocyte", "monocyte", "eosinophil")
@@ -86,34 +87,28 @@ def labeled_crops(
     return calibration_set(photos, masks, model, classes=None, groups=groups)
 
 
-def trained(
+def network_of_fold(
     crops: SampleSet, tested: SampleSet, fold: int, options: argparse.Namespace
 ) -> LoadedModel:
-    """The fold's network: read if it is there, else trained."""
+    """The fold's network, trained once; the file beside it says how well it knows the types."""
     file = options.work / f"wbc_resnet34_fold{fold}.pth"
-    if not file.exists():
-        settings = TrainingSettings(
-            model="resnet34",
-            input_size=INPUT,
-            epochs=2 if options.quick else 14,
-            samples_per_epoch=64 if options.quick else 320,
-            held_out=0.0,
-            patience=14,
-            seed=fold,
-        )
-        checkpoint = file.with_suffix(".checkpoint")
-        result = train_classifier(
-            labeled_images(crops), settings, checkpoint=checkpoint, resume=checkpoint.exists()
-        )
-        save_model(result.model, file)
-        images = labeled_images(tested)
-        scores = evaluate(predict(result.model, images), images)
-        write_json(file.with_suffix(".json"), asdict(scores))
-    return load_model(str(file))
+    settings = TrainingSettings(
+        model="resnet34",
+        input_size=INPUT,
+        epochs=2 if options.quick else 14,
+        samples_per_epoch=64 if options.quick else 320,
+        held_out=0.0,
+        patience=14,
+        seed=fold,
+    )
+    model, images = trained(file, labeled_images(crops), settings), labeled_images(tested)
+    write_json(file.with_suffix(".json"), asdict(evaluate(predict(model, images), images)))
+    return model
 
 
 def main() -> None:
     parser = study_parser(__doc__, "wbc")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="the first ones alone")
     options = parser.parse_args()
     views = (Augmentation("both"),)  # crops have no upright direction
     generations = 3 if options.quick else 150
@@ -121,12 +116,12 @@ def main() -> None:
     crops = read_crops(options.data)
     folds = fold_of(crops)
     found: dict[str, list[dict[str, object]]] = {target: [] for target in TARGETS}
-    for fold in range(FOLDS):
+    for fold in range(options.folds):
         parts: tuple[list[Sample], list[Sample]] = [], []
         for sample, of in zip(crops, folds, strict=True):
             parts[of == fold].append(sample)
         known, tested = (replace(crops, samples=tuple(part)) for part in parts)
-        model = trained(known, tested, fold, options)
+        model = network_of_fold(known, tested, fold, options)
         for target, values in TARGETS.items():
             chosen = (calibration_crops(known.samples, fold), tested.samples)
             calibration, held_out = (labeled_crops(part, values, model) for part in chosen)
