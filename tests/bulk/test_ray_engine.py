@@ -31,6 +31,8 @@ PATHS = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONP
 
 @pytest.fixture(scope="module")
 def cluster():
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves the workers no time
     environment = {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     ray.init(
         num_cpus=2,
@@ -42,6 +44,7 @@ def cluster():
     )
     yield
     ray.shutdown()
+    patch.undo()
 
 
 class Deadly(torch.nn.Module):
