@@ -233,7 +233,9 @@ def ablation(options: argparse.Namespace) -> None:
             found = scores_of_half(network, compared, half, "ablation", options)
             title = f"{network}, {('choosing', 'reporting')[half]} half"
             scores = {axis: {**own, "differences": []} for axis, own in found.items()}
-            rows += rows_of(title, scores)
+            rows += [
+                r for r in rows_of(title, scores) if r.layers in PLACES and r.metric in METRICS
+            ]
             sections += score_sections(title, found)
     write_page("ablation", sections, rows, options.out)
 
