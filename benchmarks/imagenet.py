@@ -132,10 +132,9 @@ def scores_of_half(
     """The scores of a network on each axis, computed once; their files begin with the stem."""
     model = imagenet_network(name, options.weights)
     evaluations = axes(model, options.data, compared, start=half, limit=options.limit)
-    start = f"{stem}_{name}_{half}" if stem == "ablation" else f"{stem}_{name}"
     return {
         axis: kept(
-            options.work / f"{start}_{axis}_{options.limit}.pt",
+            options.work / f"{stem}_{name}_{half}_{axis}_{options.limit}.pt",
             lambda evaluate=evaluations[axis]: scores_of(evaluate()),
         )
         for axis in options.axes.split(",")

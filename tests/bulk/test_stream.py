@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 
@@ -11,6 +10,7 @@ import torch
 
 from helpers.data_trees import refusal
 from helpers.stream_tasks import Upper, computed, manifest, texts, words
+from helpers.threads import failure_leaves_no_thread
 from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.stream import process, run, unfinished
 from ssgcam.errors import SsgcamError
@@ -133,15 +133,10 @@ def test_no_thread_outlives_a_failed_run(tmp_path, out):
     def failing(image, entry):
         raise SsgcamError("stop here")
 
-    images, before = texts(tmp_path / "in", words(20)), threading.active_count()
-    gc.disable()  # it would end the threads of generators that nobody closed
-    try:
-        refusal(run, images, Failing(out), manifest(out))
-        assert threading.active_count() == before
-        refusal(run, images, Upper(out), manifest(out), on_done=failing)
-        assert threading.active_count() == before
-    finally:
-        gc.enable()
+    images = texts(tmp_path / "in", words(20))
+    failure_leaves_no_thread(SsgcamError, run, images, Failing(out), manifest(out))
+    options = {"on_done": failing}
+    failure_leaves_no_thread(SsgcamError, run, images, Upper(out), manifest(out), **options)
 
 
 # --- resuming

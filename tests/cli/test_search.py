@@ -140,6 +140,7 @@ def test_quick_is_one_view_without_refinement_and_folds(tmp_path: Path) -> None:
     assert report.count("| Recipe, ") == 1
     # what is weak about the images is said before the search, and once
     assert done.stderr.count("The calibration set is small") == 1
+    assert "step" not in done.stderr  # no bar outside a terminal
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_the_recommendation_counts_other_passing_lines_in_its_interval():
     )
     where, _, _ = NetworkCard("net", lines).recommendation()
     assert where.endswith(
-        "(blur 0.50, 0.40 to 0.60; of 2 others, 1 in this interval may be as good)."
+        "(blur 0.50, 0.40 to 0.60, which holds 1 of 2 other rows that may be as good)."
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from helpers.evaluation_cases import LAYERS, boxed_tree, masked_tree, noise
+from helpers.threads import failure_leaves_no_thread
 from ssgcam import SsgcamError
 from ssgcam.cli import app
 from ssgcam.core.settings import SSGSettings, TargetSettings
@@ -76,6 +77,13 @@ def case(task, root):
         "sanity": (evaluate_sanity, {"stages": 3}),
     }[task]
     return partial(function, noise(), samples, compared, **options)
+
+
+@pytest.mark.parametrize("most", [1, 7 // 2 + 1])  # the second batch, and the first example
+def test_no_thread_is_left_by_an_evaluation_that_is_cut_off(tmp_path, calls, most):
+    evaluate = case("localization", tmp_path)
+    calls.most = most
+    failure_leaves_no_thread(KeyboardInterrupt, evaluate, settings=SETTINGS)
 
 
 def run(evaluate, out, calls, most=10**6, **settings):

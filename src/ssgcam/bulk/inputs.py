@@ -7,8 +7,9 @@ images. Split larger sets into several runs.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -56,14 +57,14 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
 
     Args:
         patterns: Files, folders and globs.
-        out: The folder of the outputs. Images below it are left out silently, and so are the outputs
-            of earlier runs in subfolders of what was given.
+        out: The folder of the outputs; images below it are left out silently. Those in the folder of
+            an earlier run, below what was given, are left out with a warning.
 
     Returns:
         The images, each file once.
 
     Raises:
-        SsgcamError: If a pattern matches no image, or all images are below ``out`` or outputs.
+        SsgcamError: If a pattern matches no image, or all images are left out.
     """
     given = [expanded(pattern) for pattern in patterns]
     outputs = f"{out.resolve()}{os.sep}"
@@ -71,11 +72,7 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
     if not found:
         raise SsgcamError(f"all images are below the output folder '{out}'; choose another one")
     roots = {_root(pattern) for pattern in given}
-    found = _without_outputs(found, roots)
-    if not found:
-        raise SsgcamError(
-            "all images are outputs of earlier runs; name their own folder to use them"
-        )
+    found = _outside_other_runs(found, roots)
     root = os.path.commonpath(roots)
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in found]
     sharing = Counter(os.path.splitext(name)[0].lower() for name in names)  # noqa: PTH122
@@ -90,19 +87,26 @@ def list_inputs(patterns: Iterable[str | Path], out: Path) -> list[InputImage]:
     return list(images.values())
 
 
-def _without_outputs(images: Iterable[Path], roots: Collection[str]) -> list[Path]:
-    """Leave out images in folders below the roots that hold the manifest of a run."""
+def _outside_other_runs(images: Sequence[Path], roots: Collection[str]) -> list[Path]:
+    """Leave out images in folders below the roots that hold the manifest of a run, and say so."""
 
     @cache
-    def of_earlier_run(folder: str) -> bool:
+    def folder_of_run(folder: str) -> str:
         if folder in roots or folder == os.path.dirname(folder):  # noqa: PTH120
-            return False
+            return ""
         with suppress(SsgcamError):  # a file of that name that is not ours
             if Manifest(Path(folder) / MANIFEST, {}).known_settings() is not None:
-                return True
-        return of_earlier_run(os.path.dirname(folder))  # noqa: PTH120
+                return folder
+        return folder_of_run(os.path.dirname(folder))  # noqa: PTH120
 
-    return [path for path in images if not of_earlier_run(os.path.abspath(path.parent))]  # noqa: PTH100
+    runs = [folder_of_run(os.path.abspath(path.parent)) for path in images]  # noqa: PTH100
+    for run, count in Counter(filter(None, runs)).items():
+        said = f"images in '{run}' are left out ({count}), as an earlier run wrote to this folder"
+        hint = "name the folder itself to use them"
+        if count == len(images):
+            raise SsgcamError(f"{said}, and there are no others; {hint}")
+        warnings.warn(f"{said}; {hint}", stacklevel=3)
+    return [path for path, run in zip(images, runs, strict=True) if not run]
 
 
 def _root(pattern: Path) -> str:

@@ -64,16 +64,17 @@ def explain(
     check_folder(files.out, files.classes or [], settings)
     model = network.load()
     given: dict[str, Any] = {**vars(files), "classes": files.classes or []}
-    result = explain_images(
-        model=model,
-        cam=method.cam(model, batch_size=network.batch_size, fast=run.fast),
-        batch_size=network.batch_size,
-        workers=run.workers,
-        source={"name": network.model or model.name, "weights": network.weights},
-        on_done=_print_entry,
-        progress=output.style.progress,
-        **given,
-    )
+    with output.printed_warnings():
+        result = explain_images(
+            model=model,
+            cam=method.cam(model, batch_size=network.batch_size, fast=run.fast),
+            batch_size=network.batch_size,
+            workers=run.workers,
+            source={"name": network.model or model.name, "weights": network.weights},
+            on_done=_print_entry,
+            progress=output.style.progress,
+            **given,
+        )
     made = result.total - len(result.failures)
     known = f", {result.before} of them by an earlier run" if result.before else ""
     output.say(f"explained {made} of {result.total} images{known}; wrote {files.out / REPORT}")

@@ -131,10 +131,12 @@ class DescribedNetworkOptions(NetworkOptions, ReadingOptions):
     output: str | None = option(None, "softmax or sigmoid.", shown="the network's")
     input_size: int | None = option(None, INPUT_SIZE, shown="its own")
     mean: str | None = option(
-        None, "Mean of each channel, with commas, or of all.", shown="the network's"
+        None, "Mean of each channel, with commas; one value for all.", shown="the network's"
     )
     std: str | None = option(
-        None, "Standard deviation of each channel, with commas, or of all.", shown="the network's"
+        None,
+        "Standard deviation of each channel, with commas; one value for all.",
+        shown="the network's",
     )
     channel_order: str | None = option(None, "rgb or bgr.", shown="the network's")
 

@@ -132,12 +132,10 @@ class NetworkCard:
         score = line.scores[column]
         others = [other.scores[column].value for other in usable if other is not line]
         alike = sum(score.low <= value <= score.high for value in others)
-        also = (
-            f"; of {len(others)} others, {alike} in this interval may be as good" if alike else ""
-        )
-        return (
-            f"{line.title} ({column} {score.value:.2f}, {score.low:.2f} to {score.high:.2f}{also})"
-        )
+        found = f"{column} {score.value:.2f}, {score.low:.2f} to {score.high:.2f}"
+        if alike:
+            found += f", which holds {alike} of {len(others)} other rows that may be as good"
+        return f"{line.title} ({found})"
 
     def _failed(self) -> str:
         layers: dict[str, list[str]] = {}
