@@ -46,8 +46,8 @@ class SSGSettings:
     """
 
     form: Form = "sum"
-    sigma: float = 0.06
-    first_exponent: float = 1.0
+    sigma: float = 0.08
+    first_exponent: float = 2.0
     second_exponent: float = 0.5
     cancellation: float = 1.0
 
