@@ -82,7 +82,7 @@ VARIANTS = {
     "gradient form": SSGSettings("gradient", 0.06, 0.3, 0.3),
     **{f"sigma {sigma}": replace(BEFORE, sigma=sigma) for sigma in (0.0, 0.08, 0.1, 0.13)},
     **{f"second exponent {b}": replace(BEFORE, second_exponent=b) for b in (0.0, 0.25, 1.0)},
-    **{f"sigma {sigma}, first exponent 2": SSGSettings("sum", sigma, 2) for sigma in (0.06, 0.1)},
+    **{f"{a:g} and {a / 4:g}, sigma .08": SSGSettings("sum", 0.08, a, a / 4) for a in (1, 2)},
     "cancellation 0.5": replace(BEFORE, cancellation=0.5),
 }
 PLACES = ("mean of layers", "all fused")

@@ -85,7 +85,7 @@ def test_factors_of_a_layer_cancel_in_float32(gradient: float, activation: float
 @pytest.mark.parametrize(
     ("preset", "settings"),
     [
-        ("discriminate", SSGSettings("sum", 0.08, 2, 0.5, 1)),
+        ("discriminate", SSGSettings("sum", 0.08, 1.5, 0.25, 1)),
         ("localize", SSGSettings("sum", 0.06, 1, 0, 0)),
     ],
 )

@@ -47,8 +47,8 @@ class SSGSettings:
 
     form: Form = "sum"
     sigma: float = 0.08
-    first_exponent: float = 2.0
-    second_exponent: float = 0.5
+    first_exponent: float = 1.5
+    second_exponent: float = 0.25
     cancellation: float = 1.0
 
     def __post_init__(self) -> None:
