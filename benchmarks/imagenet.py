@@ -61,15 +61,17 @@ RIVALS = (
     "grad_cam_elementwise",
     "smoothed_hires_cam",
 )
-#: What is compared on the page, by axis.
+#: What is compared on the page and in the rows, by axis.
 METRICS = (
     "PxAP-box",
     "MaxBoxAcc",
+    "MaxBoxAccV2",
     "mass in the cell",
     "top 10 % in the cell",
     "rank correlation",
     "class sensitivity",
     "probability drop",
+    "accuracy drop",
     "insertion",
     "deletion",
 )
@@ -143,7 +145,7 @@ def scores_of_half(
 
 
 def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[Row]:
-    """The rows of a network: every score, and our differences to the best rival."""
+    """The rows of a network: scores, and our differences to the best rival."""
     rows = []
     for axis in found.values():
         rows += [_row(network, score["method"], score) for score in axis["scores"]]
@@ -151,7 +153,7 @@ def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> 
             _row(network, f"{difference['method']} - {difference['rival']}", difference)
             for difference in axis["differences"]
         ]
-    return rows
+    return [row for row in rows if row.metric in METRICS]
 
 
 def _row(network: str, method: str, score: dict[str, Any]) -> Row:
@@ -233,9 +235,7 @@ def ablation(options: argparse.Namespace) -> None:
             found = scores_of_half(network, compared, half, "ablation", options)
             title = f"{network}, {('choosing', 'reporting')[half]} half"
             scores = {axis: {**own, "differences": []} for axis, own in found.items()}
-            rows += [
-                r for r in rows_of(title, scores) if r.layers in PLACES and r.metric in METRICS
-            ]
+            rows += [row for row in rows_of(title, scores) if row.layers in PLACES]
             sections += score_sections(title, found)
     write_page("ablation", sections, rows, options.out)
 
