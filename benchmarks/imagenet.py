@@ -9,9 +9,8 @@ ablation did not choose on, and Lite2 chose nothing. Axes: localization (PxAP ag
 MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity), perturbation (blur,
 insertion, deletion). A lead counts if the interval of the paired difference excludes zero.
 
-``ablation`` asks which form, sigma, exponents and gamma the default should have. Every second photo
-chooses, the other half reports; EfficientNet-Lite2 chooses nothing and confirms. Variants start from the
-default before this ablation. For each axis the page shows the value of every variant.
+``ablation`` compares forms, sigmas, exponents and gamma, from the default before it. Every second
+photo chooses, the other half reports; EfficientNet-Lite2 chooses nothing and confirms.
 """
 
 from __future__ import annotations
@@ -52,6 +51,7 @@ from ssgcam.evaluation import (
 #: Networks of the ablation: two that choose, and one that confirms.
 CHOOSING, FRESH = ("efficientnet_lite0", "squeezenet"), "efficientnet_lite2"
 OURS = ("discriminate", "localize")
+ABLATION_RIVALS = ("hires_cam", "grad_cam_elementwise", "smoothed_hires_cam")
 RIVALS = (
     "grad_cam",
     "grad_cam_plus_plus",
@@ -84,7 +84,7 @@ VARIANTS = {
     "gradient form": SSGSettings("gradient", 0.06, 0.3, 0.3),
     **{f"sigma {sigma}": replace(BEFORE, sigma=sigma) for sigma in (0.0, 0.08, 0.1, 0.13)},
     **{f"second exponent {b}": replace(BEFORE, second_exponent=b) for b in (0.0, 0.25, 1.0)},
-    **{f"{a:g} and {a / 4:g}, sigma .08": SSGSettings("sum", 0.08, a, a / 4) for a in (1, 2)},
+    **{f"sigma 0.08, exponents {a}, {a / 4}": SSGSettings("sum", 0.08, a, a / 4) for a in (1, 2)},
     "cancellation 0.5": replace(BEFORE, cancellation=0.5),
 }
 PLACES = ("mean of layers", "all fused")
@@ -225,10 +225,10 @@ def study(options: argparse.Namespace) -> None:
 
 
 def ablation(options: argparse.Namespace) -> None:
-    """Compare the variants, those with another gamma and two rivals for scale, and write the page."""
+    """Compare the variants, one with another gamma and three rivals, and write the page."""
     own = [MethodSpec("ssg_cam", settings, name=name) for name, settings in VARIANTS.items()]
     own.append(MethodSpec("ssg_cam", BEFORE, gamma=0.5, name="gamma 0.5"))
-    compared = MethodsCompared((*own, MethodSpec("hires_cam"), MethodSpec("grad_cam_elementwise")))
+    compared = MethodsCompared((*own, *map(MethodSpec, ABLATION_RIVALS)))
     rows, sections = [], ["# Ablation", f"`{command()}`", (__doc__ or "").split("\n\n")[3]]
     for network in options.networks.split(","):
         for half in (1,) if network == FRESH else (0, 1):
