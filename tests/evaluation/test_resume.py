@@ -58,7 +58,7 @@ def calls(monkeypatch):
     return found
 
 
-def case(task, root):
+def case(task, root, layers=LAYERS):
     """An evaluation of seven images that takes the settings."""
     if task in ("segmentation", "calibrated"):
         samples = read_samples(masked_tree(root / "masks", values=(255, 255, 255), count=7))
@@ -68,7 +68,7 @@ def case(task, root):
         (RecipeLayer("act2", 1.0, SSGSettings(), 0.5, (6, 16, 16)),), 0.5, 0.0,
         Fingerprint("noise", (32, 32), parameter_hash(noise().network)), (32, 32),
     )  # fmt: skip
-    compared = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS, recipe=recipe)
+    compared = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), layers, recipe=recipe)
     function, options = {
         "localization": (evaluate_localization, {}),
         "segmentation": (evaluate_segmentation, {"classes": 1}),
@@ -161,7 +161,7 @@ def other_target(evaluate):
     ],
 )
 def test_batches_of_another_run_are_not_used(tmp_path, calls, change, again, settings, batches):
-    evaluate, out = case("localization", tmp_path), tmp_path / "out"
+    evaluate, out = case("localization", tmp_path, ["act2"]), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         run(evaluate, out, calls, most=3)
     if change is not None:

@@ -23,7 +23,7 @@ from ssgcam.metrics import (
 @pytest.mark.parametrize("kind", KINDS)
 def test_boxes_equal_the_transcription_edge_by_edge(kind):
     rng = np.random.default_rng(KINDS.index(kind))
-    for _ in range(50):
+    for _ in range(20):
         low, size = rng.integers(5, 16), int(rng.integers(8, 19))
         raw = kind(rng, size if rng.random() < 0.5 else low).astype(np.float32)
         score = quantize(prepare_maps(torch.from_numpy(raw)[None], size))[0]
