@@ -16,6 +16,7 @@ import importlib.machinery
 import importlib.util
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import resource
@@ -160,16 +161,32 @@ def child(module: str, number: int | None, seconds: int) -> None:
     os._exit(int(pytest.main([*options, *tests_of(module)])))
 
 
-def run(module: str, number: int | None, seconds: int) -> str:
-    """``"survived"``, ``"killed"`` or ``"too long"``."""
-    process = multiprocessing.get_context("fork").Process(
-        target=child, args=(module, number, seconds)
-    )
+def start(module: str, number: int | None, seconds: int) -> Any:
+    """Start the tests on one mutant (None: on the sources as they are) in a child process."""
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=child, args=(module, number, seconds))
     process.start()
+    return process
+
+
+def outcome(process: Any) -> str:
+    """``"survived"``, ``"killed"`` or ``"too long"``, when the process has ended."""
     process.join()
     if process.exitcode == 0:
         return "survived"
     return "killed" if process.exitcode in (1, 2, 3, 4) else "too long"
+
+
+def run(chosen: list[tuple[str, int]], seconds: int, jobs: int) -> Iterator[tuple[str, int, str]]:
+    """Module, number and outcome of each mutant, as they end; so many run at a time."""
+    waiting, running = list(reversed(chosen)), {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            mutant = waiting.pop()
+            running[start(*mutant, seconds)] = mutant
+        multiprocessing.connection.wait([process.sentinel for process in running])
+        for process in [each for each in running if not each.is_alive()]:
+            yield *running.pop(process), outcome(process)
 
 
 def main() -> int:
@@ -178,7 +195,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=int, default=120, help="CPU seconds of each mutant")
-    parser.add_argument("--minutes", type=float, default=600, help="start no mutant after so long")
+    parser.add_argument("--minutes", type=float, default=600, help="stop after so long")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--out", type=Path, default=Path("mutation.json"))
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT / "src"))
@@ -188,25 +206,23 @@ def main() -> int:
     mutants = all_mutants()
     chosen = random.Random(options.seed).sample(mutants, min(options.count, len(mutants)))
     started, outcomes, survivors = time.monotonic(), Counter[str](), []
-    checked: set[str] = set()
-    for module, number in chosen:
+    for module in dict.fromkeys(module for module, _ in chosen):
+        if outcome(start(module, None, options.seconds)) != "survived":
+            print(f"the tests of {module} fail without a change")
+            return 1
+    for module, number, result in run(chosen, options.seconds, options.jobs):
+        outcomes[result] += 1
+        change = mutated(module, number)[1]
+        if result == "survived":
+            survivors.append(change)
+        done = sum(outcomes.values())
+        print(f"{done} {result}: {change}", flush=True)
+        score = 1 - outcomes["survived"] / done
+        found = {"possible": len(mutants), "run": done, "score": score, **outcomes}
+        text = json.dumps({**found, "seed": options.seed, "survivors": survivors}, indent=2)
+        options.out.write_text(text + "\n", encoding="utf-8")
         if time.monotonic() - started > 60 * options.minutes:
             break
-        if module not in checked and run(module, None, options.seconds) != "survived":
-            print(f"the tests of {module} fail without a change", flush=True)
-            return 1
-        checked.add(module)
-        outcome = run(module, number, options.seconds)
-        outcomes[outcome] += 1
-        change = mutated(module, number)[1]
-        if outcome == "survived":
-            survivors.append(change)
-        print(f"{sum(outcomes.values())} {outcome}: {change}", flush=True)
-        done = sum(outcomes.values())
-        score = 1 - outcomes["survived"] / done
-        result = {"possible": len(mutants), "run": done, "score": score, **outcomes}
-        text = json.dumps({**result, "seed": options.seed, "survivors": survivors}, indent=2)
-        options.out.write_text(text + "\n", encoding="utf-8")
     print(f"mutation score: {dict(outcomes)}")
     return 0
 
