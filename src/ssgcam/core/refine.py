@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssgcam.core.fusion import resize
 from ssgcam.core.settings import check_range
 from ssgcam.errors import SsgcamError
 
@@ -76,9 +77,7 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
             "and [N, h, w] or [N, K, h, w]"
         )
     values = maps[:, None] if maps.ndim == 3 else maps
-    if values.shape[-2:] != images.shape[-2:]:
-        size = list(images.shape[-2:])
-        values = F.interpolate(values, size, mode="bilinear", align_corners=False)
+    values = resize(values, (int(images.shape[-2]), int(images.shape[-1])))
     refined = []
     for image, value in zip(torch.split(images, 1), torch.split(values, 1), strict=True):
         affinity = _affinity(image.to(value.dtype), settings)
