@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ssgcam.core.network import (
+    IN_INFERENCE_MODE,
     explaining,
-    made_in_inference_mode,
     outside_inference_mode,
+    rephrased_if,
     unwrap,
 )
 from ssgcam.errors import SsgcamError
@@ -84,10 +85,13 @@ class Captured:
         Raises:
             SsgcamError: If the score does not depend on a target.
         """
-        names = list(self.activations)
         if not score.requires_grad:
-            raise self._unused(names[0])
-        try:
+            raise self._unused(next(iter(self.activations)))
+        with rephrased_if(
+            "torch.utils.checkpoint",
+            "the network recomputes a target layer in the backward pass (gradient checkpointing); "
+            "switch that off to explain it",
+        ):
             found = torch.autograd.grad(
                 score,
                 list(self.activations.values()),
@@ -95,18 +99,10 @@ class Captured:
                 create_graph=create_graph,
                 allow_unused=True,
             )
-        except RuntimeError as error:
-            if "torch.utils.checkpoint" not in str(error):
-                raise
-            raise SsgcamError(
-                "the network recomputes a target layer in the backward pass (gradient checkpointing); "
-                "switch that off to explain it"
-            ) from error
-        gradients = {}
-        for name, gradient in zip(names, found, strict=True):
+        gradients = dict(zip(self.activations, found, strict=True))
+        for name, gradient in gradients.items():
             if gradient is None:
                 raise self._unused(name)
-            gradients[name] = gradient
         return gradients
 
     def _unused(self, name: str) -> SsgcamError:
@@ -158,12 +154,8 @@ def capture(
     with explaining(network), torch.enable_grad(), attention, ExitStack() as changes:
         for name in targets:
             changes.enter_context(_changed(network, name, partial(keep, name)))
-        try:
+        with rephrased_if("Inference tensors cannot be saved", IN_INFERENCE_MODE):
             output = network(outside_inference_mode(images))
-        except RuntimeError as error:
-            if "Inference tensors cannot be saved" in str(error):
-                raise made_in_inference_mode() from error
-            raise
     for name, (tensor, version, _) in kept.items():
         if version_of(tensor) != version:
             raise SsgcamError(

@@ -34,10 +34,10 @@ from torch import Tensor
 
 from ssgcam.core.capture import Captured
 from ssgcam.core.layouts import layout_of
-from ssgcam.core.network import explaining
+from ssgcam.core.network import explaining, rephrased_if
 from ssgcam.core.numerics import peak, per_image, unit, wide
 from ssgcam.core.target import Scalar, class_and_rivals
-from ssgcam.errors import SsgcamError, first_line
+from ssgcam.errors import SsgcamError
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
 #: Of each layer: the fields of a signal after the activation.
@@ -221,15 +221,12 @@ def _product(gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
     """
     if not gradient.requires_grad:
         return torch.zeros_like(activation)
-    try:
+    with rephrased_if(
+        "is not implemented",
+        "PyTorch has no second derivative of a function of the network ({}); take another method, or "
+        "the second order 'squared'",
+    ):
         (found,) = torch.autograd.grad(
             gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
         )
-    except RuntimeError as error:
-        if "is not implemented" not in str(error):
-            raise
-        raise SsgcamError(
-            f"PyTorch has no second derivative of a function of the network ({first_line(error)}); "
-            "take another method, or the second order 'squared'"
-        ) from error
     return torch.zeros_like(activation) if found is None else found.detach()
