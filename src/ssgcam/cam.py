@@ -14,7 +14,7 @@ from ssgcam.core.fast import Computation
 from ssgcam.core.forward_methods import recipro_cam, score_cam
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.layouts import layout_of
-from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.methods import method_of
 from ssgcam.core.network import explaining, outside_inference_mode, placed, unwrap
 from ssgcam.core.settings import (
     Form,
@@ -25,7 +25,7 @@ from ssgcam.core.settings import (
     check_choice,
     check_range,
 )
-from ssgcam.core.signals import Needs, Signal, signals_of
+from ssgcam.core.signals import Signal, signals_of
 from ssgcam.core.target import (
     Against,
     Classes,
@@ -39,13 +39,12 @@ from ssgcam.core.target import (
     settings_and_function,
 )
 from ssgcam.errors import SsgcamError
-from ssgcam.models import LoadedModel, as_loaded
+from ssgcam.models import LoadedModel, Output, as_loaded
 from ssgcam.preprocessing import Photo
 from ssgcam.result import Result, in_shape_of, missing_evidence
 
 T = TypeVar("T")
 Layers = Literal["auto"] | Sequence[str | nn.Module]
-Output = Literal["softmax", "sigmoid"]
 
 
 class CAM:
@@ -106,15 +105,15 @@ class CAM:
         batch_size: int = 32,
         fast: bool = False,
     ) -> None:
-        if method not in METHODS:
-            raise SsgcamError(f"no method named '{method}'; choose one of {', '.join(METHODS)}")
         loaded = as_loaded(model)
         self._model = model if isinstance(model, LoadedModel) else None
         self.network = unwrap(loaded.network)
         self.class_names = loaded.class_names
-        self.method = METHODS[method]
         self.method_name = method
         self.ssg: SSGSettings | Sequence[SSGSettings] = ssg or SSGSettings()
+        #: One for all layers, or one for each.
+        self._methods = [method_of(method, each) for each in _for_each(self.ssg, 1)]
+        self.method = max(self._methods, key=lambda each: each.needs == "second")
         self.target, self.target_function = settings_and_function(target, self.method.target)
         self.output = output or loaded.output
         check_choice("output", self.output, Output)
@@ -127,20 +126,18 @@ class CAM:
         self.layer_weights = layer_weights
         self.gamma = self.method.gamma if gamma is None else gamma
         self._layers: list[str] | None = None
-        if isinstance(layers, str) and layers != "auto":
-            layers = [layers]
-        per_layer = {"gamma": self.gamma, "layer_weights": layer_weights, "ssg": self.ssg}
-        given = {name: values for name, values in per_layer.items() if isinstance(values, Sequence)}
         if layers != "auto":
-            self._layers = resolve(self.network, layers)
-            for name, values in given.items():
-                if len(values) != len(self._layers):
-                    raise SsgcamError(
-                        f"{name} has {len(values)} values for {len(self._layers)} layers; give one for "
-                        "each"
-                    )
-        elif given:
-            raise SsgcamError("settings for each layer need the layers to be named")
+            self._layers = resolve(self.network, [layers] if isinstance(layers, str) else layers)
+        per_layer = {"gamma": self.gamma, "layer_weights": layer_weights, "ssg": self.ssg}
+        for name, values in per_layer.items():
+            if not isinstance(values, Sequence):
+                continue
+            if self._layers is None:
+                raise SsgcamError("settings for each layer need the layers to be named")
+            if len(values) != len(self._layers):
+                raise SsgcamError(
+                    f"{name} has {len(values)} values for {len(self._layers)} layers; give one for each"
+                )
         for value in _for_each(self.gamma, 1):
             check_range("gamma", value, 0.01, 10)
 
@@ -167,7 +164,13 @@ class CAM:
         """
         if isinstance(images, Tensor) and (images.is_floating_point() or self._model is None):
             inputs = images[None] if images.ndim == 3 else images
-            _check_images(inputs)
+            if inputs.ndim != 4 or not inputs.is_floating_point():
+                raise SsgcamError(
+                    f"images is {list(inputs.shape)}; give a floating-point tensor [N, C, H, W] (a "
+                    "volume: slice by slice)"
+                )
+            if len(inputs) == 0:
+                raise SsgcamError("images is an empty batch; give at least one image")
             return inputs
         if self._model is None:
             raise SsgcamError(
@@ -231,14 +234,16 @@ class CAM:
         for k, column in enumerate(columns, 1):
             scalar = Scalar(column, self.target, self.target_function, others)
             signals = signals_of(
-                captured, scalar, self._needs, input_size, retain_graph=k < len(columns)
+                captured, scalar, self.method.needs, input_size, retain_graph=k < len(columns)
             )
-            settings = _for_each(self.ssg, len(signals))
+            methods = self._methods * (len(signals) // len(self._methods))
             with torch.no_grad():
                 raw.append(
                     {
-                        name: self._layer_map(name, signal, ssg, images, captured, scalar)
-                        for (name, signal), ssg in zip(signals.items(), settings, strict=True)
+                        name: self._forward_map(name, signal, images, captured, scalar)
+                        if method.function is None
+                        else method.function(signal)
+                        for (name, signal), method in zip(signals.items(), methods, strict=True)
                     }
                 )
             notes.append(missing_evidence(raw[-1], signals))
@@ -261,11 +266,10 @@ class CAM:
 
     def fuse(self, layer_maps: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
         """Layer maps, each ``[N, h, w]``, through the pipeline of ``core.fusion`` to ``[N, *size]``."""
-        gammas = _for_each(self.gamma, len(layer_maps))
         return pipeline.fuse(
             list(layer_maps.values()),
             size,
-            gammas=gammas,
+            gammas=_for_each(self.gamma, len(layer_maps)),
             weights=self.layer_weights,
             fusion=self.fusion,
         )
@@ -280,58 +284,37 @@ class CAM:
         captured = self._capture(images)
         scalar = Scalar(classes, self.target, self.target_function, against)
         size = (int(images.shape[-2]), int(images.shape[-1]))
-        return signals_of(captured, scalar, self._needs, size), captured.output
-
-    @property
-    def _needs(self) -> Needs:
-        """The most costly signal that the method uses with these settings."""
-        if self.method_name == "ssg_cam":
-            second = any(ssg.second_exponent > 0 for ssg in _for_each(self.ssg, 1))
-            return "second" if second else "first"
-        return self.method.needs
+        return signals_of(captured, scalar, self.method.needs, size), captured.output
 
     def _capture(self, images: Tensor) -> Captured:
         names = self.layers(images)
-        twice = self._needs == "curvature" or (
-            self._needs == "second" and self.target.second == "hutchinson"
-        )
+        needs, second = self.method.needs, self.target.second
+        twice = needs == "curvature" or (needs == "second" and second == "hutchinson")
         return self._computation.capture(images, names, double_backward=twice)
 
-    def _layer_map(
-        self,
-        name: str,
-        signal: Signal,
-        ssg: SSGSettings,
-        images: Tensor,
-        captured: Captured,
-        scalar: Scalar,
+    def _forward_map(
+        self, name: str, signal: Signal, images: Tensor, captured: Captured, scalar: Scalar
     ) -> Tensor:
-        if self.method_name == "ssg_cam":
-            return ssg_cam(signal, ssg)
-        if self.method.function is not None:
-            return self.method.function(signal)
-        if self.method_name == "score_cam":
+        """The layer's map by a method of ``core.forward_methods``."""
 
-            def of_images(masked: Tensor, owners: Tensor) -> Tensor:
-                with explaining(self.network), torch.no_grad():
-                    output = self.network(outside_inference_mode(masked))
-                    return scalar.select(owners).number(output)
+        def logit(masked: Tensor, owners: Tensor) -> Tensor:
+            return scalar.select(owners).number(self.network(masked))
 
-            return score_cam(signal.activation, images, of_images, self.batch_size)
-
-        def of_layer(image: int, tensors: Tensor) -> Tensor:
-            alone = images[image : image + 1]
-            output = run_with_replacement(self.network, alone, name, tensors)
-            owners = torch.full((len(tensors),), image, device=tensors.device)
-            chosen = scalar.select(owners)
+        def probability(replaced: Tensor, owner: Tensor) -> Tensor:
+            output = run_with_replacement(self.network, images[owner], name, replaced)
+            chosen = scalar.select(owner.expand(len(replaced)))
             if chosen.function is not None or chosen.against is not None:
                 return chosen.number(output)
             logits = class_logits(output, self.target)
             return self.probabilities(logits).gather(1, chosen.classes[:, None])[:, 0]
 
-        tensor = captured.activations[name].detach()
-        layout = layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)
-        return recipro_cam(tensor, layout, of_layer, self.batch_size)
+        with explaining(self.network), torch.no_grad():
+            images = outside_inference_mode(images)
+            if self.method_name == "score_cam":
+                return score_cam(signal.activation, images, logit, self.batch_size)
+            tensor = outside_inference_mode(captured.activations[name])
+            layout = layout_of(tensor, (int(images.shape[-2]), int(images.shape[-1])), name)
+            return recipro_cam(tensor, layout, probability, self.batch_size)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax or sigmoid of ``[N, K]`` logits."""
@@ -405,13 +388,3 @@ class SSGCAM(CAM):
 def _for_each(value: T | Sequence[T], layers: int) -> list[T]:
     """A setting of each layer, where one for all or one for each may be given."""
     return list(value) if isinstance(value, Sequence) else [value] * layers
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise SsgcamError(
-            f"images is {shape}; give a floating-point tensor [N, C, H, W] (a volume: slice by slice)"
-        )
-    if len(images) == 0:
-        raise SsgcamError("images is an empty batch; give at least one image")

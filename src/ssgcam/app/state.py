@@ -23,7 +23,7 @@ from ssgcam.cam import CAM
 from ssgcam.core import fusion
 from ssgcam.core.augment import Augmentation
 from ssgcam.core.layers import auto_layers, block_layers
-from ssgcam.core.methods import LOCALIZE, METHODS, ssg_cam
+from ssgcam.core.methods import LOCALIZE, METHODS, method_of
 from ssgcam.core.network import explaining
 from ssgcam.core.settings import SSGSettings
 from ssgcam.core.signals import Signal
@@ -106,17 +106,12 @@ class Explanation:
             first_exponent=settings.first_exponent,
             second_exponent=settings.second_exponent,
         )
-        function = METHODS[settings.method].function
-        assert function is not None
+        method = method_of(settings.method, ssg)
+        assert method.function is not None
         with torch.no_grad():
-            raw = [
-                ssg_cam(self.signals[name], ssg)
-                if settings.method == "ssg_cam"
-                else function(self.signals[name])
-                for name in names
-            ]
-            own = METHODS[settings.method].fusion
-            fused = fusion.fuse(raw, self.size, gammas=[settings.gamma] * len(raw), fusion=own)
+            raw = [method.function(self.signals[name]) for name in names]
+            gammas = [settings.gamma] * len(raw)
+            fused = fusion.fuse(raw, self.size, gammas=gammas, fusion=method.fusion)
         values: Map = fused[0].float().cpu().numpy()
         return values
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from ssgcam.core.fusion import resize
 from ssgcam.core.settings import check_choice, check_range
 from ssgcam.errors import SsgcamError
 
@@ -68,11 +68,8 @@ class View:
 
     def apply(self, images: Tensor) -> Tensor:
         """``[N, C, H, W]`` resized (bilinear, antialiased along with shrinking) and flipped."""
-        if self.scale != 1:
-            size = [max(1, round(side * self.scale)) for side in images.shape[-2:]]
-            images = F.interpolate(
-                images, size, mode="bilinear", align_corners=False, antialias=self.scale < 1
-            )
+        height, width = (max(1, round(side * self.scale)) for side in images.shape[-2:])
+        images = resize(images, (height, width))
         return images.flip(self.axes) if self.axes else images
 
     def undo(self, maps: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ k-th call, from 1, of a module that is called several times); ``name@k:in`` comb
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.hooks import RemovableHandle
 
 from ssgcam.core.network import (
+    IN_INFERENCE_MODE,
     explaining,
-    made_in_inference_mode,
     outside_inference_mode,
+    rephrased_if,
     unwrap,
 )
 from ssgcam.errors import SsgcamError
@@ -36,7 +36,6 @@ from ssgcam.errors import SsgcamError
 class Target:
     """A place in the network, parsed from its spelling."""
 
-    spelling: str
     module: str
     call: int | None
     is_input: bool
@@ -47,7 +46,7 @@ class Target:
         match = re.fullmatch(r"(?P<name>.*?)(@(?P<call>[1-9]\d*))?(?P<input>:in)?", spelling)
         assert match is not None  # every part is optional
         call = match["call"]
-        return cls(spelling, match["name"], int(call) if call else None, bool(match["input"]))
+        return cls(match["name"], int(call) if call else None, bool(match["input"]))
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ class Captured:
     ) -> dict[str, Tensor]:
         """Differentiate a scalar with respect to every activation, in one backward pass.
 
+        Call it inside :func:`ssgcam.core.network.explaining` for the captured network.
+
         Args:
             score: A scalar, such as the sum over the batch of the class scores. In eval mode the
                 images don't mix, so its gradient is each image's own.
@@ -84,30 +85,24 @@ class Captured:
         Raises:
             SsgcamError: If the score does not depend on a target.
         """
-        names = list(self.activations)
         if not score.requires_grad:
-            raise self._unused(names[0])
-        try:
-            with explaining(self.network):
-                found = torch.autograd.grad(
-                    score,
-                    [self.activations[name] for name in names],
-                    retain_graph=retain_graph or create_graph,
-                    create_graph=create_graph,
-                    allow_unused=True,
-                )
-        except RuntimeError as error:
-            if "torch.utils.checkpoint" not in str(error):
-                raise
-            raise SsgcamError(
-                "the network recomputes a target layer in the backward pass (gradient checkpointing); "
-                "switch that off to explain it"
-            ) from error
-        gradients = {}
-        for name, gradient in zip(names, found, strict=True):
+            raise self._unused(next(iter(self.activations)))
+        with rephrased_if(
+            "torch.utils.checkpoint",
+            "the network recomputes a target layer in the backward pass (gradient checkpointing); "
+            "switch that off to explain it",
+        ):
+            found = torch.autograd.grad(
+                score,
+                list(self.activations.values()),
+                retain_graph=retain_graph or create_graph,
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+        gradients = dict(zip(self.activations, found, strict=True))
+        for name, gradient in gradients.items():
             if gradient is None:
                 raise self._unused(name)
-            gradients[name] = gradient
         return gradients
 
     def _unused(self, name: str) -> SsgcamError:
@@ -143,19 +138,24 @@ def capture(
     """
     network = unwrap(network)
     kept: dict[str, tuple[Tensor, int, bool]] = {}
+
+    def keep(name: str, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise SsgcamError(
+                f"layer '{name}' gives a {kind}, not one floating-point tensor; choose a layer inside "
+                "or after it"
+            )
+        tensor: Tensor = value if value.requires_grad else value.detach().requires_grad_()
+        kept[name] = tensor, version_of(tensor), torch.is_grad_enabled()
+        return tensor.clone()  # the network may write to it: an in-place ReLU, say
+
     attention = sdpa_kernel(SDPBackend.MATH) if double_backward else nullcontext()
-    with explaining(network), torch.enable_grad(), attention, ExitStack() as handles:
-        hooks = [_Hook(Target.parse(name), partial(_keep, kept, name)) for name in targets]
-        for hook in hooks:
-            handles.enter_context(hook.register(network))
-        try:
+    with explaining(network), torch.enable_grad(), attention, ExitStack() as changes:
+        for name in targets:
+            changes.enter_context(_changed(network, name, partial(keep, name)))
+        with rephrased_if("Inference tensors cannot be saved", IN_INFERENCE_MODE):
             output = network(outside_inference_mode(images))
-        except RuntimeError as error:
-            if "Inference tensors cannot be saved" in str(error):
-                raise made_in_inference_mode() from error
-            raise
-    for hook in hooks:
-        hook.check_calls()
     for name, (tensor, version, _) in kept.items():
         if version_of(tensor) != version:
             raise SsgcamError(
@@ -167,7 +167,7 @@ def capture(
 
 
 def run_with_replacement(network: nn.Module, images: Tensor, target: str, value: Tensor) -> Any:
-    """The network's output, without a graph, where a layer's tensor is replaced.
+    """The network's output where a layer's tensor is replaced; call it inside ``explaining``.
 
     The layers before it run for one image. A network that takes the number of images from its input,
     such as EfficientNet-Lite, fails then and runs again for ``B`` copies of the image.
@@ -183,15 +183,13 @@ def run_with_replacement(network: nn.Module, images: Tensor, target: str, value:
     """
 
     def run(given: Tensor) -> Any:
-        with _Hook(Target.parse(target), lambda _: value).register(network):
+        with _changed(network, target, lambda _: value):
             return network(given)
 
-    with explaining(network), torch.no_grad():
-        value, images = outside_inference_mode(value), outside_inference_mode(images)
-        try:
-            return run(images)
-        except RuntimeError:
-            return run(images.expand(len(value), *images.shape[1:]))
+    try:
+        return run(images)
+    except RuntimeError:
+        return run(images.expand(len(value), *images.shape[1:]))
 
 
 def version_of(tensor: Tensor) -> int:
@@ -199,64 +197,53 @@ def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _keep(kept: dict[str, tuple[Tensor, int, bool]], name: str, value: Any) -> Tensor:
-    """Note the tensor with its version and give the network one to go on with."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        kind = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
-        raise SsgcamError(
-            f"layer '{name}' gives a {kind}, not one floating-point tensor; choose a layer inside or "
-            "after it"
-        )
-    tensor: Tensor = value if value.requires_grad else value.detach().requires_grad_()
-    kept[name] = tensor, version_of(tensor), torch.is_grad_enabled()
-    return tensor.clone()  # the network may write to it: an in-place ReLU, say
+@contextmanager
+def _changed(network: nn.Module, spelling: str, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Inside the block the tensor of one target is replaced by ``change`` of it.
 
+    Raises:
+        SsgcamError: If the target doesn't exist or is not called in the block as it is spelled.
+    """
+    target, calls = Target.parse(spelling), 0
+    try:
+        module = network.get_submodule(target.module)
+    except AttributeError as error:
+        raise SsgcamError(f"the network has no layer '{target.module}'") from error
 
-class _Hook:
-    """Replaces the tensor of one target by ``act`` of it and counts the calls of its module."""
+    def on_value(value: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return change(value) if target.call in (None, calls) else value
 
-    def __init__(self, target: Target, act: Callable[[Any], Any]) -> None:
-        self.target = target
-        self.act = act
-        self.calls = 0
-
-    def register(self, network: nn.Module) -> RemovableHandle:
-        try:
-            module = network.get_submodule(self.target.module)
-        except AttributeError as error:
-            raise SsgcamError(f"the network has no layer '{self.target.module}'") from error
-        if self.target.is_input:
-            return module.register_forward_pre_hook(self._on_input)
-        return module.register_forward_hook(lambda module, inputs, output: self._value(output))
-
-    def _on_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    def on_input(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         if not inputs:
-            name = self.target.module
             raise SsgcamError(
-                f"layer '{name}' gets its input by keyword, so '{name}:in' can't be taken; "
-                "target the layer before it"
+                f"layer '{target.module}' gets its input by keyword, so '{target.module}:in' can't be "
+                "taken; target the layer before it"
             )
-        return (self._value(inputs[0]), *inputs[1:])
+        return (on_value(inputs[0]), *inputs[1:])
 
-    def _value(self, value: Any) -> Any:
-        self.calls += 1
-        return self.act(value) if self.target.call in (None, self.calls) else value
+    def on_output(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        return on_value(output)
 
-    def check_calls(self) -> None:
-        target, calls = self.target, self.calls
-        if calls == 0:
-            raise SsgcamError(
-                f"layer '{target.module}' is not called in the forward pass; choose another"
-            )
-        if target.call is None and calls > 1:
-            suffix = ":in" if target.is_input else ""
-            ways = ", ".join(f"'{target.module}@{k}{suffix}'" for k in range(1, min(calls, 6) + 1))
-            raise SsgcamError(
-                f"layer '{target.spelling}' is called {calls} times; say which call: {ways}"
-                + (", ..." if calls > 6 else "")
-            )
-        if target.call is not None and target.call > calls:
-            raise SsgcamError(
-                f"layer '{target.module}' is called {calls} times, so '{target.spelling}' "
-                "doesn't exist"
-            )
+    with (
+        module.register_forward_pre_hook(on_input)
+        if target.is_input
+        else module.register_forward_hook(on_output)
+    ):
+        yield
+    if calls == 0:
+        raise SsgcamError(
+            f"layer '{target.module}' is not called in the forward pass; choose another"
+        )
+    if target.call is None and calls > 1:
+        suffix = ":in" if target.is_input else ""
+        ways = ", ".join(f"'{target.module}@{k}{suffix}'" for k in range(1, min(calls, 6) + 1))
+        raise SsgcamError(
+            f"layer '{spelling}' is called {calls} times; say which call: {ways}"
+            + ", ..." * (calls > 6)
+        )
+    if target.call is not None and target.call > calls:
+        raise SsgcamError(
+            f"layer '{target.module}' is called {calls} times, so '{spelling}' doesn't exist"
+        )

@@ -135,9 +135,7 @@ def _frozen_copy(network: nn.Module) -> nn.Module:
         raise SsgcamError(
             f"fast=True works on a copy of the network, which can't be made ({error}); leave it out"
         ) from error
-    for module in twin.modules():
-        module.training = False
-    return twin.requires_grad_(False)
+    return twin.eval().requires_grad_(False)
 
 
 def _same(plain: nn.Module, twin: nn.Module, image: Tensor, targets: list[str]) -> bool:

@@ -60,7 +60,7 @@ def score_cam(
 
 
 def recipro_cam(
-    tensor: Tensor, layout: Layout, score: Callable[[int, Tensor], Tensor], batch_size: int = 32
+    tensor: Tensor, layout: Layout, score: Callable[[Tensor, Tensor], Tensor], batch_size: int = 32
 ) -> Tensor:
     """ReciproCAM (Byun and Lee 2024): the class's probability with one cell of the layer alone.
 
@@ -70,7 +70,7 @@ def recipro_cam(
     Args:
         tensor: The layer's own tensor, of any layout, one entry for each of ``N`` images.
         layout: Of this tensor.
-        score: From an image's index and ``B`` tensors that replace its own to scores ``[B]``.
+        score: From ``B`` tensors that replace an image's own and its index ``[1]`` to scores ``[B]``.
         batch_size: Tensors for each forward pass.
 
     Returns:
@@ -79,9 +79,8 @@ def recipro_cam(
     cells = torch.arange(layout.height * layout.width, device=tensor.device)
     masks = F.one_hot(cells).to(tensor.dtype)
     maps = []
-    for image in range(len(tensor)):
-        own = tensor[image : image + 1]
-        parts = torch.split(masks, batch_size)
-        values = wide(torch.cat([score(image, own * layout.spread(part)) for part in parts]))
+    for image in torch.split(torch.arange(len(tensor), device=tensor.device), 1):
+        own, parts = tensor[image], torch.split(masks, batch_size)
+        values = wide(torch.cat([score(own * layout.spread(part), image) for part in parts]))
         maps.append(values - values.min())
     return torch.stack(maps).view(-1, layout.height, layout.width)

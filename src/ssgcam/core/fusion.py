@@ -18,13 +18,13 @@ from ssgcam.errors import SsgcamError
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps ``[N, h, w]`` to ``[N, *size]``: bilinear, antialiased along with shrinking."""
+    """Resize ``[N, h, w]`` or ``[N, C, h, w]`` to ``size``: bilinear, antialiased with shrinking."""
     if maps.shape[-2:] == tuple(size):
         return maps
     shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
-    return F.interpolate(
-        maps[:, None], size, mode="bilinear", align_corners=False, antialias=shrinks
-    )[:, 0]
+    planes = maps if maps.ndim == 4 else maps[:, None]
+    resized = F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=shrinks)
+    return resized if maps.ndim == 4 else resized[:, 0]
 
 
 def scale(maps: Tensor) -> Tensor:

@@ -35,14 +35,12 @@ def resolve(network: nn.Module, wanted: Sequence[str | nn.Module]) -> list[str]:
     names = []
     for item in wanted:
         if isinstance(item, nn.Module):
-            inner = unwrap(item)
-            found = [name for name, module in modules.items() if module is inner]
+            found = [name for name, module in modules.items() if module is unwrap(item)]
             if not found:
                 raise SsgcamError(
                     f"the target layer {type(item).__name__} is not a module of this network"
                 )
-            names.append(found[0])
-            continue
+            item = found[0]
         name = Target.parse(item).module
         if name not in modules or (name == "" and item != ""):
             hint = did_you_mean(name, [n for n in modules if n], 0.4)

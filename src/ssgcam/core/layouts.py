@@ -112,30 +112,26 @@ def _tokens(count: int, image_size: tuple[int, int]) -> Layout | None:
     First a grid of patches that divide the image, then one that leaves a rest or is padded, then
     any of the image's proportions (patches that overlap).
     """
-    prefixes = range(min(MAX_PREFIX_TOKENS, count - 1) + 1)
-    divided = _patch_grids(image_size, rounded=False)
-    rounded = _patch_grids(image_size, rounded=True)
-    for grids in (divided, rounded):
-        for prefix in prefixes:
-            if count - prefix in grids:
-                return Layout("tokens", *grids[count - prefix], prefix)
-    for prefix in prefixes:
-        patches = count - prefix
-        rows = round((patches * image_size[0] / image_size[1]) ** 0.5)
-        if rows and patches % rows == 0 and proportional((rows, patches // rows), image_size):
-            return Layout("tokens", rows, patches // rows, prefix)
-    return None
-
-
-def _patch_grids(image_size: tuple[int, int], rounded: bool) -> dict[int, tuple[int, int]]:
-    """Number of square patches -> rows and columns, for every side that a patch can have."""
     height, width = image_size
-    grids: dict[int, tuple[int, int]] = {}
+    divided: dict[int, tuple[int, int]] = {}  # number of patches -> rows and columns
+    rounded: dict[int, tuple[int, int]] = {}
     for side in range(min(height, width), 0, -1):
         for rows, columns in (
             (-(-height // side), -(-width // side)),
             (height // side, width // side),
         ):
-            if rounded or (rows * side, columns * side) == image_size:
-                grids[rows * columns] = rows, columns
-    return grids
+            rounded[rows * columns] = rows, columns
+            if (rows * side, columns * side) == image_size:
+                divided[rows * columns] = rows, columns
+
+    def overlapping(patches: int) -> tuple[int, int] | None:
+        rows = round((patches * height / width) ** 0.5)
+        fits = rows and patches % rows == 0 and proportional((rows, patches // rows), image_size)
+        return (rows, patches // rows) if fits else None
+
+    for grid_of in (divided.get, rounded.get, overlapping):
+        for prefix in range(min(MAX_PREFIX_TOKENS, count - 1) + 1):
+            grid = grid_of(count - prefix)
+            if grid is not None:
+                return Layout("tokens", *grid, prefix)
+    return None

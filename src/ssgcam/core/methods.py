@@ -7,7 +7,7 @@ Adding one is one function and one line in ``METHODS``. Signals are ``[N, C, h, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
@@ -61,7 +61,10 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
     alike = groupby(settings, lambda each: (each.form, each.sigma, each.cancellation))
     for (form, sigma, cancellation), neighbors in alike:
         group = list(neighbors)
-        first, second = _taylor_terms(signal) if form != "gradient" else _gradients(signal)
+        activation = unit(signal.activation)
+        factor = 1 if form == "gradient" else activation
+        first = unit(unit(_first(signal)) * factor)
+        second = first**2 if signal.second is None else unit(signal.second) * factor**2
         if form == "sum":
             first = F.leaky_relu(first, cancellation).sum(1, keepdim=True).clamp_min(0)
             second = second.clamp_min(0).sum(1, keepdim=True)
@@ -72,7 +75,7 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
         for each in group:
             weight = _product_of_powers(first, each.first_exponent, second, each.second_exponent)
             if form == "gradient":
-                weight = weight * unit(signal.activation)
+                weight = weight * activation
             yield weight.sum(1).clamp_min(0)
 
 
@@ -212,23 +215,24 @@ METHODS: dict[str, Method] = {
 }
 
 
+def method_of(name: str, ssg: SSGSettings | None = None) -> Method:
+    """A method of the registry; ``"ssg_cam"`` with these settings.
+
+    Raises:
+        SsgcamError: If there is no such method.
+    """
+    if name not in METHODS:
+        raise SsgcamError(f"no method named '{name}'; choose one of {', '.join(METHODS)}")
+    if name != "ssg_cam" or ssg is None:
+        return METHODS[name]
+    needs: Needs = "second" if ssg.second_exponent else "first"
+    return replace(METHODS[name], function=partial(ssg_cam, settings=ssg), needs=needs)
+
+
 def _first(signal: Signal) -> Tensor:
     if signal.first is None:
         raise SsgcamError("this method needs the gradient of its layer")
     return signal.first
-
-
-def _gradients(signal: Signal) -> tuple[Tensor, Tensor]:
-    """First and second derivative, each scaled per image."""
-    first = unit(_first(signal))
-    return first, first**2 if signal.second is None else unit(signal.second)
-
-
-def _taylor_terms(signal: Signal) -> tuple[Tensor, Tensor]:
-    """``first A`` and ``second A^2`` up to a positive factor for each image."""
-    activation = unit(signal.activation)
-    first = unit(unit(_first(signal)) * activation)
-    return first, first**2 if signal.second is None else unit(signal.second) * activation**2
 
 
 def _product_of_powers(first: Tensor, a: float, second: Tensor, b: float) -> Tensor:

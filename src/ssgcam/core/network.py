@@ -12,7 +12,12 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, first_line
+
+IN_INFERENCE_MODE = (
+    "the network was built inside torch.inference_mode(), so nothing can be differentiated through "
+    "it; build or load it outside"
+)
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -60,7 +65,7 @@ def explaining(network: nn.Module) -> Iterator[None]:
     parameters = list(network.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if any(parameter.is_inference() for parameter in trained):  # the flag could not be restored
-        raise made_in_inference_mode()
+        raise SsgcamError(IN_INFERENCE_MODE)
     if any(not (p.is_floating_point() or p.is_complex()) for p in parameters):
         raise SsgcamError(
             "the network has integer (quantized) parameters, so it has no gradients; explain "
@@ -84,9 +89,15 @@ def explaining(network: nn.Module) -> Iterator[None]:
                 parameter.requires_grad = True
 
 
-def made_in_inference_mode() -> SsgcamError:
-    """The sentence on a network that can't be differentiated for this reason."""
-    return SsgcamError(
-        "the network was built inside torch.inference_mode(), so nothing can be differentiated "
-        "through it; build or load it outside"
-    )
+@contextmanager
+def rephrased_if(part: str, sentence: str) -> Iterator[None]:
+    """Turn a RuntimeError of PyTorch that holds this part into an SsgcamError with this sentence.
+
+    ``{}`` in the sentence stands for PyTorch's own first line.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if part not in str(error):
+            raise
+        raise SsgcamError(sentence.format(first_line(error))) from error

@@ -20,15 +20,14 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 
 
 def peak(tensor: Tensor) -> Tensor:
-    """The largest magnitude of each image, ``[N]``; 1 where all values are zero."""
-    largest = tensor.flatten(1).abs().amax(1)
+    """The largest magnitude of each image, ``[N, 1, ...]``; 1 where all values are zero."""
+    largest = tensor.abs().amax(tuple(range(1, tensor.ndim)), keepdim=True)
     return torch.where(largest == 0, 1, largest)
 
 
 def unit(tensor: Tensor) -> Tensor:
     """In float32 or wider, divided by the largest magnitude of each image; zeros stay zeros."""
-    tensor = wide(tensor)
-    return tensor / per_image(peak(tensor), tensor)
+    return wide(tensor) / peak(wide(tensor))
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssgcam.core.fusion import resize
 from ssgcam.core.settings import check_range
 from ssgcam.errors import SsgcamError
 
 #: Steps to the eight neighbors, in units of a dilation.
 _STEPS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
-#: Bytes of affinities that are held at a time; more images are worked on one part after another.
-_BLOCK = 2**26
 
 
 @dataclass(frozen=True)
@@ -77,28 +76,16 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
             f"images {list(images.shape)} and maps {list(maps.shape)} don't fit; give [N, C, H, W] "
             "and [N, h, w] or [N, K, h, w]"
         )
-    height, width = images.shape[-2:]
     values = maps[:, None] if maps.ndim == 3 else maps
-    if values.shape[-2:] != images.shape[-2:]:
-        values = F.interpolate(values, (height, width), mode="bilinear", align_corners=False)
-    neighbors = len(settings.dilations) * len(_STEPS)
-    at_once = max(1, _BLOCK // (4 * neighbors * images.shape[1] * height * width))
-    refined = torch.cat(
-        [
-            _refined(image, value, settings)
-            for image, value in zip(
-                torch.split(images, at_once), torch.split(values, at_once), strict=True
-            )
-        ]
-    )
-    return refined[:, 0] if maps.ndim == 3 else refined
-
-
-def _refined(images: Tensor, maps: Tensor, settings: Refinement) -> Tensor:
-    affinity = _affinity(images.to(maps.dtype), settings)
-    for _ in range(settings.iterations):
-        maps = torch.einsum("njhw,nkjhw->nkhw", affinity, _neighbors(maps, settings.dilations))
-    return maps
+    values = resize(values, (int(images.shape[-2]), int(images.shape[-1])))
+    refined = []
+    for image, value in zip(torch.split(images, 1), torch.split(values, 1), strict=True):
+        affinity = _affinity(image.to(value.dtype), settings)
+        for _ in range(settings.iterations):
+            around = _neighbors(value, settings.dilations)
+            value = torch.einsum("njhw,nkjhw->nkhw", affinity, around)
+        refined.append(value)
+    return torch.cat(refined)[:, 0] if maps.ndim == 3 else torch.cat(refined)
 
 
 def _affinity(images: Tensor, settings: Refinement) -> Tensor:

@@ -26,21 +26,22 @@ network ``d2z = 0``, ``d log odds = g_c - g_q``, ``d2 log odds = -Var_q``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssgcam.core.capture import Captured
 from ssgcam.core.layouts import layout_of
-from ssgcam.core.network import explaining
+from ssgcam.core.network import explaining, rephrased_if
 from ssgcam.core.numerics import peak, per_image, unit, wide
 from ssgcam.core.target import Scalar, class_and_rivals
-from ssgcam.errors import SsgcamError, first_line
+from ssgcam.errors import SsgcamError
 
 Needs = Literal["activation", "first", "second", "curvature", "forward"]
-Orders = dict[str, tuple[Tensor, Tensor | None]]
+#: Of each layer: the fields of a signal after the activation.
+Derivatives = dict[str, tuple[Tensor | None, ...]]
 
 _NO_CURVATURE = (
     "the second derivative of a plain logit is identically zero behind ReLU and max-pooling, so "
@@ -92,30 +93,30 @@ def signals_of(
             derivative is asked for and identically zero.
     """
     layouts = {n: layout_of(a, image_size, n) for n, a in captured.activations.items()}
-    scalar = scalar.usable_in_graph()
-    orders: Orders = {}
-    products: dict[str, Tensor] = {}
-    if needs == "curvature":
-        for name, (gradient, product) in hessian_activation_product(captured, scalar).items():
-            orders[name], products[name] = (gradient, None), product
-    elif needs in ("first", "second"):
-        orders = derivatives(
-            captured, scalar, need_second=needs == "second", retain_graph=retain_graph
-        )
+    found: Derivatives = {}
+    with explaining(captured.network), torch.enable_grad():
+        every = torch.arange(len(scalar.classes), device=scalar.classes.device)
+        scalar = scalar.select(every)  # copies, which were not made in inference mode
+        if needs == "curvature":
+            found = hessian_activation_product(captured, scalar)
+        elif needs in ("first", "second"):
+            found = derivatives(
+                captured, scalar, need_second=needs == "second", retain_graph=retain_graph
+            )
     signals = {}
     for name, layout in layouts.items():
-        first, second = orders.get(name, (None, None))
-        if second is not None and scalar.settings.sign == "absolute":
-            second = second.abs()
-        parts = (captured.activations[name].detach(), first, second, products.get(name))
-        signals[name] = Signal(*(part if part is None else layout.maps(part) for part in parts))  # type: ignore[arg-type]
+        parts = (captured.activations[name].detach(), *found.get(name, ()))
+        signal = Signal(*(part if part is None else layout.maps(part) for part in parts))  # type: ignore[arg-type]
+        if signal.second is not None and scalar.settings.sign == "absolute":
+            signal = replace(signal, second=signal.second.abs())
+        signals[name] = signal
     return signals
 
 
 def derivatives(
     captured: Captured, scalar: Scalar, *, need_second: bool, retain_graph: bool = False
-) -> Orders:
-    """First and second derivatives of every captured layer.
+) -> Derivatives:
+    """First and second derivatives of every captured layer; call it inside :func:`explaining`.
 
     Args:
         captured: A forward pass.
@@ -132,34 +133,30 @@ def derivatives(
         SsgcamError: If the second derivative is asked for and identically zero.
     """
     settings = scalar.settings
-    with explaining(captured.network), torch.enable_grad():
-        if need_second and settings.second == "hutchinson":
-            return _hutchinson(captured, scalar)
-        if need_second and settings.name == "logit":
-            raise SsgcamError(_NO_CURVATURE)
-        if need_second and scalar.compares_classes:
-            return _softmax_family(captured, scalar, retain_graph)
-        number = scalar.number(captured.output)
-        first = captured.gradients(number.sum(), retain_graph=retain_graph)
+    if need_second and settings.second == "hutchinson":
+        return _hutchinson(captured, scalar)
+    if need_second and settings.name == "logit":
+        raise SsgcamError(_NO_CURVATURE)
+    if need_second and scalar.compares_classes:
+        return _softmax_family(captured, scalar, retain_graph)
+    number = scalar.number(captured.output)
+    first = captured.gradients(number.sum(), retain_graph=retain_graph)
     if need_second and scalar.function is None and settings.name == "sigmoid":
         factor = scalar.factor(number)
         return {name: (g, per_image(factor, g) * unit(g) ** 2) for name, g in first.items()}
     return {name: (g, None) for name, g in first.items()}
 
 
-def hessian_activation_product(
-    captured: Captured, scalar: Scalar
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """First derivative and Hessian-vector product ``H A`` of every layer on its own (ShapleyCAM)."""
-    with explaining(captured.network), torch.enable_grad():
-        first = captured.gradients(scalar.value(captured.output).sum(), create_graph=True)
-        return {
-            name: (g.detach(), _product(captured.network, g, a, a.detach()))
-            for (name, a), g in zip(captured.activations.items(), first.values(), strict=True)
-        }
+def hessian_activation_product(captured: Captured, scalar: Scalar) -> Derivatives:
+    """First derivative, None and ``H A``, the Hessian-vector product, of every layer (ShapleyCAM)."""
+    first = captured.gradients(scalar.value(captured.output).sum(), create_graph=True)
+    return {
+        name: (g.detach(), None, _product(g, a, a.detach()))
+        for (name, a), g in zip(captured.activations.items(), first.values(), strict=True)
+    }
 
 
-def _softmax_family(captured: Captured, scalar: Scalar, retain_graph: bool) -> Orders:
+def _softmax_family(captured: Captured, scalar: Scalar, retain_graph: bool) -> Derivatives:
     """``k u^2 - Var_q`` with ``u = g_c - g_q``: one backward pass for each class of the softmax.
 
     Weighted mean and variance of ``g_j - g_c`` are updated one class at a time (West 1979).
@@ -170,14 +167,14 @@ def _softmax_family(captured: Captured, scalar: Scalar, retain_graph: bool) -> O
     own = captured.gradients(z[:, 0].sum(), retain_graph=True)
     scale: dict[str, Tensor] = {}  # a common factor: the square of 1e-30 would underflow
     mean = {name: torch.zeros_like(wide(g)) for name, g in own.items()}
-    variance = {name: torch.zeros_like(wide(g)) for name, g in own.items()}
+    variance = {name: torch.zeros_like(each) for name, each in mean.items()}
     for k in range(1, z.shape[1]):
         more = retain_graph or k < z.shape[1] - 1
         weight, total = weights[:, k - 1], weights[:, :k].sum(1)
         for name, g in captured.gradients(z[:, k].sum(), retain_graph=more).items():
             g, g_own = wide(g), wide(own[name])
             if k == 1:
-                scale[name] = per_image(peak(torch.maximum(g.abs(), g_own.abs())), g)
+                scale[name] = peak(torch.maximum(g.abs(), g_own.abs()))
             offset = (g - g_own) / scale[name]
             change = offset - mean[name]
             mean[name] += per_image(weight / total, change) * change
@@ -188,7 +185,7 @@ def _softmax_family(captured: Captured, scalar: Scalar, retain_graph: bool) -> O
     }
 
 
-def _hutchinson(captured: Captured, scalar: Scalar) -> Orders:
+def _hutchinson(captured: Captured, scalar: Scalar) -> Derivatives:
     """The true diagonal ``d2f + k df^2``: the last term exactly, ``d2f`` estimated.
 
     Its estimate is the mean of ``v * (H v)`` over Rademacher probes ``v`` (Hutchinson 1989). Every
@@ -196,7 +193,7 @@ def _hutchinson(captured: Captured, scalar: Scalar) -> Orders:
     """
     number = scalar.number(captured.output)
     factor = scalar.factor(number)
-    orders: Orders = {}
+    found: Derivatives = {}
     for name, g in captured.gradients(number.sum(), create_graph=True).items():
         activation = captured.activations[name]
         generator = torch.Generator("cpu").manual_seed(scalar.settings.seed)
@@ -204,19 +201,19 @@ def _hutchinson(captured: Captured, scalar: Scalar) -> Orders:
         for _ in range(scalar.settings.probes):
             bits = torch.randint(0, 2, activation.shape[1:], generator=generator, device="cpu")
             probe = (2 * bits - 1).to(activation).expand_as(activation)
-            d2f += probe * _product(captured.network, g, activation, probe)
+            d2f += probe * _product(g, activation, probe)
         d2f /= scalar.settings.probes
         if scalar.settings.name == "logit" and not d2f.any():
             raise SsgcamError(_NO_CURVATURE)
         # a common factor that keeps both parts in range, however small the gradient is
-        largest = d2f.flatten(1).abs().amax(1).sqrt()
-        scale = per_image(torch.maximum(peak(wide(g)), largest), d2f)
+        largest = d2f.abs().amax(tuple(range(1, d2f.ndim)), keepdim=True).sqrt()
+        scale = torch.maximum(peak(wide(g)), largest)
         second = per_image(factor, d2f) * (wide(g) / scale) ** 2 + d2f / scale / scale
-        orders[name] = (g.detach(), second)
-    return orders
+        found[name] = (g.detach(), second)
+    return found
 
 
-def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
+def _product(gradient: Tensor, activation: Tensor, vector: Tensor) -> Tensor:
     """``H v`` of one layer; zero where the gradient does not depend on the activation.
 
     Raises:
@@ -224,16 +221,12 @@ def _product(network: nn.Module, gradient: Tensor, activation: Tensor, vector: T
     """
     if not gradient.requires_grad:
         return torch.zeros_like(activation)
-    try:
-        with explaining(network):
-            (found,) = torch.autograd.grad(
-                gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
-            )
-    except RuntimeError as error:
-        if "is not implemented" not in str(error):
-            raise
-        raise SsgcamError(
-            f"PyTorch has no second derivative of a function of the network ({first_line(error)}); "
-            "take another method, or the second order 'squared'"
-        ) from error
+    with rephrased_if(
+        "is not implemented",
+        "PyTorch has no second derivative of a function of the network ({}); take another method, or "
+        "the second order 'squared'",
+    ):
+        (found,) = torch.autograd.grad(
+            gradient, activation, grad_outputs=vector, retain_graph=True, allow_unused=True
+        )
     return torch.zeros_like(activation) if found is None else found.detach()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from ssgcam.core.numerics import full_precision
 
 
-@lru_cache(maxsize=256)
 def gaussian_matrix(
-    cells: int, sigma: float, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    cells: int, sigma: float, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> Tensor:
     """Gaussian weights between the cells of one axis; every row sums to one.
 
@@ -27,14 +24,13 @@ def gaussian_matrix(
         device: Of the result.
 
     Returns:
-        ``[cells, cells]``. The tensor is shared between calls: don't write to it.
+        ``[cells, cells]``.
     """
-    with torch.inference_mode(False):
-        places = torch.arange(cells, dtype=torch.float64, device="cpu")
-        weights = torch.exp(-0.5 * ((places[:, None] - places[None, :]) / sigma) ** 2)
-        weights = weights / weights.sum(1, keepdim=True)
-        weights = torch.where(weights < torch.finfo(dtype).eps ** 2, 0, weights)
-        return weights.to(dtype).to(device)
+    places = torch.arange(cells, dtype=torch.float64, device="cpu")
+    weights = torch.exp(-0.5 * ((places[:, None] - places[None, :]) / sigma) ** 2)
+    weights = weights / weights.sum(1, keepdim=True)
+    weights = torch.where(weights < torch.finfo(dtype).eps ** 2, 0, weights)
+    return weights.to(dtype).to(device)
 
 
 def smooth(signal: Tensor, sigma: float) -> Tensor:
@@ -55,8 +51,6 @@ def smooth(signal: Tensor, sigma: float) -> Tensor:
     cells = sigma * min(height, width)
     if cells <= 0:
         return signal
-    down, across = (
-        gaussian_matrix(n, cells, signal.dtype, str(signal.device)) for n in (height, width)
-    )
+    down, across = (gaussian_matrix(n, cells, signal.dtype, signal.device) for n in (height, width))
     with full_precision(signal):
         return down @ (signal @ across.T)

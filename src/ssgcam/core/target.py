@@ -35,8 +35,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ssgcam.core.network import outside_inference_mode
 from ssgcam.core.numerics import wide
 from ssgcam.core.settings import TargetName, TargetSettings, check_choice
 from ssgcam.errors import SsgcamError
@@ -79,7 +79,14 @@ class Scalar:
             SsgcamError: If the output is not what the target takes.
         """
         if self.function is not None:
-            return _checked(self.function(output), len(self.classes))
+            value, images = self.function(output), len(self.classes)
+            if not isinstance(value, Tensor) or value.shape != (images,):
+                shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise SsgcamError(
+                    f"the target function returned {shape}; it must return one number for each of "
+                    f"the {images} images: [{images}]"
+                )
+            return value
         if self.compares_classes:
             z = class_and_rivals(output, self.classes, self.settings.top_classes)
             return z[:, 0] - z[:, 1:].logsumexp(1)
@@ -113,17 +120,9 @@ class Scalar:
         return shift + 0.5 * self.factor(number) * shift**2
 
     def select(self, images: Tensor) -> Scalar:
-        """The same for these images, ``[M]`` indices."""
+        """The same for these images, ``[M]`` indices; it holds copies."""
         against = self.against[images] if isinstance(self.against, Tensor) else self.against
         return replace(self, classes=self.classes[images], against=against)
-
-    def usable_in_graph(self) -> Scalar:
-        """The same, with indices that were not made in inference mode."""
-        with torch.inference_mode(False):
-            against = self.against
-            if isinstance(against, Tensor):
-                against = outside_inference_mode(against)
-            return replace(self, classes=outside_inference_mode(self.classes), against=against)
 
 
 def settings_and_function(
@@ -235,9 +234,8 @@ def mean_of_masks(output: Any) -> Tensor:
 def largest_mask(output: Any) -> Tensor:
     """The class, ``[N]``, that is predicted for the most pixels, class 0 (background) aside."""
     found = _at_least_two(output_tensor(output))
-    predicted = found.argmax(1).flatten(1)
-    counts = torch.stack([(predicted == k).sum(1) for k in range(1, found.shape[1])], 1)
-    return counts.argmax(1) + 1
+    counts = F.one_hot(found.argmax(1).flatten(1), found.shape[1]).sum(1)
+    return counts[:, 1:].argmax(1) + 1
 
 
 def probabilities_of(logits: Tensor, output: Literal["softmax", "sigmoid"]) -> Tensor:
@@ -391,13 +389,3 @@ def class_and_rivals(output: Any, classes: Tensor, top: int) -> Tensor:
 def _at_least_two(logits: Tensor) -> Tensor:
     """One logit ``z`` becomes two, ``(-z / 2, z / 2)``: ``[N, 1, ...]`` to ``[N, 2, ...]``."""
     return torch.cat([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
-
-
-def _checked(value: Any, images: int) -> Tensor:
-    if not isinstance(value, Tensor) or value.shape != (images,):
-        shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise SsgcamError(
-            f"the target function returned {shape}; it must return one number for each of the "
-            f"{images} images: [{images}]"
-        )
-    return value

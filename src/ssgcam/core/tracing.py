@@ -16,8 +16,6 @@ from ssgcam.core.layouts import Layout, proportional, spatial_layout
 from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.target import output_tensor
 
-#: Parts of ``torch.nn.modules`` whose modules learn nothing and only change the resolution, if that.
-RESAMPLING = ("pooling", "padding", "upsampling", "dropout")
 NORMALIZING = (nn.LayerNorm, nn.RMSNorm)
 LINEAR = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.Identity)
 
@@ -59,6 +57,18 @@ class LayerInfo:
     why: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """A tensor that a module gave in its ``call``-th call, kept alive so that no other gets its id."""
+
+    module: str
+    call: int
+    tensor: Tensor
+    version: int
+    layout: Layout
+    signed: bool
+
+
 def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     """One forward pass that lists the tensors, then one backward that asks which of them matter.
 
@@ -74,111 +84,81 @@ def trace(network: nn.Module, image: Tensor) -> list[LayerInfo]:
     """
     size = (int(image.shape[-2]), int(image.shape[-1]))
     images = torch.cat([image, image])
+    modules = dict(network.named_modules())
     calls: Counter[str] = Counter()
-    # the tensors are kept alive, or another one could get an id; they may be written to in between
-    records: list[tuple[LayerInfo, Tensor, int]] = []
+    outputs: list[_Output] = []
 
     def record(name: str, module: nn.Module, inputs: object, output: object) -> None:
         calls[name] += 1
         if isinstance(output, Tensor) and output.is_floating_point():
             layout = spatial_layout(output, size)
             if layout is not None:
-                info = _describe(f"{name}@{calls[name]}", name, module, output, layout)
-                records.append((info, output, version_of(output)))
+                signed = bool((output < 0).any())  # now, as the network may write to it
+                outputs.append(
+                    _Output(name, calls[name], output, version_of(output), layout, signed)
+                )
 
     with ExitStack() as handles, explaining(network), torch.no_grad():
-        for name, module in network.named_modules():
+        for name, module in modules.items():
             if name:
                 handles.enter_context(module.register_forward_hook(partial(record, name)))
         network(outside_inference_mode(images))
-    modules = dict(network.named_modules())
-    resolutions = {info.module: info.layout.resolution for info, _, _ in records}
-    places: dict[tuple[int, int], LayerInfo] = {}
-    grids: set[tuple[int, int]] = set()
-    for info, tensor, version in records:
-        resolution = info.layout.resolution
-        if len(tensor) != len(images) or not proportional(resolution, size):
+    resolutions = {output.module: output.layout.resolution for output in outputs}
+    grids: set[tuple[int, int]] = set()  # that tokens can have: those seen, and half of them
+    same_tensor: dict[tuple[int, int], list[_Output]] = {}
+    for output in outputs:
+        height, width = resolution = output.layout.resolution
+        if len(output.tensor) != len(images) or not proportional(resolution, size):
             continue  # windows, attention heads and the like
-        if info.layout.shape == "tokens" and grids and not _made_before(resolution, grids):
+        if output.layout.shape == "tokens" and grids and resolution not in grids:
             continue  # channels in the place of tokens, as inside the token mixing of an MLP-Mixer
-        grids.add(resolution)
-        name = info.module if calls[info.module] == 1 else info.name
-        leaves = _leaving_blocks(info.module, resolution, modules, resolutions)
-        info = replace(info, name=name, leaves=leaves)
-        key = id(tensor), version
-        same = places.pop(key, None)  # a container gives its last child's very tensor
-        places[key] = info if same is None else _joined(same, info)
-    influences = _influences(network, images, list(places.values()))
-    return [
-        replace(place, influences=influence)
-        for place, influence in zip(places.values(), influences, strict=True)
-    ]
+        grids |= {resolution, (height // 2, width // 2), (-(-height // 2), -(-width // 2))}
+        key = id(output.tensor), output.version
+        # a container gives its last child's very tensor
+        same_tensor[key] = [*same_tensor.pop(key, []), output]
 
+    def leaves(output: _Output) -> int:
+        parts = output.module.split(".")
+        around = [".".join(parts[:end]) for end in range(1, len(parts))]
+        own = output.layout.resolution
+        return sum(
+            resolutions.get(block, own) != own and not isinstance(modules[block], nn.Sequential)
+            for block in around
+        )
 
-def _made_before(resolution: tuple[int, int], grids: set[tuple[int, int]]) -> bool:
-    """Whether a grid of tokens is one that the patch embedding made, or half of one."""
-    return any(
-        resolution
-        in ((rows, columns), (-(-rows // 2), -(-columns // 2)), (rows // 2, columns // 2))
-        for rows, columns in grids
-    )
+    def described(same: list[_Output]) -> LayerInfo:
+        """From the innermost module that gives the tensor to the outermost one."""
+        givers = [modules[output.module] for output in same]
+        names = [o.module if calls[o.module] == 1 else f"{o.module}@{o.call}" for o in same]
+        name, output = min(zip(names, same, strict=True), key=lambda pair: len(pair[0]))
+        return LayerInfo(
+            name=name,
+            module=output.module,
+            kind=type(modules[output.module]).__name__,
+            layout=output.layout,
+            channels=output.layout.maps(output.tensor).shape[1],
+            signed=output.signed,
+            resampling=any(map(resamples, givers)),
+            normalized=any(isinstance(giver, NORMALIZING) for giver in givers),
+            activated=not output.signed or any(_from_torch(g, "activation") for g in givers),
+            linear=isinstance(givers[0], LINEAR),
+            leaves=leaves(output),
+        )
+
+    places = [described(same) for same in same_tensor.values()]
+    influences = _influences(network, images, places)
+    return [replace(place, influences=i) for place, i in zip(places, influences, strict=True)]
 
 
 def resamples(module: nn.Module) -> bool:
-    """Whether a module of PyTorch pools, pads or the like."""
-    return _from_torch(type(module), RESAMPLING)
+    """Whether a module of PyTorch learns nothing and only changes the resolution, if that."""
+    return _from_torch(module, "pooling", "padding", "upsampling", "dropout")
 
 
-def _describe(
-    name: str, module_name: str, module: nn.Module, tensor: Tensor, layout: Layout
-) -> LayerInfo:
-    kind, signed = type(module), bool((tensor < 0).any())
-    return LayerInfo(
-        name=name,
-        module=module_name,
-        kind=kind.__name__,
-        layout=layout,
-        channels=int(tensor.shape[1 if layout.shape == "channels_first" else -1]),
-        signed=signed,
-        resampling=resamples(module),
-        normalized=issubclass(kind, NORMALIZING),
-        activated=not signed or _from_torch(kind, ("activation",)),
-        linear=issubclass(kind, LINEAR),
-    )
-
-
-def _joined(inner: LayerInfo, outer: LayerInfo) -> LayerInfo:
-    """One entry for two names of the same tensor: the shorter name, and what either knows of it."""
-    named = outer if len(outer.name) < len(inner.name) else inner
-    return replace(
-        named,
-        resampling=inner.resampling or outer.resampling,
-        normalized=inner.normalized or outer.normalized,
-        activated=inner.activated or outer.activated,
-        linear=inner.linear,
-    )
-
-
-def _from_torch(kind: type, parts: Sequence[str]) -> bool:
+def _from_torch(module: nn.Module, *parts: str) -> bool:
     """Whether a module's class is defined in one of these parts of ``torch.nn.modules``."""
-    return any(base.__module__ in {f"torch.nn.modules.{p}" for p in parts} for base in kind.__mro__)
-
-
-def _leaving_blocks(
-    name: str,
-    resolution: tuple[int, int],
-    modules: dict[str, nn.Module],
-    resolutions: dict[str, tuple[int, int]],
-) -> int:
-    """How many blocks around a layer (plain sequences aside) put out another resolution."""
-    parts = name.split(".")
-    around = [".".join(parts[:end]) for end in range(1, len(parts))]
-    return sum(
-        1
-        for block in around
-        if resolutions.get(block, resolution) != resolution
-        and not isinstance(modules[block], nn.Sequential)
-    )
+    defined_in = {base.__module__ for base in type(module).__mro__}
+    return not defined_in.isdisjoint(f"torch.nn.modules.{part}" for part in parts)
 
 
 def _influences(network: nn.Module, image: Tensor, places: Sequence[LayerInfo]) -> list[bool]:
