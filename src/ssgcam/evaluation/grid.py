@@ -16,7 +16,7 @@ from ssgcam.data import Sample, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Evaluation
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Examples, Item, Picture, Run, no_extra
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
@@ -106,8 +106,8 @@ def evaluate_grid(
         f"chance is {1 / rows**2:.3f}",
         "photos": f"classified with a probability of at least {confidence:g}",
     }
-    examples = Examples(items, no_extra, draw, lambda extra: None, LEGEND)
-    return run.evaluation(table, METRICS, facts, examples=examples)
+    examples = tuple(run.examples(items, no_extra, draw))
+    return run.evaluation(table, METRICS, facts, examples=examples, legend=LEGEND)
 
 
 def _check_input(model: LoadedModel, rows: int) -> None:

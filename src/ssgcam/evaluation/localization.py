@@ -19,7 +19,7 @@ from ssgcam import metrics
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Examples, Item, Picture, Run
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics import SCORES, TAUS
 from ssgcam.metrics.checks import check
@@ -132,8 +132,8 @@ def evaluate_localization(
     }
     return run.evaluation(
         table, _metrics(name, boxed, pointing), facts, notes,
-        charts=tuple(_charts(table, name, boxed)),
-        examples=Examples(items, read, draw, lambda truth: truth.mask, LEGEND),
+        charts=tuple(_charts(table, name, boxed)), legend=LEGEND,
+        examples=tuple(run.examples(items, read, draw, lambda truth: truth.mask)),
     )  # fmt: skip
 
 

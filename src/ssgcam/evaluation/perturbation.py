@@ -25,7 +25,6 @@ from ssgcam.evaluation.report import Chart, Evaluation, Series, curve_chart
 from ssgcam.evaluation.run import (
     Batch,
     EvaluationSettings,
-    Examples,
     Item,
     Picture,
     Run,
@@ -184,8 +183,8 @@ def evaluate_perturbation(
     facts["perturbed images"] = f"{at_once} for each pass of the network"
     facts["computation"] = f"{computation.description} answers to perturbed images, exact maps"
     return run.evaluation(
-        table, _metrics(measures, areas, control), facts, charts=tuple(charts),
-        examples=Examples(items, no_extra, draw, lambda extra: None, LEGEND),
+        table, _metrics(measures, areas, control), facts, charts=tuple(charts), legend=LEGEND,
+        examples=tuple(run.examples(items, no_extra, draw)),
     )  # fmt: skip
 
 

@@ -22,7 +22,6 @@ from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
 from ssgcam.evaluation.run import (
     Batch,
     EvaluationSettings,
-    Examples,
     Item,
     Picture,
     Run,
@@ -111,12 +110,13 @@ def evaluate_segmentation(
         "background": rule,
         "boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal",
     }
-    examples = Examples(
-        task.items, task.read, draw, lambda labels: (labels > 0) & (labels != IGNORE), LEGEND
+    examples = run.examples(
+        task.items, task.read, draw, lambda labels: (labels > 0) & (labels != IGNORE)
     )
     return run.evaluation(
-        table, _metrics(task.names), facts, [*notes, best], charts=(chart,), examples=examples
-    )
+        table, _metrics(task.names), facts, [*notes, best],
+        charts=(chart,), examples=tuple(examples), legend=LEGEND,
+    )  # fmt: skip
 
 
 class _Task:
