@@ -42,7 +42,7 @@ def test_maps_are_those_of_cam(method):
         single = found.maps[MapSource(method.title, name)][:, 0]
         assert single.shape == expected.layer_maps[name].shape
         torch.testing.assert_close(
-            single, pipeline.scale(expected.layer_maps[name]).pow(method.power)
+            single, pipeline.scale(expected.layer_maps[name]).pow(method.definition.gamma)
         )
 
 

@@ -88,7 +88,7 @@ def evaluate_perturbation(
         check_choice("measure", measure, Measure)
     check(measures and steps >= 1, "name at least one measure, and at least one step")
     check(len(samples), f"'{samples.root}' has no image to perturb")
-    run = Run("perturbation", model, samples, methods, settings, True, partial(_classes, model))
+    run = Run("perturbation", model, samples, methods, settings, exact=True)
     settings, normalize = run.settings, model.preprocessing.normalize
     wanted = run.class_index(classes)
     mapping = run.class_mapping(samples, wanted)
@@ -186,14 +186,6 @@ def evaluate_perturbation(
         table, _metrics(measures, areas, control), facts, charts=tuple(charts), legend=LEGEND,
         examples=tuple(run.examples(items, no_extra, draw)),
     )  # fmt: skip
-
-
-def _classes(model: LoadedModel, batch: Batch[None]) -> Tensor:
-    """``[N, 1]``: the class of each item, or the network's top class if it has none."""
-    with torch.no_grad():
-        top = logits_of(model.network(batch.inputs)).argmax(1)[:, None]
-    known = torch.tensor([[bool(item.classes)] for item in batch.items], device=top.device)
-    return torch.where(known, batch.classes(), top)
 
 
 def _metrics(measures: Sequence[Measure], areas: Sequence[float], control: bool) -> list[Metric]:

@@ -85,10 +85,7 @@ def evaluate_sanity(
     judged = tuple(spec for spec in methods.methods if spec.method != CONTROL.method)
     methods = replace(methods, methods=(*judged, CONTROL), recipe=None)
 
-    def classes_of(batch: Batch[None]) -> Tensor | None:
-        return None if classes is None else batch.classes()
-
-    run = Run("sanity", model, samples, methods, settings, classes=classes_of)
+    run = Run("sanity", model, samples, methods, settings)
     wanted = run.class_index(classes)
     names = _stages(model.network, run.explainer.layers, stages)
     fixed = replace(methods, layers=run.explainer.layers)

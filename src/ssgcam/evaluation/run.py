@@ -107,7 +107,7 @@ class Item:
     Attributes:
         sample: The image.
         labels: Classes of the data set.
-        classes: The same as outputs of the network; may be empty.
+        classes: The same as outputs of the network; if empty, its top class is explained.
         others: Further images that form a square mosaic with the first one, row by row.
     """
 
@@ -138,9 +138,9 @@ class Batch(Generic[Extra]):
     extras: list[Extra]
 
     def classes(self) -> Tensor:
-        """``[N, K]``: the classes, padded by repeating the first (0 if an item has none)."""
+        """``[N, K]``: the classes, padded by repeating the first; -1 if an item has none."""
         most = max(1, *(len(item.classes) for item in self.items))
-        classes = [item.classes or (0,) for item in self.items]
+        classes = [item.classes or (-1,) for item in self.items]
         rows = [[*own, *own[:1] * (most - len(own))] for own in classes]
         return torch.tensor(rows, device=self.pixels.device)
 
@@ -177,7 +177,6 @@ class Run:
         methods: What is compared; :class:`MethodsCompared` with its defaults if None.
         settings: Defaults if None.
         exact: Compute exact maps whatever the settings say.
-        classes: Which classes ``[N, K]`` of a batch are explained; None is the network's top class.
 
     Raises:
         SsgcamError: If the network fails on noise, a layer doesn't exist, or the recipe doesn't fit.
@@ -191,7 +190,6 @@ class Run:
         methods: MethodsCompared | None,
         settings: EvaluationSettings | None,
         exact: bool = False,
-        classes: Callable[[Batch[Any]], Tensor | None] = Batch.classes,
     ) -> None:
         self.task, self.model, self.samples = task, model, samples
         self.compared = methods or MethodsCompared()
@@ -202,7 +200,6 @@ class Run:
         if isinstance(self.compared.layers, str) and self.compared.layers == "auto":
             self.compared = replace(self.compared, layers=auto_layers(model.network, noise))
         self.explainer = Explainer(model, self.compared, self.settings.fast and not exact)
-        self._classes = classes
         self.sources = self.explainer.sources
 
     def class_index(self, wanted: int | str | None) -> int | None:
@@ -225,7 +222,15 @@ class Run:
 
     def explain(self, batch: Batch[Any]) -> BatchMaps:
         """The maps of all sources."""
-        return self.explainer(batch.inputs, self._classes(batch))
+        classes = batch.classes()
+        unknown = classes < 0
+        if unknown.all():
+            return self.explainer(batch.inputs)
+        if unknown.any():
+            with torch.no_grad():
+                top = logits_of(self.model.network(batch.inputs)).argmax(1)[:, None]
+            classes = torch.where(unknown, top, classes)
+        return self.explainer(batch.inputs, classes)
 
     def accumulate(
         self,
