@@ -23,9 +23,9 @@ from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics import SCORES, TAUS
 from ssgcam.metrics.checks import check
+from ssgcam.metrics.pointing import TOLERANCE
 from ssgcam.models import LoadedModel
 
-POINTING_TOLERANCE = 15.0
 EVERY = 5  # the charts keep every fifth of the 1001 points of a curve
 LEGEND = (
     "First column: true boxes or outline. Others: the map and, if boxes are known, the box of its "
@@ -121,7 +121,7 @@ def evaluate_localization(
     if not pointing:
         notes.append(
             "The pointing game was left out: an image's shorter side is less than five times its "
-            f"tolerance of {POINTING_TOLERANCE:g} pixels."
+            f"tolerance of {TOLERANCE:g} pixels."
         )
     if images < len(samples):
         notes.append(f"Images without an object, which were left out: {len(samples) - images}.")
@@ -188,8 +188,8 @@ def _truth(item: Item, photo: Image.Image, *, samples: SampleSet, masked: bool) 
     else:
         mask = metrics.fill_boxes(boxes, photo.height, photo.width)
         ignore = torch.zeros_like(mask, dtype=torch.bool)
-    large = min(photo.size) >= 5 * POINTING_TOLERANCE
-    near = metrics.near_object(mask, POINTING_TOLERANCE) if large else None
+    large = min(photo.size) >= 5 * TOLERANCE
+    near = metrics.near_object(mask) if large else None
     return Truth(boxes, mask, ignore, near)
 
 

@@ -199,7 +199,7 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
             written.append(out / f"{name}.csv")
             write_text(written[-1], _csv(rows))
     for chart in evaluation.charts:
-        write_png(out / f"{chart.name}.png", draw_chart(chart))
+        write_png(out / f"{chart.name}.png", figure_picture(chart_figure(chart)))
     if evaluation.examples:
         picture = panel(evaluation.examples, footer=evaluation.legend)
         write_png(out / f"{task}_examples.png", picture)
@@ -266,11 +266,6 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
         warnings=evaluation.notes,
         settings=evaluation.facts,
     )
-
-
-def draw_chart(chart: Chart) -> Image.Image:
-    """The chart of :func:`chart_figure` as a picture."""
-    return figure_picture(chart_figure(chart))
 
 
 def chart_figure(chart: Chart) -> Figure:
