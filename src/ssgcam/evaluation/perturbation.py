@@ -22,15 +22,7 @@ from ssgcam.core.target import logits_of
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, Series, curve_chart
-from ssgcam.evaluation.run import (
-    Batch,
-    EvaluationSettings,
-    Item,
-    Picture,
-    Run,
-    count_text,
-    no_extra,
-)
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
@@ -157,7 +149,7 @@ def evaluate_perturbation(
     if wanted is not None:
         explained = run.class_title(wanted)
     facts = {
-        "images": count_text(len(items), table.groups),
+        "images": table.size,
         "explained class": explained,
         "accuracy of the intact images": f"{intact:.3f}",
     }

@@ -21,15 +21,7 @@ from ssgcam.core.capture import Target
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, Explainer, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.report import Evaluation, curve_chart
-from ssgcam.evaluation.run import (
-    Batch,
-    EvaluationSettings,
-    Item,
-    Run,
-    count_text,
-    limited,
-    no_extra,
-)
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run, limited, no_extra
 from ssgcam.evaluation.scores import Metric, Parts
 from ssgcam.metrics.checks import check
 from ssgcam.metrics.randomization import UNCHANGED
@@ -130,8 +122,8 @@ def evaluate_sanity(
         passed = "passes" if found.value < threshold else "fails"
         rows.append((
             source.method, source.layers, names[decisive],
-            f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]", f"{control[decisive]:.3f}",
-            f"{correlations[-1]:.3f}", f"{vanished:.0f}", str(found.n), passed,
+            found.text(), f"{control[decisive]:.3f}", f"{correlations[-1]:.3f}", f"{vanished:.0f}",
+            str(found.n), passed,
         ))  # fmt: skip
         curves.append((source, torch.arange(1.0, len(names) + 1), correlations))
     title = "Rank correlation with the original map while weights are randomized"
@@ -142,7 +134,7 @@ def evaluate_sanity(
         "all random", "vanished", "n", "verdict",
     )  # fmt: skip
     facts = {
-        "images": count_text(len(items), table.groups),
+        "images": table.size,
         "explained class": "the intact network's top class" if wanted is None
         else run.class_title(wanted),
         "threshold": f"passes if the mean rank correlation is below {threshold:g}",

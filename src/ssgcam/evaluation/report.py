@@ -114,7 +114,7 @@ class Evaluation:
                 column = score.metric + " (lower is better)" * (score.better == "lower")
                 columns += [column] * (column not in columns)
                 cells = lines.setdefault((score.method, score.layers, n), {})
-                cells[column] = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+                cells[column] = score.text()
         rows = [(*line, *(cells.get(c, "") for c in columns[3:])) for line, cells in lines.items()]
         shown = [d for d in self.differences if d.shown]
         if brief and any(d.layers in (ALL_FUSED, MEAN) for d in shown):
@@ -124,7 +124,7 @@ class Evaluation:
                 d.metric,
                 f"{d.method}, {d.layers}",
                 d.rival + f", {d.rival_layers}" * (d.rival_layers != d.layers),
-                f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+                d.text("+"),
                 d.verdict,
             )
             for d in shown

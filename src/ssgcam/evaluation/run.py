@@ -498,11 +498,6 @@ def _empty_maps(found: BatchMaps) -> Parts:
     return parts
 
 
-def count_text(images: int, groups: int) -> str:
-    """The number of images, and of groups if these aren't the images themselves."""
-    return f"{images}, {groups} groups" if groups != images else str(images)
-
-
 def _resampling_units(items: Sequence[Item], most: int) -> tuple[Tensor, int]:
     """The resampling unit of each item ``[N]``, and how many groups there are.
 

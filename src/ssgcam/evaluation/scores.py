@@ -70,6 +70,10 @@ class Score:
     better: Better
     shown: bool
 
+    def text(self, sign: str = "") -> str:
+        """The number and its interval."""
+        return f"{self.value:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+
 
 @dataclass(frozen=True)
 class Difference(Score):
@@ -144,6 +148,12 @@ class ScoreTable:
                 empty = rows.new_zeros(len(self._sizes), *rows.shape[1:])
                 units = self._units[first : first + len(rows)]
                 self._sums.setdefault(key, empty).index_add_(0, units, rows)
+
+    @property
+    def size(self) -> str:
+        """The number of items, and of groups if these aren't the items themselves."""
+        items = len(self._units)
+        return f"{items}, {self.groups} groups" if self.groups != items else str(items)
 
     def total(self, source: MapSource | None, part: str) -> Tensor:
         """The sum of a part over all items, ``[*P]``."""

@@ -19,14 +19,7 @@ from ssgcam.core import fusion
 from ssgcam.data import IGNORE, SampleSet
 from ssgcam.evaluation.maps import RECIPE, BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import (
-    Batch,
-    EvaluationSettings,
-    Item,
-    Picture,
-    Run,
-    count_text,
-)
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.boundary import TOLERANCE
 from ssgcam.metrics.checks import check
@@ -105,7 +98,7 @@ def evaluate_segmentation(
         rule += "; the recipe has its own threshold"
     chart, best = _chart(table, task.names)
     facts = {
-        "images": count_text(len(task.items), table.groups),
+        "images": table.size,
         "classes": ", ".join(task.names),
         "background": rule,
         "boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal",
