@@ -234,7 +234,7 @@ class Explainer:
 
         Args:
             images: The network's input, ``[N, C, H, W]``.
-            classes: ``[N, K]``; None is the network's top class (K = 1).
+            classes: ``[N, K]``; -1 is the network's top class, as is None (K = 1).
 
         Returns:
             Maps of all sources.
@@ -244,9 +244,11 @@ class Explainer:
         """
         twice = self._needs == "second" and self.target.second == "hutchinson"
         captured = self._computation.capture(images, self.layers, double_backward=twice)
-        logits, classes = logits_and_classes(captured.output, classes, images, None)
+        _, top = logits_and_classes(captured.output, None, images, None)
+        top = top[:, None]
+        given = top if classes is None else torch.where(classes < 0, top, classes)
+        logits, classes = logits_and_classes(captured.output, given, images, None)
         assert logits is not None
-        classes = classes.view(len(images), -1)
         others = compared_classes(self.against, logits, classes, self.target)
         size = (int(images.shape[-2]), int(images.shape[-1]))
         found: dict[MapSource, list[Tensor]] = {}

@@ -143,7 +143,7 @@ def evaluate_sanity(
         "stages": f"{len(names)}: {', '.join(names)}",
     }  # fmt: skip
     return run.evaluation(
-        table, [SENSITIVITY] if run.outputs > 1 else [], facts, scores=tuple(scores), charts=(chart,),
+        table, [SENSITIVITY], facts, scores=tuple(scores), charts=(chart,),
         tables=(Table("Rank correlation with the original map", header, tuple(rows)),),
     )  # fmt: skip
 

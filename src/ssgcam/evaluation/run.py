@@ -222,15 +222,7 @@ class Run:
 
     def explain(self, batch: Batch[Any]) -> BatchMaps:
         """The maps of all sources."""
-        classes = batch.classes()
-        unknown = classes < 0
-        if unknown.all():
-            return self.explainer(batch.inputs)
-        if unknown.any():
-            with torch.no_grad():
-                top = logits_of(self.model.network(batch.inputs)).argmax(1)[:, None]
-            classes = torch.where(unknown, top, classes)
-        return self.explainer(batch.inputs, classes)
+        return self.explainer(batch.inputs, batch.classes())
 
     def accumulate(
         self,

@@ -168,8 +168,9 @@ class ScoreTable:
         return self.total(source, part) / self.count(source, part)
 
     def scores(self, metrics: Sequence[Metric]) -> tuple[Score, ...]:
-        """Every metric of every line."""
-        return tuple(self.score(line, metric) for line in self.lines for metric in metrics)
+        """Every metric of every line, but those whose parts some items lack."""
+        known = self._known(metrics)
+        return tuple(self.score(line, metric) for line in self.lines for metric in known)
 
     def score(self, line: MapSource, metric: Metric) -> Score:
         """A metric of a line with its interval; NaN if it is not defined, as the IoU of no object."""
@@ -191,11 +192,11 @@ class ScoreTable:
         favors it.
 
         Args:
-            metrics: Those with a better direction are compared.
+            metrics: Those with a better direction are compared, if all items have their parts.
             methods: Variants of one method, which are not rivals of each other; if empty, only the
                 recipe is compared.
         """
-        found = []
+        found, compared = [], [metric for metric in self._known(metrics) if metric.better]
         for line in self.lines:
             others = [rival for rival in self.lines if rival.method != RECIPE]
             if line.method == RECIPE:
@@ -204,8 +205,12 @@ class ScoreTable:
                 rivals = [r for r in others if r.method not in methods and r.layers == line.layers]
             else:
                 continue
-            found += [self._difference(line, rivals, metric) for metric in metrics if metric.better]
+            found += [self._difference(line, rivals, metric) for metric in compared]
         return tuple(difference for difference in found if difference is not None)
+
+    def _known(self, metrics: Sequence[Metric]) -> list[Metric]:
+        items = len(self._units)
+        return [m for m in metrics if self.count(self.sources[0], m.part) == items]
 
     def _difference(
         self, line: MapSource, rivals: Sequence[MapSource], metric: Metric

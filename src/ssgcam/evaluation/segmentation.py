@@ -131,7 +131,7 @@ class _Task:
             classes = [mapping[label] for label in sample.labels]
             if not self.semantic:  # one object, whatever its classes: each class once
                 classes = list(dict.fromkeys(classes))
-            self.items.append(Item(sample, sample.labels, tuple(classes or [0])))
+            self.items.append(Item(sample, sample.labels, tuple(classes)))
 
     def accumulate(self, backgrounds: dict[MapSource, float] | None, title: str = "") -> ScoreTable:
         """The parts of all images; without background scores only the counts for the curve."""
@@ -164,9 +164,9 @@ class _Task:
         self, found: BatchMaps, source: MapSource, k: int, item: Item, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Score and mask value of each pixel's strongest class in the k-th image, each ``[H, W]``."""
-        if not item.labels:
-            return torch.zeros(labels.shape), torch.zeros_like(labels)
         present = len(item.classes)
+        if not present:
+            return torch.zeros(labels.shape), torch.zeros_like(labels)
         maps = found.maps[source][k, :present].cpu()
         if source.method == RECIPE and found.gate is not None:
             maps = maps * found.gate[k, :present].cpu()[:, None, None]
