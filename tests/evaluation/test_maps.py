@@ -94,6 +94,12 @@ def test_several_classes_from_one_forward():
             torch.testing.assert_close(both.maps[source][:, k], maps[:, 0])
 
 
+def test_minus_one_stands_for_the_top_class():
+    batch, wanted = images(), torch.tensor([[-1], [2], [-1]])
+    top = explain(batch).classes
+    assert torch.equal(explain(batch, wanted).classes, torch.where(wanted < 0, top, wanted))
+
+
 @pytest.mark.parametrize(
     "target",
     [

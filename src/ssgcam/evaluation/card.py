@@ -45,8 +45,8 @@ CARD_METHODS = (
 CARD_LAYERS = 6
 #: Photos whose maps are shown, and the longer side of each, in pixels.
 SHOWN, SIDE = 3, 320
-#: The probabilities that photos of a mosaic must have, tried in this order.
-CONFIDENCES = (0.9, 0.5, 0.0)
+#: Probabilities that photos of a mosaic must have if too few reach the usual one.
+FALLBACKS = (0.5, 0.0)
 #: Column of the table -> evaluation and metric; ``weights`` is in the JSON file only.
 COLUMNS = {
     "class specificity": ("grid", "mass in the cell"),
@@ -245,8 +245,7 @@ def evaluate_card(
     )
     run = Run("card", model, given, compared, settings)
     index = run.class_index(classes)
-    samples, certainty = _labeled(run, given, index)
-    confidence = _confidence(samples, certainty)
+    samples = _labeled(run, given, index)
     notes = []
     shared: dict[str, Any] = {"model": model, "methods": compared, "settings": settings}
     blur: dict[str, Any] = {"measures": ("blur",), "areas": (area,), "control": False}
@@ -254,9 +253,7 @@ def evaluate_card(
         "sanity": evaluate_sanity(samples=samples, images=10, stages=stages, **shared),
         "perturbation": evaluate_perturbation(samples=samples, **blur, **shared),
     }
-    parts = {
-        "grid": partial(evaluate_grid, samples=samples, mosaics=mosaics, confidence=confidence)
-    }
+    parts = {"grid": partial(evaluate_grid, samples=samples, mosaics=mosaics, fallbacks=FALLBACKS)}
     objects = {sample.name for sample in given if sample.mask and sample.labels}
     if objects:
         named = given if index is None and given.class_names != ("object",) else samples
@@ -267,11 +264,6 @@ def evaluate_card(
             found[task] = evaluate(**shared)
         except SsgcamError as error:
             notes.append(f"The part '{task}' is left out: {error}.")
-    if "grid" in found and confidence < CONFIDENCES[0]:
-        notes.append(
-            f"Too few photos reach a probability of {CONFIDENCES[0]:g}, so mosaics are made of those "
-            f"that reach {confidence:g}."
-        )
     if "localization" not in found:
         notes.append(
             "There are no masks, so where the object is was judged by the blur test alone, which asks "
@@ -337,17 +329,12 @@ def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
     return files
 
 
-def _labeled(run: Run, samples: SampleSet, index: int | None) -> tuple[SampleSet, list[float]]:
-    """Give each sample one class of the network: the given one, its label, or the top class.
-
-    Returns:
-        The samples, and for each the probability of its class; -1 where another class is on top.
-    """
+def _labeled(run: Run, samples: SampleSet, index: int | None) -> SampleSet:
+    """Give each sample one class of the network: the given one, its label, or the top class."""
     mapping: dict[int, int] = {}
     if index is None and samples.class_names != ("object",):
         mapping = run.class_mapping(samples, None) if any(s.labels for s in samples) else {}
-    probabilities = run.probabilities([Item(sample) for sample in samples])
-    tops = probabilities.argmax(1).tolist()
+    tops = run.probabilities([Item(sample) for sample in samples]).argmax(1).tolist()
     labeled = []
     for sample, top in zip(samples, tops, strict=True):
         own = mapping.get(sample.labels[0], top) if len(sample.labels) == 1 else top
@@ -355,20 +342,7 @@ def _labeled(run: Run, samples: SampleSet, index: int | None) -> tuple[SampleSet
         labeled.append(replace(sample, labels=(label,), boxes=(), box_labels=()))
     names = run.model.class_names or tuple(map(str, range(run.outputs)))
     masks = ("object",) if samples.mask_names else ()
-    certainty = [
-        float(own[top]) if sample.labels == (top,) else -1.0
-        for sample, own, top in zip(labeled, probabilities, tops, strict=True)
-    ]
-    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks), certainty
-
-
-def _confidence(samples: SampleSet, certainty: Sequence[float]) -> float:
-    """The highest of ``CONFIDENCES`` that photos of two classes reach, or else the last."""
-    for confidence in CONFIDENCES:
-        pairs = zip(samples, certainty, strict=True)
-        if len({sample.labels for sample, own in pairs if own >= confidence}) > 1:
-            return confidence
-    return CONFIDENCES[-1]
+    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks)
 
 
 def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) -> CardLine:

@@ -24,6 +24,7 @@ from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
 from ssgcam.core.signals import Needs, signals_of
 from ssgcam.core.target import Others, Scalar, compared_classes, logits_and_classes
 from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe
 
@@ -149,12 +150,10 @@ class MethodsCompared:
     def __post_init__(self) -> None:
         """Check that there is something to compare."""
         titles = [spec.title for spec in self.methods]
-        if len(set(titles)) < len(titles):
-            raise SsgcamError("a method is named twice; name each once")
-        if not titles and self.recipe is None:
-            raise SsgcamError("no method was given; name at least one, or a recipe")
-        if not (self.each or self.fused or self.recipe):
-            raise SsgcamError("neither single layers nor all fused are scored; score one of them")
+        check(len(set(titles)) == len(titles), "a method is named twice; name each once")
+        check(titles or self.recipe, "no method was given; name at least one, or a recipe")
+        scored = self.each or self.fused or self.recipe
+        check(scored, "neither single layers nor all fused are scored; score one of them")
         if self.against is not None:
             check_choice("against", self.against, Others)
 
