@@ -80,7 +80,6 @@ def evaluate_sanity(
     run = Run("sanity", model, samples, methods, settings)
     wanted = run.class_index(classes)
     names = _stages(model.network, run.explainer.layers, stages)
-    fixed = replace(methods, layers=run.explainer.layers)
     given = () if wanted is None else (wanted,)
     items = [Item(sample, (), given) for sample in samples]
 
@@ -89,7 +88,7 @@ def evaluate_sanity(
         for stage, randomized in metrics.cascade(model.network, seed=run.settings.seed):
             if stage in names:
                 other = replace(model, network=randomized)
-                explain = Explainer(other, fixed, run.settings.fast)
+                explain = Explainer(other, run.compared, run.settings.fast)
                 for source, maps in explain(batch.inputs, found.classes).maps.items():
                     rows.setdefault(source, []).append(_compared(found.maps[source], maps))
         parts: Parts = {(s, "correlation"): torch.stack(own, 1) for s, own in rows.items()}

@@ -258,11 +258,10 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
         html.Picture(panel([row], scale=False), row[0].title or f"image {k}")
         for k, row in enumerate(evaluation.examples, 1)
     ]
-    gallery = [html.Gallery("Examples", pictures, evaluation.legend)] * bool(pictures)
     html.write_html(
         path,
         f"{evaluation.task.capitalize()} of {Path(evaluation.facts['network']).name}",
-        [*tables, *plots, *gallery],
+        [*tables, *plots, html.Gallery("Examples", pictures, evaluation.legend)],
         warnings=evaluation.notes,
         settings=evaluation.facts,
     )

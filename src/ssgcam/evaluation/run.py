@@ -200,6 +200,7 @@ class Run:
         if isinstance(self.compared.layers, str) and self.compared.layers == "auto":
             self.compared = replace(self.compared, layers=auto_layers(model.network, noise))
         self.explainer = Explainer(model, self.compared, self.settings.fast and not exact)
+        self.compared = replace(self.compared, layers=self.explainer.layers)
         self.sources = self.explainer.sources
 
     def class_index(self, wanted: int | str | None) -> int | None:
@@ -306,7 +307,7 @@ class Run:
         if empty:
             names = ", ".join(empty)
             notes = [f"Maps that are zero everywhere, which count as constant: {names}.", *notes]
-        variants = [spec.title for spec in self.explainer.methods if spec.method in SSG_METHODS]
+        variants = [spec.title for spec in self.compared.methods if spec.method in SSG_METHODS]
         return Evaluation(
             task=self.task,
             facts=self._facts(facts),
@@ -367,18 +368,18 @@ class Run:
 
     def _facts(self, own: dict[str, str]) -> dict[str, str]:
         """What makes the numbers comparable and repeatable."""
-        explain, settings, recipe = self.explainer, self.settings, self.compared.recipe
-        target, given = explain.target, self.compared.target
+        explain, settings, compared = self.explainer, self.settings, self.compared
+        target, recipe = explain.target, compared.recipe
         facts = {
             "network": self.model.name,
             "input": "x".join(map(str, self.model.preprocessing.input_size)) + ", whole image",
             "data": f"{self.samples.root.name} ({self.samples.kind})",
             "layers": ", ".join(explain.layers),
-            **{spec.title: spec.settings_text(given, target.name) for spec in explain.methods},
+            **{s.title: s.settings_text(compared.target, target.name) for s in compared.methods},
             "target": f"{target.name}, second order {target.second}, sign {target.sign}",
         }
-        if explain.against is not None:
-            facts["against"] = explain.against
+        if compared.against is not None:
+            facts["against"] = compared.against
         facts["computation"] = explain.computation
         if recipe is not None:
             facts["recipe"] = (
@@ -445,8 +446,7 @@ class Run:
         shared = (
             __version__, torch.__version__, model.name, parameter_hash(model.network), modules,
             str(self.device), model.preprocessing, model.output,
-            self.sources, self.explainer.layers, compared.methods, compared.target, compared.against,
-            compared.recipe,
+            self.sources, compared,
             settings.batch_size, settings.pixels, settings.fast, settings.seed,
             *options,
         )  # fmt: skip
