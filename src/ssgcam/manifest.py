@@ -1,6 +1,6 @@
 """Which units of a long run are finished? A file of JSON lines, so that a killed run can continue.
 
-The first line holds the settings, and each other line one unit (an image, a batch):
+The first line holds the settings, and each other line one unit (an image):
 
     {"settings": {"threshold": 0.4}}
     {"unit": "a/1.jpg", "input": [48213, 1763768000000], "outputs": ["a/1.png"], "checksum": 201}

@@ -139,8 +139,12 @@ def test_mosaics_resume_after_a_kill(samples, tmp_path):
     options = {"mosaics": 5, "confidence": 0.4}
     settings = replace(SETTINGS, out=tmp_path, examples=0)
     expected = evaluate_grid(blobs(), samples, compared, settings=settings, **options)
-    lines = (tmp_path / ".grid" / "grid.jsonl").read_text().splitlines(keepends=True)
-    assert len(lines) == 1 + 3  # the settings, and batches of 8 // 4 mosaics
-    (tmp_path / ".grid" / "grid.jsonl").write_text("".join(lines[:3]))
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / ".grid").iterdir()}
+    assert len(kept) == 3  # batches of 8 // 4 mosaics
+    last = max(kept)
+    last.unlink()
     again = evaluate_grid(blobs(), samples, compared, settings=settings, **options)
     assert again.scores == expected.scores
+    found = {file: file.stat().st_mtime_ns for file in (tmp_path / ".grid").iterdir()}
+    assert found.keys() == kept.keys()
+    assert [file for file in found if found[file] != kept[file]] == [last]

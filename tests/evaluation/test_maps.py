@@ -42,7 +42,7 @@ def test_maps_are_those_of_cam(method):
         single = found.maps[MapSource(method.title, name)][:, 0]
         assert single.shape == expected.layer_maps[name].shape
         torch.testing.assert_close(
-            single, pipeline.scale(expected.layer_maps[name]).pow(method.power)
+            single, pipeline.scale(expected.layer_maps[name]).pow(method.definition.gamma)
         )
 
 
@@ -92,6 +92,12 @@ def test_several_classes_from_one_forward():
         alone = explainer(batch, torch.tensor(classes)[:, None])
         for source, maps in alone.maps.items():
             torch.testing.assert_close(both.maps[source][:, k], maps[:, 0])
+
+
+def test_minus_one_stands_for_the_top_class():
+    batch, wanted = images(), torch.tensor([[-1], [2], [-1]])
+    top = explain(batch).classes
+    assert torch.equal(explain(batch, wanted).classes, torch.where(wanted < 0, top, wanted))
 
 
 @pytest.mark.parametrize(

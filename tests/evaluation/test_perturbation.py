@@ -156,8 +156,8 @@ def test_number_of_forward_passes_without_labels(samples, control):
     checked, *rest = sizes
     sources = 2 * 3
     assert checked == 1
-    # each image: for its top class, for its maps, intact, and for each source blurred and control
-    assert sum(rest) == 5 * (3 + (1 + control) * sources)
+    # each image: for its top class and maps, intact, and for each source blurred and control
+    assert sum(rest) == 5 * (2 + (1 + control) * sources)
     assert rest[0] == 2
 
 

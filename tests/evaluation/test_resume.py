@@ -35,7 +35,7 @@ TASKS = ("localization", "segmentation", "calibrated", "perturbation", "sanity")
 
 @pytest.fixture(autouse=True)
 def charts_are_not_drawn(monkeypatch):
-    monkeypatch.setattr(report, "draw_chart", lambda chart: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(report, "figure_picture", lambda figure: Image.new("RGB", (1, 1)))
 
 
 @pytest.fixture

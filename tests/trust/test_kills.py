@@ -73,7 +73,7 @@ def test_images(command: str, kills: int, tmp_path: Path) -> None:
 
 @counts
 def test_evaluations(kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "draw_chart", lambda chart: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(report, "figure_picture", lambda figure: Image.new("RGB", (1, 1)))
     samples = read_samples(masked_tree(tmp_path / "data", values=(255,) * 3, count=12))
     compared = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS[1:])
     settings = EvaluationSettings(batch_size=2, resamples=20, examples=1, workers=2)

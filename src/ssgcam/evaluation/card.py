@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -43,8 +45,8 @@ CARD_METHODS = (
 CARD_LAYERS = 6
 #: Photos whose maps are shown, and the longer side of each, in pixels.
 SHOWN, SIDE = 3, 320
-#: The probabilities that photos of a mosaic must have, tried in this order.
-CONFIDENCES = (0.9, 0.5, 0.0)
+#: Probabilities that photos of a mosaic must have if too few reach the usual one.
+FALLBACKS = (0.5, 0.0)
 #: Column of the table -> evaluation and metric; ``weights`` is in the JSON file only.
 COLUMNS = {
     "class specificity": ("grid", "mass in the cell"),
@@ -86,6 +88,11 @@ class CardLine:
         """Such as ``"Grad-CAM on layer4"``."""
         return f"{self.method} on {self.layer}"
 
+    @property
+    def verdict(self) -> str:
+        """Of the sanity check, in a word."""
+        return "passes" if self.passes else "fails"
+
     def value(self, column: str) -> float | None:
         """The number in a column, or None."""
         return self.scores[column].value if column in self.scores else None
@@ -100,7 +107,7 @@ class NetworkCard:
         lines: One for each layer and method.
         notes: What a reader must know, such as what could not be measured.
         facts: Photos, seed, settings.
-        pictures: For each photo its title, and title and picture of each layer's map.
+        pictures: For each photo the pictures of each layer's map.
         sheet: All layers and methods on the first photo.
     """
 
@@ -108,7 +115,7 @@ class NetworkCard:
     lines: tuple[CardLine, ...]
     notes: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
-    pictures: tuple[tuple[str, tuple[tuple[str, Image.Image], ...]], ...] = ()
+    pictures: tuple[Gallery, ...] = ()
     sheet: Image.Image | None = None
 
     def recommendation(self) -> list[str]:
@@ -157,18 +164,13 @@ class NetworkCard:
         for line in self.lines:
             values = [line.value(name) for name in self.columns() if name in COLUMNS]
             rounded = [None if value is None else round(value, 3) for value in values]
-            verdict = "passes" if line.passes else "fails"
-            rows.append([line.method, line.layer, *rounded, verdict, round(line.milliseconds)])
+            rows.append([line.method, line.layer, *rounded, line.verdict, round(line.milliseconds)])
         return rows
 
     def columns(self) -> list[str]:
         """Names of the columns after method and layer; what could not be measured is left out."""
-        measured = [
-            name
-            for name in COLUMNS
-            if name != "weights" and any(name in line.scores for line in self.lines)
-        ]
-        return [*measured, "sanity", "cost (ms)"]
+        measured = {name for line in self.lines for name in line.scores} - {"weights"}
+        return [*(name for name in COLUMNS if name in measured), "sanity", "cost (ms)"]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures, as plain values."""
@@ -179,7 +181,7 @@ class NetworkCard:
                 {
                     "method": line.method,
                     "layer": line.layer,
-                    "sanity": "passes" if line.passes else "fails",
+                    "sanity": line.verdict,
                     "milliseconds": line.milliseconds,
                     "scores": {name: asdict(score) for name, score in line.scores.items()},
                 }
@@ -243,45 +245,25 @@ def evaluate_card(
     )
     run = Run("card", model, given, compared, settings)
     index = run.class_index(classes)
-    samples, certainty = _labeled(run, given, index)
-    confidence = _confidence(samples, certainty)
+    samples = _labeled(run, given, index)
     notes = []
-    found: dict[str, Evaluation] = {
-        "sanity": evaluate_sanity(
-            model, samples, compared, images=10, stages=stages, settings=settings
-        ),
-        "perturbation": evaluate_perturbation(
-            model,
-            samples,
-            compared,
-            measures=("blur",),
-            areas=(area,),
-            control=False,
-            settings=settings,
-        ),
+    shared: dict[str, Any] = {"model": model, "methods": compared, "settings": settings}
+    blur: dict[str, Any] = {"measures": ("blur",), "areas": (area,), "control": False}
+    found = {
+        "sanity": evaluate_sanity(samples=samples, images=10, stages=stages, **shared),
+        "perturbation": evaluate_perturbation(samples=samples, **blur, **shared),
     }
-    parts: dict[str, Callable[[], Evaluation]] = {
-        "grid": lambda: evaluate_grid(
-            model, samples, compared, mosaics=mosaics, confidence=confidence, settings=settings
-        )
-    }
+    parts = {"grid": partial(evaluate_grid, samples=samples, mosaics=mosaics, fallbacks=FALLBACKS)}
     objects = {sample.name for sample in given if sample.mask and sample.labels}
     if objects:
         named = given if index is None and given.class_names != ("object",) else samples
-        shown = replace(named, samples=tuple(s for s in named if s.name in objects))
-        parts["localization"] = lambda: evaluate_localization(
-            model, shown, compared, settings=settings
-        )
+        masked = replace(named, samples=tuple(s for s in named if s.name in objects))
+        parts["localization"] = partial(evaluate_localization, samples=masked)
     for task, evaluate in parts.items():
         try:
-            found[task] = evaluate()
+            found[task] = evaluate(**shared)
         except SsgcamError as error:
             notes.append(f"The part '{task}' is left out: {error}.")
-    if "grid" in found and confidence < CONFIDENCES[0]:
-        notes.append(
-            f"Too few photos reach a probability of {CONFIDENCES[0]:g}, so mosaics are made of those "
-            f"that reach {confidence:g}."
-        )
     if "localization" not in found:
         notes.append(
             "There are no masks, so where the object is was judged by the blur test alone, which asks "
@@ -303,14 +285,16 @@ def evaluate_card(
     }  # fmt: skip
     explained = [*_overlays(run, samples)]
     first = [source for source in run.sources if source.method == specs[0].title]
-    pictures = tuple(
-        (title, (("photo", photo), *((source.layers, maps[source]) for source in first)))
-        for title, photo, maps in explained
-    )
+    pictures = []
+    for title, photo, maps in explained:
+        shown = [Picture(photo, "photo"), *(Picture(maps[s], s.layers) for s in first)]
+        pictures.append(Gallery(f"Layers on {title}", shown, f"Maps by {specs[0].title}."))
     title, _, maps = explained[0]
     rows = [[Cell(maps[MapSource(s.title, layer)], s.title) for s in specs] for layer in names]
     sheet = panel(rows, title=title, row_titles=names, cell_width=1.6)
-    return NetworkCard(model.name, lines, tuple(dict.fromkeys(notes)), facts, pictures, sheet)
+    return NetworkCard(
+        model.name, lines, tuple(dict.fromkeys(notes)), facts, tuple(pictures), sheet
+    )
 
 
 def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
@@ -330,9 +314,7 @@ def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
         Text("Which layer and method?", card.recommendation()),
         Table("Every layer and method", columns, card.rows(), MEANING),
     ]
-    for title, maps in card.pictures:
-        shown = [Picture(picture, name) for name, picture in maps]
-        sections.append(Gallery(f"Layers on {title}", shown, f"Maps by {card.lines[0].method}."))
+    sections += card.pictures
     if card.sheet is not None:
         files.append(out / "layers.png")
         write_png(files[-1], card.sheet)
@@ -347,17 +329,12 @@ def write_card(card: NetworkCard, out: str | Path) -> list[Path]:
     return files
 
 
-def _labeled(run: Run, samples: SampleSet, index: int | None) -> tuple[SampleSet, list[float]]:
-    """Give each sample one class of the network: the given one, its label, or the top class.
-
-    Returns:
-        The samples, and for each the probability of its class; -1 where another class is on top.
-    """
+def _labeled(run: Run, samples: SampleSet, index: int | None) -> SampleSet:
+    """Give each sample one class of the network: the given one, its label, or the top class."""
     mapping: dict[int, int] = {}
     if index is None and samples.class_names != ("object",):
         mapping = run.class_mapping(samples, None) if any(s.labels for s in samples) else {}
-    probabilities = run.probabilities([Item(sample) for sample in samples])
-    tops = probabilities.argmax(1).tolist()
+    tops = run.probabilities([Item(sample) for sample in samples]).argmax(1).tolist()
     labeled = []
     for sample, top in zip(samples, tops, strict=True):
         own = mapping.get(sample.labels[0], top) if len(sample.labels) == 1 else top
@@ -365,28 +342,14 @@ def _labeled(run: Run, samples: SampleSet, index: int | None) -> tuple[SampleSet
         labeled.append(replace(sample, labels=(label,), boxes=(), box_labels=()))
     names = run.model.class_names or tuple(map(str, range(run.outputs)))
     masks = ("object",) if samples.mask_names else ()
-    certainty = [
-        float(own[top]) if sample.labels == (top,) else -1.0
-        for sample, own, top in zip(labeled, probabilities, tops, strict=True)
-    ]
-    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks), certainty
-
-
-def _confidence(samples: SampleSet, certainty: Sequence[float]) -> float:
-    """The highest of ``CONFIDENCES`` that photos of two classes reach, or else the last."""
-    for confidence in CONFIDENCES:
-        pairs = zip(samples, certainty, strict=True)
-        if len({sample.labels for sample, own in pairs if own >= confidence}) > 1:
-            return confidence
-    return CONFIDENCES[-1]
+    return replace(samples, samples=tuple(labeled), class_names=names, mask_names=masks)
 
 
 def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) -> CardLine:
     scores = {}
     for column, (task, metric) in COLUMNS.items():
-        for each in found[task].scores if task in found else ():
-            if (each.method, each.layers, each.metric) == (source.method, source.layers, metric):
-                scores[column] = each
+        with suppress(KeyError):
+            scores[column] = found[task].score(source.method, source.layers, metric)
     verdicts = {row[:2]: row[-1] for row in found["sanity"].tables[0].rows}
     passes = verdicts.get((source.method, source.layers)) == "passes"  # the control has no verdict
     return CardLine(source.method, source.layers, scores, passes, milliseconds)

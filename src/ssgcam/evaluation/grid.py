@@ -7,6 +7,7 @@ Methods" (CVPR). It needs neither boxes nor masks. Definitions are those of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +17,7 @@ from ssgcam.data import Sample, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Evaluation
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Examples, Item, Picture, Run, no_extra
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
@@ -36,6 +37,7 @@ def evaluate_grid(
     rows: int = 2,
     mosaics: int | None = None,
     confidence: float = 0.9,
+    fallbacks: Sequence[float] = (),
     settings: EvaluationSettings | None = None,
 ) -> Evaluation:
     """Score how much of each class's map lies in the cell of its photo.
@@ -52,6 +54,7 @@ def evaluate_grid(
         rows: Cells along each side, 2 or 3.
         mosaics: How many; None: one for each of the photos, at most 100.
         confidence: Probability that the network must give a photo's class, in [0, 1).
+        fallbacks: Lower ones, tried in this order if too few photos reach it.
         settings: Batch size (of photos: as many mosaics as have no more), seed, ...
 
     Returns:
@@ -71,7 +74,13 @@ def evaluate_grid(
     run = Run("grid", model, samples, methods, settings)
     _check_input(model, rows)
     single = [sample for sample in samples if len(sample.labels) < 2]
-    photos, labels = _confident(run, single, confidence)
+    photos, labels, reached = _confident(run, single, (confidence, *fallbacks))
+    notes = []
+    if reached < confidence:
+        notes.append(
+            f"Too few photos reach a probability of {confidence:g}, so mosaics are made of those that "
+            f"reach {reached:g}."
+        )
     count = min(100, max(1, len(photos))) if mosaics is None else mosaics
     chosen = metrics.choose_mosaics(labels, rows, count, settings.seed)
     run.settings = replace(settings, batch_size=max(1, settings.batch_size // rows**2))
@@ -98,16 +107,16 @@ def evaluate_grid(
         box = [column / rows, row / rows, (column + 1) / rows, (row + 1) / rows]
         return found.maps[source][k, 0], [box], None
 
-    table = run.accumulate(items, no_extra, score, rows, confidence, [*cells.values()])
+    table = run.accumulate(items, no_extra, score, rows, reached, [*cells.values()])
     many = len(set(labels)) >= rows**2
     facts = {
         "images": f"{len(items)} mosaics of {len(photos)} photos of {len(set(labels))} classes",
         "mosaics": f"{rows} x {rows} photos, {'all classes' if many else 'one class'} asked for; "
         f"chance is {1 / rows**2:.3f}",
-        "photos": f"classified with a probability of at least {confidence:g}",
+        "photos": f"classified with a probability of at least {reached:g}",
     }
-    examples = Examples(items, no_extra, draw, lambda extra: None, LEGEND)
-    return run.evaluation(table, METRICS, facts, examples=examples)
+    examples = tuple(run.examples(items, no_extra, draw))
+    return run.evaluation(table, METRICS, facts, notes, examples=examples, legend=LEGEND)
 
 
 def _check_input(model: LoadedModel, rows: int) -> None:
@@ -123,18 +132,22 @@ def _check_input(model: LoadedModel, rows: int) -> None:
 
 
 def _confident(
-    run: Run, samples: list[Sample], confidence: float
-) -> tuple[list[Sample], list[int]]:
-    """The photos whose class has at least this probability, and these classes of the network."""
-    used = replace(run.samples, samples=tuple(samples))
-    mapping = run.class_mapping(used, None)
+    run: Run, samples: list[Sample], confidences: Sequence[float]
+) -> tuple[list[Sample], list[int], float]:
+    """The photos that the network classifies with a probability, their classes, and this probability.
+
+    It is the first that photos of two classes reach, or else the last.
+    """
+    mapping = run.class_mapping(replace(run.samples, samples=tuple(samples)), None)
     check(samples, f"no image of '{run.samples.root}' has one label, or none")
-    found = run.probabilities([Item(sample) for sample in samples])
-    photos, labels = [], []
-    for sample, probabilities in zip(samples, found, strict=True):
-        top = int(probabilities.argmax())
-        label = mapping[sample.labels[0]] if sample.labels else top
-        if label == top and float(probabilities[top]) >= confidence:
-            photos.append(sample)
-            labels.append(label)
-    return photos, labels
+    found = run.probabilities([Item(sample) for sample in samples]).max(1)
+    tops, probabilities = found.indices.tolist(), found.values.tolist()
+    labels = [mapping[s.labels[0]] if s.labels else k for s, k in zip(samples, tops, strict=True)]
+    kept: list[int] = []
+    for confidence in confidences:
+        kept = [
+            k for k, own in enumerate(probabilities) if labels[k] == tops[k] and own >= confidence
+        ]
+        if len({labels[k] for k in kept}) > 1:
+            break
+    return [samples[k] for k in kept], [labels[k] for k in kept], confidence

@@ -19,17 +19,34 @@ from ssgcam import metrics
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Examples, Item, Picture, Run
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics import SCORES, TAUS
 from ssgcam.metrics.checks import check
+from ssgcam.metrics.pointing import TOLERANCE
 from ssgcam.models import LoadedModel
 
-POINTING_TOLERANCE = 15.0
 EVERY = 5  # the charts keep every fifth of the 1001 points of a curve
 LEGEND = (
     "First column: true boxes or outline. Others: the map and, if boxes are known, the box of its "
     "largest contour at the threshold of MaxBoxAcc."
+)
+
+
+def _best_iou(histogram: Tensor) -> Tensor:
+    """The highest IoU at one threshold for the whole set."""
+    return metrics.pixel_curves(histogram)[2].nan_to_num(0.0).amax(-1)
+
+
+#: After PxAP; those of boxes or of the pointing game are left out where some items lack them.
+METRICS = (
+    Metric("best pixel IoU", "pixels", _best_iou, shown=False),
+    Metric("MaxBoxAcc", "boxes", metrics.max_box_acc),
+    Metric("MaxBoxAccV2", "boxes", metrics.max_box_acc_v2),
+    Metric("GT-known", "fixed", lambda means: means[..., 0]),
+    Metric("Top-1 Loc", "fixed", lambda means: means[..., 1]),
+    Metric("Top-5 Loc", "fixed", lambda means: means[..., 2]),
+    Metric("pointing game", "pointing", metrics.mean_of_ratios),
 )
 
 
@@ -115,13 +132,12 @@ def evaluate_localization(
         values = found.maps[source][k, 0]
         return values, [_box(values, table.total(source, "boxes")[0])] if boxed else [], None
 
-    pointing = table.count(run.sources[0], "pointing") == len(items)
     images = len({item.sample.name for item in items})
     notes = []
-    if not pointing:
+    if table.count(run.sources[0], "pointing") < len(items):
         notes.append(
             "The pointing game was left out: an image's shorter side is less than five times its "
-            f"tolerance of {POINTING_TOLERANCE:g} pixels."
+            f"tolerance of {TOLERANCE:g} pixels."
         )
     if images < len(samples):
         notes.append(f"Images without an object, which were left out: {len(samples) - images}.")
@@ -130,10 +146,11 @@ def evaluate_localization(
         "images": f"{images}, {len(items)} pairs of an image and a class, {table.groups} groups",
         "fixed threshold of GT-known, Top-1 and Top-5 Loc": f"{tau:g} of the maximum",
     }
+    own = Metric(name, "pixels", metrics.pixel_average_precision)
     return run.evaluation(
-        table, _metrics(name, boxed, pointing), facts, notes,
-        charts=tuple(_charts(table, name, boxed)),
-        examples=Examples(items, read, draw, lambda truth: truth.mask, LEGEND),
+        table, [own, *METRICS], facts, notes,
+        charts=tuple(_charts(table, name, boxed)), legend=LEGEND,
+        examples=tuple(run.examples(items, read, draw, lambda truth: truth.mask)),
     )  # fmt: skip
 
 
@@ -188,30 +205,9 @@ def _truth(item: Item, photo: Image.Image, *, samples: SampleSet, masked: bool) 
     else:
         mask = metrics.fill_boxes(boxes, photo.height, photo.width)
         ignore = torch.zeros_like(mask, dtype=torch.bool)
-    large = min(photo.size) >= 5 * POINTING_TOLERANCE
-    near = metrics.near_object(mask, POINTING_TOLERANCE) if large else None
+    large = min(photo.size) >= 5 * TOLERANCE
+    near = metrics.near_object(mask) if large else None
     return Truth(boxes, mask, ignore, near)
-
-
-def _metrics(name: str, boxed: bool, pointing: bool) -> list[Metric]:
-    rows = [
-        Metric(name, "pixels", metrics.pixel_average_precision),
-        Metric("best pixel IoU", "pixels", _best_iou, shown=False),
-    ]
-    if boxed:
-        rows += [
-            Metric("MaxBoxAcc", "boxes", metrics.max_box_acc),
-            Metric("MaxBoxAccV2", "boxes", metrics.max_box_acc_v2),
-            Metric("GT-known", "fixed", lambda means: means[..., 0]),
-            Metric("Top-1 Loc", "fixed", lambda means: means[..., 1]),
-            Metric("Top-5 Loc", "fixed", lambda means: means[..., 2]),
-        ]
-    return rows + [Metric("pointing game", "pointing", metrics.mean_of_ratios)] * pointing
-
-
-def _best_iou(histogram: Tensor) -> Tensor:
-    """The highest IoU at one threshold for the whole set."""
-    return metrics.pixel_curves(histogram)[2].nan_to_num(0.0).amax(-1)
 
 
 def _charts(table: ScoreTable, name: str, boxed: bool) -> Iterator[Chart]:

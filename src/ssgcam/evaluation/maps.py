@@ -8,7 +8,8 @@ each layer) run on their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,12 +18,13 @@ from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
 from ssgcam.core.fast import Computation
 from ssgcam.core.layers import resolve
-from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.methods import METHODS, Method, ssg_cam
 from ssgcam.core.network import unwrap
 from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
-from ssgcam.core.signals import Needs, Signal, signals_of
+from ssgcam.core.signals import Needs, signals_of
 from ssgcam.core.target import Others, Scalar, compared_classes, logits_and_classes
 from ssgcam.errors import SsgcamError
+from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Recipe
 
@@ -91,36 +93,20 @@ class MethodSpec:
 
     def settings_text(self, target: TargetSettings | None, shared: str) -> str:
         """The settings in words, and the method's own target where it isn't the shared one."""
-        text, ssg, own = f"gamma {self.power:g}", self.ssg, METHODS[self.method].target
+        text, ssg, own = f"gamma {self.definition.gamma:g}", self.ssg, self.definition.target
         if self.method == "ssg_cam":
             exponents = f"exponents {ssg.first_exponent:g} and {ssg.second_exponent:g}"
             text = f"{ssg.form} form, sigma {ssg.sigma:g}, {exponents}, {text}"
         return text + f", target {own}" * (target is None and own != shared)
 
     @property
-    def power(self) -> float:
-        """Gamma: the one given, or the method's default."""
-        return METHODS[self.method].gamma if self.gamma is None else self.gamma
-
-    @property
-    def needs(self) -> Needs:
-        """The most costly signal that the method uses with these settings."""
+    def definition(self) -> Method:
+        """The method of the registry, with the settings of this one."""
+        method = METHODS[self.method]
         if self.method == "ssg_cam":
-            return "second" if self.ssg.second_exponent else "first"
-        return METHODS[self.method].needs
-
-    @property
-    def separate(self) -> bool:
-        """Whether the method needs passes of the network that it can't share with others."""
-        return self.needs in ("curvature", "forward") or METHODS[self.method].against is not None
-
-    def layer_map(self, signal: Signal) -> Tensor:
-        """The raw map ``[N, h, w]`` of one layer, for a method that runs on shared signals."""
-        if self.method == "ssg_cam":
-            return ssg_cam(signal, self.ssg)
-        function = METHODS[self.method].function
-        assert function is not None
-        return function(signal)
+            needs: Needs = "second" if self.ssg.second_exponent else "first"
+            method = replace(method, function=partial(ssg_cam, settings=self.ssg), needs=needs)
+        return method if self.gamma is None else replace(method, gamma=self.gamma)
 
 
 #: All methods that use gradients and not the Hessian: SSG-CAM with its presets, first-order methods.
@@ -164,12 +150,10 @@ class MethodsCompared:
     def __post_init__(self) -> None:
         """Check that there is something to compare."""
         titles = [spec.title for spec in self.methods]
-        if len(set(titles)) < len(titles):
-            raise SsgcamError("a method is named twice; name each once")
-        if not titles and self.recipe is None:
-            raise SsgcamError("no method was given; name at least one, or a recipe")
-        if not (self.each or self.fused or self.recipe):
-            raise SsgcamError("neither single layers nor all fused are scored; score one of them")
+        check(len(set(titles)) == len(titles), "a method is named twice; name each once")
+        check(titles or self.recipe, "no method was given; name at least one, or a recipe")
+        scored = self.each or self.fused or self.recipe
+        check(scored, "neither single layers nor all fused are scored; score one of them")
         if self.against is not None:
             check_choice("against", self.against, Others)
 
@@ -224,12 +208,20 @@ class Explainer:
         self._separate = {
             spec: CAM(model, self.layers, spec.method, target=compared.target, fast=fast)
             for spec in self.methods
-            if spec.separate
+            if spec.definition.needs in ("curvature", "forward") or spec.definition.against
         }
-        shared = [spec.needs for spec in self.methods if not spec.separate]
+        shared = [spec.definition.needs for spec in self.methods if spec not in self._separate]
         order: list[Needs] = ["activation", "first", "second"]
         self._needs = max(shared, key=order.index, default=order[0])
-        self.sources = self._sources(compared)
+        places = [*self.layers] if compared.each else []
+        if len(self.layers) > 1 and (compared.fused or not places):
+            places.append(ALL_FUSED)
+        self._places = places or self.layers
+        sources = [MapSource(spec.title, place) for spec in self.methods for place in self._places]
+        if compared.recipe is not None:
+            names = ", ".join(layer.name for layer in compared.recipe.layers)
+            sources.append(MapSource(RECIPE, names))
+        self.sources = tuple(sources)
 
     @property
     def computation(self) -> str:
@@ -241,7 +233,7 @@ class Explainer:
 
         Args:
             images: The network's input, ``[N, C, H, W]``.
-            classes: ``[N, K]``; None is the network's top class (K = 1).
+            classes: ``[N, K]``; -1 is the network's top class, as is None (K = 1).
 
         Returns:
             Maps of all sources.
@@ -251,9 +243,11 @@ class Explainer:
         """
         twice = self._needs == "second" and self.target.second == "hutchinson"
         captured = self._computation.capture(images, self.layers, double_backward=twice)
-        logits, classes = logits_and_classes(captured.output, classes, images, None)
+        _, top = logits_and_classes(captured.output, None, images, None)
+        top = top[:, None]
+        given = top if classes is None else torch.where(classes < 0, top, classes)
+        logits, classes = logits_and_classes(captured.output, given, images, None)
         assert logits is not None
-        classes = classes.view(len(images), -1)
         others = compared_classes(self.against, logits, classes, self.target)
         size = (int(images.shape[-2]), int(images.shape[-1]))
         found: dict[MapSource, list[Tensor]] = {}
@@ -265,9 +259,12 @@ class Explainer:
                     cam = self._separate[spec]
                     raw = cam(images, column, against=self.against).layer_maps
                 else:
-                    raw = {name: spec.layer_map(signal) for name, signal in signals.items()}
-                for source, maps in self._prepared(spec, raw, size).items():
-                    found.setdefault(source, []).append(maps)
+                    function = spec.definition.function
+                    assert function is not None
+                    raw = {name: function(signal) for name, signal in signals.items()}
+                for place in self._places:
+                    maps = _prepared(spec.definition, raw, place, size)
+                    found.setdefault(MapSource(spec.title, place), []).append(maps)
         stacked = {source: torch.stack(maps, 1) for source, maps in found.items()}
         gate = None
         if self.recipe is not None:
@@ -276,27 +273,11 @@ class Explainer:
             gate = self.recipe.is_open(result)
         return BatchMaps(stacked, classes, logits, gate)
 
-    def _sources(self, compared: MethodsCompared) -> tuple[MapSource, ...]:
-        several = len(self.layers) > 1
-        places = [*self.layers] if compared.each else []
-        places += [ALL_FUSED] if compared.fused and several else []
-        places = places or ([ALL_FUSED] if several else self.layers)
-        sources = [MapSource(spec.title, place) for spec in self.methods for place in places]
-        if compared.recipe is not None:
-            names = ", ".join(layer.name for layer in compared.recipe.layers)
-            sources.append(MapSource(RECIPE, names))
-        return tuple(sources)
 
-    def _prepared(
-        self, spec: MethodSpec, raw: dict[str, Tensor], size: tuple[int, int]
-    ) -> dict[MapSource, Tensor]:
-        """Raw layer maps to scaled maps of the sources of one method."""
-        maps = {}
-        for name, values in raw.items():
-            own = (int(values.shape[-2]), int(values.shape[-1]))
-            maps[MapSource(spec.title, name)] = fusion.prepare(values, own, spec.power)
-        fused = MapSource(spec.title, ALL_FUSED)
-        if fused in self.sources:
-            gammas, how = [spec.power] * len(raw), METHODS[spec.method].fusion
-            maps[fused] = fusion.fuse([*raw.values()], size, gammas=gammas, fusion=how)
-        return {source: values for source, values in maps.items() if source in self.sources}
+def _prepared(method: Method, raw: dict[str, Tensor], place: str, size: tuple[int, int]) -> Tensor:
+    """The scaled map of one layer at its own resolution, or of all layers fused at ``size``."""
+    if place == ALL_FUSED:
+        gammas = [method.gamma] * len(raw)
+        return fusion.fuse([*raw.values()], size, gammas=gammas, fusion=method.fusion)
+    own = (int(raw[place].shape[-2]), int(raw[place].shape[-1]))
+    return fusion.prepare(raw[place], own, method.gamma)

@@ -22,16 +22,7 @@ from ssgcam.core.target import logits_of
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, Series, curve_chart
-from ssgcam.evaluation.run import (
-    Batch,
-    EvaluationSettings,
-    Examples,
-    Item,
-    Picture,
-    Run,
-    count_text,
-    no_extra,
-)
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
@@ -39,8 +30,18 @@ from ssgcam.models import LoadedModel
 Measure = Literal["blur", "insertion_deletion", "drop_increase", "road"]
 #: The default: all but ROAD, which takes some seconds for each map of 224 x 224 pixels.
 MEASURES: tuple[Measure, ...] = get_args(Measure)[:3]
-#: In the charts: the highest pixels first and the lowest pixels first.
-ROAD_ORDERS = (("morf", "highest"), ("lerf", "lowest"))
+BLUR = (
+    Metric("accuracy drop", "blur", lambda means: means[..., 0, :].mean(-1)),
+    Metric("random control", "control", lambda means: means[..., 0, :].mean(-1), ""),
+    Metric("probability drop", "blur", lambda means: means[..., 1, :].mean(-1)),
+)
+OTHERS = (
+    Metric("insertion", "curve areas", lambda means: means[..., 0]),
+    Metric("deletion", "curve areas", lambda means: means[..., 1], "lower"),
+    Metric("Average Drop", "drop", lambda means: means[..., 0], "lower"),
+    Metric("Increase", "drop", lambda means: means[..., 1]),
+    Metric("ROAD", "road", metrics.road_score),
+)
 LEGEND = (
     "First column: the photo, with true boxes if they are known. Others: the map and the outline of "
     "its top 20 % of pixels."
@@ -89,7 +90,7 @@ def evaluate_perturbation(
         check_choice("measure", measure, Measure)
     check(measures and steps >= 1, "name at least one measure, and at least one step")
     check(len(samples), f"'{samples.root}' has no image to perturb")
-    run = Run("perturbation", model, samples, methods, settings, True, partial(_classes, model))
+    run = Run("perturbation", model, samples, methods, settings, exact=True)
     settings, normalize = run.settings, model.preprocessing.normalize
     wanted = run.class_index(classes)
     mapping = run.class_mapping(samples, wanted)
@@ -124,10 +125,12 @@ def evaluate_perturbation(
         for source, all_maps in found.maps.items():
             maps = all_maps[:, 0]
             if "blur" in measures:
-                parts[source, "blur"] = metrics.blur_drops(
+                drops = metrics.blur_drops(
                     answers, inputs, blurred, maps, own, areas=areas, intact=intact,
                     control=control, first=batch.first, **passes,
                 )  # fmt: skip
+                for part, rows in zip(("blur", "control"), drops.unbind(1), strict=False):
+                    parts[source, part] = rows
             if "insertion_deletion" in measures:
                 curves = metrics.insertion_deletion(
                     answers, inputs, blurred, maps, top, counts=counts, **passes
@@ -135,10 +138,9 @@ def evaluate_perturbation(
                 parts[source, "curves"] = curves
                 parts[source, "curve areas"] = metrics.area_under_curve(curves, shares)
             if "drop_increase" in measures:
-                drops = metrics.drop_and_increase(
+                parts[source, "drop"] = metrics.drop_and_increase(
                     answers, inputs, maps, own, at_once, intact=intact
                 )
-                parts[source, "drop"] = drops
             if "road" in measures:
                 parts[source, "road"] = metrics.road_parts(answers, inputs, maps, own, **passes)
         return parts
@@ -158,7 +160,7 @@ def evaluate_perturbation(
     if wanted is not None:
         explained = run.class_title(wanted)
     facts = {
-        "images": count_text(len(items), table.groups),
+        "images": table.size,
         "explained class": explained,
         "accuracy of the intact images": f"{intact:.3f}",
     }
@@ -176,7 +178,8 @@ def evaluate_perturbation(
     if charts:  # both of these blur
         facts["blur"] = f"Gaussian, sigma {sigma:.1%} of the input's shorter side"
     if "road" in measures:
-        titles = {f"road_{name}": f"ROAD, {which} pixels first" for name, which in ROAD_ORDERS}
+        orders = {"road_morf": "highest", "road_lerf": "lowest"}
+        titles = {name: f"ROAD, {which} pixels first" for name, which in orders.items()}
         labels, x = ("share of the pixels imputed", "probability of the class"), metrics.ROAD_AREAS
         charts += _curve_charts(table, "road", titles, labels, torch.tensor(x).double())
         shares_text = f"{metrics.ROAD_AREAS[0]:.0%} to {metrics.ROAD_AREAS[-1]:.0%} of the pixels"
@@ -184,61 +187,38 @@ def evaluate_perturbation(
     facts["perturbed images"] = f"{at_once} for each pass of the network"
     facts["computation"] = f"{computation.description} answers to perturbed images, exact maps"
     return run.evaluation(
-        table, _metrics(measures, areas, control), facts, charts=tuple(charts),
-        examples=Examples(items, no_extra, draw, lambda extra: None, LEGEND),
+        table, _metrics(areas), facts, charts=tuple(charts), legend=LEGEND,
+        examples=tuple(run.examples(items, no_extra, draw)),
     )  # fmt: skip
 
 
-def _classes(model: LoadedModel, batch: Batch[None]) -> Tensor:
-    """``[N, 1]``: the class of each item, or the network's top class if it has none."""
-    with torch.no_grad():
-        top = logits_of(model.network(batch.inputs)).argmax(1)[:, None]
-    known = torch.tensor([[bool(item.classes)] for item in batch.items], device=top.device)
-    return torch.where(known, batch.classes(), top)
-
-
-def _metrics(measures: Sequence[Measure], areas: Sequence[float], control: bool) -> list[Metric]:
-    rows: list[Metric] = []
-    if "blur" in measures:
-        rows.append(Metric("accuracy drop", "blur", lambda m: m[..., 0, 0, :].mean(-1)))
-        if control:
-            rows.append(Metric("random control", "blur", lambda m: m[..., 1, 0, :].mean(-1), ""))
-        rows.append(Metric("probability drop", "blur", lambda m: m[..., 0, 1, :].mean(-1)))
-        for index, area in enumerate(areas):
-            for kind, name in enumerate(("accuracy drop", "probability drop")):
-                drop = partial(lambda m, place: m[..., 0, *place], place=(kind, index))
-                rows.append(Metric(f"{name} at {area:.0%}", "blur", drop, shown=False))
-    if "insertion_deletion" in measures:
-        rows += [
-            Metric("insertion", "curve areas", lambda m: m[..., 0]),
-            Metric("deletion", "curve areas", lambda m: m[..., 1], "lower"),
-        ]
-    if "drop_increase" in measures:
-        rows += [
-            Metric("Average Drop", "drop", lambda m: m[..., 0], "lower"),
-            Metric("Increase", "drop", lambda m: m[..., 1]),
-        ]
-    if "road" in measures:
-        rows.append(Metric("ROAD", "road", metrics.road_score))
-    return rows
+def _metrics(areas: Sequence[float]) -> list[Metric]:
+    """All metrics; those of measures that were not taken are left out later."""
+    rows = [*BLUR]
+    for index, area in enumerate(areas):
+        for kind, name in enumerate(("accuracy drop", "probability drop")):
+            drop = partial(lambda m, place: m[..., *place], place=(kind, index))
+            rows.append(Metric(f"{name} at {area:.0%}", "blur", drop, shown=False))
+    return [*rows, *OTHERS]
 
 
 def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float, control: bool) -> Chart:
     """Accuracy at each blurred area; with the random control also that one's, the methods' mean."""
     x = torch.tensor([0.0, *areas]).double()
-    after = {  # [2, areas + 1]: highest pixels, control ([1, areas + 1] without it)
-        s: F.pad(intact - table.mean(s, "blur")[:, 0], (1, 0), value=intact) for s in table.sources
-    }
+
+    def after(source: MapSource, part: str) -> Tensor:
+        return F.pad(intact - table.mean(source, part)[0], (1, 0), value=intact)
+
     labels, title = ("share of the image blurred", "accuracy"), "Accuracy against the blurred area"
-    chart = curve_chart(
-        "perturbation_blur", title, labels, ((s, x, y[0]) for s, y in after.items())
-    )
+    lines = ((source, x, after(source, "blur")) for source in table.sources)
+    chart = curve_chart("perturbation_blur", title, labels, lines)
     if not control:
         return chart
-    for layers, lines in chart.plots.items():
-        moved = torch.stack([y[1] for s, y in after.items() if s.layers == layers]).mean(0)
-        line = Series("moved at random (mean of methods)", lines[0].x, tuple(moved.tolist()), True)
-        chart.plots[layers] = (*lines, line)
+    for layers, shown in chart.plots.items():
+        moved = [after(source, "control") for source in table.sources if source.layers == layers]
+        y = tuple(torch.stack(moved).mean(0).tolist())
+        line = Series("moved at random (mean of methods)", shown[0].x, y, dashed=True)
+        chart.plots[layers] = (*shown, line)
     return chart
 
 

@@ -21,15 +21,7 @@ from ssgcam.core.capture import Target
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, Explainer, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.report import Evaluation, curve_chart
-from ssgcam.evaluation.run import (
-    Batch,
-    EvaluationSettings,
-    Item,
-    Run,
-    count_text,
-    limited,
-    no_extra,
-)
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run, limited, no_extra
 from ssgcam.evaluation.scores import Metric, Parts
 from ssgcam.metrics.checks import check
 from ssgcam.metrics.randomization import UNCHANGED
@@ -85,13 +77,9 @@ def evaluate_sanity(
     judged = tuple(spec for spec in methods.methods if spec.method != CONTROL.method)
     methods = replace(methods, methods=(*judged, CONTROL), recipe=None)
 
-    def classes_of(batch: Batch[None]) -> Tensor | None:
-        return None if classes is None else batch.classes()
-
-    run = Run("sanity", model, samples, methods, settings, classes=classes_of)
+    run = Run("sanity", model, samples, methods, settings)
     wanted = run.class_index(classes)
     names = _stages(model.network, run.explainer.layers, stages)
-    fixed = replace(methods, layers=run.explainer.layers)
     given = () if wanted is None else (wanted,)
     items = [Item(sample, (), given) for sample in samples]
 
@@ -100,7 +88,7 @@ def evaluate_sanity(
         for stage, randomized in metrics.cascade(model.network, seed=run.settings.seed):
             if stage in names:
                 other = replace(model, network=randomized)
-                explain = Explainer(other, fixed, run.settings.fast)
+                explain = Explainer(other, run.compared, run.settings.fast)
                 for source, maps in explain(batch.inputs, found.classes).maps.items():
                     rows.setdefault(source, []).append(_compared(found.maps[source], maps))
         parts: Parts = {(s, "correlation"): torch.stack(own, 1) for s, own in rows.items()}
@@ -133,8 +121,8 @@ def evaluate_sanity(
         passed = "passes" if found.value < threshold else "fails"
         rows.append((
             source.method, source.layers, names[decisive],
-            f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]", f"{control[decisive]:.3f}",
-            f"{correlations[-1]:.3f}", f"{vanished:.0f}", str(found.n), passed,
+            found.text(), f"{control[decisive]:.3f}", f"{correlations[-1]:.3f}", f"{vanished:.0f}",
+            str(found.n), passed,
         ))  # fmt: skip
         curves.append((source, torch.arange(1.0, len(names) + 1), correlations))
     title = "Rank correlation with the original map while weights are randomized"
@@ -145,7 +133,7 @@ def evaluate_sanity(
         "all random", "vanished", "n", "verdict",
     )  # fmt: skip
     facts = {
-        "images": count_text(len(items), table.groups),
+        "images": table.size,
         "explained class": "the intact network's top class" if wanted is None
         else run.class_title(wanted),
         "threshold": f"passes if the mean rank correlation is below {threshold:g}",
@@ -154,7 +142,7 @@ def evaluate_sanity(
         "stages": f"{len(names)}: {', '.join(names)}",
     }  # fmt: skip
     return run.evaluation(
-        table, [SENSITIVITY] if run.outputs > 1 else [], facts, scores=tuple(scores), charts=(chart,),
+        table, [SENSITIVITY], facts, scores=tuple(scores), charts=(chart,),
         tables=(Table("Rank correlation with the original map", header, tuple(rows)),),
     )  # fmt: skip
 

@@ -114,7 +114,7 @@ class Evaluation:
                 column = score.metric + " (lower is better)" * (score.better == "lower")
                 columns += [column] * (column not in columns)
                 cells = lines.setdefault((score.method, score.layers, n), {})
-                cells[column] = f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+                cells[column] = score.text()
         rows = [(*line, *(cells.get(c, "") for c in columns[3:])) for line, cells in lines.items()]
         shown = [d for d in self.differences if d.shown]
         if brief and any(d.layers in (ALL_FUSED, MEAN) for d in shown):
@@ -124,7 +124,7 @@ class Evaluation:
                 d.metric,
                 f"{d.method}, {d.layers}",
                 d.rival + f", {d.rival_layers}" * (d.rival_layers != d.layers),
-                f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+                d.text("+"),
                 d.verdict,
             )
             for d in shown
@@ -199,7 +199,7 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
             written.append(out / f"{name}.csv")
             write_text(written[-1], _csv(rows))
     for chart in evaluation.charts:
-        write_png(out / f"{chart.name}.png", draw_chart(chart))
+        write_png(out / f"{chart.name}.png", figure_picture(chart_figure(chart)))
     if evaluation.examples:
         picture = panel(evaluation.examples, footer=evaluation.legend)
         write_png(out / f"{task}_examples.png", picture)
@@ -258,19 +258,13 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
         html.Picture(panel([row], scale=False), row[0].title or f"image {k}")
         for k, row in enumerate(evaluation.examples, 1)
     ]
-    gallery = [html.Gallery("Examples", pictures, evaluation.legend)] * bool(pictures)
     html.write_html(
         path,
         f"{evaluation.task.capitalize()} of {Path(evaluation.facts['network']).name}",
-        [*tables, *plots, *gallery],
+        [*tables, *plots, html.Gallery("Examples", pictures, evaluation.legend)],
         warnings=evaluation.notes,
         settings=evaluation.facts,
     )
-
-
-def draw_chart(chart: Chart) -> Image.Image:
-    """The chart of :func:`chart_figure` as a picture."""
-    return figure_picture(chart_figure(chart))
 
 
 def chart_figure(chart: Chart) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -39,7 +39,7 @@ from ssgcam.evaluation.report import LONGEST, Evaluation, example_cell
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.files import written_whole
 from ssgcam.fingerprint import parameter_hash
-from ssgcam.manifest import Entry, Manifest, file_stamp
+from ssgcam.manifest import file_stamp
 from ssgcam.metrics import compose_mosaic
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
@@ -107,7 +107,7 @@ class Item:
     Attributes:
         sample: The image.
         labels: Classes of the data set.
-        classes: The same as outputs of the network; may be empty.
+        classes: The same as outputs of the network; if empty, its top class is explained.
         others: Further images that form a square mosaic with the first one, row by row.
     """
 
@@ -138,30 +138,11 @@ class Batch(Generic[Extra]):
     extras: list[Extra]
 
     def classes(self) -> Tensor:
-        """``[N, K]``: the classes, padded by repeating the first (0 if an item has none)."""
+        """``[N, K]``: the classes, padded by repeating the first; -1 if an item has none."""
         most = max(1, *(len(item.classes) for item in self.items))
-        classes = [item.classes or (0,) for item in self.items]
+        classes = [item.classes or (-1,) for item in self.items]
         rows = [[*own, *own[:1] * (most - len(own))] for own in classes]
         return torch.tensor(rows, device=self.pixels.device)
-
-
-@dataclass(frozen=True, eq=False)
-class Examples(Generic[Extra]):
-    """What the panel of examples shows.
-
-    Attributes:
-        items: All items, of which a few are shown.
-        read: As for :meth:`Run.accumulate`.
-        draw: From maps, a source, and index, item and extra of an image to what is drawn.
-        truth: From an extra to the true mask ``[H, W]``, or None.
-        legend: What the panel shows, in words.
-    """
-
-    items: Sequence[Item]
-    read: Callable[[Item, Image.Image], Extra]
-    draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Picture]
-    truth: Callable[[Extra], Tensor | None]
-    legend: str
 
 
 def limited(samples: SampleSet, limit: int | None) -> SampleSet:
@@ -196,7 +177,6 @@ class Run:
         methods: What is compared; :class:`MethodsCompared` with its defaults if None.
         settings: Defaults if None.
         exact: Compute exact maps whatever the settings say.
-        classes: Which classes ``[N, K]`` of a batch are explained; None is the network's top class.
 
     Raises:
         SsgcamError: If the network fails on noise, a layer doesn't exist, or the recipe doesn't fit.
@@ -210,7 +190,6 @@ class Run:
         methods: MethodsCompared | None,
         settings: EvaluationSettings | None,
         exact: bool = False,
-        classes: Callable[[Batch[Any]], Tensor | None] = Batch.classes,
     ) -> None:
         self.task, self.model, self.samples = task, model, samples
         self.compared = methods or MethodsCompared()
@@ -221,7 +200,7 @@ class Run:
         if isinstance(self.compared.layers, str) and self.compared.layers == "auto":
             self.compared = replace(self.compared, layers=auto_layers(model.network, noise))
         self.explainer = Explainer(model, self.compared, self.settings.fast and not exact)
-        self._classes = classes
+        self.compared = replace(self.compared, layers=self.explainer.layers)
         self.sources = self.explainer.sources
 
     def class_index(self, wanted: int | str | None) -> int | None:
@@ -244,7 +223,7 @@ class Run:
 
     def explain(self, batch: Batch[Any]) -> BatchMaps:
         """The maps of all sources."""
-        return self.explainer(batch.inputs, self._classes(batch))
+        return self.explainer(batch.inputs, batch.classes())
 
     def accumulate(
         self,
@@ -279,25 +258,19 @@ class Run:
             pooled=pooled,
         )  # fmt: skip
         starts = range(0, len(items), settings.batch_size)
-        kept = None
-        if settings.out is not None:
-            path = Path(settings.out) / f".{self.task}" / f"{title}.jsonl"
-            kept = _FinishedBatches(path, self._identity(title, *options), self.sources)
-        stamps = {k: _stamp(items[k : k + settings.batch_size]) for k in starts if kept}
-        done = kept.load(table, stamps) if kept and settings.resume else set()
+        files = self._batch_files(items, starts, title, *options)
+        done = {k for k, file in files.items() if settings.resume and self._read(file, k, table)}
         if done and settings.progress:
             count = sum(len(items[k : k + settings.batch_size]) for k in done)
             said = f"{title}: resuming after {count} of {len(items)} images"
             tqdm.write(said, file=sys.stderr)
-        opened = kept.manifest.opened(lambda entry: int(entry.unit) in done) if kept else None
         due = [k for k in starts if k not in done]
-        loaded = closing(self._batches(items, read, due, title))
-        with self._computing(), opened or nullcontext(), loaded as batches:
+        with self._computing(), closing(self._batches(items, read, due, title)) as batches:
             for batch in batches:
                 maps = self.explain(batch)
                 parts = _empty_maps(maps) | score(batch, maps)
-                if kept:
-                    kept.add(batch.first, stamps[batch.first], parts)
+                if files:
+                    self._write(files[batch.first], parts)
                 table.add(batch.first, parts)
         return table
 
@@ -318,8 +291,6 @@ class Run:
         metrics: Sequence[Metric],
         facts: dict[str, str],
         notes: Sequence[str] = (),
-        *,
-        examples: Examples[Extra] | None = None,
         **found: Any,
     ) -> Evaluation:
         """The result.
@@ -329,7 +300,6 @@ class Run:
             metrics: What is computed from it.
             facts: Of this task.
             notes: Of this task.
-            examples: What the panel of examples shows.
             found: Other fields of :class:`Evaluation`.
         """
         counts = {source: table.total(source, "empty").tolist() for source in self.sources}
@@ -337,27 +307,38 @@ class Run:
         if empty:
             names = ", ".join(empty)
             notes = [f"Maps that are zero everywhere, which count as constant: {names}.", *notes]
-        variants = [spec.title for spec in self.explainer.methods if spec.method in SSG_METHODS]
+        variants = [spec.title for spec in self.compared.methods if spec.method in SSG_METHODS]
         return Evaluation(
             task=self.task,
             facts=self._facts(facts),
             scores=found.pop("scores", None) or table.scores(metrics),
             differences=table.differences(metrics, variants),
             notes=tuple(notes),
-            examples=tuple(self._panel(examples)) if examples else (),
-            legend=examples.legend if examples else "",
             **found,
         )
 
-    def _panel(self, examples: Examples[Extra]) -> Iterator[list[Cell]]:
-        """A row of cells for each of a few items: the truth, then one map of each method."""
+    def examples(
+        self,
+        items: Sequence[Item],
+        read: Callable[[Item, Image.Image], Extra],
+        draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Picture],
+        truth: Callable[[Extra], Tensor] | None = None,
+    ) -> Iterator[list[Cell]]:
+        """A row of cells for each of a few items: the truth, then one map of each method.
+
+        Args:
+            items: All items, of which a few are shown.
+            read: As for :meth:`accumulate`.
+            draw: From maps, a source, and index, item and extra of an image to what is drawn.
+            truth: From an extra to the true mask ``[H, W]``.
+        """
         last = {source.method: source for source in self.sources}
         recipe = last.pop(RECIPE, None)
         shown = [*list(last.values())[:7], *([recipe] if recipe else [])]
-        some = spread(examples.items, self.settings.examples)
+        some = spread(items, self.settings.examples)
         starts = range(0, len(some), self.settings.batch_size)
         own, names = self.samples.class_names, self.model.class_names
-        with self._computing(), closing(self._batches(some, examples.read, starts, "")) as batches:
+        with self._computing(), closing(self._batches(some, read, starts, "")) as batches:
             for batch in batches:
                 found = self.explain(batch)
                 for k, (item, extra) in enumerate(zip(batch.items, batch.extras, strict=True)):
@@ -373,10 +354,10 @@ class Run:
                         (x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height)
                         for x0, y0, x1, y1 in item.sample.boxes
                     ]
-                    truth = None, boxes, examples.truth(extra)
-                    row = [example_cell(photo, title, "", *truth)]
+                    outline = truth(extra) if truth else None
+                    row = [example_cell(photo, title, "", None, boxes, outline)]
                     for source in shown:
-                        drawn = examples.draw(found, source, k, item, extra)
+                        drawn = draw(found, source, k, item, extra)
                         row.append(example_cell(photo, source.method, source.layers, *drawn))
                     yield row
 
@@ -387,18 +368,18 @@ class Run:
 
     def _facts(self, own: dict[str, str]) -> dict[str, str]:
         """What makes the numbers comparable and repeatable."""
-        explain, settings, recipe = self.explainer, self.settings, self.compared.recipe
-        target, given = explain.target, self.compared.target
+        explain, settings, compared = self.explainer, self.settings, self.compared
+        target, recipe = explain.target, compared.recipe
         facts = {
             "network": self.model.name,
             "input": "x".join(map(str, self.model.preprocessing.input_size)) + ", whole image",
             "data": f"{self.samples.root.name} ({self.samples.kind})",
             "layers": ", ".join(explain.layers),
-            **{spec.title: spec.settings_text(given, target.name) for spec in explain.methods},
+            **{s.title: s.settings_text(compared.target, target.name) for s in compared.methods},
             "target": f"{target.name}, second order {target.second}, sign {target.sign}",
         }
-        if explain.against is not None:
-            facts["against"] = explain.against
+        if compared.against is not None:
+            facts["against"] = compared.against
         facts["computation"] = explain.computation
         if recipe is not None:
             facts["recipe"] = (
@@ -454,58 +435,50 @@ class Run:
                 "give a smaller --batch-size (or, for perturbed images, --pixels)"
             ) from error
 
-    def _identity(self, *options: object) -> dict[str, str]:
-        """All that the parts of a batch depend on, besides its files."""
+    def _batch_files(
+        self, items: Sequence[Item], starts: Sequence[int], title: str, *options: object
+    ) -> dict[int, Path]:
+        """Where the parts of each batch are kept: the name depends on all that the parts depend on."""
         settings, model, compared = self.settings, self.model, self.compared
+        if settings.out is None:
+            return {}
         modules = [(name, type(module).__name__) for name, module in model.network.named_modules()]
-        values = (
-            model.name, modules, str(self.device), model.preprocessing, model.output,
-            self.sources, self.explainer.layers, compared.methods, compared.target, compared.against,
-            compared.recipe,
+        shared = (
+            __version__, torch.__version__, model.name, parameter_hash(model.network), modules,
+            str(self.device), model.preprocessing, model.output,
+            self.sources, compared,
             settings.batch_size, settings.pixels, settings.fast, settings.seed,
             *options,
         )  # fmt: skip
-        return {
-            "versions": f"ssgcam {__version__}, torch {torch.__version__}",
-            "network": parameter_hash(model.network),
-            "settings": sha256(repr(values).encode()).hexdigest(),
-        }
+        files = {}
+        for first in starts:
+            batch = items[first : first + settings.batch_size]
+            stamps = [(path, file_stamp(path)) for item in batch for path in _paths(item)]
+            key = sha256(repr((shared, batch, stamps)).encode()).hexdigest()
+            name = f"{title}_{first}_{key[:24]}.npz"
+            files[first] = Path(settings.out) / f".{self.task}" / name
+        return files
 
+    def _read(self, file: Path, first: int, table: ScoreTable) -> bool:
+        """Add the kept parts of a batch to a table; False if the file is missing or damaged."""
+        sources = [*self.sources, None]
+        try:
+            with np.load(file) as arrays:
+                found = {name.partition(" "): torch.from_numpy(arrays[name]) for name in arrays}
+        except Exception:  # NumPy raises many kinds of errors for a damaged file
+            return False
+        table.add(first, {(sources[int(k)], part): rows for (k, _, part), rows in found.items()})
+        return True
 
-class _FinishedBatches:
-    """The parts of finished batches: one file for each, and the manifest that names them."""
-
-    def __init__(self, path: Path, settings: dict[str, str], sources: Sequence[MapSource]) -> None:
-        self.manifest = Manifest(path, settings)
-        self._sources = [*sources, None]
-
-    def load(self, table: ScoreTable, stamps: dict[int, str]) -> set[int]:
-        """Add what is kept to a table; return the indices of the first items of these batches."""
-        done = set()
-        for entry in self.manifest.entries():
-            first = int(entry.unit)
-            if not self.manifest.is_current(entry, stamps.get(first)):
-                continue
-            try:
-                with np.load(self.manifest.path.parent / entry.outputs[0]) as arrays:
-                    found = {name.partition(" "): torch.from_numpy(arrays[name]) for name in arrays}
-            except Exception:  # NumPy raises many kinds of errors for a damaged file
-                continue
-            parts = {(self._sources[int(k)], part): rows for (k, _, part), rows in found.items()}
-            table.add(first, parts)
-            done.add(first)
-        return done
-
-    def add(self, first: int, stamp: str, parts: Parts) -> None:
+    def _write(self, file: Path, parts: Parts) -> None:
         """Keep the parts of a batch."""
-        file = f"{self.manifest.path.stem}_{first}.npz"
+        sources = [*self.sources, None]
         arrays: dict[str, Any] = {
-            f"{self._sources.index(source)} {part}": rows.detach().cpu().numpy()
+            f"{sources.index(source)} {part}": rows.detach().cpu().numpy()
             for (source, part), rows in parts.items()
         }
-        with written_whole(self.manifest.path.parent / file) as temporary:
+        with written_whole(file) as temporary:
             np.savez_compressed(temporary, **arrays)
-        self.manifest.add(Entry(str(first), stamp, (file,)))
 
 
 def _empty_maps(found: BatchMaps) -> Parts:
@@ -515,11 +488,6 @@ def _empty_maps(found: BatchMaps) -> Parts:
         counts = torch.full((len(empty),), empty.shape[1], device=empty.device)
         parts[source, "empty"] = torch.stack([empty.sum(1), counts], 1)
     return parts
-
-
-def count_text(images: int, groups: int) -> str:
-    """The number of images, and of groups if these aren't the images themselves."""
-    return f"{images}, {groups} groups" if groups != images else str(images)
 
 
 def _resampling_units(items: Sequence[Item], most: int) -> tuple[Tensor, int]:
@@ -534,12 +502,6 @@ def _resampling_units(items: Sequence[Item], most: int) -> tuple[Tensor, int]:
         key = (bool(item.sample.group), item.sample.group or item.sample.name)
         found.append(numbers.setdefault(key, len(numbers)))
     return torch.tensor(found) % most, len(numbers)
-
-
-def _stamp(items: Sequence[Item]) -> str:
-    """Changes when an item, or the size or time of a file that it names, changes."""
-    stamps = [(path, file_stamp(path)) for item in items for path in _paths(item)]
-    return sha256(repr((items, stamps)).encode()).hexdigest()
 
 
 def _paths(value: object) -> Iterator[Path]:

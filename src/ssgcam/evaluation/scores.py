@@ -70,6 +70,10 @@ class Score:
     better: Better
     shown: bool
 
+    def text(self, sign: str = "") -> str:
+        """The number and its interval."""
+        return f"{self.value:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+
 
 @dataclass(frozen=True)
 class Difference(Score):
@@ -145,6 +149,12 @@ class ScoreTable:
                 units = self._units[first : first + len(rows)]
                 self._sums.setdefault(key, empty).index_add_(0, units, rows)
 
+    @property
+    def size(self) -> str:
+        """The number of items, and of groups if these aren't the items themselves."""
+        items = len(self._units)
+        return f"{items}, {self.groups} groups" if self.groups != items else str(items)
+
     def total(self, source: MapSource | None, part: str) -> Tensor:
         """The sum of a part over all items, ``[*P]``."""
         return self._sums[source, part].sum(0)
@@ -158,8 +168,9 @@ class ScoreTable:
         return self.total(source, part) / self.count(source, part)
 
     def scores(self, metrics: Sequence[Metric]) -> tuple[Score, ...]:
-        """Every metric of every line."""
-        return tuple(self.score(line, metric) for line in self.lines for metric in metrics)
+        """Every metric of every line, but those whose parts some items lack."""
+        known = self._known(metrics)
+        return tuple(self.score(line, metric) for line in self.lines for metric in known)
 
     def score(self, line: MapSource, metric: Metric) -> Score:
         """A metric of a line with its interval; NaN if it is not defined, as the IoU of no object."""
@@ -181,11 +192,11 @@ class ScoreTable:
         favors it.
 
         Args:
-            metrics: Those with a better direction are compared.
+            metrics: Those with a better direction are compared, if all items have their parts.
             methods: Variants of one method, which are not rivals of each other; if empty, only the
                 recipe is compared.
         """
-        found = []
+        found, compared = [], [metric for metric in self._known(metrics) if metric.better]
         for line in self.lines:
             others = [rival for rival in self.lines if rival.method != RECIPE]
             if line.method == RECIPE:
@@ -194,8 +205,12 @@ class ScoreTable:
                 rivals = [r for r in others if r.method not in methods and r.layers == line.layers]
             else:
                 continue
-            found += [self._difference(line, rivals, metric) for metric in metrics if metric.better]
+            found += [self._difference(line, rivals, metric) for metric in compared]
         return tuple(difference for difference in found if difference is not None)
+
+    def _known(self, metrics: Sequence[Metric]) -> list[Metric]:
+        items = len(self._units)
+        return [m for m in metrics if self.count(self.sources[0], m.part) == items]
 
     def _difference(
         self, line: MapSource, rivals: Sequence[MapSource], metric: Metric

@@ -19,15 +19,7 @@ from ssgcam.core import fusion
 from ssgcam.data import IGNORE, SampleSet
 from ssgcam.evaluation.maps import RECIPE, BatchMaps, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import (
-    Batch,
-    EvaluationSettings,
-    Examples,
-    Item,
-    Picture,
-    Run,
-    count_text,
-)
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.boundary import TOLERANCE
 from ssgcam.metrics.checks import check
@@ -106,17 +98,18 @@ def evaluate_segmentation(
         rule += "; the recipe has its own threshold"
     chart, best = _chart(table, task.names)
     facts = {
-        "images": count_text(len(task.items), table.groups),
+        "images": table.size,
         "classes": ", ".join(task.names),
         "background": rule,
         "boundary F-score": f"tolerance {TOLERANCE:.2%} of the image's diagonal",
     }
-    examples = Examples(
-        task.items, task.read, draw, lambda labels: (labels > 0) & (labels != IGNORE), LEGEND
+    examples = run.examples(
+        task.items, task.read, draw, lambda labels: (labels > 0) & (labels != IGNORE)
     )
     return run.evaluation(
-        table, _metrics(task.names), facts, [*notes, best], charts=(chart,), examples=examples
-    )
+        table, _metrics(task.names), facts, [*notes, best],
+        charts=(chart,), examples=tuple(examples), legend=LEGEND,
+    )  # fmt: skip
 
 
 class _Task:

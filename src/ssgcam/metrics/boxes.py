@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import ops
 
 from ssgcam.metrics.checks import check
 
@@ -73,11 +74,9 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         ``[M, K]`` float64 in [0, 1].
     """
-    a, b = first.double()[:, None], second.double()[None]
-    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]) + 1
-    shared = sides.clamp(min=0).prod(-1)
-    area_a, area_b = ((c[..., 2:] - c[..., :2] + 1).prod(-1) for c in (a, b))
-    return shared / (area_a + area_b - shared)
+    past = torch.tensor([0, 0, 1, 1], dtype=torch.float64, device=first.device)
+    ious: Tensor = ops.box_iou(first + past, second + past)
+    return ious
 
 
 def contour_boxes(score: Tensor, threshold: int) -> tuple[Tensor, int]:

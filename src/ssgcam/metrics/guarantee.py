@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.checks import check, check_count, check_maps, double
@@ -206,12 +207,10 @@ def check_splits(
         except SsgcamError as error:
             refusal = str(error)
             continue
-        outer, inner, area = losses[order[:tested]].mean(0)
+        outer, inner, area = F.pad(losses[order[:tested]].mean(0), (0, 1))  # last: an empty mask
         at = round(found.outer * 1000)
-        row = [outer[at], outer.new_zeros(()), area[at]]
-        if found.inner is not None:
-            inside = round(found.inner * 1000)
-            row = [outer[at], inner[inside], (area[at] - area[inside]).clamp(min=0)]
+        inside = -1 if found.inner is None else round(found.inner * 1000)
+        row = [outer[at], inner[inside], (area[at] - area[inside]).clamp(min=0)]
         rows.append(torch.stack(row))
     check(rows, f"no split can be checked: {refusal}")
     values = torch.stack(rows)
