@@ -24,7 +24,7 @@ from ssgcam.core.capture import capture
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import Fusion, SSGSettings, TargetSettings, check_choice, check_range
 from ssgcam.core.target import Classes, logits_of
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import write_json
 from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
 from ssgcam.models import LoadedModel, as_loaded
@@ -237,14 +237,11 @@ class Recipe:
                 known, or has a missing, unknown or wrong entry.
         """
         where = f"recipe '{path}'"
-        try:
+        with (
+            rephrased(f"{where} can't be read", "check the path", OSError),
+            rephrased(f"{where} is not JSON", "save it again", ValueError, RecursionError),
+        ):
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SsgcamError(
-                f"{where} can't be read ({error.strerror}); check the path"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise SsgcamError(f"{where} is not JSON ({error}); save it again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise SsgcamError(f"{where} is not a recipe of ssgcam; write one with 'ssgcam search'")
         version = content.get("version")

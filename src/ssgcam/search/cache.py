@@ -27,7 +27,7 @@ from ssgcam.core.fusion import prepare
 from ssgcam.core.methods import ssg_cams
 from ssgcam.core.network import placed
 from ssgcam.errors import SsgcamError
-from ssgcam.files import read_array, written_whole
+from ssgcam.files import read_array, write_array
 from ssgcam.fingerprint import layer_shapes, parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.search.calibration_set import CalibrationSet
@@ -64,7 +64,6 @@ def build_cache(
     layers: Sequence[str],
     settings: SearchSettings,
     view: View,
-    *,
     folder: Path | None = None,
     progress: Callable[[int], object] = lambda images: None,
 ) -> MapCache:
@@ -115,8 +114,7 @@ def build_cache(
         array = _empty(shape, settings.memory)
         fill(array)
         if folder is not None:
-            with written_whole(folder / name) as path, path.open("wb") as stream:
-                np.save(stream, array)
+            write_array(folder / name, array)
     shapes, _ = layer_shapes(cam.network, layers, data.image_size)
     ordered = tuple(shapes[name] for name in layers)
     return MapCache(torch.from_numpy(array), tuple(layers), ordered, grid, size)

@@ -244,6 +244,11 @@ def validation_warnings(
             f"not {offset.in_place:.3f}. Look at the examples: outlines can be displaced, and so can "
             "the maps of a network with strides (which flips average out)."
         )
+    if not table.leads:
+        found.append(
+            "There are no folds and no held-out images, so every score is one of the images that "
+            "the recipe was searched on, and too high."
+        )
     return found
 
 
