@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -145,12 +145,15 @@ def search_recipe(
     sets = {
         where: each.with_predictions(loaded, settings.batch_size) for where, each in sets.items()
     }
+    made_for = Fingerprint.of(loaded, sets["folds"].image_size)
     folder = None if cache is None else Path(cache)
     with (
         interruptible() as interrupted,
         tqdm(disable=None if progress else True, unit="step") as bar,
     ):
-        return _Search(loaded, sets, aside, names, settings, folder, interrupted, bar).run()
+        return _Search(
+            loaded, made_for, sets, aside, names, settings, folder, interrupted, bar
+        ).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +164,7 @@ class _Search:
     """
 
     model: LoadedModel
+    made_for: Fingerprint
     sets: dict[Where, CalibrationSet]
     aside: CalibrationSet | None
     layers: list[str]
@@ -168,11 +172,6 @@ class _Search:
     folder: Path | None
     interrupted: Callable[[], bool]
     bar: tqdm[None]
-
-    @cached_property
-    def made_for(self) -> Fingerprint:
-        """The network of every candidate."""
-        return Fingerprint.of(self.model, self.sets["folds"].image_size)
 
     def run(self) -> SearchResult:
         """Everything after the checks."""
@@ -189,7 +188,9 @@ class _Search:
         stopped = self.interrupted()
         if stopped:  # the last fold's evolution is not complete
             folds, in_folds = [], []
-        sweeps = self._sweeps("folds", recipes, baselines=True)
+        self.bar.set_description("comparison")
+        sweep_all = partial(sweep_maps, self.model, settings=settings, progress=self._step)
+        sweeps = sweep_all(data, recipes=recipes, layers=self.layers)
         cuts = {
             name: choose_cut(sweeps[name], settings.fitness, gate=settings.gate)
             for name in variants
@@ -200,13 +201,11 @@ class _Search:
         recipe = replace(recipes[final], threshold=cuts[final].threshold, gate=cuts[final].gate)
         held_out = {}
         if "held_out" in self.sets:
-            held_out = self._sweeps("held_out", recipes, baselines=True)
+            held_out = sweep_all(self.sets["held_out"], recipes=recipes, layers=self.layers)
         crossed = [name for name in recipes if name in (first, final) or name not in variants]
-        swept = self._sweeps(
-            "folds", {(name, k): own[name] for name in crossed for k, own in enumerate(in_folds)}
-        )
+        of_folds = {(name, k): own[name] for name in crossed for k, own in enumerate(in_folds)}
         fold_sweeps: dict[str, list[ThresholdSweep]] = {name: [] for name in recipes}
-        for (name, _), sweep in swept.items():
+        for (name, _), sweep in sweep_all(data, recipes=of_folds).items():
             fold_sweeps[name].append(sweep)
         groups = {where: one.groups for where, one in self.sets.items()}
         table = compare(sweeps, held_out, fold_sweeps, groups, folds, settings, final)
@@ -216,11 +215,11 @@ class _Search:
         offset = mask_offset(found.masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
         guarantee, undecided, reasons = None, None, []
         if settings.guarantee is not None:
-            fold_recipes = [each[final] for each in in_folds]
+            with_folds = zip(
+                folds, (own[final] for own in in_folds), fold_sweeps[final], strict=True
+            )
             try:
-                guarantee, undecided = self._guarantee(
-                    recipe, folds, fold_recipes, fold_sweeps[final]
-                )
+                guarantee, undecided = self._guarantee(recipe, list(with_folds))
             except SsgcamError as error:
                 reasons = [f"There is no guarantee: {error}."]
         fold_layers = [frozenset(layer.name for layer in each[first].layers) for each in in_folds]
@@ -362,14 +361,6 @@ class _Search:
             augmentation=views,
         )
 
-    def _sweeps(
-        self, where: Where, recipes: Mapping[Any, Recipe], baselines: bool = False
-    ) -> dict[Any, ThresholdSweep]:
-        """Recipes, and baselines if asked for, at every threshold."""
-        data, layers = self.sets[where], self.layers if baselines else []
-        self.bar.set_description("comparison")
-        return sweep_maps(self.model, data, self.settings, recipes, layers, self._step)
-
     def _step(self, images: int) -> None:
         self.bar.update(VIEW_STEPS * images)
 
@@ -377,19 +368,13 @@ class _Search:
         return apply_recipe(self.model, recipe, data, self.settings.batch_size)
 
     def _guarantee(
-        self,
-        recipe: Recipe,
-        folds: Sequence[Sequence[int]],
-        fold_recipes: Sequence[Recipe],
-        fold_sweeps: Sequence[ThresholdSweep],
+        self, recipe: Recipe, in_folds: Sequence[tuple[list[int], Recipe, ThresholdSweep]]
     ) -> tuple[Guarantee, float]:
         """The guarantee on the images that are meant for it, and the undecided share of an image.
 
         Args:
             recipe: The recipe that was chosen.
-            folds: Rows of each fold.
-            fold_recipes: That of each fold.
-            fold_sweeps: Its counts on all calibration images.
+            in_folds: Rows, recipe and its counts on all calibration images, of each fold.
         """
         settings, data = self.settings, self.sets["folds"]
         if not settings.guarantee_from_folds:
@@ -397,17 +382,16 @@ class _Search:
             found = self._apply(recipe, unseen)
             kind: Literal["split", "held-out"] = "split" if self.aside else "held-out"
             return calibrate(found.maps, found.is_open, unseen, settings.alpha, kind)
-        if not folds:
+        if not in_folds:
             raise SsgcamError("there are no folds to calibrate it on")
-        by_fold = []
-        for own, sweep, test in zip(fold_recipes, fold_sweeps, folds, strict=True):
+        maps = torch.empty(len(data), *data.mask_size)
+        is_open = torch.empty(len(data), dtype=torch.bool)
+        for test, own, sweep in in_folds:
             others = other_rows(len(data), test)
             gate = choose_cut(sweep, settings.fitness, others, settings.gate).gate
-            by_fold.append(self._apply(replace(own, gate=gate), data.subset(test)))
-        maps = torch.cat([each.maps for each in by_fold])
-        is_open = torch.cat([each.is_open for each in by_fold])
-        tested = data.subset([row for test in folds for row in test])
-        return calibrate(maps, is_open, tested, settings.alpha, "folds")
+            found = self._apply(replace(own, gate=gate), data.subset(test))
+            maps[test], is_open[test] = found.maps, found.is_open
+        return calibrate(maps, is_open, data, settings.alpha, "folds")
 
 
 def variant_name(augmentation: Augmentation, refinement: Refinement | None = None) -> str:
