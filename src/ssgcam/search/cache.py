@@ -84,35 +84,29 @@ def build_cache(
     grid, size = settings.grid, settings.working_size
     second_order = max(grid.settings, key=lambda each: each.second_exponent)
     cam = CAM(model, list(layers), ssg=second_order, target=settings.target)
-    shape = (len(data), len(layers) * len(grid), size[0] * size[1])
-
-    def fill(values: Any) -> None:
-        for part in data.batches(settings.batch_size):
-            images = placed(view.apply(data.images[part]), cam.network)
-            signals, _ = cam.signals(images, data.classes[part].to(images.device))
-            row = 0
-            with torch.no_grad():
-                for signal in signals.values():
-                    for layer_map in ssg_cams(signal, grid.settings):
-                        scaled = prepare(view.undo(layer_map), size, 1.0).flatten(1)
-                        for gamma in grid.gammas:
-                            rounded = (scaled**gamma * 255).round_().byte()
-                            values[part, row] = rounded.cpu().numpy()
-                            row += 1
-            progress(len(images))
-
     made_from = [_VERSION, layers, asdict(grid), size, asdict(settings.target), asdict(view)]
     content = json.dumps([*made_from, parameter_hash(cam.network), data.image_digest])
     name = f"maps-{sha256(content.encode()).hexdigest()[:24]}.npy"
+    shape = (len(data), len(layers) * len(grid), size[0] * size[1])
     array = None
-    if folder is not None and (folder / name).is_file():
-        with suppress(SsgcamError):  # a damaged file is made again
+    if folder is not None:
+        with suppress(SsgcamError):  # a file that is missing or damaged is made
             array = read_array(folder / name)
     if array is not None and (array.shape, array.dtype) == (shape, np.uint8):
         progress(len(data))
     else:
         array = _empty(shape, settings.memory)
-        fill(array)
+        for part in data.batches(settings.batch_size):
+            images = placed(view.apply(data.images[part]), cam.network)
+            signals, _ = cam.signals(images, data.classes[part].to(images.device))
+            rows = []
+            with torch.no_grad():
+                for signal in signals.values():
+                    for layer_map in ssg_cams(signal, grid.settings):
+                        scaled = prepare(view.undo(layer_map), size, 1.0).flatten(1)
+                        rows += [(scaled**gamma * 255).round_().byte() for gamma in grid.gammas]
+            array[part] = torch.stack(rows, 1).cpu().numpy()
+            progress(len(images))
         if folder is not None:
             write_array(folder / name, array)
     shapes, _ = layer_shapes(cam.network, layers, data.image_size)

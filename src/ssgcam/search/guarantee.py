@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.guarantee import GRID, choose_guarantee, group_means, least_units, mask_losses
+from ssgcam.metrics.guarantee import choose_guarantee, group_means, least_units, mask_losses
 from ssgcam.recipe import Guarantee
 from ssgcam.search.calibration_set import CalibrationSet
 
@@ -106,7 +106,8 @@ def calibrate(
     losses = group_means(mask_losses(maps[rows], data.masks[rows], is_open[rows]), groups)
     outer, inner = choose_guarantee(losses, alpha)
     area = losses[:, 2].mean(0)
-    band = area[_place(outer)] - (0 if inner is None else area[_place(inner)])
+    certain = 0 if inner is None else area[round(1000 * inner)]
+    band = area[round(1000 * outer)] - certain
     guarantee = Guarantee(alpha, outer, inner, len(losses), unit_of(data), kind)
     return guarantee, max(0.0, float(band))
 
@@ -125,8 +126,3 @@ def guarantee_warnings(guarantee: Guarantee | None) -> list[str]:
             f"on {guarantee.units} {guarantee.unit}s."
         )
     return found
-
-
-def _place(threshold: float) -> int:
-    """Index of a threshold in the grid."""
-    return int((GRID - threshold).abs().argmin())
