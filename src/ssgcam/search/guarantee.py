@@ -6,6 +6,7 @@ The loss is that of the whole command, its class gate included, on images that s
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -28,8 +29,7 @@ def unit_of(data: CalibrationSet) -> Literal["image", "group"]:
 
 def units_with_object(data: CalibrationSet) -> list[str]:
     """The groups (each image is one where there are none) that show the object, in the set's order."""
-    shown = (~data.negatives).tolist()
-    return list(dict.fromkeys(g for g, shows in zip(data.groups, shown, strict=True) if shows))
+    return list(dict.fromkeys(compress(data.groups, (~data.negatives).tolist())))
 
 
 def check_units(data: CalibrationSet, alpha: float) -> None:
@@ -102,8 +102,8 @@ def calibrate(
         SsgcamError: If no threshold of the outer mask keeps the limit.
     """
     rows = (~data.negatives).nonzero()[:, 0]
-    groups = [data.groups[row] for row in rows.tolist()]
-    losses = group_means(mask_losses(maps[rows], data.masks[rows], is_open[rows]), groups)
+    shown = data.subset(rows.tolist())
+    losses = group_means(mask_losses(maps[rows], shown.masks, is_open[rows]), shown.groups)
     outer, inner = choose_guarantee(losses, alpha)
     area = losses[:, 2].mean(0)
     certain = 0 if inner is None else area[round(1000 * inner)]

@@ -190,26 +190,26 @@ class _Search:
             folds, in_folds = [], []
         self.bar.set_description("comparison")
         sweep_all = partial(sweep_maps, self.model, settings=settings, progress=self._step)
-        sweeps = sweep_all(data, recipes=recipes, layers=self.layers)
+        sweeps = {
+            where: sweep_all(one, recipes=recipes, layers=self.layers)
+            for where, one in self.sets.items()
+        }
         cuts = {
-            name: choose_cut(sweeps[name], settings.fitness, gate=settings.gate)
+            name: choose_cut(sweeps["folds"][name], settings.fitness, gate=settings.gate)
             for name in variants
         }
         final = max(variants, key=lambda name: cuts[name].score)
         if cuts[final].score <= cuts[first].score + settings.margin:
             final = first
         recipe = replace(recipes[final], threshold=cuts[final].threshold, gate=cuts[final].gate)
-        held_out = {}
-        if "held_out" in self.sets:
-            held_out = sweep_all(self.sets["held_out"], recipes=recipes, layers=self.layers)
         crossed = [name for name in recipes if name in (first, final) or name not in variants]
         of_folds = {(name, k): own[name] for name in crossed for k, own in enumerate(in_folds)}
         fold_sweeps: dict[str, list[ThresholdSweep]] = {name: [] for name in recipes}
         for (name, _), sweep in sweep_all(data, recipes=of_folds).items():
             fold_sweeps[name].append(sweep)
         groups = {where: one.groups for where, one in self.sets.items()}
-        table = compare(sweeps, held_out, fold_sweeps, groups, folds, settings, final)
-        where: Where = "held_out" if held_out else "folds"
+        table = compare(sweeps, fold_sweeps, groups, folds, settings, final)
+        where: Where = "held_out" if "held_out" in self.sets else "folds"
         shown, own = self.sets[where], self._apply(recipe, data)
         found = own if shown is data else self._apply(recipe, shown)
         offset = mask_offset(found.masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
