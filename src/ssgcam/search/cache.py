@@ -28,7 +28,7 @@ from ssgcam.core.methods import ssg_cams
 from ssgcam.core.network import placed
 from ssgcam.errors import SsgcamError
 from ssgcam.files import read_array, write_array
-from ssgcam.fingerprint import layer_shapes, parameter_hash
+from ssgcam.fingerprint import parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.settings import MapGrid, SearchSettings
@@ -43,14 +43,12 @@ class MapCache:
     Attributes:
         values: ``[N, layers * entries, cells]`` uint8, in 1/255.
         layers: Names.
-        shapes: Channels, rows and columns of each layer.
         grid: The entries.
         size: Working height and width.
     """
 
     values: Tensor
     layers: tuple[str, ...]
-    shapes: tuple[tuple[int, int, int], ...]
     grid: MapGrid
     size: tuple[int, int]
 
@@ -79,7 +77,7 @@ def build_cache(
         progress: Called with the number of images after each batch.
 
     Raises:
-        SsgcamError: If a layer can't be explained, or the folder can't be written.
+        SsgcamError: If the folder can't be written.
     """
     grid, size = settings.grid, settings.working_size
     second_order = max(grid.settings, key=lambda each: each.second_exponent)
@@ -109,9 +107,7 @@ def build_cache(
             progress(len(images))
         if folder is not None:
             write_array(folder / name, array)
-    shapes, _ = layer_shapes(cam.network, layers, data.image_size)
-    ordered = tuple(shapes[name] for name in layers)
-    return MapCache(torch.from_numpy(array), tuple(layers), ordered, grid, size)
+    return MapCache(torch.from_numpy(array), tuple(layers), grid, size)
 
 
 def mean_of(caches: Sequence[MapCache], memory: int) -> MapCache:

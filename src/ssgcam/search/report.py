@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -222,8 +223,7 @@ class Report:
         """Best fitness against the number of candidates scored."""
         figure = Figure(figsize=(6, 3.2), layout="constrained")
         axes = figure.subplots()
-        per_generation = self.evaluations / max(1, len(self.history))
-        scored = [per_generation * (index + 1) for index in range(len(self.history))]
+        scored = np.linspace(0, self.evaluations, len(self.history) + 1)[1:]
         axes.plot(scored, self.history)
         axes.axhline(
             self.history[0], color="0.6", linestyle=":", label="best of the initial population"

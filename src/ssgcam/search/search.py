@@ -17,12 +17,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ssgcam.core.augment import Augmentation, View
-from ssgcam.core.layers import block_layers, resolve
+from ssgcam.core.layers import MOST, block_layers, resolve
 from ssgcam.core.network import placed
 from ssgcam.core.refine import Refinement
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.fingerprint import Fingerprint
+from ssgcam.fingerprint import Fingerprint, layer_shapes
 from ssgcam.metrics.offset import mask_offset
 from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.recipe import Guarantee, Origin, Recipe, RecipeLayer
@@ -138,21 +138,22 @@ def search_recipe(
         warnings.warn(weakness, stacklevel=2)
     if isinstance(layers, str) and layers in ("auto", "all"):
         image = placed(sets["folds"].images[:1], loaded.network)
-        most = {"most": None} if layers == "all" else {}
-        names = block_layers(loaded.network, image, **most)
+        names = block_layers(loaded.network, image, most=None if layers == "all" else MOST)
     else:
         names = resolve(loaded.network, [layers] if isinstance(layers, str) else layers)
     sets = {
         where: each.with_predictions(loaded, settings.batch_size) for where, each in sets.items()
     }
-    made_for = Fingerprint.of(loaded, sets["folds"].image_size)
+    image_size = sets["folds"].image_size
+    made_for = Fingerprint.of(loaded, image_size)
+    shapes, _ = layer_shapes(loaded.network, names, image_size)
     folder = None if cache is None else Path(cache)
     with (
         interruptible() as interrupted,
         tqdm(disable=None if progress else True, unit="step") as bar,
     ):
         return _Search(
-            loaded, made_for, sets, aside, names, settings, folder, interrupted, bar
+            loaded, made_for, sets, aside, shapes, settings, folder, interrupted, bar
         ).run()
 
 
@@ -160,14 +161,14 @@ def search_recipe(
 class _Search:
     """The parts of one search; ``sets`` holds the calibration images as ``"folds"``.
 
-    ``aside`` are images for the guarantee alone.
+    ``aside`` are images for the guarantee alone, ``shapes`` those of each layer.
     """
 
     model: LoadedModel
     made_for: Fingerprint
     sets: dict[Where, CalibrationSet]
     aside: CalibrationSet | None
-    layers: list[str]
+    shapes: dict[str, tuple[int, int, int]]
     settings: SearchSettings
     folder: Path | None
     interrupted: Callable[[], bool]
@@ -191,7 +192,7 @@ class _Search:
         self.bar.set_description("comparison")
         sweep_all = partial(sweep_maps, self.model, settings=settings, progress=self._step)
         sweeps = {
-            where: sweep_all(one, recipes=recipes, layers=self.layers)
+            where: sweep_all(one, recipes=recipes, layers=list(self.shapes))
             for where, one in self.sets.items()
         }
         cuts = {
@@ -287,7 +288,7 @@ class _Search:
                 if view not in of_view:
                     self.bar.set_description(f"maps ({name})")
                     of_view[view] = build_cache(
-                        self.model, data, self.layers, settings, view, self.folder, self._step
+                        self.model, data, list(self.shapes), settings, view, self.folder, self._step
                     )
             maps = mean_of([of_view[view] for view in augmentation], settings.memory)
             evolution, recipes = self._evolve(maps, augmentation, f"search ({name})")
@@ -349,7 +350,8 @@ class _Search:
         for k in weights.nonzero()[:, 0].tolist():
             ssg, gamma = maps.grid.entries[entries[k]]
             weight = float(weights[k] / weights.sum())
-            layers.append(RecipeLayer(maps.layers[k], weight, ssg, gamma, maps.shapes[k]))
+            name = maps.layers[k]
+            layers.append(RecipeLayer(name, weight, ssg, gamma, self.shapes[name]))
         return Recipe(
             layers=tuple(layers),
             threshold=float(candidate.thresholds[0]),
