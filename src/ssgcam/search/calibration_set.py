@@ -146,9 +146,9 @@ class CalibrationSet:
             samples = with_box_masks(samples, boxes)
         mapping: dict[int, int] = {}  # stays empty where the set only knows objects
         if samples.class_names != ("object",):
-            known, unmatched = loaded.class_names, [] if classes is None else [SsgcamError]
+            own, unmatched = loaded.class_names, [] if classes is None else [SsgcamError]
             with suppress(*unmatched):
-                mapping = match_classes(samples, known, len(known) or None, loaded.name)
+                mapping = match_classes(samples, own, len(own) or None, loaded.name)
         rows = []
         for sample in samples:
             photo = loaded.preprocessing.read(sample.image)
@@ -159,15 +159,15 @@ class CalibrationSet:
                 mask = nearest(mask, loaded.preprocessing.input_size)
                 rows.append((prepared, mask, index, sample.group or sample.name, sample.name))
         pixels, masks, indices, groups, names = zip(*rows, strict=True)
-        explained = [index for index in indices if index is not None]
-        if not explained:
+        known = classes is not None or bool(mapping)
+        if not known:
             warnings.warn(
                 "the masks don't say which class they show, so each image's most probable class is "
                 "explained; name the class to be sure",
                 stacklevel=2,
             )
         images = loaded.preprocessing.normalize(torch.stack(pixels))
-        return cls(images, masks, explained or None, groups, names, any_count=any_count)
+        return cls(images, masks, indices if known else None, groups, names, any_count=any_count)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -315,18 +315,16 @@ def _tensors(
 
 def _rows_of(
     sample: Sample, semantic: bool, mapping: dict[int, int], classes: int | None
-) -> list[tuple[int | None, int | None]]:
+) -> list[tuple[int | None, int]]:
     """For each row of a sample the set's class (None: all foreground) and the network's class.
 
-    The network's class is None for the most probable one, and -1 for an image without any class.
+    The network's class is -1 for an image without any class.
     """
     apart = semantic and bool(mapping)
     if classes is not None:
         label = next((own for own, index in mapping.items() if index == classes), None)
         return [(label if apart else None, classes)]
-    if not mapping:
-        return [(None, None)]
-    if not sample.labels:
+    if not mapping or not sample.labels:
         return [(None, -1)]
     if not apart:
         return [(None, mapping[sample.labels[0]])]

@@ -115,38 +115,32 @@ def search_recipe(
     """
     settings, loaded = settings or SearchSettings(), as_loaded(model)
     index = None if classes is None else loaded.class_index(classes)
-    sets: dict[Where, CalibrationSet] = {}
-    given: dict[Where, CalibrationSet | SampleSet | None]
-    given = {"folds": calibration, "held_out": held_out}
-    for where, data in given.items():
-        if isinstance(data, SampleSet):
-            few = where == "held_out"
-            data = CalibrationSet.from_samples(
-                data, loaded, classes=index, boxes=boxes, any_count=few
-            )
-        if data is not None:
-            sets[where] = data
+    read = partial(CalibrationSet.from_samples, model=loaded, classes=index, boxes=boxes)
+    if isinstance(calibration, SampleSet):
+        calibration = read(calibration)
+    if isinstance(held_out, SampleSet):
+        held_out = read(held_out, any_count=True)
     aside: CalibrationSet | None = None
-    if settings.guarantee is not None:
-        if settings.guarantee_from_folds or "held_out" in sets:
-            unseen = sets["folds" if settings.guarantee_from_folds else "held_out"]
-            check_units(unseen, settings.alpha)
-        else:
-            sets["folds"], aside = set_aside(sets["folds"], settings.alpha, settings.seed)
-            aside = aside.with_predictions(loaded, settings.batch_size)
-    for weakness in sets["folds"].weaknesses():
+    if settings.guarantee_from_folds:
+        check_units(calibration, settings.alpha)
+    elif settings.guarantee is not None and held_out is not None:
+        check_units(held_out, settings.alpha)
+    elif settings.guarantee is not None:
+        calibration, aside = set_aside(calibration, settings.alpha, settings.seed)
+        aside = aside.with_predictions(loaded, settings.batch_size)
+    for weakness in calibration.weaknesses():
         warnings.warn(weakness, stacklevel=2)
     if isinstance(layers, str) and layers in ("auto", "all"):
-        image = placed(sets["folds"].images[:1], loaded.network)
+        image = placed(calibration.images[:1], loaded.network)
         names = block_layers(loaded.network, image, most=None if layers == "all" else MOST)
     else:
         names = resolve(loaded.network, [layers] if isinstance(layers, str) else layers)
-    sets = {
-        where: each.with_predictions(loaded, settings.batch_size) for where, each in sets.items()
-    }
-    image_size = sets["folds"].image_size
-    made_for = Fingerprint.of(loaded, image_size)
-    shapes, _ = layer_shapes(loaded.network, names, image_size)
+    sets: dict[Where, CalibrationSet]
+    sets = {"folds": calibration.with_predictions(loaded, settings.batch_size)}
+    if held_out is not None:
+        sets["held_out"] = held_out.with_predictions(loaded, settings.batch_size)
+    made_for = Fingerprint.of(loaded, calibration.image_size)
+    shapes, _ = layer_shapes(loaded.network, names, calibration.image_size)
     folder = None if cache is None else Path(cache)
     with (
         interruptible() as interrupted,
@@ -214,20 +208,20 @@ class _Search:
         shown, own = self.sets[where], self._apply(recipe, data)
         found = own if shown is data else self._apply(recipe, shown)
         offset = mask_offset(found.masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
-        guarantee, undecided, reasons = None, None, []
+        reasons = []
+        if stopped:
+            reasons.append("The search was interrupted: this is the best candidate so far.")
+        guarantee, undecided = None, None
         if settings.guarantee is not None:
-            with_folds = zip(
-                folds, (own[final] for own in in_folds), fold_sweeps[final], strict=True
-            )
+            fold_recipes = [own[final] for own in in_folds]
+            in_fold = list(zip(folds, fold_recipes, fold_sweeps[final], strict=True))
             try:
-                guarantee, undecided = self._guarantee(recipe, list(with_folds))
+                guarantee, undecided = self._guarantee(recipe, in_fold)
             except SsgcamError as error:
-                reasons = [f"There is no guarantee: {error}."]
+                reasons.append(f"There is no guarantee: {error}.")
         fold_layers = [frozenset(layer.name for layer in each[first].layers) for each in in_folds]
         reasons += [*guarantee_warnings(guarantee), *data.weaknesses()]
         reasons += validation_warnings(table, fold_layers, offset)
-        if stopped:
-            reasons.insert(0, "The search was interrupted: this is the best candidate so far.")
         row = table.row(final)
         title = f"Worst, median and best {SETS[where]} images"
         origin = Origin(
