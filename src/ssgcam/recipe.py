@@ -358,21 +358,26 @@ class BoundRecipe:
         """Whether the class's probability reaches the gate: bool, of the shape of its classes."""
         return result.class_probabilities >= self.recipe.gate
 
-    def statistics(self, result: Result) -> dict[str, Tensor]:
-        """What ``calibration_statistics`` are about.
+    def statistics(self, images: Tensor, result: Result) -> dict[str, Tensor]:
+        """What ``calibration_statistics`` are about, of ``[N]`` images explained for one class each.
 
         Args:
-            result: What this object returned, for one class of each image.
+            images: The network's input.
+            result: What this object returned for them.
         """
-        return image_statistics(result, self.masks_of(result))
+        assert result.pooled is not None
+        return image_statistics(
+            images, result.pooled, result.class_probabilities, result.maps, self.masks_of(result)
+        )
 
-    def unusual(self, result: Result) -> list[list[str]]:
+    def unusual(self, images: Tensor, result: Result) -> list[list[str]]:
         """For each image in what it is unlike the calibration images, the most unusual first.
 
         Args:
-            result: What this object returned, for one class of each image.
+            images: The network's input.
+            result: What this object returned for them, for one class of each image.
         """
-        return unusual(self.recipe.calibration_statistics, self.statistics(result))
+        return unusual(self.recipe.calibration_statistics, self.statistics(images, result))
 
     def _most_probable(self, images: Tensor) -> Tensor:
         """The most probable of the recipe's classes for each image, ``[N]``."""

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssgcam.result import Result
-
 #: A normal distribution's standard deviation in units of its median absolute deviation.
 MAD_TO_DEVIATION = 1.4826
 #: Scales are at least this share of the median magnitude of their statistic.
@@ -54,11 +52,20 @@ class Statistic:
         return _distance(values, center, scale)
 
 
-def image_statistics(result: Result, masks: Tensor) -> dict[str, Tensor]:
+def image_statistics(
+    images: Tensor,
+    pooled: Mapping[str, Tensor],
+    probabilities: Tensor,
+    maps: Tensor,
+    masks: Tensor,
+) -> dict[str, Tensor]:
     """The statistics of a batch.
 
     Args:
-        result: What was made of the images, for one class of each.
+        images: The network's input, ``[N, C, H, W]``.
+        pooled: Layer -> activations averaged over positions, ``[N, channels]``.
+        probabilities: Of the explained class, ``[N]``.
+        maps: Fused maps in [0, 1], ``[N, H, W]``.
         masks: ``[N, H, W]`` bool.
 
     Returns:
@@ -66,15 +73,12 @@ def image_statistics(result: Result, masks: Tensor) -> dict[str, Tensor]:
         intensity is mean and standard deviation of each channel; picture sharpness is, for each channel,
         the mean second difference of neighboring pixels over the mean first difference.
     """
-    images, maps, pooled = result.images, result.maps, result.pooled
-    assert images is not None
-    assert pooled is not None
     first, second = (
         images.diff(n, 2).abs().mean((2, 3)) + images.diff(n, 3).abs().mean((2, 3)) for n in (1, 2)
     )
     found = {f"activations of {name}": values for name, values in pooled.items()}
     found |= {
-        "class probability": result.class_probabilities.double().logit(EXTREME)[:, None],
+        "class probability": probabilities.double().logit(EXTREME)[:, None],
         "map mass": maps.mean((1, 2))[:, None],
         "mask area": masks.float().mean((1, 2))[:, None],
         "picture intensity": torch.cat([images.mean((2, 3)), images.std((2, 3))], 1),

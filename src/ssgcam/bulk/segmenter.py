@@ -405,7 +405,7 @@ class MapSegmenter(Segmenter):
         bound = self.explainer if isinstance(self.explainer, BoundRecipe) else None
         whole = result.classes.ndim == 1 and self.rule.windows is None
         if bound and bound.recipe.calibration_statistics and whole:
-            unusual = bound.unusual(result)
+            unusual = bound.unusual(images, result)
         found: list[dict[int, ClassScores]] = [{} for _ in images]
         for n, (of_image, row) in enumerate(zip(found, classes.tolist(), strict=True)):
             for k, index in enumerate(row):
