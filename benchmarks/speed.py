@@ -217,9 +217,7 @@ def time_of_a_candidate(layers: int = 12, images: int = 40, rounds: int = 5) -> 
     data = CalibrationSet(torch.zeros(images, 3, 112, 112), masks, 0)
     model = LoadedModel(models.resnet34().eval(), "resnet34", Preprocessing((112, 112)))
     data = data.with_predictions(model)
-    objective = Objective(
-        MapCache(values.flatten(2), names, ((1, 1, 1),) * layers, grid, size), data
-    )
+    objective = Objective(MapCache(values.flatten(2), names, grid, size), data)
     low, high = np.array(objective.bounds).T
     genomes = low[:, None] + (high - low)[:, None] * np.random.default_rng(0).random(
         (len(low), 160)

@@ -96,7 +96,7 @@ def check_fits(
         )
         if strict:
             raise SsgcamError(message + "; load those weights, or bind without strict")
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=3)
 
 
 def parameter_hash(network: nn.Module) -> str:

@@ -24,7 +24,7 @@ from ssgcam.core.capture import capture
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import Fusion, SSGSettings, TargetSettings, check_choice, check_range
 from ssgcam.core.target import Classes, logits_of
-from ssgcam.errors import SsgcamError
+from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import write_json
 from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
 from ssgcam.models import LoadedModel, as_loaded
@@ -36,6 +36,8 @@ from ssgcam.shift import Statistic, image_statistics, unusual
 
 __all__ = ["BoundRecipe", "Fingerprint", "Origin", "Recipe", "RecipeLayer", "parameter_hash"]
 
+Images = Tensor | Photo | Sequence[Photo]
+ClassesOrNames = Classes | str | Sequence[str] | None
 FORMAT = "ssgcam-recipe"
 VERSION = 1
 
@@ -237,14 +239,11 @@ class Recipe:
                 known, or has a missing, unknown or wrong entry.
         """
         where = f"recipe '{path}'"
-        try:
+        with (
+            rephrased(f"{where} can't be read", "check the path", OSError),
+            rephrased(f"{where} is not JSON", "save it again", ValueError, RecursionError),
+        ):
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SsgcamError(
-                f"{where} can't be read ({error.strerror}); check the path"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise SsgcamError(f"{where} is not JSON ({error}); save it again") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise SsgcamError(f"{where} is not a recipe of ssgcam; write one with 'ssgcam search'")
         version = content.get("version")
@@ -284,52 +283,37 @@ class Recipe:
             SsgcamError: If a layer is missing or its map has another shape, or the network gives
                 fewer classes; if ``strict``, also if a parameter differs.
         """
-        return BoundRecipe(self, model, strict=strict, fast=fast)
-
-
-class BoundRecipe:
-    """A recipe with its network: images in, maps and masks out.
-
-    Args:
-        recipe: The recipe.
-        model: A network, or what :func:`ssgcam.load_model` returns.
-        strict: See :meth:`Recipe.bind`.
-        fast: As for :class:`ssgcam.CAM`.
-
-    Raises:
-        SsgcamError: If the network doesn't fit.
-    """
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: nn.Module | LoadedModel,
-        *,
-        strict: bool = False,
-        fast: bool = False,
-    ) -> None:
-        self.recipe = recipe
-        shapes = {layer.name: layer.shape for layer in recipe.layers}
+        shapes = {layer.name: layer.shape for layer in self.layers}
         network = as_loaded(model).network
-        check_fits(network, recipe.network, shapes, recipe.classes, strict=strict)
-        self.cam = CAM(
+        check_fits(network, self.network, shapes, self.classes, strict=strict)
+        cam = CAM(
             model,
             list(shapes),
-            ssg=[layer.ssg for layer in recipe.layers],
-            gamma=[layer.gamma for layer in recipe.layers],
-            layer_weights=[layer.weight for layer in recipe.layers],
-            fusion=recipe.fusion,
-            target=recipe.target,
-            output=recipe.network.output,
-            output_size=recipe.working_size,
+            ssg=[layer.ssg for layer in self.layers],
+            gamma=[layer.gamma for layer in self.layers],
+            layer_weights=[layer.weight for layer in self.layers],
+            fusion=self.fusion,
+            target=self.target,
+            output=self.network.output,
+            output_size=self.working_size,
             fast=fast,
         )
+        return BoundRecipe(self, cam)
 
-    def __call__(
-        self,
-        images: Tensor | Photo | Sequence[Photo],
-        classes: Classes | str | Sequence[str] | None = None,
-    ) -> Result:
+
+@dataclass(frozen=True, eq=False)
+class BoundRecipe:
+    """A recipe with its network, see :meth:`Recipe.bind`: images in, maps and masks out.
+
+    Attributes:
+        recipe: The recipe.
+        cam: Its layers and settings with the network; a map of it is that of one view.
+    """
+
+    recipe: Recipe
+    cam: CAM
+
+    def __call__(self, images: Images, classes: ClassesOrNames = None) -> Result:
         """Maps of a batch.
 
         Args:
@@ -361,11 +345,7 @@ class BoundRecipe:
             images=images,
         )
 
-    def masks(
-        self,
-        images: Tensor | Photo | Sequence[Photo],
-        classes: Classes | str | Sequence[str] | None = None,
-    ) -> Tensor:
+    def masks(self, images: Images, classes: ClassesOrNames = None) -> Tensor:
         """Masks ``[N, H, W]`` (or ``[N, K, H, W]``), bool; all False below the gate."""
         return self.masks_of(self(images, classes))
 

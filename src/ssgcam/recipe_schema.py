@@ -49,29 +49,37 @@ def _decoded(kind: Any, value: Any, where: str, path: str) -> Any:
     if origin in (Union, UnionType):  # T | None
         inner = next(part for part in parts if part is not NoneType)
         return None if value is None else _decoded(inner, value, where, path)
+    place = f"{where}: '{path or 'the file'}'"
     if origin is Literal:
         if value not in parts or isinstance(value, bool):
             choices = ", ".join(map(str, parts))
-            raise SsgcamError(f"{where}: '{path}' is {value!r}; it must be one of {choices}")
+            raise SsgcamError(f"{place} is {value!r}; it must be one of {choices}")
         return value
+    json_type: Any = dict if is_dataclass(kind) else list if origin is tuple else origin or kind
+    allowed: Any = (int, float) if kind is float else json_type
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        found = _NAMES.get(type(value), type(value).__name__)
+        raise SsgcamError(f"{place} is {found}, not {_NAMES[json_type]}")
     if is_dataclass(kind):
-        _check_type(dict, value, where, path)
         return _dataclass(kind, value, where, path)
     if origin is tuple:
-        _check_type(list, value, where, path)
-        return _tuple(parts, value, where, path)
-    _check_type(origin or kind, value, where, path)
+        if parts[1:] == (...,):
+            parts = parts[:1] * len(value)
+        if len(parts) != len(value):
+            raise SsgcamError(f"{place} has {len(value)} values; it must have {len(parts)}")
+        items = enumerate(zip(parts, value, strict=True))
+        return tuple(_decoded(part, item, where, f"{path}[{k}]") for k, (part, item) in items)
     if origin is dict:
         return {key: _decoded(parts[1], value[key], where, f"{path}.{key}") for key in value}
     if kind is float and not math.isfinite(value):
-        raise SsgcamError(f"{where}: '{path}' is {value}, not a finite number")
+        raise SsgcamError(f"{place} is {value}, not a finite number")
     return float(value) if kind is float else value
 
 
 def _dataclass(kind: Any, value: dict[str, Any], where: str, path: str) -> Any:
     prefix = f"{path}." if path else ""
     hints = get_type_hints(kind)
-    known = {field.name: field for field in fields(kind) if field.init}
+    known = {field.name: field for field in fields(kind)}
     for name in value:
         if name not in known:
             raise SsgcamError(
@@ -87,20 +95,3 @@ def _dataclass(kind: Any, value: dict[str, Any], where: str, path: str) -> Any:
         return kind(**decoded)
     except SsgcamError as error:
         raise SsgcamError(f"{where}{f', {path}' if path else ''}: {error}") from error
-
-
-def _tuple(parts: tuple[Any, ...], value: list[Any], where: str, path: str) -> tuple[Any, ...]:
-    if parts[1:] == (...,):
-        parts = parts[:1] * len(value)
-    if len(parts) != len(value):
-        raise SsgcamError(f"{where}: '{path}' has {len(value)} values; it must have {len(parts)}")
-    return tuple(
-        _decoded(part, value[index], where, f"{path}[{index}]") for index, part in enumerate(parts)
-    )
-
-
-def _check_type(kind: type, value: Any, where: str, path: str) -> None:
-    allowed = (int, float) if kind is float else kind
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        found = _NAMES.get(type(value), type(value).__name__)
-        raise SsgcamError(f"{where}: '{path or 'the file'}' is {found}, not {_NAMES[kind]}")

@@ -22,6 +22,8 @@ MAD_TO_DEVIATION = 1.4826
 LEAST_SCALE = 1e-3
 #: Probabilities nearer to 0 or 1 count as this near.
 EXTREME = 1e-6
+#: The least scale and limit, so that values can be divided by them.
+TINY = 1e-12
 #: Limits are proportional to this quantile of a statistic's distances.
 USUAL = 0.9
 #: The largest share of the calibration images that may be flagged.
@@ -100,14 +102,14 @@ def summarize(values: Mapping[str, Tensor]) -> tuple[Statistic, ...]:
         others = [torch.cat([own[:n], own[n + 1 :]]) for n in range(len(own))]
         left_out = [_distance(own[n : n + 1], *_center_and_scale(o)) for n, o in enumerate(others)]
         distances[name] = torch.cat(left_out)
-    usual = {name: _at_least(each.quantile(USUAL)) for name, each in distances.items()}
+    usual = {name: each.quantile(USUAL).clamp_min(TINY) for name, each in distances.items()}
     largest = torch.stack([each / usual[name] for name, each in distances.items()]).amax(0)
     kept = math.ceil((1 - FALSE_ALARMS) * len(largest) - 1e-9)
     factor = float(largest.sort().values[kept - 1])
     statistics = []
     for name, own in values.items():
         center, scale = _center_and_scale(own)
-        limit = max(factor * float(usual[name]), 1e-12)
+        limit = max(factor * float(usual[name]), TINY)
         statistics.append(Statistic(name, _rounded(center), _rounded(scale), limit))
     return tuple(statistics)
 
@@ -143,16 +145,11 @@ def _center_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
     deviations = (values - center).abs()
     scale = MAD_TO_DEVIATION * deviations.median(0).values
     scale = torch.where(scale > 0, scale, deviations.mean(0))  # most values are the same
-    return center, torch.maximum(scale, _at_least(LEAST_SCALE * values.abs().median()))
+    return center, torch.maximum(scale, (LEAST_SCALE * values.abs().median()).clamp_min(TINY))
 
 
 def _distance(values: Tensor, center: Tensor, scale: Tensor) -> Tensor:
     return ((values - center) / scale).square().mean(1).sqrt()
-
-
-def _at_least(value: Tensor) -> Tensor:
-    """The value, or 1e-12 where it is smaller, so that it can be divided by."""
-    return value.clamp_min(1e-12)
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:

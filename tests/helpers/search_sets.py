@@ -47,7 +47,7 @@ def cache_of(values: Tensor, layers: int, size: tuple[int, int], grid: MapGrid =
     if values.is_floating_point():
         values = (values * 255).round().byte()
     names = tuple(f"layer{k}" for k in range(layers))
-    return MapCache(values, names, ((1, 2, 2),) * layers, grid, size)
+    return MapCache(values, names, grid, size)
 
 
 def set_with_known_optimum(

@@ -35,7 +35,6 @@ def test_the_cache_gives_the_maps_of_cam(target: str) -> None:
     )
     cache = build_cache(network, data, layers, settings, PLAIN_VIEW)
     assert state_of(network.network) == before
-    assert cache.shapes == ((4, 32, 32), (6, 16, 16))
     for entry, (ssg, gamma) in enumerate(grid.entries):
         cam = CAM(network, layers, ssg=ssg, target=settings.target)
         found = cam(data.images, data.classes)

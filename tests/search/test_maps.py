@@ -59,9 +59,9 @@ def recipes() -> list[Recipe]:
 def test_recipes_with_shared_passes_give_the_maps_of_bound_recipes(recipes: list[Recipe]) -> None:
     network = small()
     data = squares(4).with_predictions(network)
-    found = batch_maps(CAM(network, LAYERS), recipes, data, slice(0, 4))
-    for recipe, (maps, probabilities) in zip(recipes, found, strict=True):
-        expected = recipe.bind(network)(data.images, data.classes)
+    found = batch_maps(CAM(network, LAYERS), dict(enumerate(recipes)), data, slice(0, 4))
+    for key, (maps, probabilities) in found.items():
+        expected = recipes[key].bind(network)(data.images, data.classes)
         torch.testing.assert_close(maps, expected.maps, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(probabilities, expected.probabilities[range(4), data.classes])
 
@@ -76,7 +76,7 @@ def test_batches_are_joined(recipes: list[Recipe]) -> None:
     assert done == [2, 2, 1]
     cam = CAM(network, LAYERS)
     for key, recipe in by_key.items():
-        ((maps, probabilities),) = batch_maps(cam, [recipe], data, slice(0, 5))
+        maps, probabilities = batch_maps(cam, {key: recipe}, data, slice(0, 5))[key]
         expected = sweep_thresholds(maps, data.masks, probabilities, "pooled")
         for part, whole in zip(found[key], expected, strict=True):
             torch.testing.assert_close(part.double(), whole.double(), atol=2, rtol=0)

@@ -57,6 +57,8 @@ def test_the_recipe_names_its_origin(found: SearchResult, tmp_path: Path) -> Non
     assert json.loads(origin.settings["generations"]) == 12
     assert found.recipe.classes == (1,)
     assert sum(layer.weight for layer in found.recipe.layers) == pytest.approx(1)
+    shapes = {"act1": (4, 32, 32), "act2": (6, 16, 16)}
+    assert all(layer.shape == shapes[layer.name] for layer in found.recipe.layers)
     found.recipe.save(tmp_path / "r.json")
     assert Recipe.load(tmp_path / "r.json") == found.recipe
 

@@ -55,7 +55,7 @@ def swept(noise: float, seed: int = 0) -> ThresholdSweep:
 
 def in_folds(sweeps: dict, fold_sweeps: dict, kind: str = "pooled", final: str = "") -> Table:
     settings = SearchSettings(fitness=kind)
-    return compare(sweeps, {}, fold_sweeps, {"folds": GROUPS}, FOLDS, settings, final)
+    return compare({"folds": sweeps}, fold_sweeps, {"folds": GROUPS}, FOLDS, settings, final)
 
 
 def test_in_a_fold_the_threshold_is_that_of_the_others() -> None:
@@ -109,7 +109,8 @@ def compared(
         sweeps[PLAIN_RECIPE] = plain
     groups = {"folds": GROUPS, "held_out": GROUPS}
     fold_sweeps = {PLAIN_RECIPE: []}
-    return compare(sweeps, sweeps, fold_sweeps, groups, FOLDS, SearchSettings(), FLIPPED)
+    on_both = {"folds": sweeps, "held_out": sweeps}
+    return compare(on_both, fold_sweeps, groups, FOLDS, SearchSettings(), FLIPPED)
 
 
 def test_leads_are_paired_and_over_the_best_of_each_kind() -> None:

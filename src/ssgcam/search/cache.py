@@ -27,8 +27,8 @@ from ssgcam.core.fusion import prepare
 from ssgcam.core.methods import ssg_cams
 from ssgcam.core.network import placed
 from ssgcam.errors import SsgcamError
-from ssgcam.files import read_array, written_whole
-from ssgcam.fingerprint import layer_shapes, parameter_hash
+from ssgcam.files import read_array, write_array
+from ssgcam.fingerprint import parameter_hash
 from ssgcam.models import LoadedModel
 from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.settings import MapGrid, SearchSettings
@@ -43,14 +43,12 @@ class MapCache:
     Attributes:
         values: ``[N, layers * entries, cells]`` uint8, in 1/255.
         layers: Names.
-        shapes: Channels, rows and columns of each layer.
         grid: The entries.
         size: Working height and width.
     """
 
     values: Tensor
     layers: tuple[str, ...]
-    shapes: tuple[tuple[int, int, int], ...]
     grid: MapGrid
     size: tuple[int, int]
 
@@ -64,7 +62,6 @@ def build_cache(
     layers: Sequence[str],
     settings: SearchSettings,
     view: View,
-    *,
     folder: Path | None = None,
     progress: Callable[[int], object] = lambda images: None,
 ) -> MapCache:
@@ -80,46 +77,37 @@ def build_cache(
         progress: Called with the number of images after each batch.
 
     Raises:
-        SsgcamError: If a layer can't be explained, or the folder can't be written.
+        SsgcamError: If the folder can't be written.
     """
     grid, size = settings.grid, settings.working_size
     second_order = max(grid.settings, key=lambda each: each.second_exponent)
     cam = CAM(model, list(layers), ssg=second_order, target=settings.target)
-    shape = (len(data), len(layers) * len(grid), size[0] * size[1])
-
-    def fill(values: Any) -> None:
-        for part in data.batches(settings.batch_size):
-            images = placed(view.apply(data.images[part]), cam.network)
-            signals, _ = cam.signals(images, data.classes[part].to(images.device))
-            row = 0
-            with torch.no_grad():
-                for signal in signals.values():
-                    for layer_map in ssg_cams(signal, grid.settings):
-                        scaled = prepare(view.undo(layer_map), size, 1.0).flatten(1)
-                        for gamma in grid.gammas:
-                            rounded = (scaled**gamma * 255).round_().byte()
-                            values[part, row] = rounded.cpu().numpy()
-                            row += 1
-            progress(len(images))
-
     made_from = [_VERSION, layers, asdict(grid), size, asdict(settings.target), asdict(view)]
     content = json.dumps([*made_from, parameter_hash(cam.network), data.image_digest])
     name = f"maps-{sha256(content.encode()).hexdigest()[:24]}.npy"
+    shape = (len(data), len(layers) * len(grid), size[0] * size[1])
     array = None
-    if folder is not None and (folder / name).is_file():
-        with suppress(SsgcamError):  # a damaged file is made again
+    if folder is not None:
+        with suppress(SsgcamError):  # a file that is missing or damaged is made
             array = read_array(folder / name)
     if array is not None and (array.shape, array.dtype) == (shape, np.uint8):
         progress(len(data))
     else:
         array = _empty(shape, settings.memory)
-        fill(array)
+        for part in data.batches(settings.batch_size):
+            images = placed(view.apply(data.images[part]), cam.network)
+            signals, _ = cam.signals(images, data.classes[part].to(images.device))
+            rows = []
+            with torch.no_grad():
+                for signal in signals.values():
+                    for layer_map in ssg_cams(signal, grid.settings):
+                        scaled = prepare(view.undo(layer_map), size, 1.0).flatten(1)
+                        rows += [(scaled**gamma * 255).round_().byte() for gamma in grid.gammas]
+            array[part] = torch.stack(rows, 1).cpu().numpy()
+            progress(len(images))
         if folder is not None:
-            with written_whole(folder / name) as path, path.open("wb") as stream:
-                np.save(stream, array)
-    shapes, _ = layer_shapes(cam.network, layers, data.image_size)
-    ordered = tuple(shapes[name] for name in layers)
-    return MapCache(torch.from_numpy(array), tuple(layers), ordered, grid, size)
+            write_array(folder / name, array)
+    return MapCache(torch.from_numpy(array), tuple(layers), grid, size)
 
 
 def mean_of(caches: Sequence[MapCache], memory: int) -> MapCache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -143,21 +144,22 @@ class CalibrationSet:
                     "put masks with the same names in 'masks' beside 'images', or boxes in 'boxes.json'"
                 )
             samples = with_box_masks(samples, boxes)
-        size = loaded.preprocessing.input_size
-        mapping = _matched_classes(samples, loaded, required=classes is None)
-        pixels, masks, indices, groups, names = [], [], [], [], []
+        mapping: dict[int, int] = {}  # stays empty where the set only knows objects
+        if samples.class_names != ("object",):
+            own, unmatched = loaded.class_names, [] if classes is None else [SsgcamError]
+            with suppress(*unmatched):
+                mapping = match_classes(samples, own, len(own) or None, loaded.name)
+        rows = []
         for sample in samples:
             photo = loaded.preprocessing.read(sample.image)
             prepared = loaded.preprocessing.pixels(photo)
             for label, index in _rows_of(sample, samples.semantic, mapping, classes):
                 inside, ignored = samples.object_mask(sample, photo.size, label)
-                values = torch.from_numpy(np.where(ignored, IGNORE, inside).astype(np.uint8))
-                masks.append(nearest(values, size))
-                pixels.append(prepared)
-                indices.append(index)
-                groups.append(sample.group or sample.name)
-                names.append(sample.name)
-        known = [index for index in indices if index is not None]
+                mask = torch.from_numpy(np.where(ignored, IGNORE, inside).astype(np.uint8))
+                mask = nearest(mask, loaded.preprocessing.input_size)
+                rows.append((prepared, mask, index, sample.group or sample.name, sample.name))
+        pixels, masks, indices, groups, names = zip(*rows, strict=True)
+        known = classes is not None or bool(mapping)
         if not known:
             warnings.warn(
                 "the masks don't say which class they show, so each image's most probable class is "
@@ -165,7 +167,7 @@ class CalibrationSet:
                 stacklevel=2,
             )
         images = loaded.preprocessing.normalize(torch.stack(pixels))
-        return cls(images, masks, known or None, groups, names, any_count=any_count)
+        return cls(images, masks, indices if known else None, groups, names, any_count=any_count)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -173,13 +175,13 @@ class CalibrationSet:
     @property
     def digest(self) -> str:
         """``"sha256:..."`` of images, masks, classes and groups."""
-        about = repr((self.images.shape, self.masks.shape, self.groups))
+        about = self.images.shape, self.masks.shape, self.groups
         return _digest(about, self.images, self.masks, self.classes)
 
     @property
     def image_digest(self) -> str:
         """``"sha256:..."`` of images and classes: all that the layers' maps depend on."""
-        return _digest(repr(self.images.shape), self.images, self.classes)
+        return _digest(self.images.shape, self.images, self.classes)
 
     def subset(self, rows: Sequence[int]) -> CalibrationSet:
         """Some of the images, in the given order."""
@@ -202,19 +204,16 @@ class CalibrationSet:
 
     def weaknesses(self) -> list[str]:
         """Why a recipe from this set may not hold on other images, a sentence for each reason."""
+        images, negatives, groups = self.counts.values()
         found = []
-        counts = self.counts
-        positives = counts["images"] - counts["negatives"]
-        if positives < FEW_IMAGES:
+        if images - negatives < FEW_IMAGES:
             found.append(
-                f"The calibration set is small: {positives} images show the object; ten or more are "
-                "needed for settings that hold on other images."
+                f"The calibration set is small: {images - negatives} images show the object; ten or more "
+                "are needed for settings that hold on other images."
             )
-        if counts["groups"] < FEW_GROUPS:
-            found.append(
-                f"The images come from only {counts['groups']} groups, so no interval is reliable."
-            )
-        if not counts["negatives"]:
+        if groups < FEW_GROUPS:
+            found.append(f"The images come from only {groups} groups, so no interval is reliable.")
+        if not negatives:
             found.append(
                 "No image is without the object, so the class gate can't be calibrated and stays open."
             )
@@ -263,8 +262,8 @@ class CalibrationSet:
         self.classes = torch.where(torch.isin(classes, shown), classes, -1)
 
 
-def _digest(about: str, *tensors: Tensor) -> str:
-    digest = sha256(about.encode())
+def _digest(about: object, *tensors: Tensor) -> str:
+    digest = sha256(repr(about).encode())
     for tensor in tensors:
         digest.update(tensor_bytes(tensor))
     return f"sha256:{digest.hexdigest()}"
@@ -288,61 +287,45 @@ def _tensors(
         torch.from_numpy(np.where(mask == IGNORE, IGNORE, mask != 0).astype(np.uint8))
         for mask in arrays
     ]
+    exact = True  # else a mask may have its image's proportions
     if isinstance(images, Tensor):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise SsgcamError(
                 f"images is {list(images.shape)} {images.dtype}; give floating-point [N, 3, H, W] as "
                 "the network takes it, or photos"
             )
+        sides = [tuple(images.shape[-2:])] * len(images)
         exact = len({mask.shape for mask in arrays}) > 1
-        for row, mask in enumerate(arrays):
-            _check_size(mask.shape, tuple(images.shape[-2:]), row, exact)
+    else:
+        sides = [(photo.height, photo.width) for photo in images]
+    for row, (own, image) in enumerate(zip((mask.shape for mask in arrays), sides, strict=True)):
+        same_proportions = len(own) == 2 and own[0] * image[1] == own[1] * image[0]
+        if not (own == image if exact else same_proportions):
+            raise SsgcamError(
+                f"the mask of image {row} is {'x'.join(map(str, own))} but the image is "
+                f"{'x'.join(map(str, image))} (height x width); give masks of their images' size"
+            )
+    if isinstance(images, Tensor):
         return images.detach().float().cpu(), torch.stack(binary)
-    for row, (photo, mask) in enumerate(zip(images, arrays, strict=True)):
-        _check_size(mask.shape, (photo.height, photo.width), row, True)
     if preprocessing is None:
         raise SsgcamError("photos need the network's preprocessing; pass preprocessing as well")
     sized = [nearest(mask, preprocessing.input_size) for mask in binary]
     return preprocessing(list(images)), torch.stack(sized)
 
 
-def _check_size(mask: tuple[int, ...], image: tuple[int, ...], row: int, exact: bool) -> None:
-    """A mask has the image's size or, unless ``exact``, its proportions."""
-    same_proportions = len(mask) == 2 and mask[0] * image[1] == mask[1] * image[0]
-    if not (mask == image if exact else same_proportions):
-        raise SsgcamError(
-            f"the mask of image {row} is {'x'.join(map(str, mask))} but the image is "
-            f"{'x'.join(map(str, image))} (height x width); give masks of their images' size"
-        )
-
-
 def _rows_of(
     sample: Sample, semantic: bool, mapping: dict[int, int], classes: int | None
-) -> list[tuple[int | None, int | None]]:
+) -> list[tuple[int | None, int]]:
     """For each row of a sample the set's class (None: all foreground) and the network's class.
 
-    The network's class is None for the most probable one, and -1 for an image without any class.
+    The network's class is -1 for an image without any class.
     """
     apart = semantic and bool(mapping)
     if classes is not None:
-        own = [label for label, index in mapping.items() if index == classes]
-        return [(own[0] if apart and own else None, classes)]
-    if not mapping:
-        return [(None, None)]
-    labels = sample.labels if apart else sample.labels[:1]
-    rows: list[tuple[int | None, int | None]]
-    rows = [(label if apart else None, mapping[label]) for label in labels]
-    return rows or [(None, -1)]
-
-
-def _matched_classes(samples: SampleSet, model: LoadedModel, required: bool) -> dict[int, int]:
-    """The network's class of each class of the set; empty where the set only knows objects."""
-    if samples.class_names == ("object",):
-        return {}
-    names = model.class_names
-    try:
-        return match_classes(samples, names, len(names) or None, model.name)
-    except SsgcamError:
-        if required:
-            raise
-        return {}
+        label = next((own for own, index in mapping.items() if index == classes), None)
+        return [(label if apart else None, classes)]
+    if not mapping or not sample.labels:
+        return [(None, -1)]
+    if not apart:
+        return [(None, mapping[sample.labels[0]])]
+    return [(label, mapping[label]) for label in sample.labels]

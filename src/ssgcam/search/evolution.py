@@ -31,15 +31,18 @@ class Evolution:
 
     Attributes:
         genes: ``[D]``: the best candidate.
-        cost: Its cost.
         history: The best cost after each generation, the initial population's first.
         evaluations: How many candidates were scored.
     """
 
     genes: Array
-    cost: float
     history: tuple[float, ...]
     evaluations: int
+
+    @property
+    def cost(self) -> float:
+        """The cost of the best candidate."""
+        return self.history[-1]
 
 
 def evolve(
@@ -61,26 +64,20 @@ def evolve(
         interrupted: Asked after each generation; True ends the evolution with the best so far.
         progress: Called with the best cost after each generation.
     """
-    history: list[float] = []
-    evaluations = 0
+    lowest: list[float] = []  # of the initial population and of each generation
 
-    def counted(genes: Array) -> Array:
-        nonlocal evaluations
-        genes = genes[:, None] if genes.ndim == 1 else genes
-        evaluations += genes.shape[1]
+    def scored(genes: Array) -> Array:
         costs = objective(genes)
-        if not history:  # the first call scores the initial population
-            history.append(float(costs.min()))
+        lowest.append(float(costs.min()))
         return costs
 
     def after_generation(intermediate_result: OptimizeResult) -> None:
-        history.append(float(intermediate_result.fun))
-        progress(history[-1])
+        progress(float(intermediate_result.fun))
         if interrupted():
             raise StopIteration
 
     found = differential_evolution(
-        counted,
+        scored,
         objective.bounds,
         init=population,
         maxiter=generations,
@@ -95,8 +92,8 @@ def evolve(
         rng=seed,
         callback=after_generation,
     )
-    genes = np.asarray(found.x, dtype=np.float64)
-    return Evolution(genes, float(found.fun), tuple(history), evaluations)
+    history = tuple(np.minimum.accumulate(lowest).tolist())
+    return Evolution(np.asarray(found.x), history, len(lowest) * len(population))
 
 
 @contextmanager

@@ -6,13 +6,14 @@ The loss is that of the whole command, its class gate included, on images that s
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from ssgcam.errors import SsgcamError
-from ssgcam.metrics.guarantee import GRID, choose_guarantee, group_means, least_units, mask_losses
+from ssgcam.metrics.guarantee import choose_guarantee, group_means, least_units, mask_losses
 from ssgcam.recipe import Guarantee
 from ssgcam.search.calibration_set import CalibrationSet
 
@@ -28,8 +29,7 @@ def unit_of(data: CalibrationSet) -> Literal["image", "group"]:
 
 def units_with_object(data: CalibrationSet) -> list[str]:
     """The groups (each image is one where there are none) that show the object, in the set's order."""
-    shown = (~data.negatives).tolist()
-    return list(dict.fromkeys(g for g, shows in zip(data.groups, shown, strict=True) if shows))
+    return list(dict.fromkeys(compress(data.groups, (~data.negatives).tolist())))
 
 
 def check_units(data: CalibrationSet, alpha: float) -> None:
@@ -102,11 +102,12 @@ def calibrate(
         SsgcamError: If no threshold of the outer mask keeps the limit.
     """
     rows = (~data.negatives).nonzero()[:, 0]
-    groups = [data.groups[row] for row in rows.tolist()]
-    losses = group_means(mask_losses(maps[rows], data.masks[rows], is_open[rows]), groups)
+    shown = data.subset(rows.tolist())
+    losses = group_means(mask_losses(maps[rows], shown.masks, is_open[rows]), shown.groups)
     outer, inner = choose_guarantee(losses, alpha)
     area = losses[:, 2].mean(0)
-    band = area[_place(outer)] - (0 if inner is None else area[_place(inner)])
+    certain = 0 if inner is None else area[round(1000 * inner)]
+    band = area[round(1000 * outer)] - certain
     guarantee = Guarantee(alpha, outer, inner, len(losses), unit_of(data), kind)
     return guarantee, max(0.0, float(band))
 
@@ -125,8 +126,3 @@ def guarantee_warnings(guarantee: Guarantee | None) -> list[str]:
             f"on {guarantee.units} {guarantee.unit}s."
         )
     return found
-
-
-def _place(threshold: float) -> int:
-    """Index of a threshold in the grid."""
-    return int((GRID - threshold).abs().argmin())

@@ -64,13 +64,13 @@ def baseline_maps(
 
 
 def batch_maps(
-    cam: CAM, recipes: Sequence[Recipe], data: CalibrationSet, part: slice
-) -> list[tuple[Tensor, Tensor]]:
+    cam: CAM, recipes: Mapping[Any, Recipe], data: CalibrationSet, part: slice
+) -> dict[Any, tuple[Tensor, Tensor]]:
     """The maps of several recipes for one batch: those of ``BoundRecipe``, with shared passes.
 
     Args:
         cam: The network with all layers of the recipes.
-        recipes: They have the network, the working size and the target in common.
+        recipes: By any key. They have the network, the working size and the target in common.
         data: Images with predictions; each is explained for its own class.
         part: The batch.
 
@@ -81,28 +81,23 @@ def batch_maps(
     images = data.images[part]
     fused: dict[tuple[View, tuple[RecipeLayer, ...]], Tensor] = {}
     probabilities: dict[View, Tensor] = {}
-    for view in dict.fromkeys(view for recipe in recipes for view in recipe.augmentation):
+    for view in {view: None for recipe in recipes.values() for view in recipe.augmentation}:
         inputs = placed(view.apply(images), cam.network)
         classes = data.classes[part].to(inputs.device)
         signals, output = cam.signals(inputs, classes)
         of_class = cam.probabilities(logits_of(output).detach()).gather(1, classes[:, None])[:, 0]
         probabilities[view] = of_class.float().cpu()
-        for recipe in recipes:
+        for recipe in recipes.values():
             if view in recipe.augmentation and (view, recipe.layers) not in fused:
                 with torch.no_grad():
-                    maps = {
-                        each.name: ssg_cam(signals[each.name], each.ssg) for each in recipe.layers
-                    }
+                    maps = {one.name: ssg_cam(signals[one.name], one.ssg) for one in recipe.layers}
                     fused[view, recipe.layers] = fused_view(recipe, view, maps).float().cpu()
-    return [
-        (
-            finished_maps(
-                recipe, images, [fused[view, recipe.layers] for view in recipe.augmentation]
-            ),
-            torch.stack([probabilities[view] for view in recipe.augmentation]).mean(0),
-        )
-        for recipe in recipes
-    ]
+    found = {}
+    for key, recipe in recipes.items():
+        of_views = [fused[view, recipe.layers] for view in recipe.augmentation]
+        mean = torch.stack([probabilities[view] for view in recipe.augmentation]).mean(0)
+        found[key] = finished_maps(recipe, images, of_views), mean
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +179,7 @@ def sweep_maps(
                     found[name] = maps, data.probabilities[part]
         if recipes:
             cam = CAM(model, list(names), target=settings.target)
-            of_recipes = batch_maps(cam, list(recipes.values()), data, part)
-            found |= dict(zip(recipes, of_recipes, strict=True))
+            found |= batch_maps(cam, recipes, data, part)
         for key, (maps, probabilities) in found.items():
             maps = pipeline.resize(maps, data.mask_size)
             sweep = sweep_thresholds(maps, data.masks[part], probabilities, settings.fitness)

@@ -156,10 +156,9 @@ class Objective:
         cells = torch.arange(size[0] * size[1]).view(size)[::2, ::2].flatten()
         pixels = self.pixels[..., cells]
         for n, image in enumerate(self.rows):
-            maps = values[image].index_select(1, cells).float().div_(255)
-            inside = torch.empty_like(maps)
+            maps = values[image].index_select(1, cells).float() / 255
             for t, limit in enumerate(limits):
-                counts = pixels[n] @ torch.ge(maps, limit, out=inside).T
+                counts = pixels[n] @ (maps >= limit).float().T
                 hit[t] += counts[0]
                 predicted[t] += counts[1]
         union = predicted + pixels[:, 0].double().sum() - hit

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -119,8 +120,8 @@ class Report:
     counts: dict[Where, dict[str, int]]
     interrupted: bool
     offset: MaskOffset
-    undecided: float | None = None
-    examples: Image.Image | None = field(default=None, repr=False)
+    undecided: float | None
+    examples: Image.Image = field(repr=False)
 
     def __str__(self) -> str:
         return self.markdown()
@@ -132,9 +133,8 @@ class Report:
             for row in sorted(self.table.rows, key=lambda row: -row.calibration)
             if row.kind == "recipe" or row.name in {lead.over for lead in self.table.leads}
         ]
-        examples = [] if self.examples is None else [(self.examples, "")]
         sentences = "".join(f"<p>{escape(text)}</p>" for text in (self.summary(), *self.warnings))
-        return sentences + html_table(names, rows) + html_pictures(examples, side=900)
+        return sentences + html_table(names, rows) + html_pictures([(self.examples, "")], side=900)
 
     def summary(self) -> str:
         """The recipe's scores, in one sentence."""
@@ -148,9 +148,9 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures and the images' parts of the scores, as JSON values."""
-        content = asdict(replace(self, examples=None, table=replace(self.table, parts={})))
+        content = asdict(self)
         del content["table"]["parts"]
-        return {**content, "fitness_is": TITLES[self.fitness]}
+        return {**content, "examples": None, "fitness_is": TITLES[self.fitness]}
 
     def markdown(self) -> str:
         """The report as Markdown."""
@@ -165,13 +165,11 @@ class Report:
     def save(self, folder: str | Path) -> None:
         """Write ``report.md``, ``report.json``, ``convergence.png`` and ``examples.png``."""
         folder = Path(folder)
-        pictures = ["", "![Convergence](convergence.png)", ""]
         with written_whole(folder / "convergence.png") as path:
             self.convergence().savefig(path, dpi=130)
-        if self.examples is not None:
-            write_png(folder / "examples.png", self.examples)
-            pictures += ["![Worst, median and best](examples.png)", ""]
-        write_text(folder / "report.md", self.markdown() + "\n".join(pictures))
+        write_png(folder / "examples.png", self.examples)
+        pictures = "![Convergence](convergence.png)\n\n![Worst, median and best](examples.png)"
+        write_text(folder / "report.md", f"{self.markdown()}\n{pictures}\n")
         write_json(folder / "report.json", self.to_json())
 
     def write_html(self, path: str | Path) -> None:
@@ -180,14 +178,14 @@ class Report:
         Raises:
             SsgcamError: If the name doesn't end in .html or the file can't be written.
         """
-        pictures = [] if self.examples is None else [html.Picture(self.examples, "Worst to best")]
+        examples = [html.Picture(self.examples, "Worst to best")]
         html.write_html(
             path,
             "Search of a recipe" + ", interrupted" * self.interrupted,
             [
                 *self._tables(),
                 html.Plot("Convergence", [self.convergence()]),
-                html.Gallery("Worst, median and best images", pictures),
+                html.Gallery("Worst, median and best images", examples),
             ],
             summary=[self.summary()],
             warnings=self.warnings,
@@ -225,8 +223,7 @@ class Report:
         """Best fitness against the number of candidates scored."""
         figure = Figure(figsize=(6, 3.2), layout="constrained")
         axes = figure.subplots()
-        per_generation = self.evaluations / max(1, len(self.history))
-        scored = [per_generation * (index + 1) for index in range(len(self.history))]
+        scored = np.linspace(0, self.evaluations, len(self.history) + 1)[1:]
         axes.plot(scored, self.history)
         axes.axhline(
             self.history[0], color="0.6", linestyle=":", label="best of the initial population"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ssgcam.core.augment import Augmentation, View
-from ssgcam.core.layers import block_layers, resolve
+from ssgcam.core.layers import MOST, block_layers, resolve
 from ssgcam.core.network import placed
 from ssgcam.core.refine import Refinement
 from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
-from ssgcam.fingerprint import Fingerprint
+from ssgcam.fingerprint import Fingerprint, layer_shapes
 from ssgcam.metrics.offset import mask_offset
 from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.recipe import Guarantee, Origin, Recipe, RecipeLayer
@@ -45,6 +45,7 @@ from ssgcam.search.validation import (
     Where,
     compare,
     group_folds,
+    kind_of,
     other_rows,
     validation_warnings,
 )
@@ -76,21 +77,6 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         return self.recipe._repr_html_() + self.report._repr_html_()
-
-
-class CandidateRecipe(NamedTuple):
-    """A recipe as the evolution left it, and simpler ones from the same maps.
-
-    Attributes:
-        recipe: With the views of its maps; threshold and gate of the evolution.
-        alone: The best layer alone, by name of its row: with the settings that are best for it, and by
-            LayerCAM (if the grid has it).
-        evolution: How it was found.
-    """
-
-    recipe: Recipe
-    alone: dict[str, Recipe]
-    evolution: Evolution
 
 
 def search_recipe(
@@ -129,132 +115,114 @@ def search_recipe(
     """
     settings, loaded = settings or SearchSettings(), as_loaded(model)
     index = None if classes is None else loaded.class_index(classes)
-
-    def read(data: CalibrationSet | SampleSet, any_count: bool) -> CalibrationSet:
-        if isinstance(data, CalibrationSet):
-            return data
-        return CalibrationSet.from_samples(
-            data, loaded, classes=index, boxes=boxes, any_count=any_count
-        )
-
-    sets: dict[Where, CalibrationSet] = {"folds": read(calibration, False)}
-    if held_out is not None:
-        sets["held_out"] = read(held_out, True)
-    data = sets["folds"]
+    read = partial(CalibrationSet.from_samples, model=loaded, classes=index, boxes=boxes)
+    if isinstance(calibration, SampleSet):
+        calibration = read(calibration)
+    if isinstance(held_out, SampleSet):
+        held_out = read(held_out, any_count=True)
     aside: CalibrationSet | None = None
-    if settings.guarantee is not None:
-        alpha = settings.alpha
-        if held_out is None and not settings.guarantee_from_folds:
-            data, aside = set_aside(data, alpha, settings.seed)
-            sets["folds"], aside = data, aside.with_predictions(loaded, settings.batch_size)
-        else:
-            check_units(sets["folds" if settings.guarantee_from_folds else "held_out"], alpha)
-    for weakness in data.weaknesses():
+    if settings.guarantee_from_folds:
+        check_units(calibration, settings.alpha)
+    elif settings.guarantee is not None and held_out is not None:
+        check_units(held_out, settings.alpha)
+    elif settings.guarantee is not None:
+        calibration, aside = set_aside(calibration, settings.alpha, settings.seed)
+        aside = aside.with_predictions(loaded, settings.batch_size)
+    for weakness in calibration.weaknesses():
         warnings.warn(weakness, stacklevel=2)
     if isinstance(layers, str) and layers in ("auto", "all"):
-        image = placed(data.images[:1], loaded.network)
-        names = block_layers(loaded.network, image, **({"most": None} if layers == "all" else {}))
+        image = placed(calibration.images[:1], loaded.network)
+        names = block_layers(loaded.network, image, most=None if layers == "all" else MOST)
     else:
         names = resolve(loaded.network, [layers] if isinstance(layers, str) else layers)
-    sets = {
-        where: each.with_predictions(loaded, settings.batch_size) for where, each in sets.items()
-    }
+    sets: dict[Where, CalibrationSet]
+    sets = {"folds": calibration.with_predictions(loaded, settings.batch_size)}
+    if held_out is not None:
+        sets["held_out"] = held_out.with_predictions(loaded, settings.batch_size)
+    made_for = Fingerprint.of(loaded, calibration.image_size)
+    shapes, _ = layer_shapes(loaded.network, names, calibration.image_size)
     folder = None if cache is None else Path(cache)
     with (
         interruptible() as interrupted,
         tqdm(disable=None if progress else True, unit="step") as bar,
     ):
-        return _Search(loaded, sets, aside, names, settings, folder, interrupted, bar).run()
+        return _Search(
+            loaded, made_for, sets, aside, shapes, settings, folder, interrupted, bar
+        ).run()
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
     """The parts of one search; ``sets`` holds the calibration images as ``"folds"``.
 
-    ``aside`` are images for the guarantee alone.
+    ``aside`` are images for the guarantee alone, ``shapes`` those of each layer.
     """
 
     model: LoadedModel
+    made_for: Fingerprint
     sets: dict[Where, CalibrationSet]
     aside: CalibrationSet | None
-    layers: list[str]
+    shapes: dict[str, tuple[int, int, int]]
     settings: SearchSettings
     folder: Path | None
     interrupted: Callable[[], bool]
     bar: tqdm[None]
 
-    @cached_property
-    def made_for(self) -> Fingerprint:
-        """The network of every candidate."""
-        return Fingerprint.of(self.model, self.sets["folds"].image_size)
-
     def run(self) -> SearchResult:
         """Everything after the checks."""
         data, settings = self.sets["folds"], self.settings
         folds = group_folds(data, settings.folds)
-        best, maps, views = self._best_views(len(folds))
-        candidates: list[CandidateRecipe] = []
+        evolution, recipes, maps, views = self._best_views(len(folds))
+        variants = [name for name in recipes if kind_of(name) == "recipe"]
+        first = variants[0]
+        in_folds: list[dict[str, Recipe]] = []
         for number, test in enumerate(folds, 1):
             if not self.interrupted():
                 title, rows = f"fold {number}", other_rows(len(data), test)
-                candidates.append(self._evolve(maps, best.recipe.augmentation, title, rows))
+                in_folds.append(self._evolve(maps, recipes[first].augmentation, title, rows)[1])
         stopped = self.interrupted()
         if stopped:  # the last fold's evolution is not complete
-            folds, candidates = [], []
-        variants = self._variants(best.recipe)
-        recipes = best.alone | variants
-        sweeps = self._sweeps("folds", recipes, baselines=True)
-        scores: dict[str, float] = {}
-        for name in variants:
-            cut, gate, scores[name] = choose_cut(sweeps[name], settings.fitness, gate=settings.gate)
-            recipes[name] = replace(recipes[name], threshold=cut, gate=gate)
-        first, final = next(iter(variants)), max(scores, key=lambda name: scores[name])
-        if scores[final] <= scores[first] + settings.margin:
-            final = first
-        recipe = recipes[final]
-        held_out = {}
-        if "held_out" in self.sets:
-            held_out = self._sweeps("held_out", recipes, baselines=True)
-        in_folds: dict[tuple[str, int], Recipe] = {}
-        for name in {*best.alone, first, final}:
-            like = recipes[name]
-            for k, candidate in enumerate(candidates):
-                in_folds[name, k] = candidate.alone.get(name) or replace(
-                    candidate.recipe, augmentation=like.augmentation, refinement=like.refinement
-                )
-        swept = self._sweeps("folds", in_folds)
-        fold_sweeps = {
-            name: [sweep for (own, _), sweep in swept.items() if own == name] for name in recipes
+            folds, in_folds = [], []
+        self.bar.set_description("comparison")
+        sweep_all = partial(sweep_maps, self.model, settings=settings, progress=self._step)
+        sweeps = {
+            where: sweep_all(one, recipes=recipes, layers=list(self.shapes))
+            for where, one in self.sets.items()
         }
+        cuts = {
+            name: choose_cut(sweeps["folds"][name], settings.fitness, gate=settings.gate)
+            for name in variants
+        }
+        final = max(variants, key=lambda name: cuts[name].score)
+        if cuts[final].score <= cuts[first].score + settings.margin:
+            final = first
+        recipe = replace(recipes[final], threshold=cuts[final].threshold, gate=cuts[final].gate)
+        crossed = [name for name in recipes if name in (first, final) or name not in variants]
+        of_folds = {(name, k): own[name] for name in crossed for k, own in enumerate(in_folds)}
+        fold_sweeps: dict[str, list[ThresholdSweep]] = {name: [] for name in recipes}
+        for (name, _), sweep in sweep_all(data, recipes=of_folds).items():
+            fold_sweeps[name].append(sweep)
         groups = {where: one.groups for where, one in self.sets.items()}
-        table = compare(sweeps, held_out, fold_sweeps, groups, folds, settings, final)
-        where: Where = "held_out" if held_out else "folds"
+        table = compare(sweeps, fold_sweeps, groups, folds, settings, final)
+        where: Where = "held_out" if "held_out" in self.sets else "folds"
         shown, own = self.sets[where], self._apply(recipe, data)
         found = own if shown is data else self._apply(recipe, shown)
         offset = mask_offset(found.masks, shown.masks, int(OFFSET_RANGE * min(shown.mask_size)))
-        statistics = summarize(own.statistics) if len(data) > 1 else ()
-        guarantee, undecided, refusals = None, None, []
-        if settings.guarantee is not None:
-            fold_recipes = []
-            for k, (sweep, test) in enumerate(zip(fold_sweeps[final], folds, strict=True)):
-                others = other_rows(len(data), test)
-                chosen = choose_cut(sweep, settings.fitness, others, settings.gate)
-                fold_recipes.append(replace(in_folds[final, k], gate=chosen.gate))
-            try:
-                guarantee, undecided = self._guarantee(recipe, fold_recipes, folds)
-            except SsgcamError as error:
-                refusals = [f"There is no guarantee: {error}."]
-        fold_layers = [frozenset(layer.name for layer in each.recipe.layers) for each in candidates]
-        reasons = [*refusals, *guarantee_warnings(guarantee), *data.weaknesses()]
-        reasons += validation_warnings(table, fold_layers, offset)
+        reasons = []
         if stopped:
-            reasons.insert(0, "The search was interrupted: this is the best candidate so far.")
-        if not table.leads:
-            reasons.append(
-                "There are no folds and no held-out images, so every score is one of the images that "
-                "the recipe was searched on, and too high."
-            )
-        row, evolution = table.row(final), best.evolution
+            reasons.append("The search was interrupted: this is the best candidate so far.")
+        guarantee, undecided = None, None
+        if settings.guarantee is not None:
+            fold_recipes = [own[final] for own in in_folds]
+            in_fold = list(zip(folds, fold_recipes, fold_sweeps[final], strict=True))
+            try:
+                guarantee, undecided = self._guarantee(recipe, in_fold)
+            except SsgcamError as error:
+                reasons.append(f"There is no guarantee: {error}.")
+        fold_layers = [frozenset(layer.name for layer in each[first].layers) for each in in_folds]
+        reasons += [*guarantee_warnings(guarantee), *data.weaknesses()]
+        reasons += validation_warnings(table, fold_layers, offset)
+        row = table.row(final)
         title = f"Worst, median and best {SETS[where]} images"
         origin = Origin(
             data=data.digest,
@@ -269,13 +237,14 @@ class _Search:
                 "held_out": row.score("held_out"),
             },
         )
+        recipe = replace(
+            recipe,
+            origin=origin,
+            guarantee=guarantee,
+            calibration_statistics=summarize(own.statistics) if len(data) > 1 else (),
+        )
         report = Report(
-            recipe=replace(
-                recipe,
-                origin=origin,
-                guarantee=guarantee,
-                calibration_statistics=statistics,
-            ),
+            recipe=recipe,
             fitness=settings.fitness,
             table=table,
             warnings=tuple(reasons),
@@ -289,19 +258,23 @@ class _Search:
             undecided=undecided,
             examples=example_panel(self.model.preprocessing, shown, found.maps, found.masks, title),
         )
-        return SearchResult(report.recipe, report)
+        return SearchResult(recipe, report)
 
     def _best_views(
         self, folds: int
-    ) -> tuple[CandidateRecipe, MapCache, tuple[tuple[str, float], ...]]:
-        """Search on the maps of each augmentation: the best, its maps, and the fitness of each."""
-        settings, images = self.settings, len(self.sets["folds"])
+    ) -> tuple[Evolution, dict[str, Recipe], MapCache, tuple[tuple[str, float], ...]]:
+        """Search on the maps of each augmentation.
+
+        Returns:
+            What :meth:`_evolve` returns for the best, its maps, and name and fitness of each.
+        """
+        settings, data = self.settings, self.sets["folds"]
         views = {view for augmentation in settings.views for view in augmentation}
         evolutions = settings.generations * (len(settings.views) + folds)
-        compared = sum(map(len, self.sets.values())) + images * (folds > 1)
-        self.bar.total = VIEW_STEPS * (images * len(views) + compared) + evolutions
+        compared = sum(map(len, self.sets.values())) + len(data) * (folds > 1)
+        self.bar.total = VIEW_STEPS * (len(data) * len(views) + compared) + evolutions
         of_view: dict[View, MapCache] = {}
-        best: tuple[CandidateRecipe, MapCache] | None = None
+        best: tuple[Evolution, dict[str, Recipe], MapCache] | None = None
         tried = []
         for augmentation in settings.views:
             name = variant_name(augmentation)
@@ -309,19 +282,13 @@ class _Search:
                 if view not in of_view:
                     self.bar.set_description(f"maps ({name})")
                     of_view[view] = build_cache(
-                        self.model,
-                        self.sets["folds"],
-                        self.layers,
-                        settings,
-                        view,
-                        folder=self.folder,
-                        progress=self._step,
+                        self.model, data, list(self.shapes), settings, view, self.folder, self._step
                     )
             maps = mean_of([of_view[view] for view in augmentation], settings.memory)
-            found = self._evolve(maps, augmentation, f"search ({name})")
-            tried.append((name, 1 - found.evolution.cost))
-            if best is None or best[0].evolution.cost - found.evolution.cost > settings.margin:
-                best = found, maps
+            evolution, recipes = self._evolve(maps, augmentation, f"search ({name})")
+            tried.append((name, 1 - evolution.cost))
+            if best is None or best[0].cost - evolution.cost > settings.margin:
+                best = evolution, recipes, maps
             if self.interrupted():
                 break
         assert best is not None
@@ -329,8 +296,14 @@ class _Search:
 
     def _evolve(
         self, maps: MapCache, views: Augmentation, title: str, rows: list[int] | None = None
-    ) -> CandidateRecipe:
-        """Search on some of the images (None: all)."""
+    ) -> tuple[Evolution, dict[str, Recipe]]:
+        """Search on some of the images (None: all).
+
+        Returns:
+            The evolution, and recipes by the names of their rows: the best layer alone with the settings
+            that are best for it, the best by LayerCAM (if the grid has it), and the best candidate with
+            its own views, then with others, each with and without refinement.
+        """
         data, settings, gate = self.sets["folds"], self.settings, self.settings.gate
         if gate is None and not data.negatives[slice(None) if rows is None else rows].any():
             gate = 0.0  # there is no image to choose it on
@@ -348,12 +321,17 @@ class _Search:
             interrupted=self.interrupted,
             progress=progress,
         )
-        alone = {}
+        recipes = {}
         for kind, genes in known_candidates(objective).items():
             if kind in ALONE:
-                best = int(objective(genes.T).argmin())
-                alone[ALONE[kind]] = self._recipe(objective, genes[best], views)
-        return CandidateRecipe(self._recipe(objective, evolution.genes, views), alone, evolution)
+                best = genes[int(objective(genes.T).argmin())]
+                recipes[ALONE[kind]] = self._recipe(objective, best, views)
+        recipe = self._recipe(objective, evolution.genes, views)
+        for others in (views, *settings.augmentations):
+            for refinement in (None, settings.refinement):
+                name = f"Recipe, {variant_name(others, refinement)}"
+                recipes[name] = replace(recipe, augmentation=others, refinement=refinement)
+        return evolution, recipes
 
     def _recipe(
         self, objective: Objective, genes: NDArray[np.float64], views: Augmentation
@@ -366,7 +344,8 @@ class _Search:
         for k in weights.nonzero()[:, 0].tolist():
             ssg, gamma = maps.grid.entries[entries[k]]
             weight = float(weights[k] / weights.sum())
-            layers.append(RecipeLayer(maps.layers[k], weight, ssg, gamma, maps.shapes[k]))
+            name = maps.layers[k]
+            layers.append(RecipeLayer(name, weight, ssg, gamma, self.shapes[name]))
         return Recipe(
             layers=tuple(layers),
             threshold=float(candidate.thresholds[0]),
@@ -378,25 +357,6 @@ class _Search:
             augmentation=views,
         )
 
-    def _variants(self, recipe: Recipe) -> dict[str, Recipe]:
-        """The recipe with its own views, then with others, each with and without refinement."""
-        refinements = dict.fromkeys((None, self.settings.refinement))
-        return {
-            f"Recipe, {variant_name(views, refinement)}": replace(
-                recipe, augmentation=views, refinement=refinement
-            )
-            for views in dict.fromkeys((recipe.augmentation, *self.settings.augmentations))
-            for refinement in refinements
-        }
-
-    def _sweeps(
-        self, where: Where, recipes: Mapping[Any, Recipe], baselines: bool = False
-    ) -> dict[Any, ThresholdSweep]:
-        """Recipes, and baselines if asked for, at every threshold."""
-        data, layers = self.sets[where], self.layers if baselines else []
-        self.bar.set_description("comparison")
-        return sweep_maps(self.model, data, self.settings, recipes, layers, self._step)
-
     def _step(self, images: int) -> None:
         self.bar.update(VIEW_STEPS * images)
 
@@ -404,31 +364,30 @@ class _Search:
         return apply_recipe(self.model, recipe, data, self.settings.batch_size)
 
     def _guarantee(
-        self, recipe: Recipe, fold_recipes: Sequence[Recipe], folds: Sequence[Sequence[int]]
+        self, recipe: Recipe, in_folds: Sequence[tuple[list[int], Recipe, ThresholdSweep]]
     ) -> tuple[Guarantee, float]:
         """The guarantee on the images that are meant for it, and the undecided share of an image.
 
         Args:
             recipe: The recipe that was chosen.
-            fold_recipes: That of each fold, with the fold's class gate.
-            folds: Rows of each fold.
+            in_folds: Rows, recipe and its counts on all calibration images, of each fold.
         """
-        alpha, data = self.settings.alpha, self.sets["folds"]
-        if not self.settings.guarantee_from_folds:
+        settings, data = self.settings, self.sets["folds"]
+        if not settings.guarantee_from_folds:
             unseen = self.aside or self.sets["held_out"]
             found = self._apply(recipe, unseen)
             kind: Literal["split", "held-out"] = "split" if self.aside else "held-out"
-            return calibrate(found.maps, found.is_open, unseen, alpha, kind)
-        if not folds:
+            return calibrate(found.maps, found.is_open, unseen, settings.alpha, kind)
+        if not in_folds:
             raise SsgcamError("there are no folds to calibrate it on")
-        by_fold = [
-            self._apply(each, data.subset(test))
-            for each, test in zip(fold_recipes, folds, strict=True)
-        ]
-        maps = torch.cat([each.maps for each in by_fold])
-        is_open = torch.cat([each.is_open for each in by_fold])
-        tested = data.subset([row for test in folds for row in test])
-        return calibrate(maps, is_open, tested, alpha, "folds")
+        maps = torch.empty(len(data), *data.mask_size)
+        is_open = torch.empty(len(data), dtype=torch.bool)
+        for test, own, sweep in in_folds:
+            others = other_rows(len(data), test)
+            gate = choose_cut(sweep, settings.fitness, others, settings.gate).gate
+            found = self._apply(replace(own, gate=gate), data.subset(test))
+            maps[test], is_open[test] = found.maps, found.is_open
+        return calibrate(maps, is_open, data, settings.alpha, "folds")
 
 
 def variant_name(augmentation: Augmentation, refinement: Refinement | None = None) -> str:

@@ -151,8 +151,7 @@ def kind_of(name: str) -> Kind:
 
 
 def compare(
-    sweeps: Mapping[str, ThresholdSweep],
-    held_out_sweeps: Mapping[str, ThresholdSweep],
+    sweeps: Mapping[Where, Mapping[str, ThresholdSweep]],
     fold_sweeps: Mapping[str, Sequence[ThresholdSweep]],
     groups: Mapping[Where, Sequence[str]],
     folds: Sequence[Sequence[int]],
@@ -162,11 +161,11 @@ def compare(
     """Score all methods and recipes on images that their thresholds were not chosen on.
 
     Args:
-        sweeps: By name, counts on the calibration images.
-        held_out_sweeps: Counts on the held-out images; empty if there are none.
+        sweeps: By name, counts on the calibration images (``"folds"``) and, if there are any, on the
+            held-out images.
         fold_sweeps: For what is searched anew in each fold (or not at all, if empty): for each fold its
             counts on all calibration images.
-        groups: The group of each calibration image (``"folds"``) and of each held-out image.
+        groups: The group of each of these images.
         folds: Rows of each fold.
         settings: Fitness, class gate and seed.
         final: Name of the recipe that was chosen; its plain version is compared as well, as the
@@ -180,7 +179,7 @@ def compare(
     number = partial(score_of, kind=kind)
     parts: dict[tuple[str, Where], Tensor] = {}
     rows = []
-    for name, sweep in sweeps.items():
+    for name, sweep in sweeps["folds"].items():
         cut = choose_cut(sweep, kind, gate=gate)
         matrices: dict[Where, Tensor] = {}
         in_folds = fold_sweeps.get(name, [sweep] * len(folds))
@@ -190,8 +189,8 @@ def compare(
                 own = choose_cut(one, kind, other_rows(len(crossed), test), gate)
                 crossed[list(test)] = one.at(own.threshold, own.gate)[list(test)]
             matrices["folds"] = crossed
-        if name in held_out_sweeps:
-            matrices["held_out"] = held_out_sweeps[name].at(cut.threshold, cut.gate)
+        if "held_out" in sweeps:
+            matrices["held_out"] = sweeps["held_out"][name].at(cut.threshold, cut.gate)
         scores: dict[Where, Interval] = {}
         for where, found in matrices.items():
             parts[name, where] = fitness_parts(found, kind)
@@ -200,9 +199,8 @@ def compare(
             )
         rows.append(Row(name, kind_of(name), *cut, scores.get("folds"), scores.get("held_out")))
     leads = []
-    for where, (name, of_kind) in product(
-        groups, product(dict.fromkeys((final, PLAIN_RECIPE)), KINDS)
-    ):
+    recipes = dict.fromkeys((final, PLAIN_RECIPE))
+    for where, name, of_kind in product(groups, recipes, KINDS):
         rivals = [row for row in rows if row.kind == of_kind and row.score(where) is not None]
         if rivals and (name, where) in parts:
             best = max(rivals, key=lambda row: row.score(where) or 0.0).name
@@ -243,6 +241,11 @@ def validation_warnings(
             f"{offset.down:+d} px down, all alike, they would have a foreground IoU of {offset.iou:.3f}, "
             f"not {offset.in_place:.3f}. Look at the examples: outlines can be displaced, and so can "
             "the maps of a network with strides (which flips average out)."
+        )
+    if not table.leads:
+        found.append(
+            "There are no folds and no held-out images, so every score is one of the images that "
+            "the recipe was searched on, and too high."
         )
     return found
 
