@@ -238,7 +238,6 @@ WSOL = Layout("wsol", ("image_ids.txt", "class_labels.txt"))
 def read_wsol(
     root: Path,
     images: str | Path | None = None,
-    class_names: Sequence[str] | None = None,
     missing: Missing = "error",
 ) -> SampleSet:
     """Read one split of the WSOL benchmark's ``metadata``: CUB, ILSVRC, OpenImages or alike.
@@ -251,7 +250,6 @@ def read_wsol(
         root: A split's folder, such as ``metadata/CUB/test``.
         images: The folder that image names (and mask names) are relative to; default:
             ``dataset/CUB`` beside ``metadata``, as the benchmark has it.
-        class_names: Names of the classes; default: their numbers.
         missing: ``"error"``, or ``"skip"`` to leave out and count images of which a file is
             missing.
 
@@ -307,5 +305,5 @@ def read_wsol(
                 size=sizes.get(name),
                 name=name,
             )
-    names = class_names or numbered(labels.values(), classes)
+    names = numbered(labels.values(), classes)
     return collector.finish("wsol", names, ("object",) if any(regions.values()) else ())
