@@ -125,12 +125,11 @@ def train_classifier(
             logits = logits_of(network(inputs.to(device, memory_format=torch.channels_last)))
         return loss_function(logits.float(), labels.to(device)), len(labels)
 
+    def predicted(chosen: LabeledImages) -> Tensor:
+        return predict(model, chosen, settings.batch_size, settings.workers)
+
     def scores() -> dict[str, float]:
-        if held_out is None:
-            return {}
-        return score_and_loss(
-            predict(model, held_out, settings.batch_size, settings.workers), held_out
-        )
+        return {} if held_out is None else score_and_loss(predicted(held_out), held_out)
 
     epochs, best = fit(
         network,
@@ -151,8 +150,7 @@ def train_classifier(
     )
     report = None
     if held_out is not None:
-        probabilities = predict(model, held_out, settings.batch_size, settings.workers)
-        report = evaluate(probabilities, held_out, settings.seed)
+        report = evaluate(predicted(held_out), held_out, settings.seed)
     return TrainingResult(model, settings, tuple(Epoch(**epoch) for epoch in epochs), best, report)
 
 
