@@ -455,11 +455,8 @@ def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     else:
         network = classifier.from_config(download(library.AutoConfig))
     processor = download(library.AutoImageProcessor)
-    what, hint = (
-        f"the preprocessing of '{name}' is of an unknown kind",
-        "give package.module:factory",
-    )
-    with rephrased(what, hint, AttributeError, LookupError, TypeError):
+    what = f"the preprocessing of '{name}' is of an unknown kind"
+    with rephrased(what, "give package.module:factory", AttributeError, LookupError, TypeError):
         size = dict(processor.size)
         crop = dict(getattr(processor, "crop_size", None) or size)
         shorter = size.get("shortest_edge") or size["height"]

@@ -236,9 +236,7 @@ WSOL = Layout("wsol", ("image_ids.txt", "class_labels.txt"))
 
 
 def read_wsol(
-    root: Path,
-    images: str | Path | None = None,
-    missing: Missing = "error",
+    root: Path, images: str | Path | None = None, missing: Missing = "error"
 ) -> SampleSet:
     """Read one split of the WSOL benchmark's ``metadata``: CUB, ILSVRC, OpenImages or alike.
 

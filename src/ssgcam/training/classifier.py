@@ -6,6 +6,7 @@ class-balanced sampling, augmentation, one-cycle schedule, early stopping on hel
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,14 +212,14 @@ def freeze_before(network: nn.Module, name: str | None) -> list[nn.Module]:
     """
     if name is None:
         return []
-    names = [path for path, _ in network.named_modules()]
-    if name not in names or not name:
+    modules = dict(network.named_modules())
+    if name not in modules or not name:
         top = ", ".join(path for path, _ in network.named_children())
         raise SsgcamError(
             f"the network has no module '{name}' to train from; its top modules are {top}"
         )
     frozen = []
-    for path, module in list(network.named_modules())[: names.index(name)]:
+    for path, module in itertools.takewhile(lambda each: each[0] != name, modules.items()):
         contains_it = not path or name.startswith(f"{path}.")
         for parameter in module.parameters(recurse=not contains_it):
             parameter.requires_grad_(False)
