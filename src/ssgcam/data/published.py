@@ -34,20 +34,19 @@ def read_voc(
     split: str = "val",
     task: Literal["segmentation", "boxes"] = "segmentation",
     masks: str = "SegmentationClass",
-    difficult: bool = False,
     missing: Missing = "error",
 ) -> SampleSet:
     """Read PASCAL VOC 2012: masks of ``ImageSets/Segmentation``, or boxes of ``ImageSets/Main``.
 
     The published corners count from 1; here they count from 0. Both tasks have labels and boxes,
-    from the XML; labels are the classes of the boxes. Boxes of body parts are left out.
+    from the XML; labels are the classes of the boxes. Boxes of body parts and of objects marked
+    difficult are left out.
 
     Args:
         root: ``VOC2012``, or a folder above it (``VOCdevkit``, or the one that holds that).
         split: ``"train"``, ``"val"`` or ``"trainval"``, or another list beside them.
         task: ``"segmentation"`` (with masks, 255 to be ignored) or ``"boxes"`` (without).
         masks: The masks' folder, such as ``"SegmentationClassAug"``.
-        difficult: Whether objects marked difficult count.
         missing: ``"error"``, or ``"skip"`` to leave out and count images of which a file is
             missing.
 
@@ -69,7 +68,7 @@ def read_voc(
         mask = FileMask(base / masks / f"{name}.png", values) if task == "segmentation" else None
         if not collector.present(image, xml, *([mask.path] if mask else []), listed_in=source):
             continue
-        size, boxes = read_xml(xml, CLASSES, first=1, difficult=difficult)
+        size, boxes = read_xml(xml, CLASSES, first=1, difficult=False)
         collector.add(image, xml, boxes, mask=mask, size=size)
     return collector.finish("voc", CLASSES, CLASSES if task == "segmentation" else ())
 
