@@ -32,6 +32,7 @@ def test_binary_masks(pairs):
     assert found.kind == "pairs"
     assert names(found) == ["images/none.jpg", "images/one.jpg", "images/two.jpg"]
     assert found.class_names == found.mask_names == ("object",)
+    assert read_samples(pairs, class_names=["cell"]).class_names == ("cell",)
     assert [sample.labels for sample in found] == [(), (0,), (0,)]
     assert read_all(found) == [[0, 0, 0, 0], [0, 0, 1, 1], [1, 0, 0, 0]]
 
@@ -68,6 +69,9 @@ def test_several_classes(tmp_path):
     assert found.class_names == ("1", "2", "3")
     assert [sample.labels for sample in found] == [(0, 2), (1,)]
     assert read_all(found)[0] == [0, 3, 1, IGNORE]
+    named = read_samples(tmp_path, void=255, class_names=["x", "y", "z"])
+    assert named.mask_names == named.class_names == ("x", "y", "z")
+    assert "3 classes" in refusal(read_samples, tmp_path, void=255, class_names=["x"])
 
 
 def test_labels_and_groups_from_tables(pairs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -140,6 +140,7 @@ def read_pairs(
     mask_suffix: str | None = None,
     mask_values: Mapping[int, int] | None = None,
     void: int | None = None,
+    class_names: Sequence[str] | None = None,
     first_label: int = 0,
     missing: Missing = "error",
 ) -> SampleSet:
@@ -168,6 +169,7 @@ def read_pairs(
             ``_segmentation``, ``_label`` or alike, whichever fits the most images.
         mask_values: Stored value to mask value: 0 background, 1 to 254 classes, 255 ignore.
         void: A stored value to ignore.
+        class_names: Names of the masks' classes; default: their numbers.
         first_label: The number of the first class in the table.
         missing: ``"error"``, or ``"skip"`` to leave out and count images without a mask, and
             images in a table that don't exist.
@@ -225,6 +227,13 @@ def read_pairs(
     from_table = any(label is not None for label in labels)
     count = max((value for value in values.values() if value != IGNORE), default=0)
     mask_names = ["object"] if count <= 1 else [str(value + 1) for value in range(count)]
+    if class_names is not None:
+        if len(class_names) < count:
+            raise SsgcamError(
+                f"the masks have {count} classes but class_names has {len(class_names)}; name them "
+                "all"
+            )
+        mask_names = list(class_names)
     table_names, index = number_classes(labels, first_label, root / _TABLES[0])
     for image, (path, (height, width), found) in stored.items():
         entries = records.get(image, [])
