@@ -38,7 +38,7 @@ from ssgcam.core.target import logits_of, probabilities_of
 from ssgcam.errors import SsgcamError, did_you_mean, first_line, rephrased, require
 from ssgcam.files import written_whole
 from ssgcam.images import Reading
-from ssgcam.preprocessing import Preprocessing, from_preset
+from ssgcam.preprocessing import Preprocessing
 
 FILE_FORMAT = "ssgcam-network"
 FILE_VERSION = 2
@@ -210,24 +210,20 @@ def with_settings(
         SsgcamError: If a value is out of its range.
     """
     check_choice("output", output or model.output, Output)
-    old, known = model.preprocessing, mean is not None and std is not None
     count = input_channels(model.network)
-    mean, std = (
-        each if each is None or len(each) != 1 else (*each,) * count for each in (mean, std)
-    )
-    preprocessing = replace(
-        old,
-        input_size=input_size or old.input_size,
-        mean=old.mean if mean is None else tuple(mean),
-        std=old.std if std is None else tuple(std),
-        channel_order=channel_order or old.channel_order,
-        reading=reading or old.reading,
-    )
+    changes: dict[str, Any] = {
+        name: tuple(values) * (count if len(values) == 1 else 1)
+        for name, values in (("mean", mean), ("std", std))
+        if values is not None
+    }
+    known = len(changes) == 2
+    given = {"input_size": input_size, "channel_order": channel_order, "reading": reading}
+    changes |= {name: value for name, value in given.items() if value}
     return replace(
         model,
         class_names=model.class_names if class_names is None else tuple(class_names),
         output=output or model.output,
-        preprocessing=preprocessing,
+        preprocessing=replace(model.preprocessing, **changes),
         notes=tuple(note for note in model.notes if not (known and note == ASSUMED)),
     )
 
@@ -269,14 +265,12 @@ def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d | None]:
     Returns:
         Its name, and the layer, or None if it is neither linear nor a 1x1 convolution.
     """
-    last = "", network
-    for name, module in network.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
-            last = name, module
-    name, module = last
-    if isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
-    ):
+    name, module = "", network
+    for path, each in network.named_modules():
+        if next(each.parameters(recurse=False), None) is not None:
+            name, module = path, each
+    pointwise = getattr(module, "kernel_size", (1, 1)) == (1, 1)
+    if isinstance(module, nn.Linear | nn.Conv2d) and pointwise:
         return name, module
     return name, None
 
@@ -414,9 +408,12 @@ def _from_torchvision(name: str, pretrained: bool) -> LoadedModel:
         inception = {"aux_logits": False, "init_weights": False}  # else slow, and two outputs
         options = inception if name in ("googlenet", "inception_v3") else {}
         network = tv.get_model(name, weights=None, **options)
-    return LoadedModel(
-        network, name, from_preset(default.transforms()), tuple(default.meta["categories"])
+    preset = default.transforms()
+    (side,), (shorter,), method = preset.crop_size, preset.resize_size, preset.interpolation.value
+    preprocessing = Preprocessing(
+        (side, side), tuple(preset.mean), tuple(preset.std), "rgb", method, shorter
     )
+    return LoadedModel(network, name, preprocessing, tuple(default.meta["categories"]))
 
 
 def _from_timm(name: str, pretrained: bool) -> LoadedModel:
@@ -458,11 +455,8 @@ def _from_hugging_face(name: str, pretrained: bool) -> LoadedModel:
     else:
         network = classifier.from_config(download(library.AutoConfig))
     processor = download(library.AutoImageProcessor)
-    what, hint = (
-        f"the preprocessing of '{name}' is of an unknown kind",
-        "give package.module:factory",
-    )
-    with rephrased(what, hint, AttributeError, LookupError, TypeError):
+    what = f"the preprocessing of '{name}' is of an unknown kind"
+    with rephrased(what, "give package.module:factory", AttributeError, LookupError, TypeError):
         size = dict(processor.size)
         crop = dict(getattr(processor, "crop_size", None) or size)
         shorter = size.get("shortest_edge") or size["height"]

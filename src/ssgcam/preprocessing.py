@@ -184,14 +184,3 @@ def unit_range(pixels: Tensor) -> Tensor:
         return pixels
     scaled: Tensor = F.to_dtype(pixels, torch.float32, scale=True)
     return scaled
-
-
-def from_preset(preset: Any) -> Preprocessing:
-    """Torchvision's ``ImageClassification`` preset as our settings."""
-    return Preprocessing(
-        input_size=(preset.crop_size[0], preset.crop_size[0]),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-        resize_shorter=preset.resize_size[0],
-    )

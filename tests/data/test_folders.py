@@ -22,16 +22,6 @@ def test_class_folders(tmp_path):
     assert found.samples[0].mask is None
 
 
-def test_class_names_give_the_order(tmp_path):
-    photo(tmp_path / "dog" / "b.jpg")
-    photo(tmp_path / "cat" / "z.jpg")
-    found = read_samples(tmp_path, "classes", class_names=["dog", "fox", "cat"])
-    assert [sample.labels for sample in found] == [(2,), (0,)]
-    assert "'" + str(tmp_path / "cat") in refusal(
-        read_samples, tmp_path, "classes", class_names=["dog"]
-    )
-
-
 def test_flat_folder_has_no_labels(tmp_path):
     photo(tmp_path / "b.jpg")
     photo(tmp_path / "a.jpg")

@@ -72,13 +72,12 @@ def test_voc_segmentation(voc):
     assert read_image(second.image).mode == "RGB"
 
 
-def test_voc_boxes_and_difficult_objects(voc):
+def test_voc_boxes(voc):
     found = read_samples(voc, task="boxes", split="train")
     assert [sample.name for sample in found] == ["JPEGImages/2007_000042.jpg"]
     assert found.mask_names == ()
     assert found.samples[0].mask is None
     assert len(read_samples(voc, task="boxes", split="dog_train")) == 2
-    assert read_samples(voc, difficult=True).samples[0].labels == (0, 7, 14)
     assert with_box_masks(found).semantic
 
 

@@ -39,8 +39,8 @@ def test_wsol_boxes(tmp_path):
     assert found.mask_names == ()
     (tmp_path / "dataset").rename(tmp_path / "elsewhere")
     assert "images=FOLDER" in refusal(read_samples, split)
-    moved = read_samples(split, images=tmp_path / "elsewhere" / "ILSVRC", class_names=list("abc"))
-    assert moved.class_names == ("a", "b", "c")
+    moved = read_samples(split, images=tmp_path / "elsewhere" / "ILSVRC")
+    assert moved.samples[0].image == tmp_path / "elsewhere" / "ILSVRC" / names[0]
 
 
 def test_wsol_masks(tmp_path):

@@ -36,7 +36,8 @@ def mask(path: Path, side: int = 40, value: int = 255) -> None:
 
 
 def from_folder(path: Path, names: tuple[str, ...] = NAMES, **options: Any) -> CalibrationSet:
-    samples = read_samples(path, class_names=options.pop("class_names", None))
+    reading = {name: options.pop(name) for name in ("class_names",) if name in options}
+    samples = read_samples(path, **reading)
     return CalibrationSet.from_samples(samples, small(names), **options)
 
 

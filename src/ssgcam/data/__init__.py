@@ -143,18 +143,14 @@ def read_photos(
     Raises:
         SsgcamError: If a file is missing or wrong, see the readers.
     """
-    if masks is None and labels is None:
-        return read_samples(photos)
-    table = None
-    if labels is not None:
-        where = str(expanded(labels).absolute())
-        table = read_samples(photos, "boxes", table=where, images=".", missing="skip")
+    if masks is not None:
+        masked = read_samples(photos, "pairs", images=".", masks=str(expanded(masks).absolute()))
+    if labels is None:
+        return read_samples(photos) if masks is None else masked
+    where = str(expanded(labels).absolute())
+    table = read_samples(photos, "boxes", table=where, images=".", missing="skip")
     if masks is None:
-        assert table is not None
         return table
-    masked = read_samples(photos, "pairs", images=".", masks=str(expanded(masks).absolute()))
-    if table is None:
-        return masked
     classes = {sample.image.resolve(): sample.labels for sample in table}
     samples = [
         replace(sample, labels=classes[sample.image.resolve()])

@@ -57,11 +57,8 @@ def read_coco(
     """
     source = root / annotations if annotations else _choose_file(root, split)
     content = read_json(source)
-    what, hint = (
-        f"'{source}' is not a COCO instances file",
-        "it needs images, annotations and categories",
-    )
-    with rephrased(what, hint, *_WRONG_CONTENT):
+    what = f"'{source}' is not a COCO instances file"
+    with rephrased(what, "it needs images, annotations and categories", *_WRONG_CONTENT):
         categories = sorted((item["id"], str(item["name"])) for item in content["categories"])
         index = {number: label for label, (number, _) in enumerate(categories)}
         of_image: dict[int, list[Annotation]] = defaultdict(list)

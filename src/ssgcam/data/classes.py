@@ -80,15 +80,14 @@ def numbered(labels: Iterable[int], source: Path, first: int = 0) -> list[str]:
 
 
 def number_classes(
-    labels: Iterable[str | None], names: Sequence[str] | None, first: int, source: Path
+    labels: Iterable[str | None], first: int, source: Path
 ) -> tuple[tuple[str, ...], dict[str | None, int]]:
     """Number the classes of a table.
 
-    Whole numbers are indices (minus `first`); names are sorted, unless `names` gives their order.
+    Whole numbers are indices (minus `first`); names are sorted.
 
     Args:
         labels: All classes of the table, numbers or names; None means no class.
-        names: The names in the order of their indices, or None.
         first: The number that stands for the first class.
         source: The table, for messages.
 
@@ -96,16 +95,10 @@ def number_classes(
         The class names in the order of their indices, and the index of each class of the table.
 
     Raises:
-        SsgcamError: If a class is neither a number nor among `names`.
+        SsgcamError: If a number is too large for a class.
     """
     found = sorted({label for label in labels if label is not None})
     if all(label.removeprefix("-").isdecimal() for label in found):
         index: dict[str | None, int] = {label: int(label) - first for label in found}
-        return tuple(numbered(index.values(), source, first) if names is None else names), index
-    names = tuple(found if names is None else names)
-    unknown = [label for label in found if label not in names]
-    if unknown:
-        raise SsgcamError(
-            f"'{source}' has the class '{unknown[0]}', which is not among class_names; add it"
-        )
-    return names, {label: names.index(label) for label in found}
+        return tuple(numbered(index.values(), source, first)), index
+    return tuple(found), {label: number for number, label in enumerate(found)}

@@ -146,12 +146,7 @@ class Collector:
 
     def read_tables(self, images: Path, *tables: Path) -> dict[Path, list[Record]]:
         """Read tables (see `read_table`), and return the entries of each image in `images`."""
-        records = [
-            (each, table)
-            for table in tables
-            for record in read_table(table)
-            for each in record.for_each_label()
-        ]
+        records = [(record, table) for table in tables for record in read_table(table)]
         paths = images_named(images, [record.image for record, _ in records])
         found: dict[Path, tuple[Path, list[Record]]] = {}
         for record, table in records:

@@ -43,18 +43,17 @@ def class_folders(root: Path) -> dict[str, list[Path]]:
     return {name: images for name, images in found.items() if images}
 
 
-def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> SampleSet:
+def read_class_folders(root: Path) -> SampleSet:
     """Read a folder with one subfolder of images for each class.
 
     Args:
         root: The folder with the class folders.
-        class_names: The class folders' names in the order of their indices; default: sorted.
 
     Returns:
-        Samples with one label each, sorted by path.
+        Samples with one label each, sorted by path; classes are sorted by name.
 
     Raises:
-        SsgcamError: If there is no class folder with images, or one is not in `class_names`.
+        SsgcamError: If there is no class folder with images.
     """
     folders = class_folders(root)
     if not folders:
@@ -62,16 +61,12 @@ def read_class_folders(root: Path, class_names: Sequence[str] | None = None) -> 
             f"'{root}' has no class folders: '{root / '<class>' / '<image>'}' is missing; put the "
             "images of each class in a folder of its own"
         )
-    names = tuple(class_names or folders)
-    unknown = [name for name in folders if name not in names]
-    if unknown:
-        raise SsgcamError(f"the folder '{root / unknown[0]}' is not among class_names; add it")
     samples = [
-        Sample(image.relative_to(root).as_posix(), image, (names.index(folder),))
-        for folder, images in folders.items()
+        Sample(image.relative_to(root).as_posix(), image, (label,))
+        for label, images in enumerate(folders.values())
         for image in images
     ]
-    return Collector(root, samples=samples).finish("classes", names)
+    return Collector(root, samples=samples).finish("classes", list(folders))
 
 
 TABLES = ("boxes.json", "boxes.csv", "labels.csv")
@@ -83,7 +78,6 @@ def read_boxes(
     table: str | None = None,
     images: str = "images",
     edges: Edges = "inclusive",
-    class_names: Sequence[str] | None = None,
     first_label: int = 0,
     missing: Missing = "error",
 ) -> SampleSet:
@@ -100,7 +94,6 @@ def read_boxes(
         edges: Whether x1 and y1 are the last pixels of a box (``"inclusive"``), one past it
             (``"exclusive"``), or width and height (``"width_height"``, the default where a CSV file
             has such columns).
-        class_names: Names of the classes; default: the numbers, or the table's names sorted.
         first_label: The number of the first class, where the table has numbers.
         missing: ``"error"``, or ``"skip"`` to leave out and count images that don't exist.
 
@@ -118,7 +111,7 @@ def read_boxes(
     collector = Collector(root, missing, stored=False)
     entries = collector.read_tables(root / images, source)
     labels = [record.label for records in entries.values() for record in records]
-    names, index = number_classes(labels, class_names, first_label, source)
+    names, index = number_classes(labels, first_label, source)
     for image, records in entries.items():
         boxes = [(box, index.get(entry.label)) for entry in records for box in entry.boxes]
         indices = [index[entry.label] for entry in records if entry.label is not None]
@@ -176,7 +169,7 @@ def read_pairs(
             ``_segmentation``, ``_label`` or alike, whichever fits the most images.
         mask_values: Stored value to mask value: 0 background, 1 to 254 classes, 255 ignore.
         void: A stored value to ignore.
-        class_names: Names of the classes: of the table's if it has any, else of the masks'.
+        class_names: Names of the masks' classes; default: their numbers.
         first_label: The number of the first class in the table.
         missing: ``"error"``, or ``"skip"`` to leave out and count images without a mask, and
             images in a table that don't exist.
@@ -234,14 +227,14 @@ def read_pairs(
     from_table = any(label is not None for label in labels)
     count = max((value for value in values.values() if value != IGNORE), default=0)
     mask_names = ["object"] if count <= 1 else [str(value + 1) for value in range(count)]
-    if class_names is not None and not from_table:
+    if class_names is not None:
         if len(class_names) < count:
             raise SsgcamError(
                 f"the masks have {count} classes but class_names has {len(class_names)}; name them "
                 "all"
             )
         mask_names = list(class_names)
-    table_names, index = number_classes(labels, class_names, first_label, root / _TABLES[0])
+    table_names, index = number_classes(labels, first_label, root / _TABLES[0])
     for image, (path, (height, width), found) in stored.items():
         entries = records.get(image, [])
         present = map_values(np.array(found), values, path).tolist()

@@ -34,20 +34,19 @@ def read_voc(
     split: str = "val",
     task: Literal["segmentation", "boxes"] = "segmentation",
     masks: str = "SegmentationClass",
-    difficult: bool = False,
     missing: Missing = "error",
 ) -> SampleSet:
     """Read PASCAL VOC 2012: masks of ``ImageSets/Segmentation``, or boxes of ``ImageSets/Main``.
 
     The published corners count from 1; here they count from 0. Both tasks have labels and boxes,
-    from the XML; labels are the classes of the boxes. Boxes of body parts are left out.
+    from the XML; labels are the classes of the boxes. Boxes of body parts and of objects marked
+    difficult are left out.
 
     Args:
         root: ``VOC2012``, or a folder above it (``VOCdevkit``, or the one that holds that).
         split: ``"train"``, ``"val"`` or ``"trainval"``, or another list beside them.
         task: ``"segmentation"`` (with masks, 255 to be ignored) or ``"boxes"`` (without).
         masks: The masks' folder, such as ``"SegmentationClassAug"``.
-        difficult: Whether objects marked difficult count.
         missing: ``"error"``, or ``"skip"`` to leave out and count images of which a file is
             missing.
 
@@ -69,7 +68,7 @@ def read_voc(
         mask = FileMask(base / masks / f"{name}.png", values) if task == "segmentation" else None
         if not collector.present(image, xml, *([mask.path] if mask else []), listed_in=source):
             continue
-        size, boxes = read_xml(xml, CLASSES, first=1, difficult=difficult)
+        size, boxes = read_xml(xml, CLASSES, first=1, difficult=False)
         collector.add(image, xml, boxes, mask=mask, size=size)
     return collector.finish("voc", CLASSES, CLASSES if task == "segmentation" else ())
 
@@ -236,10 +235,7 @@ WSOL = Layout("wsol", ("image_ids.txt", "class_labels.txt"))
 
 
 def read_wsol(
-    root: Path,
-    images: str | Path | None = None,
-    class_names: Sequence[str] | None = None,
-    missing: Missing = "error",
+    root: Path, images: str | Path | None = None, missing: Missing = "error"
 ) -> SampleSet:
     """Read one split of the WSOL benchmark's ``metadata``: CUB, ILSVRC, OpenImages or alike.
 
@@ -251,7 +247,6 @@ def read_wsol(
         root: A split's folder, such as ``metadata/CUB/test``.
         images: The folder that image names (and mask names) are relative to; default:
             ``dataset/CUB`` beside ``metadata``, as the benchmark has it.
-        class_names: Names of the classes; default: their numbers.
         missing: ``"error"``, or ``"skip"`` to leave out and count images of which a file is
             missing.
 
@@ -307,5 +302,5 @@ def read_wsol(
                 size=sizes.get(name),
                 name=name,
             )
-    names = class_names or numbered(labels.values(), classes)
+    names = numbered(labels.values(), classes)
     return collector.finish("wsol", names, ("object",) if any(regions.values()) else ())

@@ -30,7 +30,7 @@ class Record(NamedTuple):
 
     Attributes:
         image: The image as the table names it.
-        label: Its class as the table gives it (a name, or digits), or None.
+        label: A class of it as the table gives it (a name, or digits), or None.
         boxes: Four numbers of each box as the table gives them.
         group: Its group, or empty.
         size: Width and height as the table gives them, or None.
@@ -43,13 +43,6 @@ class Record(NamedTuple):
     group: str = ""
     size: tuple[int, int] | None = None
     by_size: bool = False
-
-    def for_each_label(self) -> list[Record]:
-        """An entry for each class of an image whose label is a list such as ``a;b``."""
-        if self.label is None or self.boxes:
-            return [self]
-        labels = [part.strip() for part in self.label.split(";")]
-        return [self._replace(label=label) for label in labels if label]
 
 
 def read_table(path: Path) -> list[Record]:
@@ -64,7 +57,8 @@ def read_table(path: Path) -> list[Record]:
         path: The file; its ending tells which.
 
     Returns:
-        The entries in order.
+        The entries in order; of an image without boxes whose label is a list such as ``a;b``, one
+        for each class.
 
     Raises:
         SsgcamError: If the file is missing or damaged, or an entry names no image.
@@ -79,12 +73,13 @@ def read_table(path: Path) -> list[Record]:
         text = io.StringIO(read_text(path), newline="")
         entries = list(csv.DictReader(text, skipinitialspace=True))
     return [
-        _record(entry, f"entry {number} of '{path}'", hint)
+        record
         for number, entry in enumerate(entries, start=1)
+        for record in _records(entry, f"entry {number} of '{path}'", hint)
     ]
 
 
-def _record(entry: Mapping[str, Any], where: str, hint: str) -> Record:
+def _records(entry: Mapping[str, Any], where: str, hint: str) -> list[Record]:
     cells = {"".join(filter(str.isalnum, key.lower())): entry[key] for key in entry if key}
 
     def cell(names: Iterable[str]) -> Any:
@@ -113,14 +108,11 @@ def _record(entry: Mapping[str, Any], where: str, hint: str) -> Record:
     elif None not in sides:
         width, height = (whole(side, f"the size of {where}") for side in sides)
         size = width, height
-    return Record(
-        image,
-        None if label is None else str(label),
-        tuple(boxes),
-        "" if group is None else str(group),
-        size,
-        by_size,
-    )
+    parts = [None] if label is None else [str(label)]
+    if label is not None and not boxes:
+        parts = [part.strip() for part in str(label).split(";") if part.strip()]
+    group = "" if group is None else str(group)
+    return [Record(image, part, tuple(boxes), group, size, by_size) for part in parts]
 
 
 def images_named(folder: Path, names: Iterable[str]) -> dict[str, Path]:

@@ -6,6 +6,7 @@ class-balanced sampling, augmentation, one-cycle schedule, early stopping on hel
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,11 @@ def train_classifier(
             logits = logits_of(network(inputs.to(device, memory_format=torch.channels_last)))
         return loss_function(logits.float(), labels.to(device)), len(labels)
 
+    def predicted(chosen: LabeledImages) -> Tensor:
+        return predict(model, chosen, settings.batch_size, settings.workers)
+
     def scores() -> dict[str, float]:
-        if held_out is None:
-            return {}
-        return score_and_loss(
-            predict(model, held_out, settings.batch_size, settings.workers), held_out
-        )
+        return {} if held_out is None else score_and_loss(predicted(held_out), held_out)
 
     epochs, best = fit(
         network,
@@ -151,8 +151,7 @@ def train_classifier(
     )
     report = None
     if held_out is not None:
-        probabilities = predict(model, held_out, settings.batch_size, settings.workers)
-        report = evaluate(probabilities, held_out, settings.seed)
+        report = evaluate(predicted(held_out), held_out, settings.seed)
     return TrainingResult(model, settings, tuple(Epoch(**epoch) for epoch in epochs), best, report)
 
 
@@ -213,14 +212,14 @@ def freeze_before(network: nn.Module, name: str | None) -> list[nn.Module]:
     """
     if name is None:
         return []
-    names = [path for path, _ in network.named_modules()]
-    if name not in names or not name:
+    modules = dict(network.named_modules())
+    if name not in modules or not name:
         top = ", ".join(path for path, _ in network.named_children())
         raise SsgcamError(
             f"the network has no module '{name}' to train from; its top modules are {top}"
         )
     frozen = []
-    for path, module in list(network.named_modules())[: names.index(name)]:
+    for path, module in itertools.takewhile(lambda each: each[0] != name, modules.items()):
         contains_it = not path or name.startswith(f"{path}.")
         for parameter in module.parameters(recurse=not contains_it):
             parameter.requires_grad_(False)

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ssgcam.errors import require
-from ssgcam.metrics.bootstrap import bootstrap_interval, identity
+from ssgcam.metrics.bootstrap import bootstrap_interval, identity, resample_counts
 from ssgcam.report.html import Plot, Section, Table, write_html
+from ssgcam.report.tables import TableCell
 from ssgcam.training.data import LabeledImages
 from ssgcam.training.settings import TrainingSettings
 
@@ -65,19 +66,36 @@ class ClassificationReport:
     n: int
     n_groups: int
 
+    @property
+    def summary(self) -> str:
+        """The numbers that are of all classes."""
+        return f"ROC AUC {self.roc_auc:.4f}, calibration error {self.calibration_error:.3f}"
+
     def __str__(self) -> str:
         """A table to print."""
         width = max(len(name) for name in self.class_names)
-        lines = [f"{self.n} held-out images of {self.n_groups} groups"]
-        rows = zip(self.class_names, self.recalls, self.intervals, self.confusion, strict=True)
-        for name, recall, (low, high), counts in rows:
+        lines = [_origin(self)]
+        for name, recall, counts in zip(
+            self.class_names, self._recalls(), self.confusion, strict=True
+        ):
             pairs = zip(counts, self.class_names, strict=True)
             predicted = ", ".join(f"{count} as {other}" for count, other in pairs if count)
-            lines.append(
-                f"{name:{width}}  recall {recall:.3f} [{low:.3f}, {high:.3f}]  predicted: {predicted}"
-            )
-        lines.append(f"ROC AUC {self.roc_auc:.4f}, calibration error {self.calibration_error:.3f}")
-        return "\n".join(lines)
+            lines.append(f"{name:{width}}  recall {recall}  predicted: {predicted}")
+        return "\n".join([*lines, self.summary])
+
+    def table(self) -> Table:
+        """A table of recalls and of the confusion matrix, for the HTML report."""
+        columns = ["class", "recall", "images", *(f"as {name}" for name in self.class_names)]
+        parts = zip(self.class_names, self._recalls(), self.confusion, strict=True)
+        rows: list[list[TableCell]] = [
+            [name, recall, sum(counts), *counts] for name, recall, counts in parts
+        ]
+        title = "Recall of each class, and how many images were predicted as which"
+        return Table(title, columns, rows, f"{_origin(self)}; {self.summary}.")
+
+    def _recalls(self) -> list[str]:
+        pairs = zip(self.recalls, self.intervals, strict=True)
+        return [f"{recall:.3f} [{low:.3f}, {high:.3f}]" for recall, (low, high) in pairs]
 
 
 @dataclass(frozen=True)
@@ -101,21 +119,28 @@ class MultiLabelReport:
     n: int
     n_groups: int
 
+    @property
+    def summary(self) -> str:
+        """The numbers that are of all classes."""
+        value, low, high = self.mean_average_precision
+        interval = f"mean average precision {value:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{interval}, ROC AUC {self.roc_auc:.4f}"
+
     def __str__(self) -> str:
         """A table to print."""
         width = max(len(name) for name in self.class_names)
-        value, low, high = self.mean_average_precision
-        return "\n".join(
-            [
-                f"{self.n} held-out images of {self.n_groups} groups",
-                *(
-                    f"{name:{width}}  average precision {own:.3f}"
-                    for name, own in zip(self.class_names, self.average_precisions, strict=True)
-                ),
-                f"mean average precision {value:.3f} [{low:.3f}, {high:.3f}], ROC AUC "
-                f"{self.roc_auc:.4f}",
-            ]
-        )
+        rows = [f"{name:{width}}  average precision {own:.3f}" for name, own in self.table().rows]
+        return "\n".join([_origin(self), *rows, self.summary])
+
+    def table(self) -> Table:
+        """A table of average precisions, for the HTML report."""
+        rows = list(zip(self.class_names, self.average_precisions, strict=True))
+        title, columns = "Average precision of each class", ["class", "average precision"]
+        return Table(title, columns, rows, f"{_origin(self)}; {self.summary}.")
+
+
+def _origin(report: ClassificationReport | MultiLabelReport) -> str:
+    return f"{report.n} held-out images of {report.n_groups} groups"
 
 
 def evaluate(
@@ -189,31 +214,9 @@ def write_report(
     warnings = []
     if report is None:
         warnings.append("No images were held out, so nothing is known of how good the network is.")
-    elif isinstance(report, MultiLabelReport):
-        value, low, high = report.mean_average_precision
-        note = (
-            f"{report.n} held-out images of {report.n_groups} groups; mean average precision "
-            f"{value:.3f} [{low:.3f}, {high:.3f}], ROC AUC {report.roc_auc:.4f}."
-        )
-        precisions: list[list[str | int | float | None]] = [
-            [name, own]
-            for name, own in zip(report.class_names, report.average_precisions, strict=True)
-        ]
-        columns = ["class", "average precision"]
-        sections.append(Table("Average precision of each class", columns, precisions, note))
     else:
-        rows: list[list[str | int | float | None]] = []
-        scores = zip(report.class_names, report.recalls, report.intervals, strict=True)
-        for (name, recall, interval), counts in zip(scores, report.confusion, strict=True):
-            low, high = interval
-            rows.append([name, f"{recall:.3f} [{low:.3f}, {high:.3f}]", sum(counts), *counts])
-        columns = ["class", "recall", "images", *(f"as {name}" for name in report.class_names)]
-        note = (
-            f"{report.n} held-out images of {report.n_groups} groups, and how many of each class were "
-            f"predicted as which; ROC AUC {report.roc_auc:.4f}, calibration error "
-            f"{report.calibration_error:.3f}."
-        )
-        sections.append(Table("Recall of each class", columns, rows, note))
+        sections.append(report.table())
+    if isinstance(report, ClassificationReport):
         warnings += [
             f"The class '{name}' has no held-out image."
             for name, counts in zip(report.class_names, report.confusion, strict=True)
@@ -221,14 +224,13 @@ def write_report(
         ]
     figure = Figure((6, 3.2), layout="constrained")
     axes = figure.subplots()
-    curves: dict[str, list[float | None]] = {
-        "training loss": [epoch.training_loss for epoch in history],
-        "held-out loss": [epoch.loss for epoch in history],
-        "held-out score": [epoch.score for epoch in history],
-    }
-    for label, values in curves.items():
-        known = [(k, value) for k, value in enumerate(values, 1) if value is not None]
-        axes.plot([k for k, _ in known], [value for _, value in known], label=label)
+    for label, name in (
+        ("training loss", "training_loss"),
+        ("held-out loss", "loss"),
+        ("held-out score", "score"),
+    ):
+        values = np.array([getattr(epoch, name) for epoch in history], dtype=float)
+        axes.plot(range(1, len(history) + 1), values, label=label)
     axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
     axes.set(xlabel="epoch")
     axes.legend(frameon=False)
@@ -290,12 +292,8 @@ def _precision_interval(
 ) -> tuple[float, float]:
     """95 % interval of the mean average precision, groups resampled."""
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(samples):
-        drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)))
-        weights = torch.from_numpy(drawn[group_of])
-        values.append(float(average_precisions(scores, targets, weights).nanmean()))
+    drawn = resample_counts(len(names), samples, torch.Generator().manual_seed(seed))
+    values = [average_precisions(scores, targets, row[group_of]).nanmean() for row in drawn]
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from ssgcam.data.masks import FileMask
+from ssgcam.data.sample import IGNORE
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import read_json
@@ -29,7 +31,6 @@ from ssgcam.training.checkpoint import identity
 from ssgcam.training.loop import fit
 from ssgcam.training.settings import SegmenterSettings
 
-IGNORED = 255
 Pair = tuple[Path, Path]
 
 
@@ -119,7 +120,7 @@ def train_segmenter(
     size = (settings.input_size, settings.input_size)
     preprocessing = Preprocessing(size, resize_shorter=None, reading=reading or Reading())
     inputs, labels = read_pairs(pairs, preprocessing)
-    highest = int(labels[labels != IGNORED].max(initial=0))
+    highest = int(labels[labels != IGNORE].max(initial=0))
     if highest == 0:
         raise SsgcamError("the masks show no object: 0 is background, 255 undecided, 1 an object")
     default = ("object",) if highest == 1 else tuple(f"class {k + 1}" for k in range(highest))
@@ -137,15 +138,18 @@ def train_segmenter(
         raise SsgcamError(f"{len(kept)} images are too few to train on; give at least 2 masks")
     steps = -(-len(kept) // settings.batch_size)
 
-    def batches(number: int) -> Iterator[Iterator[np.ndarray[Any, Any]]]:
+    def batches(number: int) -> Iterator[Iterator[NDArray[Any]]]:
         generator = np.random.default_rng((settings.seed, number))
         for chosen in np.array_split(generator.permutation(kept), steps):
             yield augmented(inputs[chosen], labels[chosen], generator)
 
-    def loss_of(batch: Iterator[np.ndarray[Any, Any]]) -> tuple[Tensor, int]:
+    def loss_of(batch: Iterator[NDArray[Any]]) -> tuple[Tensor, int]:
         images, masks = (torch.from_numpy(each).to(device) for each in batch)
         logits = network(preprocessing.normalize(images))
         return segmentation_loss(logits, masks.long()), len(masks)
+
+    def scores() -> dict[str, float | None]:
+        return {"iou": held_out_iou(model, inputs[held_out], labels[held_out], settings.batch_size)}
 
     def rank(epoch: dict[str, Any]) -> float:
         return float(epoch["number"] if epoch["iou"] is None else epoch["iou"])
@@ -157,9 +161,7 @@ def train_segmenter(
         steps,
         batches,
         loss_of,
-        lambda: {
-            "iou": held_out_iou(model, inputs[held_out], labels[held_out], settings.batch_size)
-        },
+        scores,
         rank,
         identity=identity(settings, inputs.tobytes() + labels.tobytes(), class_names=list(names)),
         checkpoint=checkpoint,
@@ -171,7 +173,7 @@ def train_segmenter(
 
 def read_pairs(
     pairs: Sequence[Pair], preprocessing: Preprocessing
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """All images ``[N, C, H, W]`` and masks ``[N, H, W]``, uint8, of the network's input size."""
     inputs, labels = [], []
     for image, mask in pairs:
@@ -185,8 +187,8 @@ def read_pairs(
 
 
 def augmented(
-    inputs: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], generator: np.random.Generator
-) -> Iterator[np.ndarray[Any, Any]]:
+    inputs: NDArray[Any], labels: NDArray[Any], generator: np.random.Generator
+) -> Iterator[NDArray[Any]]:
     """A batch in one of the eight right-angle turns and flips, masks as their images."""
     turns, flip = int(generator.integers(4)), bool(generator.integers(2))
     for each in (inputs, labels):
@@ -204,7 +206,7 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
     Returns:
         A number; 0 for a batch of ignored pixels alone.
     """
-    known = (masks != IGNORED)[:, None]
+    known = (masks != IGNORE)[:, None]
     targets = functional.one_hot(masks.where(known[:, 0], 0), logits.shape[1]).movedim(-1, 1)
     pixels = known.sum().clamp_min(1)
     cross_entropy = -(logits.log_softmax(1) * targets * known).sum() / pixels
@@ -215,10 +217,7 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def held_out_iou(
-    model: LoadedModel,
-    inputs: np.ndarray[Any, Any],
-    labels: np.ndarray[Any, Any],
-    batch_size: int,
+    model: LoadedModel, inputs: NDArray[Any], labels: NDArray[Any], batch_size: int
 ) -> float | None:
     """Mean over the classes that occur of the pooled IoU; None without images or objects."""
     device = next(model.network.parameters()).device
@@ -230,6 +229,6 @@ def held_out_iou(
         with torch.no_grad():
             found = model.network(model.preprocessing.normalize(images)).argmax(1).cpu()
         truth = torch.from_numpy(labels[start : start + batch_size])
-        confusion += confusion_matrix(found, truth, count, IGNORED)
+        confusion += confusion_matrix(found, truth, count, IGNORE)
     ious = class_iou(confusion)[1:]
     return None if ious.isnan().all() else float(ious.nanmean())
