@@ -164,7 +164,7 @@ def test_windows_equal_a_plain_loop(classes):
 
 
 @pytest.mark.parametrize("call", [MapSegmenter.in_windows, partial(scores_by_gate, gates=[0.5])])
-@pytest.mark.parametrize("step", ["in_images", "in_window"])
+@pytest.mark.parametrize("step", ["in_images", "at_size"])
 def test_no_thread_is_left_by_windows_that_fail(monkeypatch, call, step):
     def failing(*_):
         raise SsgcamError("stop here")

@@ -7,7 +7,6 @@ of its mask is a false one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -107,17 +106,10 @@ def scores_by_gate(
         photo: RGB.
         gates: The gates.
     """
-    sums = [torch.zeros(photo.height, photo.width) for _ in gates]
-    weights = torch.zeros(photo.height, photo.width)
-    with closing(segmenter.each_window(photo)) as windows:
-        for area, weight, of_window in windows:
-            one = of_window[1]
-            weights[area] += weight
-            score = weight * segmenter.in_window(one, (weight.shape[0], weight.shape[1]))
-            for gate, total in zip(gates, sums, strict=True):
-                if one.probability >= gate:
-                    total[area] += score
-    return [total / weights for total in sums]
+    size = photo.height, photo.width
+    windows = list(segmenter.each_window(photo))
+    found = [segmenter.averaged(windows, size, gate)[1].scores for gate in gates]
+    return [torch.zeros(size) if scores is None else scores for scores in found]
 
 
 def object_sizes(mask: Tensor) -> list[int]:
