@@ -218,11 +218,11 @@ class Segmenter(ABC):
         labels = self.mask(scores, size).numpy()
         outputs = list[str]()
 
-        def write(name: str, picture: Image.Image, compression: int = 6) -> None:
+        def write(name: str, picture: Image.Image) -> None:
             outputs.append(name)
-            write_png(self.out / name, picture, compression=compression)
+            write_png(self.out / name, picture)
 
-        write(f"{image.output}.png", indexed(labels), 3)
+        write(f"{image.output}.png", indexed(labels))
         for value, score in scores.items() if self.soft else ():
             suffix = f"_{value}" if len(self.rule.classes) > 1 else ""
             levels = (score.clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
@@ -235,7 +235,7 @@ class Segmenter(ABC):
         if self.rule.guarantee is not None:
             bounds = self.inner_and_outer(scores.get(1, torch.zeros(size)))
             for folder, bound in bounds.items():
-                write(f"{folder}/{image.output}.png", indexed(bound), 3)
+                write(f"{folder}/{image.output}.png", indexed(bound))
             facts["undecided"] = round(float((bounds[UNDECIDED] == IGNORED).mean()), 6)
         if unusual := [name for one in found.values() for name in one.unusual]:
             facts["unusual"] = unusual
