@@ -186,12 +186,11 @@ class ExplainTask:
         probabilities = result.class_probabilities.view(classes.shape)
         evidence = result.evidence.view(classes.shape)
         maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu().numpy()
-        opposites: list[Any] = [None] * classes.shape[1]
+        opposites = None
         if isinstance(self.against, int):
-            opposites = [
-                self.cam(images, self.against, against=column).maps.cpu().numpy()
-                for column in classes.unbind(1)
-            ]
+            every = classes.unbind(1)
+            of_classes = [self.cam(images, self.against, against=one).maps for one in every]
+            opposites = torch.stack(of_classes, 1).cpu().numpy()
         notes = iter(result.notes)
         found: list[list[ClassMap]] = []
         for n, row in enumerate(classes.tolist()):
@@ -204,7 +203,7 @@ class ExplainTask:
                     "evidence": bool(evidence[n, k]),
                     "note": next(notes),
                 }
-                opposite = None if opposites[k] is None else opposites[k][n]
+                opposite = None if opposites is None else opposites[n, k]
                 found[-1].append(ClassMap(about, maps[n, k], opposite))
         return found
 
