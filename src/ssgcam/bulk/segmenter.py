@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssgcam.bulk.export import without_small_objects
 from ssgcam.bulk.inputs import InputImage
@@ -162,11 +162,6 @@ class Segmenter(ABC):
     images_at_once: int = 16
     mirror: bool = False
 
-    @property
-    def network(self) -> nn.Module:
-        """What is run."""
-        return self.model.network
-
     @abstractmethod
     def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
         """Maps of the network's input.
@@ -190,7 +185,7 @@ class Segmenter(ABC):
 
     def to_device(self, device: torch.device | None) -> None:
         """Move the network."""
-        self.network.to(device)
+        self.model.network.to(device)
 
     def read(self, image: InputImage) -> tuple[dict[str, Any], Tensor | Image.Image]:
         """The facts of a photo, and its pixels at the network's size or in full."""
@@ -276,20 +271,20 @@ class Segmenter(ABC):
         classes, probabilities, maps, unusual = self.explained(images)
         mirrored = self.explained(images.flip(-1), classes).maps.flip(-1) if self.mirror else None
         found: list[dict[int, ClassScores]] = []
-        for n, (row, of_row) in enumerate(
-            zip(classes.tolist(), probabilities.tolist(), strict=True)
-        ):
+        for n, row in enumerate(classes.tolist()):
             found.append({})
-            for k, (index, probability) in enumerate(zip(row, of_row, strict=True)):
-                scores = maps[n, k] if probability >= self.rule.gate else None
-                if scores is not None or k == of_row.index(max(of_row)):
-                    value = self.rule.classes.index(index) + 1 if self.rule.classes else 1
-                    agreement = None
-                    if mirrored is not None:
-                        both = maps[n, k], mirrored[n, k]
-                        agreement = _iou(*(each >= self.rule.threshold for each in both))
-                    one = ClassScores(index, probability, scores, agreement, unusual[n])
-                    found[-1][value] = one
+            present = probabilities[n] >= self.rule.gate
+            shown = present.nonzero()[:, 0] if present.any() else probabilities[n].argmax()[None]
+            for k in shown.tolist():
+                value = self.rule.classes.index(row[k]) + 1 if self.rule.classes else 1
+                agreement = None
+                if mirrored is not None:
+                    both = maps[n, k], mirrored[n, k]
+                    agreement = _iou(*(each >= self.rule.threshold for each in both))
+                scores = maps[n, k] if present[k] else None
+                found[-1][value] = ClassScores(
+                    row[k], float(probabilities[n, k]), scores, agreement, unusual[n]
+                )
         return found
 
     def at_size(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
@@ -442,11 +437,6 @@ class MapSegmenter(Segmenter):
         """The network with its layers."""
         return self.explainer.cam if isinstance(self.explainer, BoundRecipe) else self.explainer
 
-    @property
-    def network(self) -> nn.Module:
-        """What is run."""
-        return self.cam.network
-
     def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
         """The maps at input size; see :meth:`Segmenter.explained`."""
         wanted = self._classes_to_explain(images) if classes is None else classes
@@ -486,7 +476,7 @@ class MapSegmenter(Segmenter):
         views = Augmentation()
         if isinstance(self.explainer, BoundRecipe):
             views = self.explainer.recipe.augmentation
-        outputs = [capture(self.network, view.apply(images), []).output for view in views]
+        outputs = [capture(self.cam.network, view.apply(images), []).output for view in views]
         every = [self.cam.probabilities(logits_of(output)) for output in outputs]
         return torch.stack(every).mean(0)
 
@@ -503,7 +493,7 @@ class NetworkSegmenter(Segmenter):
     def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
         """The scores of all classes; see :meth:`Segmenter.explained`."""
         with torch.no_grad():
-            p = self.network(images).float().softmax(1).cpu()
+            p = self.model.network(images).float().softmax(1).cpu()
         objects = p[:, 1:]
         scores = objects / (objects + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
         every = torch.arange(objects.shape[1]).expand(len(images), -1)
