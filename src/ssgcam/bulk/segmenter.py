@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -43,7 +42,6 @@ from ssgcam.errors import SsgcamError
 from ssgcam.files import write_png, written_whole
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Guarantee
-from ssgcam.threads import ahead
 
 #: Most classes in a mask of 8 bits; 0 is the background and 255 usually means "ignore".
 MOST_CLASSES = 254
@@ -312,8 +310,7 @@ class Segmenter(ABC):
         Raises:
             SsgcamError: If a window can't be explained.
         """
-        with closing(self.each_window(photo)) as windows:
-            return self.averaged(windows, (photo.height, photo.width), self.rule.gate)
+        return self.averaged(self.each_window(photo), (photo.height, photo.width), self.rule.gate)
 
     def averaged(
         self, windows: Iterable[Window], size: tuple[int, int], gate: float
@@ -342,21 +339,15 @@ class Segmenter(ABC):
             value: replace(best[value], scores=total / weights) for value, total in sums.items()
         }
 
-    def each_window(self, photo: Image.Image) -> Generator[Window, None, None]:
+    def each_window(self, photo: Image.Image) -> Iterator[Window]:
         """For each window of a photo its rows and columns, and what is in it."""
         assert self.rule.windows is not None
-        boxes = list(self.rule.windows.boxes(photo.height, photo.width))
-        read = ahead(
-            lambda box: self.model.preprocessing.pixels(photo.crop(box)),
-            boxes,
-            window=2 * self.images_at_once,
-        )
-        with closing(read):
-            inputs = zip(boxes, read, strict=True)
-            while batch := list(islice(inputs, self.images_at_once)):
-                found = self.in_images(torch.stack([pixels for _, pixels in batch]))
-                for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
-                    yield (slice(top, bottom), slice(left, right)), of_window
+        boxes = self.rule.windows.boxes(photo.height, photo.width)
+        while batch := list(islice(boxes, self.images_at_once)):
+            pixels = [self.model.preprocessing.pixels(photo.crop(box)) for box in batch]
+            found = self.in_images(torch.stack(pixels))
+            for (left, top, right, bottom), of_window in zip(batch, found, strict=True):
+                yield (slice(top, bottom), slice(left, right)), of_window
 
     def mask(
         self, scores: dict[int, Tensor], size: tuple[int, int], threshold: float | None = None
