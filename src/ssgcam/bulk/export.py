@@ -12,7 +12,6 @@ joined to the outer ring by a cut of no width. YOLO's files have no place for a 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pycocotools import mask as run_lengths
 from scipy import ndimage
@@ -189,8 +189,8 @@ def _yolo(images: Sequence[Mask], names: Sequence[str], out: Path) -> None:
         write_text(folder / "labels" / f"{output}.txt", "".join(f"{line}\n" for line in lines))
         with written_whole(folder / "images" / f"{output}{suffix}") as temporary:
             shutil.copyfile(each.image.path, temporary)
-    listed = "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))
-    text = f"path: {json.dumps(str(folder))}\ntrain: images\nval: images\nnames:\n{listed}"
+    content = {"path": str(folder), "train": "images", "val": "images"}
+    text = yaml.safe_dump({**content, "names": dict(enumerate(names))}, sort_keys=False)
     write_text(folder / "data.yaml", text)
 
 

@@ -153,11 +153,10 @@ def segment_images(
             raise SsgcamError(
                 "a segmentation network has its own classes; leave model, recipe, method and classes out"
             )
-        loaded = load_segmenter(segmenter)
+        model = load_segmenter(segmenter)
     elif model is None:
         raise SsgcamError("there is no network; give a model, or a segmentation network")
-    else:
-        loaded = as_loaded(model)
+    loaded = as_loaded(model)
     out = Path(out).absolute()
     if batch_size < 1:
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
@@ -169,17 +168,16 @@ def segment_images(
     else:
         noise, count = torch.empty(0), len(loaded.class_names)
         loaded.network.to(device)
-    fields = {"threshold": threshold, "gate": gate, "min_object": min_object}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if segmenter is not None:
-        given = {"threshold": 0.5, "gate": 0.0, **given}
+    given = {"threshold": threshold, "gate": gate, "min_object": min_object}
     windows = None if window is None else Windows(window, overlap)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         explainer = None if segmenter else _explainer(loaded, recipe, cam, fast)
         found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
-        of_run = MaskRule(_classes(loaded, classes, found, count), windows=windows)
-        rule = _mask_rule(found, of_run, given)
+        rule = MaskRule(_classes(loaded, classes, found, count), windows=windows)
+        if segmenter is not None:
+            rule = replace(rule, threshold=0.5, gate=0.0)
+        rule = _mask_rule(found, rule, {k: v for k, v in given.items() if v is not None})
     for warning in caught:
         warnings.warn(warning.message, stacklevel=2)
     if found is not None and found.network.reading is not None:
@@ -202,14 +200,10 @@ def segment_images(
             for note in entry.facts.get("notes", ()):
                 on_note(image.path, note)
 
+    engine = engine or partial(process, workers=workers)
     try:
         outcome = run(
-            inputs,
-            task,
-            manifest,
-            engine=engine or partial(process, workers=workers),
-            on_done=report_entry,
-            progress=progress,
+            inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
         )
     finally:  # not before: another run may be writing there
         legend = _legend(rule, value_names)

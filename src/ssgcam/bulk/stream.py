@@ -31,11 +31,9 @@ class Task(Protocol):
     @property
     def batch_size(self) -> int:
         """Largest number of images in one call of :meth:`compute`."""
-        ...
 
     def to_device(self, device: torch.device | None) -> None:
         """Move the network to a device (None: stay). Called once in each process, first."""
-        ...
 
     def read(self, image: InputImage) -> Any:
         """Read an image. Called in a thread.
@@ -43,7 +41,6 @@ class Task(Protocol):
         Raises:
             SsgcamError: If it can't be read; the others are processed all the same.
         """
-        ...
 
     def compute(self, images: Sequence[Any]) -> Sequence[Any]:
         """One result for each image.
@@ -51,7 +48,6 @@ class Task(Protocol):
         Raises:
             SsgcamError: If one of them has no result. They are then tried one by one.
         """
-        ...
 
     def write(self, image: InputImage, made: Any) -> tuple[Sequence[str], dict[str, Any]]:
         """Write the output files, each whole or not at all. Called in a thread.
@@ -62,7 +58,6 @@ class Task(Protocol):
         Raises:
             SsgcamError: If a file can't be written, which ends the run.
         """
-        ...
 
 
 #: Processes groups of images; the results have the images' order if only one process works.
