@@ -138,8 +138,8 @@ def explain_images(
         if on_done is not None:
             on_done(_about(image.path, entry))
 
+    engine = partial(process, workers=workers)
     try:
-        engine = partial(process, workers=workers)
         outcome = run(
             inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
         )
