@@ -172,9 +172,9 @@ class Segmenter(ABC):
             SsgcamError: If an image can't be explained.
         """
 
-    @abstractmethod
     def scaled(self, scores: Tensor, probability: float) -> Tensor:
-        """The scores ``[1, H, W]`` that a mask is made of, from a map of that size."""
+        """The scores ``[1, H, W]`` that a mask is made of, from a map of that size; the map itself."""
+        return scores
 
     @property
     def batch_size(self) -> int:
@@ -489,10 +489,6 @@ class NetworkSegmenter(Segmenter):
         scores = objects / (objects + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
         every = torch.arange(objects.shape[1]).expand(len(images), -1)
         return Explained(every, objects.amax((2, 3)), scores, [()] * len(images))
-
-    def scaled(self, scores: Tensor, probability: float) -> Tensor:
-        """As they are."""
-        return scores
 
 
 def _iou(one: Tensor, other: Tensor) -> float:
