@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,15 +74,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid4().hex}{path.suffix}")
-    with rephrased(f"can't write '{path}'", "choose another output folder", OSError):
+    with rephrased(
+        f"can't write '{path}'", "choose another output folder", OSError, RuntimeError
+    ):  # torch.save raises the latter
         path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        what, hint = f"can't write '{path}'", "choose another output folder"
-        with rephrased(what, hint, OSError, RuntimeError):  # torch.save raises the latter
+        try:
             yield temporary
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -111,18 +110,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def write_png(path: Path, image: Image.Image, *, compression: int = 6) -> None:
-    """Write a picture as PNG whole or not at all; see :func:`written_whole`.
-
-    Args:
-        path: The file.
-        image: The picture.
-        compression: zlib's level, 0 (none) to 9.
-    """
-    encoded = BytesIO()  # given a file, Pillow writes it in many small pieces
-    image.save(encoded, format="PNG", compress_level=compression)
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write a picture as PNG whole or not at all; see :func:`written_whole`."""
     with written_whole(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+        image.save(temporary, format="PNG")
 
 
 def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:

@@ -93,16 +93,13 @@ class Manifest:
         Returns:
             Empty if the file is missing or has the same settings.
         """
-        theirs = self.known_settings()
-        if theirs is None:
-            return []
-        ours = dict(_flat(json.loads(self._header)["settings"]))
-        return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
-
-    def known_settings(self) -> dict[str, Any] | None:
-        """The settings in the file by their names, such as ``method.name``; None if it is missing."""
         header = next(self.lines(), None)
-        return None if header is None else dict(_flat(header["settings"]))
+        if header is None:
+            return []
+        ours, theirs = (
+            dict(_flat(each["settings"])) for each in (json.loads(self._header), header)
+        )
+        return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
     def is_current(self, entry: Entry, stamp: Any) -> bool:
         """Whether the entry's input is unchanged and all its output files exist.

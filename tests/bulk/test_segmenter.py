@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from helpers.segmentation import SIDE, mask_of, photos, recipe_for, small
-from helpers.threads import failure_leaves_no_thread
-from ssgcam import CAM, SsgcamError
-from ssgcam.bulk.false_objects import scores_by_gate
+from ssgcam import CAM
 from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.segmenter import ClassScores, MapSegmenter, MaskRule
 from ssgcam.bulk.windows import Windows
@@ -161,19 +158,6 @@ def test_windows_equal_a_plain_loop(classes):
     clear = np.abs(np.sort(np.concatenate([np.full((1, 70, 45), 0.3), expected]), 0)[-1] - 0.3)
     assert np.array_equal(mask[clear > 1e-4], plain[clear > 1e-4])
     assert mask.mean() > 0
-
-
-@pytest.mark.parametrize("call", [MapSegmenter.in_windows, partial(scores_by_gate, gates=[0.5])])
-@pytest.mark.parametrize("step", ["in_images", "in_window"])
-def test_no_thread_is_left_by_windows_that_fail(monkeypatch, call, step):
-    def failing(*_):
-        raise SsgcamError("stop here")
-
-    monkeypatch.setattr(MapSegmenter, step, failing)
-    model = small("sigmoid")
-    rule = MaskRule([0], threshold=0.3, gate=0.0, windows=Windows(20, 0.4))
-    segmenter = MapSegmenter(model, rule, CAM(model, ["act2"]), images_at_once=4)
-    failure_leaves_no_thread(SsgcamError, call, segmenter, Image.new("RGB", (90, 70)))
 
 
 def test_window_larger_than_the_photo_gives_probability_times_map(tmp_path):

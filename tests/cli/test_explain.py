@@ -246,7 +246,7 @@ def test_a_class_against_itself_is_refused_before_any_work(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_folder_of_another_class_is_refused_before_the_network_is_loaded(tmp_path, monkeypatch):
+def test_the_folder_of_other_classes_or_settings_is_refused(tmp_path):
     path, out = photo(tmp_path / "a.png"), tmp_path / "out"
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\nbird\nfish\n")
@@ -255,7 +255,6 @@ def test_the_folder_of_another_class_is_refused_before_the_network_is_loaded(tmp
     for same in ("dog", "DO", "1"):
         assert "1 of them by an earlier run" in run(*words, "--class", same).stdout
     written = (out / "explain.json").read_text()
-    monkeypatch.setattr("ssgcam.models.load_model", None)
     others = [
         ["--class", "cat"],
         ["--class", "0"],
@@ -263,7 +262,7 @@ def test_the_folder_of_another_class_is_refused_before_the_network_is_loaded(tmp
         ["--class", "dog", "--crop"],
         ["--top", "2"],
         ["--class", "dog", "--method", "grad_cam"],
-        ["--class", "dog", "--model", "resnet50"],
+        ["--class", "dog", "--model", "helpers.factories:without_evidence"],
     ]
     for other in others:
         result = run(*words, *other)

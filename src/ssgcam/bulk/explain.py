@@ -14,7 +14,6 @@ index follow.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,7 @@ from ssgcam.cam import CAM
 from ssgcam.core.capture import capture
 from ssgcam.core.target import Others, compared_classes, logits_of
 from ssgcam.errors import SsgcamError
-from ssgcam.files import write_array, write_png, written_whole
+from ssgcam.files import write_array, write_json, write_png
 from ssgcam.manifest import MANIFEST, Entry, Manifest
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import heat_map, legend, noted, overlay
@@ -127,7 +126,11 @@ def explain_images(
     settings = settings_of(model, cam, noise, crop=crop, classes=indices, top=top, against=other)
     settings["model"] |= source or {}
     manifest = Manifest(out / MANIFEST, settings)
-    _refuse(out, manifest.different_settings())
+    if different := manifest.different_settings():
+        raise SsgcamError(
+            f"'{out}' holds heat maps of another run ({', '.join(different[:3])} differ); choose another "
+            "output folder or remove this one"
+        )
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
     task = ExplainTask(model, cam, out, indices, other, top, crop, batch_size)
 
@@ -135,58 +138,22 @@ def explain_images(
         if on_done is not None:
             on_done(_about(image.path, entry))
 
+    engine = partial(process, workers=workers)
     try:
-        engine = partial(process, workers=workers)
         outcome = run(
             inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
         )
     finally:
-        _write_report(out / REPORT, settings, manifest, inputs)
+        paths = {image.name: image.path for image in inputs}
+        photos = [
+            _about(paths.get(entry.unit, Path(entry.unit)), entry) for entry in manifest.entries()
+        ]
+        write_json(out / REPORT, {"versions": versions(), **settings, "photos": photos})
     if report is not None:
-        names = {image.name for image in inputs}
-        entries = [entry for entry in manifest.entries() if entry.unit in names]
-        facts = [entry.facts for entry in entries if not entry.error]
+        of_run = [entry for entry in manifest.entries() if entry.unit in paths]
+        facts = [entry.facts for entry in of_run if not entry.error]
         explain_report(report, out, facts, outcome.failures, settings)
     return outcome
-
-
-def check_folder(out: Path, classes: Sequence[int | str], settings: Mapping[str, Any]) -> None:
-    """Refuse the folder of another run by what is known before the network is loaded.
-
-    Args:
-        out: The folder.
-        classes: To explain, by index or name; the most probable ones if empty.
-        settings: Some of the others by their names in the manifest, such as ``method.name``.
-
-    Raises:
-        SsgcamError: If the maps in the folder are of other classes or settings.
-    """
-    manifest = Manifest(out / MANIFEST, {})
-    earlier = manifest.known_settings()
-    if earlier is None:
-        return
-    different = [name for name, value in settings.items() if earlier.get(name) != value]
-    listed = [value for name, value in earlier.items() if name.startswith("classes.")]
-    maps = next((line["maps"] for line in manifest.lines() if "maps" in line), [{"name": ""}])
-    names = [one["name"] for one in maps]
-
-    def explained(wanted: str) -> bool:
-        if wanted.removeprefix("-").isdecimal():
-            return int(wanted) in listed
-        return not all(names) or any(wanted.lower() in name.lower() for name in names)
-
-    if bool(classes) != bool(listed) or not all(explained(str(c)) for c in classes):
-        different.append("classes")
-    _refuse(out, different)
-
-
-def _refuse(out: Path, different: Sequence[str]) -> None:
-    """Raise an error if settings differ from those of the maps in the folder."""
-    if different:
-        raise SsgcamError(
-            f"'{out}' holds heat maps of another run ({', '.join(different[:3])} differ); choose another "
-            "output folder or remove this one"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,12 +186,11 @@ class ExplainTask:
         probabilities = result.class_probabilities.view(classes.shape)
         evidence = result.evidence.view(classes.shape)
         maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu().numpy()
-        opposites: list[Any] = [None] * classes.shape[1]
+        opposites = None
         if isinstance(self.against, int):
-            opposites = [
-                self.cam(images, self.against, against=column).maps.cpu().numpy()
-                for column in classes.unbind(1)
-            ]
+            every = classes.unbind(1)
+            of_classes = [self.cam(images, self.against, against=one).maps for one in every]
+            opposites = torch.stack(of_classes, 1).cpu().numpy()
         notes = iter(result.notes)
         found: list[list[ClassMap]] = []
         for n, row in enumerate(classes.tolist()):
@@ -237,7 +203,7 @@ class ExplainTask:
                     "evidence": bool(evidence[n, k]),
                     "note": next(notes),
                 }
-                opposite = None if opposites[k] is None else opposites[k][n]
+                opposite = None if opposites is None else opposites[n, k]
                 found[-1].append(ClassMap(about, maps[n, k], opposite))
         return found
 
@@ -290,25 +256,6 @@ class ExplainTask:
         if isinstance(self.against, int):
             logits[:, self.against] = -torch.inf
         return logits.topk(self.top).indices
-
-
-def _write_report(
-    path: Path, settings: dict[str, Any], manifest: Manifest, inputs: Sequence[InputImage]
-) -> None:
-    """Write the settings, and one line for each photo in the folder, whole or not at all."""
-    paths = {image.name: image.path for image in inputs}
-    start = json.dumps({"versions": versions(), **settings}, indent=2)
-    with (
-        written_whole(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
-        comma = ""
-        for entry in manifest.entries():
-            about = _about(paths.get(entry.unit, Path(entry.unit)), entry)
-            stream.write(f"{comma}\n    {json.dumps(about, ensure_ascii=False)}")
-            comma = ","
-        stream.write("\n  ]\n}\n")
 
 
 def _about(photo: Path, entry: Entry) -> dict[str, Any]:

@@ -12,7 +12,6 @@ joined to the outer ring by a cut of no width. YOLO's files have no place for a 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import cv2
 import numpy as np
-import pycocotools.mask
+import yaml
 from numpy.typing import NDArray
+from pycocotools import mask as run_lengths
+from scipy import ndimage
 
 from ssgcam.bulk.inputs import InputImage
 from ssgcam.bulk.mask_files import Labels, voc_colors
-from ssgcam.core.settings import check_choice
 from ssgcam.data.masks import read_raw_mask
 from ssgcam.files import write_json, write_text, written_whole
 from ssgcam.version import __version__
@@ -42,19 +42,13 @@ class MaskObject:
 
     Attributes:
         value: Of the class in the mask.
-        box: Left, top, width and height, in pixels.
+        area: The rows and columns of the box around it.
         mask: ``[height, width]`` bool, inside the box.
     """
 
     value: int
-    box: tuple[int, int, int, int]
+    area: tuple[slice, slice]
     mask: NDArray[np.bool_]
-
-    @property
-    def area(self) -> tuple[slice, slice]:
-        """The rows and columns of the box."""
-        left, top, width, height = self.box
-        return slice(top, top + height), slice(left, left + width)
 
     def rings(self) -> list[Ring]:
         """The outer ring and the holes of the polygon, each ``[n, 2]``: x and y in pixels, open."""
@@ -65,7 +59,9 @@ class MaskObject:
         squares = np.pad(cv2.dilate(grid, np.ones((3, 3), np.uint8)), 1)
         contours, tree = cv2.findContours(squares, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         order = np.argsort(tree[0, :, 3] >= 0, kind="stable")  # the outer ring has no parent
-        return [_along_edges(contours[n][:, 0] - 1) / 2 + np.array(self.box[:2]) for n in order]
+        rows, columns = self.area
+        corner = columns.start, rows.start
+        return [_along_edges(contours[n][:, 0] - 1) / 2 + corner for n in order]
 
 
 def _along_edges(points: NDArray[Any]) -> NDArray[Any]:
@@ -94,12 +90,9 @@ def objects_of(labels: Labels) -> list[MaskObject]:
     """The objects of a mask ``[H, W]``, by value and then from the top."""
     found = []
     for value in np.unique(labels[labels > 0]).tolist():
-        of_value = (labels == value).astype(np.uint8)
-        count, components, stats, _ = cv2.connectedComponentsWithStats(of_value, connectivity=4)
-        for index in range(1, count):
-            left, top, width, height = stats[index, :4].tolist()
-            mask = components[top : top + height, left : left + width] == index
-            found.append(MaskObject(value, (left, top, width, height), mask))
+        components, _ = ndimage.label(labels == value)
+        for index, area in enumerate(ndimage.find_objects(components), 1):
+            found.append(MaskObject(value, area, components[area] == index))
     return found
 
 
@@ -141,6 +134,10 @@ class Mask:
         """Of the class, by its value in the mask."""
         return {one["value"]: one["probability"] for one in self.facts["classes"]}
 
+    def labels(self) -> Labels:
+        """The mask, ``[H, W]``."""
+        return read_raw_mask(self.path).astype(np.uint8)
+
 
 def export_masks(
     formats: Iterable[ExportFormat], images: Sequence[Mask], names: Sequence[str], out: Path
@@ -154,11 +151,10 @@ def export_masks(
         out: The folder to write to, see the top of this module.
 
     Raises:
-        SsgcamError: If a format is unknown, a mask can't be read or a file not written.
+        SsgcamError: If a mask can't be read or a file not written.
     """
     writers = {"coco": _coco, "yolo": _yolo, "geojson": _geojson, "labelstudio": _labelstudio}
     for name in formats:
-        check_choice("export", name, ExportFormat)
         writers[name](images, names, out)
 
 
@@ -171,9 +167,10 @@ def _coco(images: Sequence[Mask], names: Sequence[str], out: Path) -> None:
         for found in objects:
             mask = np.zeros(labels.shape, dtype=np.uint8)
             mask[found.area] = found.mask
-            runs = pycocotools.mask.encode(np.asfortranarray(mask))["counts"].decode()
-            place = {"bbox": list(found.box), "area": int(mask.sum()), "iscrowd": 0}
-            place |= {"segmentation": {"size": [height, width], "counts": runs}}
+            runs = run_lengths.encode(np.asfortranarray(mask))
+            box, area = run_lengths.toBbox(runs).astype(int).tolist(), int(run_lengths.area(runs))
+            place = {"bbox": box, "area": area, "iscrowd": 0}
+            place |= {"segmentation": {"size": runs["size"], "counts": runs["counts"].decode()}}
             about = {"category_id": found.value, "score": each.probabilities[found.value]}
             annotations.append({"id": len(annotations) + 1, "image_id": number, **about, **place})
     categories = [{"id": k + 1, "name": name} for k, name in enumerate(names)]
@@ -192,8 +189,8 @@ def _yolo(images: Sequence[Mask], names: Sequence[str], out: Path) -> None:
         write_text(folder / "labels" / f"{output}.txt", "".join(f"{line}\n" for line in lines))
         with written_whole(folder / "images" / f"{output}{suffix}") as temporary:
             shutil.copyfile(each.image.path, temporary)
-    listed = "".join(f"  {k}: {json.dumps(name)}\n" for k, name in enumerate(names))
-    text = f"path: {json.dumps(str(folder))}\ntrain: images\nval: images\nnames:\n{listed}"
+    content = {"path": str(folder), "train": "images", "val": "images"}
+    text = yaml.safe_dump({**content, "names": dict(enumerate(names))}, sort_keys=False)
     write_text(folder / "data.yaml", text)
 
 
@@ -240,5 +237,5 @@ def _labelstudio(images: Sequence[Mask], names: Sequence[str], out: Path) -> Non
 
 def _read(images: Iterable[Mask]) -> Iterator[tuple[Mask, Labels, list[MaskObject]]]:
     for each in images:
-        labels = read_raw_mask(each.path).astype(np.uint8)
+        labels = each.labels()
         yield each, labels, objects_of(labels)

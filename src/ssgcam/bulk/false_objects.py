@@ -7,7 +7,6 @@ of its mask is a false one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -69,28 +68,25 @@ def choose_window_rule(
         raise SsgcamError("there are no photos without the object; give a folder that holds some")
     rule = MaskRule(recipe.classes, gate=0.0, windows=windows)
     segmenter = MapSegmenter(model, rule, recipe.bind(model), images_at_once=batch_size)
-    sizes: dict[tuple[int, int], list[int]] = {}
+    sizes: dict[tuple[float, float], list[int]] = {
+        (gate, threshold): [] for gate in gates for threshold in thresholds
+    }
     for path in photos:
         by_gate = scores_by_gate(segmenter, model.preprocessing.read(path), gates)
-        for g, score in enumerate(by_gate):
-            for t, threshold in enumerate(thresholds):
-                found = object_sizes(pipeline.threshold(score, threshold))
-                sizes.setdefault((g, t), []).extend(found)
-                if not found:
-                    break  # nor at a higher threshold
+        for (gate, threshold), found in sizes.items():
+            score = by_gate[gates.index(gate)]
+            found += object_sizes(pipeline.threshold(score, threshold))
         progress(1)
     largest = max(1, int(smallest_object * windows.side**2))
     keep = int(allowed * len(photos) + 1e-9)  # so many false objects may stay
     rules = []
-    for g, gate in enumerate(gates):
-        for t, threshold in enumerate(thresholds):
-            ordered = sorted(sizes.get((g, t), []), reverse=True)
-            needed = ordered[keep] + 1 if len(ordered) > keep else 1
-            least = min(needed, largest)
-            left = sum(size >= least for size in ordered)
-            rank = (min(keep - left, 0), float(scores[g, t]), -least)
-            rate = left / len(photos)
-            rules.append((rank, gate, threshold, least, rate))
+    for (rule_of, found), value in zip(sizes.items(), scores.flatten().tolist(), strict=True):
+        found.sort(reverse=True)
+        needed = found[keep] + 1 if len(found) > keep else 1
+        least = min(needed, largest)
+        left = sum(size >= least for size in found)
+        rank = min(keep - left, 0), value, -least
+        rules.append((rank, *rule_of, least, left / len(photos)))
     _, gate, threshold, least, rate = max(rules)
     return WindowRule(
         windows.side, windows.overlap, gate, threshold, least, len(photos), allowed, rate
@@ -107,17 +103,10 @@ def scores_by_gate(
         photo: RGB.
         gates: The gates.
     """
-    sums = [torch.zeros(photo.height, photo.width) for _ in gates]
-    weights = torch.zeros(photo.height, photo.width)
-    with closing(segmenter.each_window(photo)) as windows:
-        for area, weight, of_window in windows:
-            one = of_window[1]
-            weights[area] += weight
-            score = weight * segmenter.in_window(one, (weight.shape[0], weight.shape[1]))
-            for gate, total in zip(gates, sums, strict=True):
-                if one.probability >= gate:
-                    total[area] += score
-    return [total / weights for total in sums]
+    size = photo.height, photo.width
+    windows = list(segmenter.each_window(photo))
+    found = [segmenter.averaged(windows, size, gate)[1].scores for gate in gates]
+    return [torch.zeros(size) if scores is None else scores for scores in found]
 
 
 def object_sizes(mask: Tensor) -> list[int]:

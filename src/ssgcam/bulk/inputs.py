@@ -95,7 +95,7 @@ def _outside_other_runs(images: Sequence[Path], roots: Collection[str]) -> list[
         if folder in roots or folder == os.path.dirname(folder):  # noqa: PTH120
             return ""
         with suppress(SsgcamError):  # a file of that name that is not ours
-            if Manifest(Path(folder) / MANIFEST, {}).known_settings() is not None:
+            if next(Manifest(Path(folder) / MANIFEST, {}).lines(), None):
                 return folder
         return folder_of_run(os.path.dirname(folder))  # noqa: PTH120
 

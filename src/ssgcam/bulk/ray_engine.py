@@ -71,7 +71,7 @@ class RayEngine:
         require("ray.data", "ray")
 
     def __call__(
-        self, groups: Sequence[Sequence[InputImage]], task: Task[Any, Any]
+        self, groups: Sequence[Sequence[InputImage]], task: Task
     ) -> Generator[Entry, None, None]:
         """Process groups of images.
 
@@ -138,7 +138,7 @@ class _Actor:
     def __init__(self, task: Any, gpu: bool, workers: int | None) -> None:
         import ray
 
-        self.task: Task[Any, Any] = ray.get(task)
+        self.task: Task = ray.get(task)
         self.workers = workers
         self.task.to_device(torch.device("cuda") if gpu else None)
 

@@ -15,10 +15,9 @@ from PIL import Image
 from ssgcam.bulk.export import Mask
 from ssgcam.bulk.inputs import Failure
 from ssgcam.bulk.mask_files import mask_overlay
-from ssgcam.data.masks import read_raw_mask
 from ssgcam.images import read_image
 from ssgcam.preprocessing import Preprocessing
-from ssgcam.report.html import Gallery, Picture, Plot, Table, write_html
+from ssgcam.report.html import Gallery, Picture, Plot, Section, Table, write_html
 
 #: Most pictures and most rows of a table in a report.
 MOST_PICTURES, MOST_ROWS = 100, 2000
@@ -44,28 +43,32 @@ def explain_report(
         failures: Photos without outputs.
         settings: Of the run.
     """
-    maps = [(Path(entry["photo"]).name, one) for entry in entries for one in entry["maps"]]
-    without = sum(not one["evidence"] for _, one in maps)
+    maps = [
+        (Path(entry["photo"]).name, one["name"] or f"class {one['class']}", one)
+        for entry in entries
+        for one in entry["maps"]
+    ]
     warnings = [failure.reason for failure in failures]
-    if without:
+    if without := sum(not one["evidence"] for _, _, one in maps):
         warnings.append(f"maps without evidence for their class: {without} of {len(maps)}")
-    rows: list[list[Any]] = []
-    pictures: list[Picture] = []
-    for photo, one in maps:
-        name, evidence = one["name"] or f"class {one['class']}", "yes" if one["evidence"] else "no"
-        rows.append([photo, name, one["probability"], evidence, one["note"]])
-        if len(pictures) < MOST_PICTURES:
-            picture = _small(read_image(folder / one.get("against", one["overlay"])))
-            caption = f"{name}, probability {one['probability']:.3f}"
-            pictures.append(Picture(picture, photo, caption))
-    sections: list[Gallery | Plot | Table] = [
+    rows = [
+        [photo, name, one["probability"], "yes" if one["evidence"] else "no", one["note"]]
+        for photo, name, one in maps
+    ]
+    pictures = []
+    for photo, name, one in maps[:MOST_PICTURES]:
+        picture = _small(read_image(folder / one.get("against", one["overlay"])))
+        pictures.append(Picture(picture, photo, f"{name}, probability {one['probability']:.3f}"))
+    sections: list[Section] = [
         Gallery("Heat maps", pictures, _shown(pictures, maps, "maps")),
         Plot("Class probability", [_histogram([row[2] for row in rows], "probability")]),
         _table("Photos and classes", ["photo", "class", "probability", "evidence", "note"], rows),
     ]
+    method = settings["method"].get("name", "recipe")
+    about = f"method {method}. Photos explained: {len(entries)}, failed: {len(failures)}."
+    summary = [f"{settings['model']['name']}, {about}"]
     title = f"Heat maps of {len(entries)} photos"
-    about = f"method {settings['method'].get('name', 'recipe')}. Photos explained: {len(entries)}"
-    _write(path, title, sections, about, failures, warnings, settings)
+    write_html(path, title, sections, summary=summary, warnings=warnings, settings=settings)
 
 
 def segment_report(
@@ -117,11 +120,10 @@ def segment_report(
                 caption.append(f"{name}: {about}")
         if len(pictures) < MOST_PICTURES:
             photo = _small(preprocessing.read(mask.image.path))
-            size, labels = photo.size, read_raw_mask(mask.path).astype(np.uint8)
-            labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-            picture = mask_overlay(photo, labels)
+            labels = Image.fromarray(mask.labels()).resize(photo.size, Image.Resampling.NEAREST)
+            picture = mask_overlay(photo, np.asarray(labels))
             pictures.append(Picture(picture, mask.image.name, "; ".join(caption) or "empty"))
-    by_class: list[list[Any]] = []
+    by_class = []
     for value, name in enumerate(names, 1):
         if of_class := [one["predicted_iou"] for one in objects if one["value"] == value]:
             by_class.append([value, name, len(of_class), median(of_class)])
@@ -136,7 +138,7 @@ def segment_report(
     )
     shown = _shown(pictures, masks, "photos")
     columns = ["photo", "class", "probability", "predicted IoU", "stability", "fraction of photo"]
-    sections: list[Gallery | Plot | Table] = [
+    sections: list[Section] = [
         Gallery("Masks, the least sure first", pictures, f"{note} {shown}"),
         Plot(
             "Distributions", plots, "Predicted IoU and probability are of masks that are not empty."
@@ -144,24 +146,10 @@ def segment_report(
         Table("Classes", ["value", "class", "photos", "median predicted IoU"], by_class),
         _table("Photos", columns, rows),
     ]
-    rule = settings["rule"]
-    about = (
-        f"threshold {rule['threshold']:g}, gate {rule['gate']:g}. Photos segmented: {len(masks)}"
-    )
-    about += f", with an empty mask: {empty}"
-    _write(path, f"Masks of {len(masks)} photos", sections, about, failures, warnings, settings)
-
-
-def _write(
-    path: str | Path,
-    title: str,
-    sections: Sequence[Gallery | Plot | Table],
-    about: str,
-    failures: Sequence[Failure],
-    warnings: Sequence[str],
-    settings: Mapping[str, Any],
-) -> None:
-    summary = [f"{settings['model']['name']}, {about}, failed: {len(failures)}."]
+    used = f"threshold {settings['rule']['threshold']:g}, gate {settings['rule']['gate']:g}"
+    done = f"Photos segmented: {len(masks)}, with an empty mask: {empty}, failed: {len(failures)}."
+    summary = [f"{settings['model']['name']}, {used}. {done}"]
+    title = f"Masks of {len(masks)} photos"
     write_html(path, title, sections, summary=summary, warnings=warnings, settings=settings)
 
 

@@ -153,11 +153,10 @@ def segment_images(
             raise SsgcamError(
                 "a segmentation network has its own classes; leave model, recipe, method and classes out"
             )
-        loaded = load_segmenter(segmenter)
+        model = load_segmenter(segmenter)
     elif model is None:
         raise SsgcamError("there is no network; give a model, or a segmentation network")
-    else:
-        loaded = as_loaded(model)
+    loaded = as_loaded(model)
     out = Path(out).absolute()
     if batch_size < 1:
         raise SsgcamError(f"batch_size is {batch_size}; give at least 1")
@@ -169,40 +168,30 @@ def segment_images(
     else:
         noise, count = torch.empty(0), len(loaded.class_names)
         loaded.network.to(device)
+    given = {"threshold": threshold, "gate": gate, "min_object": min_object}
+    windows = None if window is None else Windows(window, overlap)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         explainer = None if segmenter else _explainer(loaded, recipe, cam, fast)
+        found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
+        rule = MaskRule(_classes(loaded, classes, found, count), windows=windows)
+        if segmenter is not None:
+            rule = replace(rule, threshold=0.5, gate=0.0)
+        rule = _mask_rule(found, rule, {k: v for k, v in given.items() if v is not None})
     for warning in caught:
         warnings.warn(warning.message, stacklevel=2)
-    found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
     if found is not None and found.network.reading is not None:
         loaded = with_settings(loaded, reading=found.network.reading)
-    rule, doubts = _mask_rule(
-        MaskRule((), 0.5, 0.0) if segmenter else MaskRule(()),
-        found,
-        classes=_classes(loaded, classes, found, count),
-        windows=None if window is None else Windows(window, overlap),
-        threshold=threshold,
-        gate=gate,
-        min_object=min_object,
-    )
-    for sentence in doubts:
-        warnings.warn(sentence, stacklevel=2)
     promise = _promise(rule.guarantee) if rule.guarantee else ""
     names = loaded.class_names or tuple(f"class {index}" for index in range(count))
     value_names = tuple(names[index] for index in rule.classes) or ("most probable class",)
-    settings = settings_of(
-        loaded, explainer, noise, rule=asdict(rule), overlays=overlays, soft=soft, mirror=mirror
-    )
+    outputs = {"overlays": overlays, "soft": soft, "mirror": mirror}
+    settings = settings_of(loaded, explainer, noise, rule=asdict(rule), **outputs)
     manifest = Manifest(out / MANIFEST, settings)
-    outputs: dict[str, Any] = {
-        "out": out, "overlays": overlays, "soft": soft, "images_at_once": batch_size, "mirror": mirror
-    }  # fmt: skip
-    task: Segmenter = (
-        NetworkSegmenter(loaded, rule, **outputs)
-        if explainer is None
-        else MapSegmenter(loaded, rule, explainer, **outputs)
-    )
+    common: dict[str, Any] = {"out": out, "images_at_once": batch_size, **outputs}
+    task: Segmenter = NetworkSegmenter(loaded, rule, **common)
+    if explainer is not None:
+        task = MapSegmenter(loaded, rule, explainer, **common)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:
@@ -211,19 +200,15 @@ def segment_images(
             for note in entry.facts.get("notes", ()):
                 on_note(image.path, note)
 
+    engine = engine or partial(process, workers=workers)
     try:
         outcome = run(
-            inputs,
-            task,
-            manifest,
-            engine=engine or partial(process, workers=workers),
-            on_done=report_entry,
-            progress=progress,
+            inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
         )
     finally:  # not before: another run may be writing there
-        about = {**settings, "masks": _legend(rule, value_names), "versions": versions()}
-        about["guarantee"] = promise
-        write_json(out / SETTINGS, about)
+        legend = _legend(rule, value_names)
+        about = {"masks": legend, "versions": versions(), "guarantee": promise}
+        write_json(out / SETTINGS, settings | about)
     entries = {entry.unit: entry for entry in manifest.entries() if not entry.error}
     masks = [
         Mask(image, out / entry.outputs[0], entry.facts)
@@ -236,9 +221,8 @@ def segment_images(
     if report is not None:
         known = [str(warning.message) for warning in caught]
         segment_report(
-            report, masks, loaded.preprocessing, outcome.failures, value_names, settings,
-            [*known, *doubts],
-        )  # fmt: skip
+            report, masks, loaded.preprocessing, outcome.failures, value_names, settings, known
+        )
     return Segmented(
         **vars(outcome),
         empty=sum(not mask.objects for mask in masks),
@@ -263,52 +247,42 @@ def _promise(guarantee: Guarantee) -> str:
     )
 
 
-def _mask_rule(
-    rule: MaskRule,
-    recipe: Recipe | None,
-    *,
-    classes: tuple[int, ...],
-    windows: Windows | None,
-    **given: float | None,
-) -> tuple[MaskRule, list[str]]:
-    """The rule of a run, and what a user should know of it.
+def _mask_rule(recipe: Recipe | None, rule: MaskRule, given: dict[str, Any]) -> MaskRule:
+    """The rule of a run; warns where a recipe's window rule or guarantee does not fit.
 
     Args:
-        rule: The defaults without a recipe.
         recipe: Whose threshold and gate, or window rule and guarantee, are used where they fit.
-        classes: Of the rule.
-        windows: Of the rule.
-        **given: Fields of the rule that the user sets; None: not set.
+        rule: Classes and windows of the run, and what holds without a recipe.
+        given: Fields of the rule that the user sets.
     """
-    doubts: list[str] = []
-    if recipe is not None:
-        rule = replace(rule, threshold=recipe.threshold, gate=recipe.gate)
-    own = None if recipe is None else recipe.window_rule
-    fits = windows is not None and own is not None and Windows(own.side, own.overlap) == windows
-    if own is not None and fits:
-        rule = MaskRule((), own.threshold, own.gate, min_object=own.smallest_object)
-    set_by_user: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
-    rule = replace(rule, classes=classes, windows=windows, **set_by_user)
     if recipe is None:
-        return rule, doubts
-    if windows is not None and not fits:
-        found = "has none"
-        if own is not None:
-            found = f"has one for windows of {own.side} pixels that overlap by {own.overlap:g}"
-        doubts.append(
-            "threshold, gate and smallest object for windows over photos come from photos without "
-            f"the object, and the recipe {found}; expect false objects, or search with --negatives "
-            "and this --window"
-        )
-    if recipe.guarantee is not None:
-        if windows is None and (rule.classes, rule.gate) == (recipe.classes, recipe.gate):
-            rule = replace(rule, guarantee=recipe.guarantee)
-        else:
-            doubts.append(
-                "the recipe's guarantee is for whole photos, its class and its gate, so no inner and "
-                "outer masks are written"
+        return replace(rule, **given)
+    own, windows = recipe.window_rule, rule.windows
+    if own and windows == Windows(own.side, own.overlap):
+        rule = replace(rule, threshold=own.threshold, gate=own.gate, min_object=own.smallest_object)
+    else:
+        rule = replace(rule, threshold=recipe.threshold, gate=recipe.gate)
+        has = "has none"
+        if own:
+            has = f"has one for windows of {own.side} pixels that overlap by {own.overlap:g}"
+        if windows:
+            warnings.warn(
+                "threshold, gate and smallest object for windows over photos come from photos "
+                f"without the object, and the recipe {has}; expect false objects, or search with "
+                "--negatives and this --window",
+                stacklevel=2,
             )
-    return rule, doubts
+    rule = replace(rule, **given)
+    if recipe.guarantee is None:
+        return rule
+    if windows is None and (rule.classes, rule.gate) == (recipe.classes, recipe.gate):
+        return replace(rule, guarantee=recipe.guarantee)
+    warnings.warn(
+        "the recipe's guarantee is for whole photos, its class and its gate, so no inner and outer "
+        "masks are written",
+        stacklevel=2,
+    )
+    return rule
 
 
 def _explainer(

@@ -14,9 +14,9 @@ is not divided by its maximum again.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssgcam.bulk.export import without_small_objects
 from ssgcam.bulk.inputs import InputImage
@@ -42,7 +42,6 @@ from ssgcam.errors import SsgcamError
 from ssgcam.files import write_png, written_whole
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe, Guarantee
-from ssgcam.threads import ahead
 
 #: Most classes in a mask of 8 bits; 0 is the background and 255 usually means "ignore".
 MOST_CLASSES = 254
@@ -118,11 +117,24 @@ class ClassScores:
     unusual: Sequence[str] = ()
 
 
-class PhotoFacts(NamedTuple):
-    """Height and width of a photo, and what was left out or assumed when it was read."""
+class Explained(NamedTuple):
+    """What a network says of ``N`` images, for ``K`` classes of each.
 
-    size: tuple[int, int]
-    notes: list[str]
+    Attributes:
+        classes: ``[N, K]``.
+        probabilities: ``[N, K]``.
+        maps: ``[N, K, h, w]``, not negative, on the CPU.
+        unusual: For each image in what it is unlike the calibration images of the recipe.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    maps: Tensor
+    unusual: Sequence[Sequence[str]]
+
+
+#: The rows and columns of a window, and the classes in it by value.
+Window = tuple[tuple[slice, slice], dict[int, ClassScores]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,35 +160,21 @@ class Segmenter(ABC):
     images_at_once: int = 16
     mirror: bool = False
 
-    @property
-    def network(self) -> nn.Module:
-        """What is run."""
-        return self.model.network
-
     @abstractmethod
-    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
-        """The present classes of a batch, and how sure the network is of them.
+    def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
+        """Maps of the network's input.
 
         Args:
-            pixels: RGB with 8 bits or in [0, 1], ``[N, 3, H, W]``, of the network's input size.
-
-        Returns:
-            For each image by value: the present classes or, if there is none, the most probable one
-            of the rule's, without scores. Scores are of input size.
+            images: ``[N, C, H, W]``.
+            classes: ``[N, K]``; those of the rule that may be present if None.
 
         Raises:
             SsgcamError: If an image can't be explained.
         """
 
-    @abstractmethod
-    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
-        """The score of a class in a window of a height and width, as it is averaged over windows."""
-
-    @abstractmethod
-    def full_scores(
-        self, found: dict[int, ClassScores], size: tuple[int, int]
-    ) -> dict[int, Tensor]:
-        """By value, ascending, the scores ``[H, W]`` of the present classes at the photo's size."""
+    def scaled(self, scores: Tensor, probability: float) -> Tensor:
+        """The scores ``[1, H, W]`` that a mask is made of, from a map of that size; the map itself."""
+        return scores
 
     @property
     def batch_size(self) -> int:
@@ -185,37 +183,39 @@ class Segmenter(ABC):
 
     def to_device(self, device: torch.device | None) -> None:
         """Move the network."""
-        self.network.to(device)
+        self.model.network.to(device)
 
-    def read(self, image: InputImage) -> tuple[PhotoFacts, Tensor | Image.Image]:
-        """What is kept of a photo, and its pixels at the network's size or in full."""
+    def read(self, image: InputImage) -> tuple[dict[str, Any], Tensor | Image.Image]:
+        """The facts of a photo, and its pixels at the network's size or in full."""
         photo = self.model.preprocessing.read(image.path)
         pixels = photo if self.rule.windows else self.model.preprocessing.pixels(photo)
-        return PhotoFacts((photo.height, photo.width), photo.info["notes"]), pixels
+        return {"size": list(photo.size), "notes": photo.info["notes"]}, pixels
 
     def compute(
-        self, images: Sequence[tuple[PhotoFacts, Any]]
-    ) -> list[tuple[PhotoFacts, dict[int, ClassScores]]]:
-        """What is kept of each photo and the classes in it."""
+        self, images: Sequence[tuple[dict[str, Any], Any]]
+    ) -> list[tuple[dict[str, Any], dict[int, ClassScores]]]:
+        """The facts of each photo and the classes in it."""
         facts, pixels = zip(*images, strict=True)
         if self.rule.windows:
-            return [(about, self.in_windows(photo)) for about, photo in images]
+            return list(zip(facts, map(self.in_windows, pixels), strict=True))
         return list(zip(facts, self.in_images(torch.stack(pixels)), strict=True))
 
     def write(
-        self, image: InputImage, made: tuple[PhotoFacts, dict[int, ClassScores]]
+        self, image: InputImage, made: tuple[dict[str, Any], dict[int, ClassScores]]
     ) -> tuple[list[str], dict[str, Any]]:
         """Write the mask and, if asked for, the maps and the overlay (the photo is read again)."""
-        (size, notes), found = made
+        facts, found = made
+        width, height = facts["size"]
+        size = height, width
         scores = self.full_scores(found, size)
         labels = self.mask(scores, size).numpy()
         outputs = list[str]()
 
-        def write(name: str, picture: Image.Image, compression: int = 6) -> None:
+        def write(name: str, picture: Image.Image) -> None:
             outputs.append(name)
-            write_png(self.out / name, picture, compression=compression)
+            write_png(self.out / name, picture)
 
-        write(f"{image.output}.png", indexed(labels), 3)
+        write(f"{image.output}.png", indexed(labels))
         for value, score in scores.items() if self.soft else ():
             suffix = f"_{value}" if len(self.rule.classes) > 1 else ""
             levels = (score.clamp(0, 1) * 65535).round().numpy().astype(np.uint16)
@@ -225,15 +225,15 @@ class Segmenter(ABC):
             with written_whole(self.out / outputs[-1]) as temporary:
                 picture = mask_overlay(self.model.preprocessing.read(image.path), labels)
                 picture.save(temporary, format="JPEG", quality=90)
-        facts: dict[str, Any] = {"size": [size[1], size[0]], "notes": notes}
         if self.rule.guarantee is not None:
             bounds = self.inner_and_outer(scores.get(1, torch.zeros(size)))
             for folder, bound in bounds.items():
-                write(f"{folder}/{image.output}.png", indexed(bound), 3)
+                write(f"{folder}/{image.output}.png", indexed(bound))
             facts["undecided"] = round(float((bounds[UNDECIDED] == IGNORED).mean()), 6)
         if unusual := [name for one in found.values() for name in one.unusual]:
             facts["unusual"] = unusual
-            facts["notes"] = [*notes, f"unlike the calibration images in: {', '.join(unusual)}"]
+            unlike = f"unlike the calibration images in: {', '.join(unusual)}"
+            facts["notes"] = [*facts["notes"], unlike]
         pixels = np.bincount(labels.ravel(), minlength=max(found) + 1).tolist()
         stability = self.stability(scores, size)
         classes = [
@@ -252,13 +252,57 @@ class Segmenter(ABC):
         ]
         return outputs, {**facts, "classes": classes}
 
-    def in_windows(self, photo: Image.Image) -> dict[int, ClassScores]:
-        """Explain the present classes of a photo in windows.
-
-        Memory: 4 bytes for each pixel of the photo and each present class, and 4 bytes more.
+    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
+        """The present classes of a batch, and how sure the network is of them.
 
         Args:
-            photo: RGB, any size.
+            pixels: RGB with 8 bits or in [0, 1], ``[N, 3, H, W]``, of the network's input size.
+
+        Returns:
+            For each image by value: the present classes or, if there is none, the most probable one
+            of the rule's, without scores. Scores are of input size.
+
+        Raises:
+            SsgcamError: If an image can't be explained.
+        """
+        images = self.model.inputs(pixels)
+        classes, probabilities, maps, unusual = self.explained(images)
+        mirrored = self.explained(images.flip(-1), classes).maps.flip(-1) if self.mirror else None
+        found: list[dict[int, ClassScores]] = []
+        for n, row in enumerate(classes.tolist()):
+            found.append({})
+            present = probabilities[n] >= self.rule.gate
+            shown = present.nonzero()[:, 0] if present.any() else probabilities[n].argmax()[None]
+            for k in shown.tolist():
+                value = self.rule.classes.index(row[k]) + 1 if self.rule.classes else 1
+                agreement = None
+                if mirrored is not None:
+                    both = maps[n, k], mirrored[n, k]
+                    agreement = _iou(*(each >= self.rule.threshold for each in both))
+                scores = maps[n, k] if present[k] else None
+                found[-1][value] = ClassScores(
+                    row[k], float(probabilities[n, k]), scores, agreement, unusual[n]
+                )
+        return found
+
+    def at_size(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+        """The scores ``[H, W]`` of a present class at the size of the photo or window."""
+        assert one.scores is not None
+        return self.scaled(pipeline.resize(one.scores[None], size), one.probability)[0]
+
+    def full_scores(
+        self, found: dict[int, ClassScores], size: tuple[int, int]
+    ) -> dict[int, Tensor]:
+        """By value, ascending, the scores ``[H, W]`` of the present classes at the photo's size."""
+        present = {v: one for v, one in sorted(found.items()) if one.scores is not None}
+        if self.rule.windows:  # they have that size
+            return {v: one.scores for v, one in present.items() if one.scores is not None}
+        return {v: self.at_size(one, size) for v, one in present.items()}
+
+    def in_windows(self, photo: Image.Image) -> dict[int, ClassScores]:
+        """Explain the present classes of a photo (RGB, any size) in windows.
+
+        Memory: 4 bytes for each pixel of the photo and each present class, and 4 bytes more.
 
         Returns:
             As :meth:`in_images` for one image; scores are the averages at the photo's size.
@@ -266,44 +310,44 @@ class Segmenter(ABC):
         Raises:
             SsgcamError: If a window can't be explained.
         """
-        weights = torch.zeros(photo.height, photo.width)
+        return self.averaged(self.each_window(photo), (photo.height, photo.width), self.rule.gate)
+
+    def averaged(
+        self, windows: Iterable[Window], size: tuple[int, int], gate: float
+    ) -> dict[int, ClassScores]:
+        """What is in a photo of this height and width, from all its windows; see :meth:`in_windows`.
+
+        ``gate``, not below the rule's, replaces that.
+        """
+        weights = torch.zeros(size)
         sums: dict[int, Tensor] = {}
         best: dict[int, ClassScores] = {}  # each class where it is most probable
-        with closing(self.each_window(photo)) as windows:
-            for area, weight, of_window in windows:
-                weights[area] += weight
-                for value, one in of_window.items():
-                    if value not in best or one.probability > best[value].probability:
-                        best[value] = one
-                    if one.scores is not None:
-                        total = sums.setdefault(value, torch.zeros_like(weights))
-                        size = weight.shape[0], weight.shape[1]
-                        total[area] += weight * self.in_window(one, size)
+        for area, of_window in windows:
+            height, width = weights[area].shape
+            weight = window_weight(height, width)
+            weights[area] += weight
+            for value, one in of_window.items():
+                if value not in best or one.probability > best[value].probability:
+                    best[value] = one
+                if one.scores is not None and one.probability >= gate:
+                    total = sums.setdefault(value, torch.zeros(size))
+                    total[area] += weight * self.at_size(one, (height, width))
         if not sums:
-            return dict([max(best.items(), key=lambda item: item[1].probability)])
+            value, one = max(best.items(), key=lambda item: item[1].probability)
+            return {value: replace(one, scores=None)}
         return {
             value: replace(best[value], scores=total / weights) for value, total in sums.items()
         }
 
-    def each_window(
-        self, photo: Image.Image
-    ) -> Generator[tuple[tuple[slice, slice], Tensor, dict[int, ClassScores]], None, None]:
-        """For each window of a photo its rows and columns, its pixels' weight and what is in it."""
-        windows = self.rule.windows
-        assert windows is not None
-        boxes = list(windows.boxes(photo.height, photo.width))
-        read = ahead(
-            lambda box: self.model.preprocessing.pixels(photo.crop(box)),
-            boxes,
-            window=2 * self.images_at_once,
-        )
-        with closing(read):
-            inputs = zip(boxes, read, strict=True)
-            while batch := list(islice(inputs, self.images_at_once)):
-                found = self.in_images(torch.stack([pixels for _, pixels in batch]))
-                for ((left, top, right, bottom), _), of_window in zip(batch, found, strict=True):
-                    area = slice(top, bottom), slice(left, right)
-                    yield area, window_weight(bottom - top, right - left), of_window
+    def each_window(self, photo: Image.Image) -> Iterator[Window]:
+        """For each window of a photo its rows and columns, and what is in it."""
+        assert self.rule.windows is not None
+        boxes = self.rule.windows.boxes(photo.height, photo.width)
+        while batch := list(islice(boxes, self.images_at_once)):
+            pixels = [self.model.preprocessing.pixels(photo.crop(box)) for box in batch]
+            found = self.in_images(torch.stack(pixels))
+            for (left, top, right, bottom), of_window in zip(batch, found, strict=True):
+                yield (slice(top, bottom), slice(left, right)), of_window
 
     def mask(
         self, scores: dict[int, Tensor], size: tuple[int, int], threshold: float | None = None
@@ -362,9 +406,8 @@ class Segmenter(ABC):
         guarantee = self.rule.guarantee
         assert guarantee is not None
         outer = pipeline.threshold(scores, guarantee.outer_threshold).numpy()
-        inner = np.zeros_like(outer)
-        if guarantee.inner_threshold is not None:
-            inner = pipeline.threshold(scores, guarantee.inner_threshold).numpy() & outer
+        least = math.inf if guarantee.inner_threshold is None else guarantee.inner_threshold
+        inner = pipeline.threshold(scores, least).numpy() & outer
         undecided = np.where(inner, 1, np.where(outer, IGNORED, 0))
         masks = {INNER: inner, OUTER: outer, UNDECIDED: undecided}
         return {name: mask.astype(np.uint8) for name, mask in masks.items()}
@@ -385,57 +428,30 @@ class MapSegmenter(Segmenter):
         """The network with its layers."""
         return self.explainer.cam if isinstance(self.explainer, BoundRecipe) else self.explainer
 
-    @property
-    def network(self) -> nn.Module:
-        """What is run."""
-        return self.cam.network
-
-    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
-        """The present classes of a batch; scores are the maps at input size."""
-        images = self.model.inputs(pixels)
-        result = self.explainer(images, self._classes_to_explain(images))
-        classes = result.classes.view(len(images), -1)  # the most probable first
-        probabilities = result.class_probabilities.view(classes.shape)
-        maps = result.maps.view(*classes.shape, *result.maps.shape[-2:]).cpu()
-        mirrored = None
-        if self.mirror:
-            mirrored = self.explainer(images.flip(-1), result.classes).maps.flip(-1)
-            mirrored = mirrored.view(maps.shape).cpu() >= self.rule.threshold
+    def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
+        """The maps at input size; see :meth:`Segmenter.explained`."""
+        wanted = self._classes_to_explain(images) if classes is None else classes
+        result = self.explainer(images, wanted)
         unusual: list[list[str]] = [[] for _ in images]
-        bound = self.explainer if isinstance(self.explainer, BoundRecipe) else None
-        whole = result.classes.ndim == 1 and self.rule.windows is None
-        if bound and bound.recipe.calibration_statistics and whole:
-            unusual = bound.unusual(images, result)
-        found: list[dict[int, ClassScores]] = [{} for _ in images]
-        for n, (of_image, row) in enumerate(zip(found, classes.tolist(), strict=True)):
-            for k, index in enumerate(row):
-                probability = float(probabilities[n, k])
-                present = probability >= self.rule.gate
-                if present or k == 0:
-                    value = self.rule.classes.index(index) + 1 if self.rule.classes else 1
-                    scores = maps[n, k] if present else None
-                    agreement = None
-                    if mirrored is not None:
-                        agreement = _iou(maps[n, k] >= self.rule.threshold, mirrored[n, k])
-                    of_image[value] = ClassScores(index, probability, scores, agreement, unusual[n])
-        return found
+        if (
+            isinstance(self.explainer, BoundRecipe)
+            and self.explainer.recipe.calibration_statistics
+            and result.classes.ndim == 1
+            and not self.rule.windows
+        ):
+            unusual = self.explainer.unusual(images, result)
+        shape = len(images), -1
+        classes, probabilities = result.classes.view(shape), result.class_probabilities.view(shape)
+        maps = result.maps.view(*classes.shape, *result.maps.shape[-2:])
+        return Explained(classes, probabilities, maps.cpu(), unusual)
 
-    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
-        """The score of a class in a window of a height and width."""
-        assert one.scores is not None
-        return one.probability * pipeline.scale(pipeline.resize(one.scores[None], size))[0]
-
-    def full_scores(
-        self, found: dict[int, ClassScores], size: tuple[int, int]
-    ) -> dict[int, Tensor]:
-        """By value, ascending, the scores ``[H, W]`` of the present classes at the photo's size."""
-        present = {v: one.scores for v, one in sorted(found.items()) if one.scores is not None}
+    def scaled(self, scores: Tensor, probability: float) -> Tensor:
+        """Divided by its maximum and, in windows, times the probability of the class."""
         if self.rule.windows:
-            return present
-        resized = {v: pipeline.resize(scores[None], size)[0] for v, scores in present.items()}
+            return probability * pipeline.scale(scores)
         if len(self.rule.classes) < 2:
-            return {v: pipeline.scale(scores) for v, scores in resized.items()}
-        return {v: scores / (scores.amax() + 1e-5) for v, scores in resized.items()}
+            return pipeline.scale(scores)
+        return scores / (scores.amax() + 1e-5)
 
     def _classes_to_explain(self, images: Tensor) -> Tensor | int | None:
         """Columns ``[N, K]``, the most probable first, with every present class; or one for all."""
@@ -451,11 +467,9 @@ class MapSegmenter(Segmenter):
         views = Augmentation()
         if isinstance(self.explainer, BoundRecipe):
             views = self.explainer.recipe.augmentation
-        inputs = (view.apply(images) for view in views)
-        outputs = [logits_of(capture(self.cam.network, each, []).output) for each in inputs]
-        if self.cam.output == "softmax":
-            return torch.stack([logits.softmax(1) for logits in outputs]).mean(0)
-        return torch.stack(outputs).sigmoid().mean(0)
+        outputs = [capture(self.cam.network, view.apply(images), []).output for view in views]
+        every = [self.cam.probabilities(logits_of(output)) for output in outputs]
+        return torch.stack(every).mean(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -467,46 +481,14 @@ class NetworkSegmenter(Segmenter):
     largest of its pixels.
     """
 
-    def in_images(self, pixels: Tensor) -> list[dict[int, ClassScores]]:
-        """The classes of a batch; see :meth:`Segmenter.in_images`."""
-        images = self.model.inputs(pixels)
-        scores, probabilities = self._scores(images)
-        agreement: list[list[float | None]] = [[None] * scores.shape[1]] * len(scores)
-        if self.mirror:
-            mirrored = self._scores(images.flip(-1))[0].flip(-1) >= self.rule.threshold
-            pairs = zip(scores >= self.rule.threshold, mirrored, strict=True)
-            agreement = [[_iou(a, b) for a, b in zip(*pair, strict=True)] for pair in pairs]
-        found: list[dict[int, ClassScores]] = []
-        for n, of_image in enumerate(probabilities.tolist()):
-            present = {k: p for k, p in enumerate(of_image) if p >= self.rule.gate}
-            shown = present or {max(range(len(of_image)), key=of_image.__getitem__): max(of_image)}
-            found.append(
-                {
-                    k + 1: ClassScores(k, p, scores[n, k] if present else None, agreement[n][k])
-                    for k, p in shown.items()
-                }
-            )
-        return found
-
-    def in_window(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
-        """The score of a class in a window of a height and width."""
-        assert one.scores is not None
-        return pipeline.resize(one.scores[None], size)[0]
-
-    def full_scores(
-        self, found: dict[int, ClassScores], size: tuple[int, int]
-    ) -> dict[int, Tensor]:
-        """By value, ascending, the scores ``[H, W]`` at the photo's size."""
-        present = {v: one for v, one in sorted(found.items()) if one.scores is not None}
-        return {v: self.in_window(one, size) for v, one in present.items()}
-
-    def _scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores ``[N, K, H, W]`` and the largest probability of each class ``[N, K]``, on the CPU."""
+    def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
+        """The scores of all classes; see :meth:`Segmenter.explained`."""
         with torch.no_grad():
-            p = self.network(images).float().softmax(1).cpu()
-        classes = p[:, 1:]
-        share = classes / (classes + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
-        return share, classes.amax((2, 3))
+            p = self.model.network(images).float().softmax(1).cpu()
+        objects = p[:, 1:]
+        scores = objects / (objects + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
+        every = torch.arange(objects.shape[1]).expand(len(images), -1)
+        return Explained(every, objects.amax((2, 3)), scores, [()] * len(images))
 
 
 def _iou(one: Tensor, other: Tensor) -> float:

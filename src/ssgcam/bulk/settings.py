@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from ssgcam.cam import CAM
-from ssgcam.core.network import unwrap
 from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import parameter_hash
 from ssgcam.models import LoadedModel
@@ -68,7 +67,7 @@ def settings_of(
     return {
         "model": {
             "name": model.name,
-            "parameters": parameter_hash(unwrap(model.network)),
+            "parameters": parameter_hash(model.network),
             "output": output,
             "preprocessing": asdict(model.preprocessing),
         },

@@ -9,12 +9,11 @@ number of images, so that a slow disk slows the network instead of filling the m
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from tqdm.auto import tqdm
@@ -25,39 +24,32 @@ from ssgcam.files import remove_unfinished
 from ssgcam.manifest import Entry, Manifest, file_stamp, locked
 from ssgcam.threads import ahead
 
-Read = TypeVar("Read")
-Made = TypeVar("Made")
 
-
-class Task(Protocol[Read, Made]):
+class Task(Protocol):
     """What is done with each image. It can be pickled, to be sent to other machines."""
 
     @property
     def batch_size(self) -> int:
         """Largest number of images in one call of :meth:`compute`."""
-        ...
 
     def to_device(self, device: torch.device | None) -> None:
         """Move the network to a device (None: stay). Called once in each process, first."""
-        ...
 
-    def read(self, image: InputImage) -> Read:
+    def read(self, image: InputImage) -> Any:
         """Read an image. Called in a thread.
 
         Raises:
             SsgcamError: If it can't be read; the others are processed all the same.
         """
-        ...
 
-    def compute(self, images: Sequence[Read]) -> Sequence[Made]:
+    def compute(self, images: Sequence[Any]) -> Sequence[Any]:
         """One result for each image.
 
         Raises:
             SsgcamError: If one of them has no result. They are then tried one by one.
         """
-        ...
 
-    def write(self, image: InputImage, made: Made) -> tuple[Sequence[str], dict[str, Any]]:
+    def write(self, image: InputImage, made: Any) -> tuple[Sequence[str], dict[str, Any]]:
         """Write the output files, each whole or not at all. Called in a thread.
 
         Returns:
@@ -66,11 +58,10 @@ class Task(Protocol[Read, Made]):
         Raises:
             SsgcamError: If a file can't be written, which ends the run.
         """
-        ...
 
 
 #: Processes groups of images; the results have the images' order if only one process works.
-Engine = Callable[[Sequence[Sequence[InputImage]], Task[Any, Any]], Generator[Entry, None, None]]
+Engine = Callable[[Sequence[Sequence[InputImage]], Task], Generator[Entry, None, None]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ class Outcome:
 
 def run(
     images: Sequence[InputImage],
-    task: Task[Any, Any],
+    task: Task,
     manifest: Manifest,
     *,
     engine: Engine | None = None,
@@ -116,7 +107,9 @@ def run(
     """
     folder = manifest.path.parent
     failures = []
-    with locked(folder), _unfinished_files_removed(folder):
+    with locked(folder), ExitStack() as at_end:
+        remove_unfinished(folder)  # temporary files of a killed run
+        at_end.callback(remove_unfinished, folder)  # and of killed workers
         groups = unfinished(images, manifest, task.batch_size)
         due = {image.name: image for group in groups for image in group}
         bar = tqdm(total=len(due), unit="image", disable=None if progress else True)
@@ -160,7 +153,7 @@ def unfinished(
 
 
 def process(
-    groups: Sequence[Sequence[InputImage]], task: Task[Any, Any], *, workers: int | None = None
+    groups: Sequence[Sequence[InputImage]], task: Task, *, workers: int | None = None
 ) -> Generator[Entry, None, None]:
     """Process groups of images in this process.
 
@@ -183,51 +176,39 @@ def process(
         yield from ahead(partial(_write, task), computed, window=window, workers=workers)
 
 
-@contextmanager
-def _unfinished_files_removed(folder: Path) -> Iterator[None]:
-    """Remove temporary files before the block, of a killed run, and after it, of killed workers."""
-    remove_unfinished(folder)
-    try:
-        yield
-    finally:
-        remove_unfinished(folder)
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Item:
-    """An image with what was read or computed, or the reason for its failure."""
+    """An image with what was read, then with what was computed, or with the error that it failed with."""
 
     image: InputImage
     stamp: list[int] | None
-    value: Any = None
-    error: str = ""
+    value: Any
 
 
-def _read(task: Task[Any, Any], image: InputImage) -> _Item:
-    item = _Item(image, file_stamp(image.path))
+def _read(task: Task, image: InputImage) -> _Item:
+    stamp = file_stamp(image.path)
     try:
-        return replace(item, value=task.read(image))
+        return _Item(image, stamp, task.read(image))
     except SsgcamError as error:
-        return replace(item, error=str(error))
+        return _Item(image, stamp, error)
 
 
 def _computed(
-    groups: Iterable[Sequence[InputImage]], read: Iterator[_Item], task: Task[Any, Any]
+    groups: Iterable[Sequence[InputImage]], read: Iterator[_Item], task: Task
 ) -> Iterator[_Item]:
     for group in groups:
         items = list(islice(read, len(group)))
-        computed = iter(_compute(task, [item for item in items if not item.error]))
+        _compute(task, [item for item in items if not isinstance(item.value, SsgcamError)])
         while items:  # free each image as soon as it is passed on
-            item = items.pop(0)
-            yield item if item.error else next(computed)
+            yield items.pop(0)
 
 
-def _compute(task: Task[Any, Any], items: Sequence[_Item]) -> list[_Item]:
-    if not items:
-        return []
+def _compute(task: Task, items: Sequence[_Item]) -> None:
+    """Replace what was read by what is computed, or by the error."""
     try:
-        made = task.compute([item.value for item in items])
-        return [replace(item, value=value) for item, value in zip(items, made, strict=True)]
+        made = task.compute([item.value for item in items]) if items else []
+        for item, value in zip(items, made, strict=True):
+            item.value = value
     except torch.OutOfMemoryError as error:
         raise SsgcamError(
             f"the device has too little memory for {len(items)} images at once; "
@@ -235,13 +216,14 @@ def _compute(task: Task[Any, Any], items: Sequence[_Item]) -> list[_Item]:
         ) from error
     except SsgcamError as error:
         if len(items) == 1:
-            (item,) = items
-            return [replace(item, value=None, error=f"'{item.image.path}': {error}")]
-    return [result for item in items for result in _compute(task, [item])]
+            items[0].value = SsgcamError(f"'{items[0].image.path}': {error}")
+        else:
+            for item in items:
+                _compute(task, [item])
 
 
-def _write(task: Task[Any, Any], item: _Item) -> Entry:
-    if item.error:
-        return Entry(item.image.name, item.stamp, error=item.error)
+def _write(task: Task, item: _Item) -> Entry:
+    if isinstance(item.value, SsgcamError):
+        return Entry(item.image.name, item.stamp, error=str(item.value))
     outputs, facts = task.write(item.image, item.value)
     return Entry(item.image.name, item.stamp, tuple(outputs), facts)

@@ -53,15 +53,8 @@ def explain(
     again continues an interrupted run. An image that can't be explained is reported; the
     others are explained, and the exit code is 2.
     """
-    from ssgcam.bulk.explain import REPORT, check_folder, explain_images
+    from ssgcam.bulk.explain import REPORT, explain_images
 
-    settings: dict[str, Any] = {
-        "method.name": method.method or "ssg_cam",
-        "top": files.top,
-        "crop": files.crop,
-    }
-    settings |= {"model.name": network.model} if network.model else {}
-    check_folder(files.out, files.classes or [], settings)
     model = network.load()
     given: dict[str, Any] = {**vars(files), "classes": files.classes or []}
     with output.printed_warnings():
