@@ -9,7 +9,6 @@ each layer) run on their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
 from ssgcam.core.fast import Computation
 from ssgcam.core.layers import resolve
-from ssgcam.core.methods import METHODS, Method, ssg_cam
+from ssgcam.core.methods import METHODS, Method, method_of
 from ssgcam.core.network import unwrap
 from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
 from ssgcam.core.signals import Needs, signals_of
@@ -68,10 +67,7 @@ class MethodSpec:
 
     def __post_init__(self) -> None:
         """Check the method's name."""
-        if self.method not in METHODS:
-            raise SsgcamError(
-                f"no method named '{self.method}'; choose one of {', '.join(METHODS)}"
-            )
+        method_of(self.method)
 
     @classmethod
     def parse(cls, text: str) -> MethodSpec:
@@ -102,10 +98,7 @@ class MethodSpec:
     @property
     def definition(self) -> Method:
         """The method of the registry, with the settings of this one."""
-        method = METHODS[self.method]
-        if self.method == "ssg_cam":
-            needs: Needs = "second" if self.ssg.second_exponent else "first"
-            method = replace(method, function=partial(ssg_cam, settings=self.ssg), needs=needs)
+        method = method_of(self.method, self.ssg)
         return method if self.gamma is None else replace(method, gamma=self.gamma)
 
 
