@@ -87,15 +87,25 @@ class LoadedModel:
         """Class probabilities ``[N, K]`` from logits ``[N, K]``."""
         return probabilities_of(logits, self.output)
 
-    def class_index(self, wanted: str | int) -> int:
+    def class_index(self, wanted: str | int, count: int | None = None) -> int:
         """The index of a class given by index or (part of a) name, whatever its case.
+
+        Args:
+            wanted: Index or name.
+            count: The network's number of classes; an index outside is refused.
 
         Raises:
             SsgcamError: If no class, or more than one, fits.
         """
         text = str(wanted).lower()
         if text.removeprefix("-").isdecimal():
-            return int(text)
+            index = int(text)
+            if count is not None and not 0 <= index < count:
+                raise SsgcamError(
+                    f"class {index} is out of range: '{self.name}' has {count} classes, "
+                    f"0 to {count - 1}"
+                )
+            return index
         names = [name.lower() for name in self.class_names]
         fits = [index for index, name in enumerate(names) if name == text]
         fits = fits or [index for index, name in enumerate(names) if text in name]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ssgcam.bulk.inputs import InputImage, list_inputs
 from ssgcam.bulk.reports import explain_report
-from ssgcam.bulk.settings import class_indices, settings_of
+from ssgcam.bulk.settings import settings_of
 from ssgcam.bulk.stream import Outcome, process, run
 from ssgcam.cam import CAM
 from ssgcam.core.capture import capture
@@ -111,11 +111,11 @@ def explain_images(
     noise, count = check_network(model, device)
     if classes and top != 1:
         raise SsgcamError("classes and top were both given; leave one of them out")
-    indices = tuple(dict.fromkeys(class_indices(model, classes, count)))
+    indices = tuple(dict.fromkeys(model.class_index(each, count) for each in classes))
     other: int | Others | None = None
     if against is not None:
         is_word = against in get_args(Others)
-        other = cast(Others, against) if is_word else class_indices(model, [against], count)[0]
+        other = cast(Others, against) if is_word else model.class_index(against, count)
         explained = torch.tensor([indices or (-1,)])
         compared_classes(other, torch.zeros(1, count), explained, cam.target)  # checks them
     most = count - isinstance(other, int)

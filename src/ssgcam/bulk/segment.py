@@ -32,7 +32,7 @@ from ssgcam.bulk.segmenter import (
     NetworkSegmenter,
     Segmenter,
 )
-from ssgcam.bulk.settings import class_indices, settings_of
+from ssgcam.bulk.settings import settings_of
 from ssgcam.bulk.stream import Engine, Outcome, process, run
 from ssgcam.bulk.windows import Windows
 from ssgcam.cam import CAM
@@ -307,7 +307,9 @@ def _classes(
     given = [wanted] if isinstance(wanted, (int, str)) else list(wanted or ["all"])
     if given == ["top"]:
         return ()
-    return tuple(range(count)) if given == ["all"] else class_indices(model, given, count)
+    if given == ["all"]:
+        return tuple(range(count))
+    return tuple(model.class_index(each, count) for each in given)
 
 
 def _copy_for_review(masks: Sequence[Mask], count: int, out: Path) -> None:

@@ -15,22 +15,6 @@ from ssgcam.models import LoadedModel
 from ssgcam.recipe import BoundRecipe
 
 
-def class_indices(model: LoadedModel, classes: Sequence[int | str], count: int) -> tuple[int, ...]:
-    """Indices of classes that are given by index or name; ``count`` is the network's number of classes.
-
-    Raises:
-        SsgcamError: If there is no such class.
-    """
-    indices = tuple(model.class_index(each) for each in classes)
-    for index in indices:
-        if not 0 <= index < count:
-            raise SsgcamError(
-                f"class {index} is out of range: '{model.name}' has {count} classes, "
-                f"0 to {count - 1}"
-            )
-    return indices
-
-
 def settings_of(
     model: LoadedModel, explainer: CAM | BoundRecipe | None, noise: Tensor, **others: Any
 ) -> dict[str, Any]:

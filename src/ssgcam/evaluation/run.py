@@ -205,15 +205,7 @@ class Run:
 
     def class_index(self, wanted: int | str | None) -> int | None:
         """The index of a class of the network given by index or name; None for None."""
-        if wanted is None:
-            return None
-        index = self.model.class_index(wanted)
-        check(
-            0 <= index < self.outputs,
-            f"class {index} is out of range: '{self.model.name}' has {self.outputs} classes, 0 to "
-            f"{self.outputs - 1}",
-        )
-        return index
+        return None if wanted is None else self.model.class_index(wanted, self.outputs)
 
     def class_mapping(self, samples: SampleSet, wanted: int | None) -> dict[int, int]:
         """Class of a data set -> output of the network; all to ``wanted`` if it is given."""
