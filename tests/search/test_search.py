@@ -49,6 +49,13 @@ def test_the_score_of_the_recipe_is_the_iou_of_its_masks(found: SearchResult) ->
     assert found.recipe.origin.scores["calibration"] > 0.25
 
 
+def test_held_out_images_without_an_object_are_refused_before_the_first_pass() -> None:
+    model = small()
+    model.network.register_forward_pre_hook(lambda *_: pytest.fail("the network was run"))
+    with pytest.raises(SsgcamError, match="held-out images are empty"):
+        search_recipe(model, squares(4), ["act1"], held_out=squares(2, negatives=2))
+
+
 def test_the_recipe_names_its_origin(found: SearchResult, tmp_path: Path) -> None:
     origin = found.recipe.origin
     assert (origin.images, origin.negatives, origin.groups, origin.seed) == (6, 2, 3, 0)

@@ -120,6 +120,11 @@ def search_recipe(
         calibration = read(calibration)
     if isinstance(held_out, SampleSet):
         held_out = read(held_out, any_count=True)
+    if held_out is not None and held_out.negatives.all():
+        raise SsgcamError(
+            "all masks of the held-out images are empty, so they give no score; add images that show "
+            "the object"
+        )
     aside: CalibrationSet | None = None
     if settings.guarantee_from_folds:
         check_units(calibration, settings.alpha)
