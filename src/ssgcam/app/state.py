@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
 from ssgcam.cam import CAM
@@ -243,7 +243,7 @@ def outlined(photo: Image.Image, mask: NDArray[np.bool_], side: int = 900) -> Im
     contours, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     canvas = np.array(picture)
     width = max(2, max(picture.size) // 250)
-    for color, line in (((0, 0, 0), width + 2), (_rgb(LINE), width)):
+    for color, line in (((0, 0, 0), width + 2), (ImageColor.getrgb(LINE), width)):
         cv2.drawContours(canvas, contours, -1, color, line, cv2.LINE_AA)
     return Image.fromarray(canvas)
 
@@ -289,7 +289,7 @@ def strokes_to_mask(layers: Sequence[Any], size: tuple[int, int]) -> Mask:
         SsgcamError: If nothing is painted in the color of the object.
     """
     mask = np.full(size[::-1], IGNORE, np.uint8)
-    colors = np.array([_rgb(NOT_OBJECT), _rgb(OBJECT)], dtype=int)
+    colors = np.array([ImageColor.getrgb(color) for color in (NOT_OBJECT, OBJECT)])
     for layer in layers:
         strokes = np.asarray(layer)
         if strokes.ndim != 3 or strokes.shape[2] != 4:
@@ -373,7 +373,3 @@ def describe(recipe: Recipe) -> str:
     score = recipe.origin.scores.get("calibration")
     fit = "" if score is None else f" IoU {score:.3f} on the labeled pixels."
     return f"Layers {layers}; threshold {recipe.threshold:.2f}.{fit}"
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
