@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -124,13 +124,21 @@ def build(
     return page
 
 
+@dataclass
 class _Tab:
-    """What the tabs share."""
+    """What the tabs share.
 
-    def __init__(
-        self, models: dict[str, LoadedModel], network: gr.Dropdown, used: gr.State, folder: Path
-    ) -> None:
-        self.models, self.network, self.used, self.folder = models, network, used, folder
+    Attributes:
+        models: The networks by name.
+        network: Where one of them is chosen.
+        used: The recipe in use.
+        folder: For temporary files.
+    """
+
+    models: dict[str, LoadedModel]
+    network: gr.Dropdown
+    used: gr.State
+    folder: Path
 
     def on(
         self,
@@ -141,8 +149,9 @@ class _Tab:
         *,
         fast: bool = False,
     ) -> Any:
-        """Call a handler at an event: one at a time for the networks, ``fast`` without one."""
-        return events(
+        """Call a handler at one or more events: one at a time for the networks, ``fast`` without one."""
+        return gr.on(
+            events,
             shown(function),
             inputs,
             outputs,
@@ -215,11 +224,11 @@ class _ExplainTab(_Tab):
         self.on(gallery.select, self.choose, [photos, *asked], [chosen, *drawn])
         begun = [photos, gallery, chosen, *drawn]
         self.on(upload.upload, self.add, [upload, photos, *asked], [upload, *begun])
-        for event in (index.input, against.input, self.network.change):
-            self.on(event, self.run, [chosen, *asked], drawn)
-        changed: list[Any] = [method, other, layer, *sliders]
-        for each in changed:
-            self.on(each.input, self.draw, redraw, [compared, layers], fast=True)
+        other_signals = [index.input, against.input, self.network.change]
+        self.on(other_signals, self.run, [chosen, *asked], drawn)
+        boxes: list[Any] = [method, other, layer, *sliders]
+        other_map = [each.input for each in boxes]
+        self.on(other_map, self.draw, redraw, [compared, layers], fast=True)
         self.on(layers.select, self.pick, redraw, [layer, compared], fast=True)
         self.on(make.click, self.download, [found, *settings], [files])
         paths = [str(path) for path in examples]
