@@ -237,8 +237,10 @@ class _ExplainTab(_Tab):
     @staticmethod
     def settings(layer: str, method: str, *sliders: float) -> state.MapSettings:
         """The values of the page as settings."""
-        values = {name: value for (name, *_), value in zip(SLIDERS, sliders, strict=True)}
-        return state.MapSettings(state.OFFERED[method], layer=layer, **values)
+        values: dict[str, Any] = {
+            name: value for (name, *_), value in zip(SLIDERS, sliders, strict=True)
+        }
+        return state.MapSettings(method=state.OFFERED[method], layer=layer, **values)
 
     def draw(
         self, explained: state.Explanation | None, other: str, layer: str, method: str, *rest: float

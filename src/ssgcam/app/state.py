@@ -55,23 +55,17 @@ Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class MapSettings:
-    """The sliders of the page.
+class MapSettings(SSGSettings):
+    """The sliders of the page; the settings of SSG-CAM are those of its base class.
 
     Attributes:
-        method: A key of ``core.methods.METHODS``; the next three belong to ``"ssg_cam"``.
-        sigma: See ``SSGSettings``, as are both exponents.
-        first_exponent: Power of the first order.
-        second_exponent: Power of the second order.
+        method: A key of ``core.methods.METHODS``; the settings of SSG-CAM belong to ``"ssg_cam"``.
         gamma: Power of each layer's scaled map.
         layer: A layer, or :data:`FUSED`.
         opacity: Of the largest value in the overlay.
     """
 
     method: str = "ssg_cam"
-    sigma: float = SSGSettings.sigma
-    first_exponent: float = SSGSettings.first_exponent
-    second_exponent: float = SSGSettings.second_exponent
     gamma: float = 1.0
     layer: str = FUSED
     opacity: float = 0.85
@@ -100,16 +94,11 @@ class Explanation:
     def map(self, settings: MapSettings) -> Map:
         """The map ``[H, W]`` in [0, 1] at the network's input size."""
         names = self.fused if settings.layer == FUSED else (settings.layer,)
-        ssg = SSGSettings(
-            sigma=settings.sigma,
-            first_exponent=settings.first_exponent,
-            second_exponent=settings.second_exponent,
-        )
         function = METHODS[settings.method].function
         assert function is not None
         with torch.no_grad():
             raw = [
-                ssg_cam(self.signals[name], ssg)
+                ssg_cam(self.signals[name], settings)
                 if settings.method == "ssg_cam"
                 else function(self.signals[name])
                 for name in names
