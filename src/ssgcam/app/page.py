@@ -149,9 +149,8 @@ class _Tab:
         *,
         fast: bool = False,
     ) -> Any:
-        """Call a handler at one or more events: one at a time for the networks, ``fast`` without one."""
-        return gr.on(
-            events,
+        """Call a handler at an event: one at a time for the networks, ``fast`` without one."""
+        return events(
             shown(function),
             inputs,
             outputs,
@@ -224,11 +223,11 @@ class _ExplainTab(_Tab):
         self.on(gallery.select, self.choose, [photos, *asked], [chosen, *drawn])
         begun = [photos, gallery, chosen, *drawn]
         self.on(upload.upload, self.add, [upload, photos, *asked], [upload, *begun])
-        other_signals = [index.input, against.input, self.network.change]
-        self.on(other_signals, self.run, [chosen, *asked], drawn)
-        boxes: list[Any] = [method, other, layer, *sliders]
-        other_map = [each.input for each in boxes]
-        self.on(other_map, self.draw, redraw, [compared, layers], fast=True)
+        for event in (index.input, against.input, self.network.change):
+            self.on(event, self.run, [chosen, *asked], drawn)
+        changed: list[Any] = [method, other, layer, *sliders]
+        for each in changed:
+            self.on(each.input, self.draw, redraw, [compared, layers], fast=True)
         self.on(layers.select, self.pick, redraw, [layer, compared], fast=True)
         self.on(make.click, self.download, [found, *settings], [files])
         paths = [str(path) for path in examples]
