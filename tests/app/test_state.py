@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_maps_of_cached_signals_are_those_of_cam(photo, method):
     assert state_of(model.network) == before
     inputs = model.preprocessing([photo])
     ssg = SSGSettings(sigma=0.1, first_exponent=2, second_exponent=1)
-    settings = state.MapSettings(method, 0.1, 2, 1, 0.5)
+    settings = state.MapSettings(**asdict(ssg), method=method, gamma=0.5)
     for layer in (state.FUSED, *explained.signals):
         names = auto_layers(model.network, inputs) if layer == state.FUSED else [layer]
         expected = CAM(model, names, method, ssg=ssg, gamma=0.5)(inputs, 2, against=0).maps[0]

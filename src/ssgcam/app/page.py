@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -124,13 +124,21 @@ def build(
     return page
 
 
+@dataclass
 class _Tab:
-    """What the tabs share."""
+    """What the tabs share.
 
-    def __init__(
-        self, models: dict[str, LoadedModel], network: gr.Dropdown, used: gr.State, folder: Path
-    ) -> None:
-        self.models, self.network, self.used, self.folder = models, network, used, folder
+    Attributes:
+        models: The networks by name.
+        network: Where one of them is chosen.
+        used: The recipe in use.
+        folder: For temporary files.
+    """
+
+    models: dict[str, LoadedModel]
+    network: gr.Dropdown
+    used: gr.State
+    folder: Path
 
     def on(
         self,
@@ -228,8 +236,10 @@ class _ExplainTab(_Tab):
     @staticmethod
     def settings(layer: str, method: str, *sliders: float) -> state.MapSettings:
         """The values of the page as settings."""
-        values = {name: value for (name, *_), value in zip(SLIDERS, sliders, strict=True)}
-        return state.MapSettings(state.OFFERED[method], layer=layer, **values)
+        values: dict[str, Any] = {
+            name: value for (name, *_), value in zip(SLIDERS, sliders, strict=True)
+        }
+        return state.MapSettings(method=state.OFFERED[method], layer=layer, **values)
 
     def draw(
         self, explained: state.Explanation | None, other: str, layer: str, method: str, *rest: float

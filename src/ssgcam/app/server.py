@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ssgcam.errors import require
 from ssgcam.models import LoadedModel
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 LOCAL = ("127.0.0.1", "localhost", "::1")
 MAX_FILE_SIZE = "30mb"
 #: The page may load nothing from elsewhere, whatever its framework would like to.
 POLICY = (
-    b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; "
-    b"form-action 'self'"
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; "
+    "form-action 'self'"
 )
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 
 class LocalOnly:
@@ -34,29 +34,26 @@ class LocalOnly:
         app: The application.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.responses import PlainTextResponse
+
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if not allowed(headers.get(b"host"), headers.get(b"origin")):
-            text = b"ssgcam: this page answers requests of its own machine only"
-            start = {"type": "http.response.start", "status": 403, "headers": []}
-            await send(start if scope["type"] == "http" else {"type": "websocket.close"})
-            if scope["type"] == "http":
-                await send({"type": "http.response.body", "body": text})
+        headers = Headers(scope=scope)
+        if not allowed(headers.get("host"), headers.get("origin")):
+            text = "ssgcam: this page answers requests of its own machine only"
+            await PlainTextResponse(text, 403)(scope, receive, send)
             return
 
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"content-security-policy", POLICY),
-                ]
+                MutableHeaders(scope=message)["content-security-policy"] = POLICY
             await send(message)
 
         await self.app(scope, receive, with_policy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
 from ssgcam.cam import CAM
@@ -56,23 +55,17 @@ Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class MapSettings:
-    """The sliders of the page.
+class MapSettings(SSGSettings):
+    """The sliders of the page; the settings of SSG-CAM are those of its base class.
 
     Attributes:
-        method: A key of ``core.methods.METHODS``; the next three belong to ``"ssg_cam"``.
-        sigma: See ``SSGSettings``, as are both exponents.
-        first_exponent: Power of the first order.
-        second_exponent: Power of the second order.
+        method: A key of ``core.methods.METHODS``; the settings of SSG-CAM belong to ``"ssg_cam"``.
         gamma: Power of each layer's scaled map.
         layer: A layer, or :data:`FUSED`.
         opacity: Of the largest value in the overlay.
     """
 
     method: str = "ssg_cam"
-    sigma: float = SSGSettings.sigma
-    first_exponent: float = SSGSettings.first_exponent
-    second_exponent: float = SSGSettings.second_exponent
     gamma: float = 1.0
     layer: str = FUSED
     opacity: float = 0.85
@@ -101,12 +94,7 @@ class Explanation:
     def map(self, settings: MapSettings) -> Map:
         """The map ``[H, W]`` in [0, 1] at the network's input size."""
         names = self.fused if settings.layer == FUSED else (settings.layer,)
-        ssg = SSGSettings(
-            sigma=settings.sigma,
-            first_exponent=settings.first_exponent,
-            second_exponent=settings.second_exponent,
-        )
-        method = method_of(settings.method, ssg)
+        method = method_of(settings.method, settings)
         assert method.function is not None
         with torch.no_grad():
             raw = [method.function(self.signals[name]) for name in names]
@@ -238,21 +226,21 @@ def outlined(photo: Image.Image, mask: NDArray[np.bool_], side: int = 900) -> Im
     contours, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     canvas = np.array(picture)
     width = max(2, max(picture.size) // 250)
-    for color, line in (((0, 0, 0), width + 2), (_rgb(LINE), width)):
+    for color, line in (((0, 0, 0), width + 2), (ImageColor.getrgb(LINE), width)):
         cv2.drawContours(canvas, contours, -1, color, line, cv2.LINE_AA)
     return Image.fromarray(canvas)
 
 
 def save_masks(photos: Sequence[MaskedPhoto], recipe: Recipe, threshold: float, path: Path) -> str:
     """Write the masks (255: object) and the recipe with this threshold into a zip file."""
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
-        recipe_file = Path(folder, "recipe.json")
-        replace(recipe, threshold=threshold).save(recipe_file)
+    recipe_file = path.with_name("recipe.json")
+    replace(recipe, threshold=threshold).save(recipe_file)
+    with zipfile.ZipFile(path, "w") as archive:
         archive.write(recipe_file, recipe_file.name)
         for number, each in enumerate(photos):
-            file = Path(folder, f"{Path(each.name).stem}_{number}.png")
-            write_png(file, Image.fromarray(each.mask(threshold).astype(np.uint8) * 255))
-            archive.write(file, f"masks/{file.name}")
+            mask = Image.fromarray(each.mask(threshold).astype(np.uint8) * 255)
+            with archive.open(f"masks/{Path(each.name).stem}_{number}.png", "w") as file:
+                mask.save(file, "PNG")
     return str(path)
 
 
@@ -284,7 +272,7 @@ def strokes_to_mask(layers: Sequence[Any], size: tuple[int, int]) -> Mask:
         SsgcamError: If nothing is painted in the color of the object.
     """
     mask = np.full(size[::-1], IGNORE, np.uint8)
-    colors = np.array([_rgb(NOT_OBJECT), _rgb(OBJECT)], dtype=int)
+    colors = np.array([ImageColor.getrgb(color) for color in (NOT_OBJECT, OBJECT)])
     for layer in layers:
         strokes = np.asarray(layer)
         if strokes.ndim != 3 or strokes.shape[2] != 4:
@@ -368,7 +356,3 @@ def describe(recipe: Recipe) -> str:
     score = recipe.origin.scores.get("calibration")
     fit = "" if score is None else f" IoU {score:.3f} on the labeled pixels."
     return f"Layers {layers}; threshold {recipe.threshold:.2f}.{fit}"
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)

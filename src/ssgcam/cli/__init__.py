@@ -70,12 +70,11 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 a bug of ssgcam; 2 wrong input, or some images failed; "
     "130 interrupted. 'ssgcam COMMAND --help' shows an example of each command.",
 )
-for _module in (explain, inspect, layers, train, train_segmenter, search, segment):
+for _module in (explain, inspect, layers, train, train_segmenter, search, segment, page):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name.replace("_", "-"), epilog=f"Example: {_module.EXAMPLE}")(
         getattr(_module, _name)
     )
-app.command("app", epilog=f"Example: {page.EXAMPLE}")(page.app)
 app.add_typer(evaluate.app)
 
 

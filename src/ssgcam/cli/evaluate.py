@@ -59,11 +59,17 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtraOptions:
+class ExampleOptions:
     """Options of all tasks except the sanity check."""
 
-    recipe: Path | None = option(None, shared.RECIPE)
     examples: int = option(4, "Images in the panel of examples; 0: no panel.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraOptions(ExampleOptions):
+    """Options of all tasks except the sanity check and the grid."""
+
+    recipe: Path | None = option(None, shared.RECIPE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,9 @@ class PerturbationOptions(ExtraOptions):
         "blur,insertion_deletion,drop_increase", "Names with commas; also road (slow)."
     )
     areas: str = option("0.05,0.1,0.2,0.3,0.5", "Shares of the image to blur.")
-    blur: float = option(0.05, "Sigma of the blur as a share of the input's shorter side.")
+    sigma: float = option(
+        0.05, "Sigma of the blur as a share of the input's shorter side.", "--blur"
+    )
     steps: int = option(28, "Steps of the insertion and deletion curves.")
     pixels: int | None = option(
         None, "Most pixels of perturbed images in one pass.", shown="2^18 on a CPU, 2^22 on a GPU"
@@ -107,7 +115,7 @@ class SanityOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridOptions:
+class GridOptions(ExampleOptions):
     """Options of ``evaluate grid``."""
 
     rows: int = option(2, "Photos along each side of a mosaic, 2 or 3.")
@@ -115,7 +123,6 @@ class GridOptions:
         None, shared.MOSAICS, min=1, shown="one for each photo, at most 100"
     )
     confidence: float = option(0.9, "Least probability of a photo's class.")
-    examples: int = option(4, "Images in the panel of examples; 0: no panel.", min=0)
 
 
 @app.callback(invoke_without_command=True)
@@ -140,7 +147,7 @@ def localization(common: Common, options: LocalizationOptions) -> None:
     """
     from ssgcam.evaluation import evaluate_localization
 
-    _evaluate(common, options, evaluate_localization, tau=options.tau)
+    _evaluate(common, options, evaluate_localization)
 
 
 @_command("segmentation", " --calibration other/")
@@ -155,8 +162,7 @@ def segmentation(common: Common, options: SegmentationOptions) -> None:
     from ssgcam.evaluation import evaluate_segmentation
 
     other = None if options.calibration is None else common.data.read(options.calibration)
-    given = {"background": options.background, "calibration": other}
-    _evaluate(common, options, evaluate_segmentation, **given)
+    _evaluate(common, options, evaluate_segmentation, calibration=other)
 
 
 @_command("perturbation", " --areas 0.1,0.3")
@@ -172,8 +178,8 @@ def perturbation(common: Common, options: PerturbationOptions) -> None:
     from ssgcam.evaluation import evaluate_perturbation
 
     areas = shared.numbers(options.areas, "--areas")
-    given = {"measures": tuple(shared.names(options.measures)), "steps": options.steps}
-    _evaluate(common, options, evaluate_perturbation, areas=areas, sigma=options.blur, **given)
+    measures = tuple(shared.names(options.measures))
+    _evaluate(common, options, evaluate_perturbation, areas=areas, measures=measures)
 
 
 @_command("sanity")
@@ -187,7 +193,7 @@ def sanity(common: Common, options: SanityOptions) -> None:
     """
     from ssgcam.evaluation import evaluate_sanity
 
-    _evaluate(common, options, evaluate_sanity, images=common.compare.limit, **vars(options))
+    _evaluate(common, options, evaluate_sanity, images=common.compare.limit)
 
 
 @_command("grid")
@@ -203,14 +209,20 @@ def grid(common: Common, options: GridOptions) -> None:
 
     if common.compare.classes:
         raise SsgcamError("the classes of the photos are explained; leave --class out")
-    given = {"rows": options.rows, "mosaics": options.mosaics, "confidence": options.confidence}
-    _evaluate(common, options, evaluate_grid, **given)
+    _evaluate(common, options, evaluate_grid)
 
 
 def _evaluate(
-    common: Common, own: object, evaluate: Callable[..., Evaluation], **settings: Any
+    common: Common, own: object, evaluate: Callable[..., Evaluation], **converted: Any
 ) -> None:
-    """Read the data set, load the network, evaluate, print the tables and write the files."""
+    """Read the data set, load the network, evaluate, print the tables and write the files.
+
+    Args:
+        common: The options of all tasks.
+        own: The options of this task; the names are those of ``evaluate``.
+        evaluate: The function of :mod:`ssgcam.evaluation`.
+        converted: Values of ``own`` in the form that ``evaluate`` takes.
+    """
     from ssgcam import evaluation
     from ssgcam.core.methods import METHODS
     from ssgcam.files import write_text
@@ -220,8 +232,8 @@ def _evaluate(
     check_report(common.compare.report)
     compare, out, command = common.compare, common.compare.out, output.style.command
     task = evaluate.__name__.removeprefix("evaluate_")
-    given = vars(own)
-    recipe = given.get("recipe")
+    settings = vars(own) | converted
+    recipe = settings.pop("recipe", None)
     model = common.network.load()
     samples = evaluation.limited(common.data.read(compare.folder), compare.limit)
     methods = list(METHODS) if compare.methods == "all" else shared.names(compare.methods)
@@ -236,12 +248,12 @@ def _evaluate(
     )
     how = evaluation.EvaluationSettings(
         batch_size=common.network.batch_size,
-        pixels=given.get("pixels"),
+        pixels=settings.pop("pixels", None),
         fast=common.run.fast,
         device=common.network.device,
         workers=common.run.workers,
         seed=compare.seed,
-        examples=given.get("examples", 0),
+        examples=settings.pop("examples", 0),
         progress=output.style.progress,
         out=out,
         resume=compare.resume,
@@ -255,9 +267,8 @@ def _evaluate(
     for fact in ("network", "data", "images", "intervals"):
         output.say(f"{fact}: {found.facts[fact]}")
     output.say(f"\n{found.text(brief=True)}")
-    written = evaluation.write_evaluation(found, out)
+    names = [path.name for path in evaluation.write_evaluation(found, out)]
     if compare.report is not None:
         evaluation.write_report(found, compare.report)
-    output.say(f"\nwrote {', '.join(path.name for path in written)} in {out}")
-    names = [path.name for path in written]
+    output.say(f"\nwrote {', '.join(names)} in {out}")
     output.result(out=out, files=names, report=compare.report, facts=found.facts)

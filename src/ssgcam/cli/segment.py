@@ -103,21 +103,16 @@ class ClusterOptions:
         return RayEngine(actors=self.actors, gpus=self.gpus, cpus=self.cpus, workers=workers)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentOptions:
-    """All options of the command, in groups."""
-
-    files: SegmentFiles
-    masks: MaskOptions
-    outputs: OutputOptions
-    network: shared.DescribedNetworkOptions
-    method: shared.MethodOptions
-    run: shared.RunOptions
-    cluster: ClusterOptions
-
-
 @grouped(model=None)
-def segment(options: SegmentOptions) -> None:
+def segment(
+    files: SegmentFiles,
+    masks: MaskOptions,
+    outputs: OutputOptions,
+    network: shared.DescribedNetworkOptions,
+    method: shared.MethodOptions,
+    run: shared.RunOptions,
+    cluster: ClusterOptions,
+) -> None:
     """Mark the objects in images, pixel by pixel, at the images' own size.
 
     OUT gets a mask for each image, NAME.png: an indexed picture, 0 for background and k for the k-th
@@ -129,28 +124,27 @@ def segment(options: SegmentOptions) -> None:
     from ssgcam.device import choose_device
     from ssgcam.recipe import Recipe
 
-    files, method, run = options.files, options.method, options.run
     settings = shared.given(method)
     if files.recipe is not None and settings:
         name = next(iter(settings)).replace("_", "-")
         raise SsgcamError(
             f"--{name} and --recipe were both given; a recipe has its own, leave one out"
         )
-    if (options.network.model is None) == (files.segmenter is None):
+    if (network.model is None) == (files.segmenter is None):
         raise SsgcamError("give either --model, with or without --recipe, or --segmenter")
     if files.segmenter is not None and settings:
         raise SsgcamError("--segmenter uses no method and no layers; leave their options out")
-    engine = options.cluster.make(run.workers)
+    engine = cluster.make(run.workers)
     recipe = None if files.recipe is None else Recipe.load(files.recipe)
-    model = None if files.segmenter else options.network.load()
+    model = None if files.segmenter else network.load()
     given = {
-        **vars(options.masks),
-        **vars(options.outputs),
+        **vars(masks),
+        **vars(outputs),
         **vars(run),
-        "batch_size": options.network.batch_size,
-        "device": choose_device(options.network.device),
+        "export": outputs.export or [],
+        "batch_size": network.batch_size,
+        "device": choose_device(network.device),
     }
-    given["export"] = given["export"] or []
     if given["classes"] in (["all"], ["top"]):
         (given["classes"],) = given["classes"]
 

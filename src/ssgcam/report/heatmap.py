@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import textwrap
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,11 +45,9 @@ def heat_map(
     Raises:
         SsgcamError: If it is not one map.
     """
-    colored = _colored(_levels(_one_map(values), _size_of(size, box)))
-    if box is None:
-        return colored
+    box = box or (0, 0, *size)
     picture = Image.new("RGB", size, OUTSIDE)
-    picture.paste(colored, box[:2])
+    picture.paste(_colored(_levels(_one_map(values), box)), box[:2])
     return picture
 
 
@@ -79,17 +76,16 @@ def overlay(
         SsgcamError: If it is not one photo and one map.
     """
     (photo,), values = as_photos(photo), _one_map(values)
+    whole = (0, 0, *photo.size)
+    box = box or whole
     picture = photo.convert("RGB")
     if np.any(values > 0):
-        levels = _levels(values, _size_of(photo.size, box))
-        gray = ImageOps.grayscale(photo)
-        inside = gray.crop(box).convert("RGB") if box else gray.convert("RGB")
+        levels = _levels(values, box)
         opacity = 255 * strength * np.linspace(0, 1, 256) ** 0.75
         alpha = levels.point([round(value) for value in opacity])
-        inside.paste(_colored(levels), mask=alpha)
-        picture = gray.convert("RGB")
-        picture.paste(inside, box[:2] if box else (0, 0))
-    if box is not None and box != (0, 0, *photo.size):
+        picture = ImageOps.grayscale(photo).convert("RGB")
+        picture.paste(_colored(levels), box[:2], alpha)
+    if box != whole:
         mask = Image.new("L", photo.size, 150)
         mask.paste(0, box)
         picture.paste((0, 0, 0), mask=mask)
@@ -148,22 +144,14 @@ def _one_map(values: Tensor | NDArray[Any]) -> NDArray[Any]:
     return array.reshape(array.shape[-2:])
 
 
-def _levels(values: NDArray[np.floating[Any]], size: tuple[int, int]) -> Image.Image:
-    """A map as 256 levels, mode L, of a width and height."""
+def _levels(values: NDArray[np.floating[Any]], box: Box) -> Image.Image:
+    """A map as 256 levels, mode L, of the size of a box."""
+    size = (box[2] - box[0], box[3] - box[1])
     return Image.fromarray((resized(values, size).clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def _colored(levels: Image.Image) -> Image.Image:
     picture = levels.copy()
-    picture.putpalette(_palette())
-    return picture.convert("RGB")
-
-
-@cache
-def _palette() -> bytes:
     colors: NDArray[np.uint8] = colormaps[COLORS](np.arange(256), bytes=True)
-    return colors[:, :3].tobytes()
-
-
-def _size_of(size: tuple[int, int], box: Box | None) -> tuple[int, int]:
-    return size if box is None else (box[2] - box[0], box[3] - box[1])
+    picture.putpalette(colors[:, :3].tobytes())
+    return picture.convert("RGB")
