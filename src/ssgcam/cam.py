@@ -14,7 +14,7 @@ from ssgcam.core.fast import Computation
 from ssgcam.core.forward_methods import recipro_cam, score_cam
 from ssgcam.core.layers import auto_layers, resolve
 from ssgcam.core.layouts import layout_of
-from ssgcam.core.methods import method_of
+from ssgcam.core.methods import Method, method_of
 from ssgcam.core.network import explaining, outside_inference_mode, placed, unwrap
 from ssgcam.core.settings import (
     Form,
@@ -111,9 +111,6 @@ class CAM:
         self.class_names = loaded.class_names
         self.method_name = method
         self.ssg: SSGSettings | Sequence[SSGSettings] = ssg or SSGSettings()
-        #: One for all layers, or one for each.
-        self._methods = [method_of(method, each) for each in _for_each(self.ssg, 1)]
-        self.method = max(self._methods, key=lambda each: each.needs == "second")
         self.target, self.target_function = settings_and_function(target, self.method.target)
         self.output = output or loaded.output
         check_choice("output", self.output, Output)
@@ -140,6 +137,16 @@ class CAM:
                 )
         for value in _for_each(self.gamma, 1):
             check_range("gamma", value, 0.01, 10)
+
+    @property
+    def methods(self) -> list[Method]:
+        """The method with its settings: one for all layers, or one for each."""
+        return [method_of(self.method_name, each) for each in _for_each(self.ssg, 1)]
+
+    @property
+    def method(self) -> Method:
+        """The method, or of those of the layers one that needs the most derivatives."""
+        return max(self.methods, key=lambda each: each.needs == "second")
 
     @property
     def computation(self) -> str:
@@ -236,7 +243,7 @@ class CAM:
             signals = signals_of(
                 captured, scalar, self.method.needs, input_size, retain_graph=k < len(columns)
             )
-            methods = self._methods * (len(signals) // len(self._methods))
+            methods = self.methods * (len(signals) // len(self.methods))
             with torch.no_grad():
                 raw.append(
                     {

@@ -279,8 +279,9 @@ def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d | None]:
     for path, each in network.named_modules():
         if next(each.parameters(recurse=False), None) is not None:
             name, module = path, each
-    pointwise = getattr(module, "kernel_size", (1, 1)) == (1, 1)
-    if isinstance(module, nn.Linear | nn.Conv2d) and pointwise:
+    if isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    ):
         return name, module
     return name, None
 
@@ -419,9 +420,12 @@ def _from_torchvision(name: str, pretrained: bool) -> LoadedModel:
         options = inception if name in ("googlenet", "inception_v3") else {}
         network = tv.get_model(name, weights=None, **options)
     preset = default.transforms()
-    (side,), (shorter,), method = preset.crop_size, preset.resize_size, preset.interpolation.value
     preprocessing = Preprocessing(
-        (side, side), tuple(preset.mean), tuple(preset.std), "rgb", method, shorter
+        (preset.crop_size[0], preset.crop_size[0]),
+        tuple(preset.mean),
+        tuple(preset.std),
+        interpolation=preset.interpolation.value,
+        resize_shorter=preset.resize_size[0],
     )
     return LoadedModel(network, name, preprocessing, tuple(default.meta["categories"]))
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from helpers.networks import Small
 from ssgcam import CAM
 from ssgcam.core.capture import capture
-from ssgcam.core.target import per_image
+from ssgcam.core.settings import TargetSettings
+from ssgcam.core.target import Scalar, per_image
 from ssgcam.errors import SsgcamError
 
 METHODS = ["ssg_cam", "discriminate", "layer_cam", "grad_cam", "shapley_cam", "score_cam"]
@@ -53,6 +54,16 @@ def test_contrast_is_the_function_it_stands_for(
     wanted = CAM(network, ["act2"], method, target=function)(images)
     torch.testing.assert_close(found.layer_maps, wanted.layer_maps)
     assert found.classes.tolist() == [1, 1, 1]
+
+
+def test_similar_classes_are_the_three_with_the_nearest_logits() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0, 9.0, 2.5, 4.5], [1.0, 5.0, 8.0, 0.5, 0.2, 7.0]])
+    expected = []
+    for row, own, nearest in zip(logits, (1, 2), ([4, 5, 2], [5, 1, 0]), strict=True):
+        weights = row[nearest].exp() / row[nearest].exp().sum()
+        expected.append(row[own] - (weights * row[nearest]).sum())
+    scalar = Scalar(torch.tensor([1, 2]), TargetSettings("logit"), None, "similar")
+    torch.testing.assert_close(scalar.number(logits), torch.stack(expected))
 
 
 def test_contrast_of_each_image_and_of_several_classes(network: Small, images: Tensor) -> None:

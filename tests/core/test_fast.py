@@ -148,6 +148,18 @@ def test_vision_transformer() -> None:
     torch.testing.assert_close(fast.maps, exact.maps, atol=0.05, rtol=0)
 
 
+def test_a_network_whose_train_returns_nothing(images: Tensor) -> None:
+    class Frozen(nn.Sequential):
+        def train(self, mode: bool = True) -> None:  # type: ignore[override]
+            super().train(mode)
+
+    network = Frozen(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    found = CAM(network, ["1"], "grad_cam", fast=True)(images)
+    assert found.maps.shape == (4, 96, 96)
+
+
 def test_a_network_that_cannot_be_copied(images: Tensor) -> None:
     network: Any = tv.resnet18(weights=None)
     network.lock = threading.Lock()

@@ -68,7 +68,17 @@ def brute_ssg(signal: Signal, settings: SSGSettings) -> np.ndarray:
 @pytest.mark.parametrize("form", ["taylor", "gradient"])
 @pytest.mark.parametrize(
     ("sigma", "a", "b"),
-    [(0, 1, 0), (0.2, 1, 1), (0.4, 1, 0.5), (0.1, 0, 1), (0.3, 2, 1.7), (0, 0.5, 0.5), (0.2, 2, 2)],
+    [
+        (0, 1, 0),
+        (0.2, 2, 0),
+        (0.2, 1, 1),
+        (0.4, 1, 0.5),
+        (0.1, 0, 1),
+        (0.1, 0, 1.5),
+        (0.3, 2, 1.7),
+        (0, 0.5, 0.5),
+        (0.2, 2, 2),
+    ],
 )
 def test_ssg_cam_against_a_loop(
     form: Any, second: bool, signed: bool, sigma: float, a: float, b: float

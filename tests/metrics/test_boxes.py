@@ -113,3 +113,6 @@ def test_malformed_boxes_are_refused():
         fill_boxes(torch.zeros(0, 4), 9, 9)
     with pytest.raises(SsgcamError, match="ends before it starts"):
         scale_boxes(torch.tensor([[3, 0, 1, 4]]), 9, 9)
+    for size in ((0, 9), (9, 0)):
+        with pytest.raises(SsgcamError, match="has no area"):
+            scale_boxes(torch.tensor([[0, 0, 1, 4]]), *size)

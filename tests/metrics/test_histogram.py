@@ -35,6 +35,7 @@ def test_threshold_counts_equal_masks_at_each_threshold(generator):
     maps = torch.rand(4, 7, 9, generator=generator)
     thresholds = torch.arange(1, 1001) / 1000
     maps.view(-1)[:100] = thresholds[::10]  # exactly on a threshold
+    maps.view(-1)[100:200] = 0  # below all
     truth = torch.randint(0, 2, maps.shape, generator=generator)
     truth[torch.rand(maps.shape, generator=generator) < 0.2] = 255
     labels = torch.where(truth == 255, -1, truth)

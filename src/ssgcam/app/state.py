@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -233,14 +234,14 @@ def outlined(photo: Image.Image, mask: NDArray[np.bool_], side: int = 900) -> Im
 
 def save_masks(photos: Sequence[MaskedPhoto], recipe: Recipe, threshold: float, path: Path) -> str:
     """Write the masks (255: object) and the recipe with this threshold into a zip file."""
-    recipe_file = path.with_name("recipe.json")
-    replace(recipe, threshold=threshold).save(recipe_file)
-    with zipfile.ZipFile(path, "w") as archive:
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
+        recipe_file = Path(folder, "recipe.json")
+        replace(recipe, threshold=threshold).save(recipe_file)
         archive.write(recipe_file, recipe_file.name)
         for number, each in enumerate(photos):
-            mask = Image.fromarray(each.mask(threshold).astype(np.uint8) * 255)
-            with archive.open(f"masks/{Path(each.name).stem}_{number}.png", "w") as file:
-                mask.save(file, "PNG")
+            file = Path(folder, f"{Path(each.name).stem}_{number}.png")
+            write_png(file, Image.fromarray(each.mask(threshold).astype(np.uint8) * 255))
+            archive.write(file, f"masks/{file.name}")
     return str(path)
 
 

@@ -14,6 +14,7 @@ index follow.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from ssgcam.cam import CAM
 from ssgcam.core.capture import capture
 from ssgcam.core.target import Others, compared_classes, logits_of
 from ssgcam.errors import SsgcamError
-from ssgcam.files import write_array, write_json, write_png
+from ssgcam.files import write_array, write_png, written_whole
 from ssgcam.manifest import MANIFEST, Entry, Manifest
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.heatmap import heat_map, legend, noted, overlay
@@ -144,13 +145,10 @@ def explain_images(
             inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
         )
     finally:
-        paths = {image.name: image.path for image in inputs}
-        photos = [
-            _about(paths.get(entry.unit, Path(entry.unit)), entry) for entry in manifest.entries()
-        ]
-        write_json(out / REPORT, {"versions": versions(), **settings, "photos": photos})
+        _write_report(out / REPORT, settings, manifest, inputs)
     if report is not None:
-        of_run = [entry for entry in manifest.entries() if entry.unit in paths]
+        names = {image.name for image in inputs}
+        of_run = [entry for entry in manifest.entries() if entry.unit in names]
         facts = [entry.facts for entry in of_run if not entry.error]
         explain_report(report, out, facts, outcome.failures, settings)
     return outcome
@@ -256,6 +254,25 @@ class ExplainTask:
         if isinstance(self.against, int):
             logits[:, self.against] = -torch.inf
         return logits.topk(self.top).indices
+
+
+def _write_report(
+    path: Path, settings: dict[str, Any], manifest: Manifest, inputs: Sequence[InputImage]
+) -> None:
+    """Write the settings, and one line for each photo in the folder, whole or not at all."""
+    paths = {image.name: image.path for image in inputs}
+    start = json.dumps({"versions": versions(), **settings}, indent=2)
+    with (
+        written_whole(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        stream.write(start.removesuffix("\n}") + ',\n  "photos": [')
+        comma = ""
+        for entry in manifest.entries():
+            about = _about(paths.get(entry.unit, Path(entry.unit)), entry)
+            stream.write(f"{comma}\n    {json.dumps(about, ensure_ascii=False)}")
+            comma = ","
+        stream.write("\n  ]\n}\n")
 
 
 def _about(photo: Path, entry: Entry) -> dict[str, Any]:

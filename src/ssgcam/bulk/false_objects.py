@@ -73,9 +73,12 @@ def choose_window_rule(
     }
     for path in photos:
         by_gate = scores_by_gate(segmenter, model.preprocessing.read(path), gates)
-        for (gate, threshold), found in sizes.items():
-            score = by_gate[gates.index(gate)]
-            found += object_sizes(pipeline.threshold(score, threshold))
+        for gate, score in zip(gates, by_gate, strict=True):
+            for threshold in thresholds:
+                found = object_sizes(pipeline.threshold(score, threshold))
+                sizes[gate, threshold] += found
+                if not found:
+                    break  # nor at a higher threshold
         progress(1)
     largest = max(1, int(smallest_object * windows.side**2))
     keep = int(allowed * len(photos) + 1e-9)  # so many false objects may stay
@@ -103,10 +106,16 @@ def scores_by_gate(
         photo: RGB.
         gates: The gates.
     """
-    size = photo.height, photo.width
-    windows = list(segmenter.each_window(photo))
-    found = [segmenter.averaged(windows, size, gate)[1].scores for gate in gates]
-    return [torch.zeros(size) if scores is None else scores for scores in found]
+    weights = torch.zeros(photo.height, photo.width)
+    totals = [torch.zeros_like(weights) for _ in gates]
+    for area, weight, of_window in segmenter.each_window(photo):
+        one = of_window[1]
+        weights[area] += weight
+        score = weight * segmenter.at_size(one, weight.shape)
+        for gate, total in zip(gates, totals, strict=True):
+            if one.probability >= gate:
+                total[area] += score
+    return [total / weights for total in totals]
 
 
 def object_sizes(mask: Tensor) -> list[int]:

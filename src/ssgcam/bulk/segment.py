@@ -189,8 +189,10 @@ def segment_images(
     settings = settings_of(loaded, explainer, noise, rule=asdict(rule), **outputs)
     manifest = Manifest(out / MANIFEST, settings)
     common: dict[str, Any] = {"out": out, "images_at_once": batch_size, **outputs}
-    task: Segmenter = NetworkSegmenter(loaded, rule, **common)
-    if explainer is not None:
+    task: Segmenter
+    if explainer is None:
+        task = NetworkSegmenter(loaded, rule, **common)
+    else:
         task = MapSegmenter(loaded, rule, explainer, **common)
 
     def report_entry(image: InputImage, entry: Entry) -> None:

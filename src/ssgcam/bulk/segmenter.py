@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -133,8 +133,8 @@ class Explained(NamedTuple):
     unusual: Sequence[Sequence[str]]
 
 
-#: The rows and columns of a window, and the classes in it by value.
-Window = tuple[tuple[slice, slice], dict[int, ClassScores]]
+#: The rows and columns of a window, its pixels' weights, and the classes in it by value.
+Window = tuple[tuple[slice, slice], Tensor, dict[int, ClassScores]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ class Segmenter(ABC):
         """
 
     def scaled(self, scores: Tensor, probability: float) -> Tensor:
-        """The scores ``[1, H, W]`` that a mask is made of, from a map of that size; the map itself."""
+        """The scores ``[1, H, W]`` that are compared with the threshold, from a map of that size."""
         return scores
 
     @property
@@ -285,10 +285,11 @@ class Segmenter(ABC):
                 )
         return found
 
-    def at_size(self, one: ClassScores, size: tuple[int, int]) -> Tensor:
+    def at_size(self, one: ClassScores, size: Sequence[int]) -> Tensor:
         """The scores ``[H, W]`` of a present class at the size of the photo or window."""
         assert one.scores is not None
-        return self.scaled(pipeline.resize(one.scores[None], size), one.probability)[0]
+        height, width = size
+        return self.scaled(pipeline.resize(one.scores[None], (height, width)), one.probability)[0]
 
     def full_scores(
         self, found: dict[int, ClassScores], size: tuple[int, int]
@@ -310,44 +311,33 @@ class Segmenter(ABC):
         Raises:
             SsgcamError: If a window can't be explained.
         """
-        return self.averaged(self.each_window(photo), (photo.height, photo.width), self.rule.gate)
-
-    def averaged(
-        self, windows: Iterable[Window], size: tuple[int, int], gate: float
-    ) -> dict[int, ClassScores]:
-        """What is in a photo of this height and width, from all its windows; see :meth:`in_windows`.
-
-        ``gate``, not below the rule's, replaces that.
-        """
-        weights = torch.zeros(size)
+        weights = torch.zeros(photo.height, photo.width)
         sums: dict[int, Tensor] = {}
         best: dict[int, ClassScores] = {}  # each class where it is most probable
-        for area, of_window in windows:
-            height, width = weights[area].shape
-            weight = window_weight(height, width)
+        for area, weight, of_window in self.each_window(photo):
             weights[area] += weight
             for value, one in of_window.items():
                 if value not in best or one.probability > best[value].probability:
                     best[value] = one
-                if one.scores is not None and one.probability >= gate:
-                    total = sums.setdefault(value, torch.zeros(size))
-                    total[area] += weight * self.at_size(one, (height, width))
+                if one.scores is not None:
+                    total = sums.setdefault(value, torch.zeros_like(weights))
+                    total[area] += weight * self.at_size(one, weight.shape)
         if not sums:
-            value, one = max(best.items(), key=lambda item: item[1].probability)
-            return {value: replace(one, scores=None)}
+            return dict([max(best.items(), key=lambda item: item[1].probability)])
         return {
             value: replace(best[value], scores=total / weights) for value, total in sums.items()
         }
 
     def each_window(self, photo: Image.Image) -> Iterator[Window]:
-        """For each window of a photo its rows and columns, and what is in it."""
+        """For each window of a photo its rows and columns, its pixels' weights and what is in it."""
         assert self.rule.windows is not None
         boxes = self.rule.windows.boxes(photo.height, photo.width)
         while batch := list(islice(boxes, self.images_at_once)):
             pixels = [self.model.preprocessing.pixels(photo.crop(box)) for box in batch]
             found = self.in_images(torch.stack(pixels))
             for (left, top, right, bottom), of_window in zip(batch, found, strict=True):
-                yield (slice(top, bottom), slice(left, right)), of_window
+                area = slice(top, bottom), slice(left, right)
+                yield area, window_weight(bottom - top, right - left), of_window
 
     def mask(
         self, scores: dict[int, Tensor], size: tuple[int, int], threshold: float | None = None

@@ -135,7 +135,9 @@ def _frozen_copy(network: nn.Module) -> nn.Module:
         raise SsgcamError(
             f"fast=True works on a copy of the network, which can't be made ({error}); leave it out"
         ) from error
-    return twin.eval().requires_grad_(False)
+    for module in twin.modules():  # not eval(), which may run a user's own train method
+        module.training = False
+    return twin.requires_grad_(False)
 
 
 def _same(plain: nn.Module, twin: nn.Module, image: Tensor, targets: list[str]) -> bool:

@@ -60,7 +60,8 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
 
     Args:
         images: ``[N, C, H, W]``, any floating-point units.
-        maps: ``[N, h, w]`` or ``[N, K, h, w]``; resized (bilinear) to ``H`` and ``W`` first if need be.
+        maps: ``[N, h, w]`` or ``[N, K, h, w]``; resized to ``H`` and ``W`` first (bilinear, antialiased
+            along with shrinking).
         settings: Iterations, dilations and temperature.
 
     Returns:

@@ -35,7 +35,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssgcam.core.numerics import wide
 from ssgcam.core.settings import TargetName, TargetSettings, check_choice
@@ -234,8 +233,9 @@ def mean_of_masks(output: Any) -> Tensor:
 def largest_mask(output: Any) -> Tensor:
     """The class, ``[N]``, that is predicted for the most pixels, class 0 (background) aside."""
     found = _at_least_two(output_tensor(output))
-    counts = F.one_hot(found.argmax(1).flatten(1), found.shape[1]).sum(1)
-    return counts[:, 1:].argmax(1) + 1
+    predicted = found.argmax(1).flatten(1)
+    counts = torch.stack([(predicted == k).sum(1) for k in range(1, found.shape[1])], 1)
+    return counts.argmax(1) + 1
 
 
 def probabilities_of(logits: Tensor, output: Literal["softmax", "sigmoid"]) -> Tensor:

@@ -251,7 +251,10 @@ class Run:
         )  # fmt: skip
         starts = range(0, len(items), settings.batch_size)
         files = self._batch_files(items, starts, title, *options)
-        done = {k for k, file in files.items() if settings.resume and self._read(file, k, table)}
+        done = set()
+        for first, file in files.items():
+            if settings.resume and self._read(file, first, table):
+                done.add(first)
         if done and settings.progress:
             count = sum(len(items[k : k + settings.batch_size]) for k in done)
             said = f"{title}: resuming after {count} of {len(items)} images"

@@ -97,13 +97,14 @@ def build_cache(
         for part in data.batches(settings.batch_size):
             images = placed(view.apply(data.images[part]), cam.network)
             signals, _ = cam.signals(images, data.classes[part].to(images.device))
-            rows = []
+            row = 0
             with torch.no_grad():
                 for signal in signals.values():
                     for layer_map in ssg_cams(signal, grid.settings):
                         scaled = prepare(view.undo(layer_map), size, 1.0).flatten(1)
-                        rows += [(scaled**gamma * 255).round_().byte() for gamma in grid.gammas]
-            array[part] = torch.stack(rows, 1).cpu().numpy()
+                        for gamma in grid.gammas:
+                            array[part, row] = (scaled**gamma * 255).round_().byte().cpu().numpy()
+                            row += 1
             progress(len(images))
         if folder is not None:
             write_array(folder / name, array)

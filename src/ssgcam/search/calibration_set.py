@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -146,9 +145,12 @@ class CalibrationSet:
             samples = with_box_masks(samples, boxes)
         mapping: dict[int, int] = {}  # stays empty where the set only knows objects
         if samples.class_names != ("object",):
-            own, unmatched = loaded.class_names, [] if classes is None else [SsgcamError]
-            with suppress(*unmatched):
+            own = loaded.class_names
+            try:
                 mapping = match_classes(samples, own, len(own) or None, loaded.name)
+            except SsgcamError:
+                if classes is None:
+                    raise
         rows = []
         for sample in samples:
             photo = loaded.preprocessing.read(sample.image)
@@ -204,7 +206,8 @@ class CalibrationSet:
 
     def weaknesses(self) -> list[str]:
         """Why a recipe from this set may not hold on other images, a sentence for each reason."""
-        images, negatives, groups = self.counts.values()
+        counts = self.counts
+        images, negatives, groups = counts["images"], counts["negatives"], counts["groups"]
         found = []
         if images - negatives < FEW_IMAGES:
             found.append(

@@ -102,8 +102,8 @@ def calibrate(
         SsgcamError: If no threshold of the outer mask keeps the limit.
     """
     rows = (~data.negatives).nonzero()[:, 0]
-    shown = data.subset(rows.tolist())
-    losses = group_means(mask_losses(maps[rows], shown.masks, is_open[rows]), shown.groups)
+    groups = [data.groups[row] for row in rows.tolist()]
+    losses = group_means(mask_losses(maps[rows], data.masks[rows], is_open[rows]), groups)
     outer, inner = choose_guarantee(losses, alpha)
     area = losses[:, 2].mean(0)
     certain = 0 if inner is None else area[round(1000 * inner)]

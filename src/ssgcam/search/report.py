@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures and the images' parts of the scores, as JSON values."""
-        content = asdict(self)
+        content = asdict(replace(self, table=replace(self.table, parts={})))
         del content["table"]["parts"]
         return {**content, "examples": None, "fitness_is": TITLES[self.fitness]}
 

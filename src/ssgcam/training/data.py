@@ -160,6 +160,10 @@ def split_by_group(
     Raises:
         SsgcamError: If the groups don't allow that.
     """
+    if not 0 < share < 1:
+        raise SsgcamError(
+            f"the held-out share is {share:g}; give one between 0 and 1, or 0 for none"
+        )
     names, group_of = np.unique(np.asarray(images.groups), return_inverse=True)
     counts = np.zeros((len(names), len(images.class_names)))
     for row, label in images.pairs():

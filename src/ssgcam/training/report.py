@@ -292,8 +292,11 @@ def _precision_interval(
 ) -> tuple[float, float]:
     """95 % interval of the mean average precision, groups resampled."""
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    drawn = resample_counts(len(names), samples, torch.Generator().manual_seed(seed))
-    values = [average_precisions(scores, targets, row[group_of]).nanmean() for row in drawn]
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(samples):
+        weights = resample_counts(len(names), 1, generator)[0, group_of]
+        values.append(float(average_precisions(scores, targets, weights).nanmean()))
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
