@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -85,12 +86,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder and below.
+def remove_unfinished(folder: Path, *, below: bool = True) -> None:
+    """Remove the temporary files that killed processes left in a folder and, if ``below``, under it.
 
     No other run may write there. The files are those of :func:`written_whole`.
     """
-    for path in folder.rglob(".*"):
+    for path in folder.rglob(".*") if below else folder.glob(".*"):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
@@ -112,8 +113,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_png(path: Path, image: Image.Image) -> None:
     """Write a picture as PNG whole or not at all; see :func:`written_whole`."""
+    encoded = BytesIO()  # given a file, Pillow writes it in many small pieces
+    image.save(encoded, format="PNG")
     with written_whole(path) as temporary:
-        image.save(temporary, format="PNG")
+        temporary.write_bytes(encoded.getbuffer())
 
 
 def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:

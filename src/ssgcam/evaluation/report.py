@@ -21,7 +21,8 @@ from torch import Tensor
 from ssgcam.core import fusion
 from ssgcam.evaluation.maps import ALL_FUSED, MEAN, RECIPE, MapSource
 from ssgcam.evaluation.scores import Difference, Score
-from ssgcam.files import write_json, write_png, write_text
+from ssgcam.files import remove_unfinished, write_json, write_png, write_text
+from ssgcam.manifest import locked
 from ssgcam.report import html
 from ssgcam.report.heatmap import figure_picture, overlay
 from ssgcam.report.html import Table
@@ -187,23 +188,29 @@ def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
         The files.
 
     Raises:
-        SsgcamError: If the folder can't be written to or a photo can't be read again.
+        SsgcamError: If the folder can't be written to, another run is writing to it, or a photo can't be
+            read again.
     """
     out, task = Path(out), evaluation.task
     written = [out / f"{task}.json", out / f"{task}.md"]
-    write_json(written[0], evaluation.to_json())
-    write_text(written[1], evaluation.markdown())
-    rows: Sequence[Score]
-    for name, rows in ((task, evaluation.scores), (f"{task}_differences", evaluation.differences)):
-        if rows:
-            written.append(out / f"{name}.csv")
-            write_text(written[-1], _csv(rows))
-    for chart in evaluation.charts:
-        write_png(out / f"{chart.name}.png", figure_picture(chart_figure(chart)))
-    if evaluation.examples:
-        picture = panel(evaluation.examples, footer=evaluation.legend)
-        write_png(out / f"{task}_examples.png", picture)
-    shutil.rmtree(out / f".{task}", ignore_errors=True)
+    with locked(out):
+        remove_unfinished(out, below=False)  # temporary files of a killed run
+        write_json(written[0], evaluation.to_json())
+        write_text(written[1], evaluation.markdown())
+        rows: Sequence[Score]
+        for name, rows in (
+            (task, evaluation.scores),
+            (f"{task}_differences", evaluation.differences),
+        ):
+            if rows:
+                written.append(out / f"{name}.csv")
+                write_text(written[-1], _csv(rows))
+        for chart in evaluation.charts:
+            write_png(out / f"{chart.name}.png", figure_picture(chart_figure(chart)))
+        if evaluation.examples:
+            picture = panel(evaluation.examples, footer=evaluation.legend)
+            write_png(out / f"{task}_examples.png", picture)
+        shutil.rmtree(out / f".{task}", ignore_errors=True)
     return [*written, *(out / name for name in evaluation.picture_names())]
 
 
