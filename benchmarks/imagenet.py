@@ -53,14 +53,9 @@ CHOOSING, FRESH = ("efficientnet_lite0", "squeezenet"), "efficientnet_lite2"
 OURS = ("discriminate", "localize")
 ABLATION_RIVALS = ("hires_cam", "grad_cam_elementwise", "smoothed_hires_cam")
 RIVALS = (
-    "grad_cam",
-    "grad_cam_plus_plus",
-    "xgrad_cam",
-    "hires_cam",
-    "layer_cam",
-    "grad_cam_elementwise",
+    "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise",
     "smoothed_hires_cam",
-)
+)  # fmt: skip
 #: What is compared on the page and in the rows, by axis.
 METRICS = (
     "PxAP-box",
@@ -145,7 +140,10 @@ def scores_of_half(
 
 
 def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[Row]:
-    """The rows of a network: scores, and our differences to the best rival."""
+    """The rows of a network: scores, and our differences to the best rival.
+
+    Of single layers only the sanity check, to keep the file small.
+    """
     rows = []
     for axis in found.values():
         rows += [_row(network, score["method"], score) for score in axis["scores"]]
@@ -153,7 +151,8 @@ def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> 
             _row(network, f"{difference['method']} - {difference['rival']}", difference)
             for difference in axis["differences"]
         ]
-    return [row for row in rows if row.metric in METRICS]
+    rows = [row for row in rows if row.metric in METRICS]
+    return [row for row in rows if row.layers in PLACES or row.metric == "rank correlation"]
 
 
 def _row(network: str, method: str, score: dict[str, Any]) -> Row:
