@@ -32,6 +32,7 @@ from ssgcam.evaluation import (
     report,
     write_evaluation,
 )
+from ssgcam.files import write_json
 from ssgcam.training import train_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -106,7 +107,7 @@ def test_trainings(kills: int, tmp_path: Path) -> None:
             discs(24), settings, checkpoint=checkpoint, resume=True, progress=False
         )
         save_model(result.model, out / "net.pth")
-        (out / "net.json").write_text(json.dumps(result.to_json()))
+        write_json(out / "net.json", result.to_json())
 
     def check(out: Path) -> None:
         if out.exists():
