@@ -154,6 +154,20 @@ def test_wrong_options(tmp_path, good, words, sentence):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("explain", "photo.png", "--method", "grad-cam"),
+        ("segment", "photo.png", "--method", "grad-cam"),
+        ("evaluate", "grid", "folder", "--methods", "layer_cam,grad-cam"),
+        ("inspect", "folder", "--methods", "grad-cam"),
+    ],
+)
+def test_a_misspelt_method_is_refused_before_the_network_is_loaded(tmp_path, words):
+    command = run(*words, "--model", "nowhere:factory", "--out", tmp_path / "out")
+    refused(command, "no method named 'grad-cam'")
+
+
+@pytest.mark.parametrize(
     ("model", "sentence"),
     [
         ("resnet43", "did you mean 'resnet34'"),

@@ -234,8 +234,6 @@ def _evaluate(
     task = evaluate.__name__.removeprefix("evaluate_")
     settings = vars(own) | converted
     recipe = settings.pop("recipe", None)
-    model = common.network.load()
-    samples = evaluation.limited(common.data.read(compare.folder), compare.limit)
     methods = list(METHODS) if compare.methods == "all" else shared.names(compare.methods)
     compared = evaluation.MethodsCompared(
         methods=tuple(evaluation.MethodSpec.parse(method) for method in methods),
@@ -258,6 +256,8 @@ def _evaluate(
         out=out,
         resume=compare.resume,
     )
+    model = common.network.load()
+    samples = evaluation.limited(common.data.read(compare.folder), compare.limit)
     write_text(out / f"{task}.md", f"# {task.capitalize()}\n\nNot finished: `{command}`\n")
     index = shared.one_class(model, compare.classes)
     if index is not None:

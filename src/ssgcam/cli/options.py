@@ -200,20 +200,41 @@ class MethodOptions:
     )
     gamma: float | None = option(None, "Exponent of each layer's map.", shown="the method's")
 
+    def __post_init__(self) -> None:
+        """Check the names and numbers before a network is loaded."""
+        from ssgcam.core.methods import method_of
+
+        method_of(self.name, self.ssg)
+        target(self.target)
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.method or "ssg_cam"
+
+    @property
+    def ssg(self) -> SSGSettings:
+        """The settings of SSG-CAM that were given, the others by default.
+
+        Raises:
+            SsgcamError: If one was given for another method, or is out of range.
+        """
+        own = {field.name for field in fields(SSGSettings)}
+        ssg = {name: value for name, value in given(self).items() if name in own}
+        if ssg and self.name != "ssg_cam":
+            name = next(iter(ssg)).replace("_", "-")
+            raise SsgcamError(
+                f"--{name} belongs to the method ssg_cam, not to {self.name}; leave one of them out"
+            )
+        return SSGSettings(**ssg)
+
     def cam(self, model: LoadedModel, **options: Any) -> CAM:
         """The explainer that the options describe."""
         from ssgcam.cam import CAM
 
-        method = self.method or "ssg_cam"
-        own = {field.name for field in fields(SSGSettings)}
-        ssg = {name: value for name, value in given(self).items() if name in own}
-        if ssg and method != "ssg_cam":
-            name = next(iter(ssg)).replace("_", "-")
-            raise SsgcamError(
-                f"--{name} belongs to the method ssg_cam, not to {method}; leave one of them out"
-            )
-        settings: dict[str, Any] = {"ssg": SSGSettings(**ssg), "gamma": self.gamma, **options}
-        return CAM(model, layer_names(self.layers), method, target=target(self.target), **settings)
+        settings: dict[str, Any] = {"ssg": self.ssg, "gamma": self.gamma, **options}
+        layers = layer_names(self.layers)
+        return CAM(model, layers, self.name, target=target(self.target), **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
