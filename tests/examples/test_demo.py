@@ -94,10 +94,7 @@ def test_demo_on_one_photo(tmp_path):
         *("Grad-CAM", "Grad-CAM++", "LayerCAM", "SSG-CAM")
     ]
     assert len({entry["layer"] for entry in measured}) == 2
-    early = measured[-1]["layer"]
     for entry in measured:  # each map finds the cup better than a constant map
-        if (entry["layer"], entry["method"]) == (early, "Grad-CAM++"):
-            continue  # noise in early layers: better or worse with the version of PyTorch
         assert entry["area"] < entry["mass"] < 1
         assert entry["area"] < entry["precision"] < 1
     assert files[2].read_text() in lines[-1]
