@@ -122,9 +122,11 @@ class CAM:
         self._computation = Computation(self.network, fast)
         self.layer_weights = layer_weights
         self.gamma = self.method.gamma if gamma is None else gamma
-        self._layers: list[str] | None = None
+        self.given_layers: Literal["auto"] | list[str] = "auto"
         if layers != "auto":
-            self._layers = resolve(self.network, [layers] if isinstance(layers, str) else layers)
+            wanted = [layers] if isinstance(layers, str) else layers
+            self.given_layers = resolve(self.network, wanted)
+        self._layers = None if self.given_layers == "auto" else self.given_layers
         per_layer = {"gamma": self.gamma, "layer_weights": layer_weights, "ssg": self.ssg}
         for name, values in per_layer.items():
             if not isinstance(values, Sequence):

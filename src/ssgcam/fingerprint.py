@@ -54,6 +54,7 @@ def check_fits(
     classes: Sequence[int],
     *,
     strict: bool,
+    run: bool = True,
 ) -> None:
     """Refuse a network that a recipe can't be applied to; warn of one that it wasn't made for.
 
@@ -63,6 +64,7 @@ def check_fits(
         layers: Names of the recipe's layers and their shapes there.
         classes: The classes that it explains.
         strict: Refuse other parameters as well, instead of warning.
+        run: Run the network once to check its maps' shapes and its classes.
 
     Raises:
         SsgcamError: If a layer is missing, has another shape, or there are fewer classes.
@@ -75,6 +77,24 @@ def check_fits(
                 f"the recipe was made for '{made_for.name}' and needs its layer '{name}', which this "
                 "network doesn't have; bind it to that network or search again"
             ) from error
+    if run:
+        _check_shapes(network, made_for, layers, classes)
+    if parameter_hash(network) != made_for.parameters:
+        message = (
+            "the parameters of this network are not those that the recipe was made for "
+            f"('{made_for.name}'), so its threshold and gate may be off"
+        )
+        if strict:
+            raise SsgcamError(message + "; load those weights, or bind without strict")
+        warnings.warn(message, stacklevel=3)
+
+
+def _check_shapes(
+    network: nn.Module,
+    made_for: Fingerprint,
+    layers: Mapping[str, tuple[int, int, int]],
+    classes: Sequence[int],
+) -> None:
     shapes, outputs = layer_shapes(network, list(layers), made_for.input_size)
     for name, shape in layers.items():
         if shapes[name] != shape:
@@ -89,14 +109,6 @@ def check_fits(
             f"the recipe explains class {too_high[0]}, but this network has {outputs} classes, "
             f"0 to {outputs - 1}; bind it to '{made_for.name}'"
         )
-    if parameter_hash(network) != made_for.parameters:
-        message = (
-            "the parameters of this network are not those that the recipe was made for "
-            f"('{made_for.name}'), so its threshold and gate may be off"
-        )
-        if strict:
-            raise SsgcamError(message + "; load those weights, or bind without strict")
-        warnings.warn(message, stacklevel=3)
 
 
 def parameter_hash(network: nn.Module) -> str:

@@ -270,6 +270,7 @@ class Recipe:
         *,
         strict: bool = False,
         fast: bool = False,
+        run: bool = True,
     ) -> BoundRecipe:
         """Check that a network fits and get an object that makes maps and masks with it.
 
@@ -278,6 +279,8 @@ class Recipe:
             strict: Refuse a network of the same architecture with other parameters; else such a
                 network gets a warning, as its threshold and gate may be off.
             fast: As for :class:`ssgcam.CAM`.
+            run: Run the network once to check its maps' shapes and its classes; False if they have
+                been checked before.
 
         Raises:
             SsgcamError: If a layer is missing or its map has another shape, or the network gives
@@ -285,7 +288,7 @@ class Recipe:
         """
         shapes = {layer.name: layer.shape for layer in self.layers}
         network = as_loaded(model).network
-        check_fits(network, self.network, shapes, self.classes, strict=strict)
+        check_fits(network, self.network, shapes, self.classes, strict=strict, run=run)
         cam = CAM(
             model,
             list(shapes),

@@ -31,7 +31,8 @@ def test_files_and_report_of_two_photos(tmp_path):
     assert content["versions"]["ssgcam"] == ssgcam.__version__
     assert content["versions"]["torch"] == torch.__version__
     assert content["model"]["name"] == TINY
-    assert content["method"]["layers"] == ["act"]
+    assert content["method"]["layers"] == "auto"
+    assert content["resolved"] == {"classes": 4, "layers": ["act"]}
     assert content["method"]["ssg"][0]["sigma"] == SSGSettings().sigma
     for path, entry in zip((a, b), content["photos"], strict=True):
         size = Image.open(path).size

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ssgcam.bulk.inputs import InputImage, list_inputs
 from ssgcam.bulk.reports import explain_report
-from ssgcam.bulk.settings import settings_of
+from ssgcam.bulk.settings import network_settings
 from ssgcam.bulk.stream import Outcome, process, run
 from ssgcam.cam import CAM
 from ssgcam.core.capture import capture
@@ -36,7 +36,7 @@ from ssgcam.core.target import Others, compared_classes, logits_of
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_array, write_png, written_whole
 from ssgcam.manifest import MANIFEST, Entry, Manifest
-from ssgcam.models import LoadedModel, check_network
+from ssgcam.models import LoadedModel
 from ssgcam.report.heatmap import heat_map, legend, noted, overlay
 from ssgcam.report.html import check_report
 from ssgcam.report.panel import Cell, panel
@@ -109,7 +109,8 @@ def explain_images(
     out = Path(out)
     inputs = list_inputs(images, out)
     cam = cam or CAM(model)
-    noise, count = check_network(model, device)
+    network, _ = network_settings(model, cam, out / MANIFEST, device=device, source=source)
+    count = network["resolved"]["classes"]
     if classes and top != 1:
         raise SsgcamError("classes and top were both given; leave one of them out")
     indices = tuple(dict.fromkeys(model.class_index(each, count) for each in classes))
@@ -124,8 +125,7 @@ def explain_images(
         raise SsgcamError(
             f"top is {top}; '{model.name}' has {most} classes for it, give 1 to {most}"
         )
-    settings = settings_of(model, cam, noise, crop=crop, classes=indices, top=top, against=other)
-    settings["model"] |= source or {}
+    settings = network | {"crop": crop, "classes": indices, "top": top, "against": other}
     manifest = Manifest(out / MANIFEST, settings)
     if different := manifest.different_settings():
         raise SsgcamError(

@@ -32,7 +32,7 @@ from ssgcam.bulk.segmenter import (
     NetworkSegmenter,
     Segmenter,
 )
-from ssgcam.bulk.settings import settings_of
+from ssgcam.bulk.settings import network_settings
 from ssgcam.bulk.stream import Engine, Outcome, process, run
 from ssgcam.bulk.windows import Windows
 from ssgcam.cam import CAM
@@ -40,8 +40,8 @@ from ssgcam.core.settings import check_choice
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json, written_whole
 from ssgcam.manifest import MANIFEST, Entry, Manifest
-from ssgcam.models import LoadedModel, as_loaded, check_network, with_settings
-from ssgcam.recipe import BoundRecipe, Guarantee, Recipe
+from ssgcam.models import LoadedModel, as_loaded, with_settings
+from ssgcam.recipe import Guarantee, Recipe
 from ssgcam.report.html import check_report
 from ssgcam.segmentation_model import load_segmenter
 from ssgcam.version import versions
@@ -163,30 +163,30 @@ def segment_images(
     for name in export:
         check_choice("export", name, ExportFormat)
     inputs = list_inputs([images] if isinstance(images, (str, Path)) else images, out)
-    if segmenter is None:
-        noise, count = check_network(loaded, device)
-    else:
-        noise, count = torch.empty(0), len(loaded.class_names)
-        loaded.network.to(device)
+    maps = None if segmenter else _source_of_maps(loaded, recipe, cam, fast)
+    found = maps if isinstance(maps, Recipe) else None
+    if found is not None and found.network.reading is not None:
+        loaded = with_settings(loaded, reading=found.network.reading)
+    network, checked = network_settings(loaded, maps, out / MANIFEST, fast=fast, device=device)
+    count = network["resolved"]["classes"]
     given = {"threshold": threshold, "gate": gate, "min_object": min_object}
     windows = None if window is None else Windows(window, overlap)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        explainer = None if segmenter else _explainer(loaded, recipe, cam, fast)
-        found = explainer.recipe if isinstance(explainer, BoundRecipe) else None
+        explainer = (
+            maps.bind(loaded, fast=fast, run=not checked) if isinstance(maps, Recipe) else maps
+        )
         rule = MaskRule(_classes(loaded, classes, found, count), windows=windows)
         if segmenter is not None:
             rule = replace(rule, threshold=0.5, gate=0.0)
         rule = _mask_rule(found, rule, {k: v for k, v in given.items() if v is not None})
     for warning in caught:
         warnings.warn(warning.message, stacklevel=2)
-    if found is not None and found.network.reading is not None:
-        loaded = with_settings(loaded, reading=found.network.reading)
     promise = _promise(rule.guarantee) if rule.guarantee else ""
     names = loaded.class_names or tuple(f"class {index}" for index in range(count))
     value_names = tuple(names[index] for index in rule.classes) or ("most probable class",)
     outputs = {"overlays": overlays, "soft": soft, "mirror": mirror}
-    settings = settings_of(loaded, explainer, noise, rule=asdict(rule), **outputs)
+    settings = network | {"rule": asdict(rule)} | outputs
     manifest = Manifest(out / MANIFEST, settings)
     common: dict[str, Any] = {"out": out, "images_at_once": batch_size, **outputs}
     task: Segmenter
@@ -287,15 +287,14 @@ def _mask_rule(recipe: Recipe | None, rule: MaskRule, given: dict[str, Any]) -> 
     return rule
 
 
-def _explainer(
+def _source_of_maps(
     model: LoadedModel, recipe: Recipe | str | Path | None, cam: CAM | None, fast: bool
-) -> CAM | BoundRecipe:
+) -> CAM | Recipe:
     if recipe is None:
         return cam or CAM(model, fast=fast)
     if cam is not None:
         raise SsgcamError("recipe and cam were both given; a recipe has its own layers and method")
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    return recipe.bind(model, fast=fast)
+    return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
 
 
 def _classes(

@@ -2,59 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from ssgcam.cam import CAM
+from ssgcam.core.fast import Computation
 from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import parameter_hash
-from ssgcam.models import LoadedModel
-from ssgcam.recipe import BoundRecipe
+from ssgcam.manifest import Manifest
+from ssgcam.models import LoadedModel, check_network
+from ssgcam.recipe import Recipe
 
 
-def settings_of(
-    model: LoadedModel, explainer: CAM | BoundRecipe | None, noise: Tensor, **others: Any
-) -> dict[str, Any]:
-    """The network and the method as JSON values.
+def network_settings(
+    model: LoadedModel,
+    maps: CAM | Recipe | None,
+    manifest: Path,
+    *,
+    fast: bool = False,
+    device: torch.device | None = None,
+    source: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """The network and the method as JSON values, and what a pass of the network on noise resolves.
+
+    Where the manifest is of an earlier run with the same network and method, the network has been
+    checked and what it resolves is known, so it is not run.
 
     Args:
         model: The network.
-        explainer: Makes the maps; None for a segmentation network.
-        noise: An input, ``[1, 3, H, W]``, from which ``layers="auto"`` is resolved.
-        **others: Further settings.
+        maps: Where the maps come from; None for a segmentation network, which is not run here.
+        manifest: The file of the run's manifest.
+        fast: Whether a recipe's maps are computed by a faster copy; a ``CAM`` has its own.
+        device: Where the network is moved to; it stays where it is if None.
+        source: Where the network came from.
+
+    Returns:
+        ``model``, ``method`` and ``resolved``: the number of ``classes`` and, of a ``CAM``, the names of
+        its ``layers``; and whether an earlier run has checked the network.
+
+    Raises:
+        SsgcamError: If the network can't be run, or the manifest can't be read.
     """
-    method: dict[str, Any] = {"name": "segmentation network"}
-    output = model.output
-    if explainer is not None:
-        cam = explainer.cam if isinstance(explainer, BoundRecipe) else explainer
-        method = {"fast": cam.fast, "computation": cam.computation}
-        output = cam.output
-        if cam.target_function is not None:
-            raise SsgcamError("class probabilities are needed; use a named target, not a function")
-    if isinstance(explainer, BoundRecipe):
-        method["recipe"] = asdict(explainer.recipe)
-    elif explainer is not None:
-        method |= {
-            "name": cam.method_name,
-            "layers": list(cam.layers(noise)),
-            "gamma": cam.gamma,
-            "layer_weights": cam.layer_weights,
-            "fusion": cam.fusion,
-            "target": asdict(cam.target),
-        }
-        if cam.method_name == "ssg_cam":
-            each = cam.ssg if isinstance(cam.ssg, Sequence) else [cam.ssg]
-            method["ssg"] = [asdict(settings) for settings in each]
-    return {
-        "model": {
-            "name": model.name,
-            "parameters": parameter_hash(model.network),
-            "output": output,
-            "preprocessing": asdict(model.preprocessing),
-        },
-        "method": method,
-        **others,
+    if device is not None:
+        model.network.to(device)
+    about = {
+        "name": model.name,
+        "parameters": parameter_hash(model.network),
+        "output": maps.output if isinstance(maps, CAM) else model.output,
+        "preprocessing": asdict(model.preprocessing),
+        **(source or {}),
     }
+    method: dict[str, Any] = {"name": "segmentation network"}
+    if isinstance(maps, Recipe):
+        how = Computation(model.network, fast).description
+        method = {"fast": fast, "computation": how, "recipe": asdict(maps)}
+    elif maps is not None:
+        method = _method(maps)
+    settings = json.loads(json.dumps({"model": about, "method": method}, default=str))
+    resolved: dict[str, Any] = {"classes": len(model.class_names)}
+    if maps is None:
+        return settings | {"resolved": resolved}, False
+    earlier = next(Manifest(manifest, {}).lines(), {}).get("settings", {})
+    known = earlier.get("resolved")
+    same = all(earlier.get(part) == value for part, value in settings.items())
+    if known and same and resolved["classes"] in (0, known["classes"]):
+        return settings | {"resolved": known}, True
+    noise, resolved["classes"] = check_network(model)
+    if isinstance(maps, CAM):
+        resolved["layers"] = maps.layers(noise)
+    return settings | {"resolved": resolved}, False
+
+
+def _method(cam: CAM) -> dict[str, Any]:
+    """What the maps of a ``CAM`` depend on, as it was given."""
+    if cam.target_function is not None:
+        raise SsgcamError("class probabilities are needed; use a named target, not a function")
+    method = {
+        "fast": cam.fast,
+        "computation": cam.computation,
+        "name": cam.method_name,
+        "layers": cam.given_layers,
+        "gamma": cam.gamma,
+        "layer_weights": cam.layer_weights,
+        "fusion": cam.fusion,
+        "target": asdict(cam.target),
+    }
+    if cam.method_name == "ssg_cam":
+        each = cam.ssg if isinstance(cam.ssg, Sequence) else [cam.ssg]
+        method["ssg"] = [asdict(settings) for settings in each]
+    return method
