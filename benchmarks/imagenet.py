@@ -7,7 +7,8 @@ EfficientNet-Lite0 and -Lite2 and SqueezeNet with ImageNet weights; every first-
 SSG-CAM, on the ``auto`` layers one by one (the mean of their scores) and fused. Photos are those that the
 ablation did not choose on, and Lite2 chose nothing. Axes: localization (PxAP against filled boxes,
 MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity), perturbation (blur,
-insertion, deletion). A lead counts if the interval of the paired difference excludes zero.
+insertion, deletion), and with ``--axes road`` ROAD. A lead counts if the interval of the paired
+difference excludes zero.
 
 ``ablation`` compares forms, sigmas, exponents and gamma, from the default before it. Every second
 photo chooses, the other half reports; EfficientNet-Lite2 chooses nothing and confirms.
@@ -58,18 +59,10 @@ RIVALS = (
 )  # fmt: skip
 #: What is compared on the page and in the rows, by axis.
 METRICS = (
-    "PxAP-box",
-    "MaxBoxAcc",
-    "MaxBoxAccV2",
-    "mass in the cell",
-    "top 10 % in the cell",
-    "rank correlation",
-    "class sensitivity",
-    "probability drop",
-    "accuracy drop",
-    "insertion",
-    "deletion",
-)
+    "PxAP-box", "MaxBoxAcc", "MaxBoxAccV2", "mass in the cell", "top 10 % in the cell",
+    "rank correlation", "class sensitivity", "probability drop", "accuracy drop", "insertion",
+    "deletion", "ROAD",
+)  # fmt: skip
 BEFORE = SSGSettings("sum", 0.06, 1, 0.5)  # the default before this ablation
 VARIANTS = {
     "before": BEFORE,
@@ -84,26 +77,26 @@ VARIANTS = {
 }
 PLACES = ("mean of layers", "all fused")
 AXES = ("localization", "grid", "sanity", "perturbation")
-#: Mosaics of the grid pointing game, and photos of the perturbation: these axes take longest.
-MOSAICS, PERTURBED = 32, 24
+#: Mosaics of the grid pointing game, photos of the perturbation and of ROAD: these axes take longest.
+MOSAICS, PERTURBED, ROAD = 32, 24, 16
 
 
 def axes(
     model: LoadedModel, data: Path, compared: MethodsCompared, *, start: int, limit: int | None
 ) -> dict[str, Callable[[], Evaluation]]:
-    """The four evaluations of a network on every second photo.
+    """The evaluations of a network on every second photo.
 
     Args:
         model: The network.
         data: The folder of the data sets.
         compared: Methods and layers.
         start: 0 for the half that the ablation chooses on, 1 for the half that reports.
-        limit: At most so many photos for each axis; perturbation takes no more than ``PERTURBED``.
+        limit: At most so many photos for each axis; perturbation and ROAD take fewer.
     """
     settings = EvaluationSettings(batch_size=8, examples=0, progress=True)
     boxed = part_of(photos_with_boxes(data), start, 2, limit)
     labeled = part_of(labeled_photos(data), start, 2, limit)
-    perturbed = replace(labeled, samples=labeled.samples[:PERTURBED])
+    perturbed, road = (replace(labeled, samples=labeled.samples[:n]) for n in (PERTURBED, ROAD))
     return {
         "localization": lambda: evaluate_localization(model, boxed, compared, settings=settings),
         "grid": lambda: evaluate_grid(model, labeled, compared, mosaics=MOSAICS, settings=settings),
@@ -112,6 +105,9 @@ def axes(
         ),
         "perturbation": lambda: evaluate_perturbation(
             model, perturbed, compared, areas=(0.05, 0.1, 0.3), steps=14, settings=settings
+        ),
+        "road": lambda: evaluate_perturbation(
+            model, road, replace(compared, each=False), measures=("road",), settings=settings
         ),
     }
 
