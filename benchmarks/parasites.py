@@ -201,7 +201,7 @@ def main() -> None:
     fields = read_fields(options.data)
     start = options.work / f"cells_{options.network}_fold0.pth"
     generations = 3 if options.quick else 60
-    views = (Augmentation("horizontal", (1.0, 1.5, 2.0)),)
+    views = (Augmentation("horizontal"),)
     settings = SearchSettings(generations=generations, folds=0, views=views, augmentations=views)
     rows, sections = [], ["# Malaria parasites", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
     for variant in ("zero-shot", "adapted"):
