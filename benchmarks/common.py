@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,18 +22,25 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torchvision import models
 
 from ssgcam import LoadedModel, Preprocessing, Recipe, load_model, save_model
+from ssgcam.bulk.segment import segment_images
+from ssgcam.bulk.segmenter import IGNORED, MARGIN
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
 from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
 from ssgcam.metrics.guarantee import check_splits, group_means, mask_losses
+from ssgcam.metrics.masks import confusion_matrix, foreground_iou
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 from ssgcam.search.fitness import choose_cut, score_of, sweep_thresholds
+from ssgcam.segmentation_model import save_segmenter
 from ssgcam.training import LabeledImages, TrainingSettings, train_classifier
+from ssgcam.training.segmenter import train_segmenter
+from ssgcam.training.settings import SegmenterSettings
 
 T = TypeVar("T")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
@@ -45,6 +53,19 @@ RIVALS = {
     "mean": "best mean of all layers",
     "color": "color threshold, no network",
 }
+#: The masks of a study of the second stage.
+FIRST, SECOND = "recipe", "second stage, from the recipe's masks"
+IGNORING = "second stage, undecided pixels ignored"
+ALONE = "the same network from the calibration masks alone"
+ORDER = ("Spearman's correlation, predicted and true IoU", "share of the perfect order's gain")
+#: What such a page says after the study's own paragraph.
+SECOND_STAGE = """\
+The recipe makes masks of training images of which only the labels are used. 'train-segmenter' learns from
+them, without the fifth whose predicted IoU is lowest; images without the object get empty masks. It also
+learns from the same masks where pixels within .1 of the threshold are ignored, and from the calibration
+masks alone, always in as many steps. The predicted IoU is that of the recipe's masks of test images with
+the object; the gain is that in mean IoU when the fifth with the lowest predicted IoU is set aside."""
+Pictures = Sequence[Any]  # photos, or masks [H, W] of 1 object, 0 background, 255 undecided
 
 
 @dataclass(frozen=True)
@@ -90,6 +111,11 @@ def command() -> str:
         elsewhere = path.is_absolute() or ".." in path.parts
         words.append("DATA" if option == "--data" else path.name if elsewhere else word)
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
+def opening(title: str, about: str | None, paragraph: int = 2) -> list[str]:
+    """The first sections of a page: title, command, and a paragraph of the script's docstring."""
+    return [f"# {title}", f"`{command()}`", (about or "").split("\n\n")[paragraph]]
 
 
 def write_page(
@@ -302,6 +328,15 @@ def search_fold(
     return kept_fold
 
 
+def pooled_iou(parts: Tensor, groups: Sequence[str], rival: Tensor | None = None) -> Interval:
+    """The foreground IoU of all images pooled, or by how much it leads a rival's; groups resampled."""
+    how: dict[str, Any] = {"seed": 0, "groups": groups}
+    statistic = partial(score_of, kind="pooled")
+    if rival is None:
+        return bootstrap_interval(parts, statistic, **how)
+    return paired_difference(parts, rival, statistic, **how)
+
+
 def pooled_parts(folds: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """The confusion matrices of all folds' tested images, of each row that every fold has."""
     common = set.intersection(*(set(fold["parts"]) for fold in folds))
@@ -309,33 +344,27 @@ def pooled_parts(folds: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return {name: torch.cat([fold["parts"][name] for fold in folds]) for name in names}
 
 
-def fold_tables(
-    network: str, folds: Sequence[dict[str, Any]], *, seed: int = 0, most: int = 25
-) -> tuple[list[Row], list[str]]:
+def fold_tables(network: str, folds: Sequence[dict[str, Any]]) -> tuple[list[Row], list[str]]:
     """The rows and tables of a searched study: the folds' tested images pooled.
 
     Args:
         network: Its name, for the rows.
         folds: What :func:`search_fold` returned for each.
-        seed: Of the bootstrap.
-        most: Rows of the table on the page; the best ones. The file has all.
     """
     parts = pooled_parts(folds)
     kinds = folds[0]["kinds"]
     groups = [group for fold in folds for group in fold["groups"]]
-    statistic = partial(score_of, kind="pooled")
-    interval = partial(bootstrap_interval, seed=seed, groups=groups)
-    scored = {name: interval(own, statistic) for name, own in parts.items()}
+    scored = {name: pooled_iou(own, groups) for name, own in parts.items()}
     order = sorted(scored, key=lambda name: -scored[name].value)
-    rows = [row(network, name, "", "foreground IoU", scored[name], seed) for name in order]
+    rows = [row(network, name, "", "foreground IoU", scored[name]) for name in order]
     leads = []
     for kind, words in RIVALS.items():
         best = next((name for name in order if kinds[name] == kind and name != RECIPE), None)
         if best is not None:
-            gap = paired_difference(parts[RECIPE], parts[best], statistic, seed=seed, groups=groups)
-            rows.append(row(network, f"{RECIPE} - {best}", "", "IoU difference", gap, seed))
+            gap = pooled_iou(parts[RECIPE], groups, parts[best])
+            rows.append(row(network, f"{RECIPE} - {best}", "", "IoU difference", gap))
             leads.append([f"{words} ({best})", with_interval(gap, "+")])
-    shown = [[name, kinds[name], with_interval(scored[name])] for name in order[:most]]
+    shown = [[name, kinds[name], with_interval(scored[name])] for name in order[:25]]
     n, count = scored[RECIPE].n, scored[RECIPE].groups
     if guarantee := [fold["guarantee"] for fold in folds if "guarantee" in fold]:
         limits, checked = guarantee_table(network, guarantee)
@@ -415,3 +444,166 @@ def calibration_set(
     return CalibrationSet(
         photos, masks, classes, groups, names, preprocessing=model.preprocessing, any_count=True
     )
+
+
+# --- a second stage: a segmentation network that learns from the recipe's masks
+
+
+def write_pictures(folder: Path, pictures: Iterable[Any]) -> list[Path]:
+    """Write photos or masks as numbered PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, picture in enumerate(pictures):
+        files.append(folder / f"{number:04d}.png")
+        Image.fromarray(np.asarray(picture)).save(files[-1])
+    return files
+
+
+def read_pictures(folder: Path, files: Iterable[Path]) -> list[np.ndarray[Any, Any]]:
+    """The pictures of a folder that have the files' names."""
+    return [np.asarray(Image.open(folder / file.name)) for file in files]
+
+
+def predicted_ious(folder: Path) -> list[float]:
+    """The predicted IoU of the masks that ``segment_images`` wrote, by name; 0 of an empty mask."""
+    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    entries = sorted(map(json.loads, lines), key=lambda entry: entry["outputs"])
+    return [entry["classes"][0]["predicted_iou"] or 0.0 for entry in entries]
+
+
+def mask_parts(found: Pictures, true: Pictures) -> Tensor:
+    """The confusion matrices ``[N, 2, 2]`` of masks."""
+    pairs = [(torch.tensor(f > 0), torch.tensor(t)) for f, t in zip(found, true, strict=True)]
+    return torch.stack([confusion_matrix(*pair, 2).double() for pair in pairs])
+
+
+def with_undecided(mask: Any, levels: Any, threshold: float) -> np.ndarray[Any, Any]:
+    """A mask with 255 where its map, of 16 bits, is within .1 of the threshold."""
+    return np.where(np.abs(levels / 65535 - threshold) < MARGIN, IGNORED, mask).astype(np.uint8)
+
+
+def second_stage(
+    model: LoadedModel,
+    recipe: Path,
+    shown: Pictures,
+    without: Pictures,
+    known: tuple[Pictures, Pictures],
+    tested: tuple[Pictures, Pictures],
+    groups: Sequence[str],
+    settings: SegmenterSettings,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train the segmentation networks of a fold and segment its test photos with each.
+
+    Args:
+        model: The fold's network.
+        recipe: Its recipe's file.
+        shown: Training photos with the label that they show the object.
+        without: Training photos with the label that they do not.
+        known: Calibration photos and their masks.
+        tested: Test photos and their masks.
+        groups: Of the test photos.
+        settings: Of the second stage; the other networks are trained in as many steps.
+        folder: Where photos, masks and networks are kept. A network that is there is not trained again.
+
+    Returns:
+        ``parts``: for each kind of masks the confusion matrices ``[N, 2, 2]`` of the test photos;
+        ``predicted``: the predicted IoU of the recipe's; and the ``groups``.
+    """
+    own = folder / "own"
+    files = write_pictures(folder / "train", shown)
+    others = write_pictures(folder / "without", without)
+    tests = write_pictures(folder / "test", tested[0])
+    threshold = segment_images(files, model, own, recipe=recipe, gate=0.0, soft=True).threshold
+    quality = predicted_ious(own)
+    sure = [f for f, q in zip(files, quality, strict=True) if q >= np.quantile(quality, 0.2)]
+    masks, maps = (read_pictures(each, sure) for each in (own, own / "maps"))
+    undecided = [with_undecided(*both, threshold) for both in zip(masks, maps, strict=True)]
+    empty = [np.zeros(np.shape(photo)[:2], np.uint8) for photo in without]
+    learned = {
+        SECOND: ([*sure, *others], [*masks, *empty]),
+        IGNORING: ([*sure, *others], [*undecided, *empty]),
+        ALONE: (write_pictures(folder / "calibration", known[0]), known[1]),
+    }
+    segment_images(tests, model, folder / FIRST, recipe=recipe, mirror=True)
+    for name, (photos, targets) in learned.items():
+        pairs = [*zip(photos, write_pictures(folder / f"{name}, masks", targets), strict=True)]
+        rounds = round(settings.epochs * len(learned[SECOND][0]) / len(pairs))
+        file = folder / f"{name}.pth"
+        if not file.exists():
+            save_segmenter(train_segmenter(pairs, replace(settings, epochs=rounds)).model, file)
+        segment_images(tests, None, folder / name, segmenter=file)
+    found = {name: read_pictures(folder / name, tests) for name in (FIRST, *learned)}
+    return {
+        "parts": {name: mask_parts(each, tested[1]) for name, each in found.items()},
+        "predicted": predicted_ious(folder / FIRST),
+        "groups": list(groups),
+    }
+
+
+def group_intervals(
+    statistics: Callable[[Any], Sequence[float]], groups: Sequence[str]
+) -> list[Interval]:
+    """Intervals of numbers that are computed from the indices of items, with groups resampled."""
+    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
+    generator = np.random.default_rng(0)
+    drawn = (generator.integers(0, len(members), len(members)) for _ in range(1000))
+    samples = [statistics(np.concatenate([members[k] for k in each])) for each in drawn]
+    low, high = np.nanpercentile(samples, (2.5, 97.5), axis=0)
+    return [
+        Interval(value, float(a), float(b), 0.95, len(groups), len(members), 1000, 0, 0)
+        for value, a, b in zip(statistics(np.arange(len(groups))), low, high, strict=True)
+    ]
+
+
+def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str]) -> list[Interval]:
+    """How well a predicted IoU orders masks, with intervals that resample groups.
+
+    Returns:
+        Spearman's rank correlation with the true IoU, and how much of the gain in mean IoU of a perfect
+        order is reached when the fifth with the lowest predicted IoU is set aside.
+    """
+    values = np.stack([np.asarray(predicted), true.numpy()])
+
+    def statistics(chosen: Any) -> tuple[float, float]:
+        guess, iou = values[:, chosen]
+        left = [iou[np.argsort(by, kind="stable")][len(iou) // 5 :].mean() for by in (guess, iou)]
+        gained, most = (mean - iou.mean() for mean in left)
+        return float(spearmanr(guess, iou).statistic), float(gained / most)
+
+    return group_intervals(statistics, groups)
+
+
+def second_stage_page(
+    name: str, network: str, sections: list[str], folds: dict[Any, dict[str, Any]], out: Path
+) -> None:
+    """Write the page of what :func:`second_stage` returned for each fold, after the sections."""
+    parts = pooled_parts([*folds.values()])
+    groups = [group for fold in folds.values() for group in fold["groups"]]
+    rows, lines = [], []
+    for kind, own in parts.items():
+        score = pooled_iou(own, groups)
+        rows.append(row(network, kind, "", "foreground IoU", score))
+        lines.append([kind, with_interval(score), ""])
+        if kind != SECOND:
+            gap = pooled_iou(parts[SECOND], groups, own)
+            rows.append(row(network, f"second stage - {kind}", "", "IoU difference", gap))
+            lines[-1][-1] = with_interval(gap, "+")
+    shown = np.flatnonzero(parts[FIRST][:, 1].sum(1) > 0)
+    order = order_parts(
+        np.concatenate([fold["predicted"] for fold in folds.values()])[shown],
+        foreground_iou(parts[FIRST])[shown],
+        [groups[index] for index in shown],
+    )
+    rows += [
+        row(network, FIRST, "", metric, each) for metric, each in zip(ORDER, order, strict=True)
+    ]
+    sections = [
+        *sections,
+        SECOND_STAGE,
+        f"## {network}: {len(groups)} test images of {len(set(groups))} groups, "
+        f"folds {', '.join(map(str, folds))}",
+        table(["masks of", "foreground IoU [95 %]", "second stage less this one"], lines),
+        table(["measure", "value [95 %]"], [*zip(ORDER, map(with_interval, order), strict=True)]),
+    ]
+    write_page(name, sections, rows, out)

@@ -1,6 +1,7 @@
 """Malaria parasites in the fields of two other laboratories, by leave-one-field-out.
 
     python benchmarks/parasites.py --data DATA --network resnet34 --work runs
+    python benchmarks/parasites.py second --data DATA --network resnet18 --work runs
 
 Each of the eight fields of ``malaria_masks`` is tested with a recipe that was searched on windows around
 the parasites of the other seven. Zero-shot: the network of ``cells.py`` as it is. Adapted: it is first
@@ -8,6 +9,10 @@ fine-tuned on windows of six other fields with the label "shows a parasite", in 
 leaves out one field of each laboratory. Windows show about two cell diameters; fields are white-balanced
 without labels. All thresholds come from the other seven fields; fields are resampled, of which there are
 eight, so intervals are wide.
+
+``second`` needs the zero-shot recipes: a U-Net learns, at 96 px, from the recipe's masks of at most 240
+training windows with a parasite, about half of them of malaria_iml, and from 60 without. Its encoder
+starts from the classifier. All are scored on the field's windows around parasites, at 112x112.
 """
 
 from __future__ import annotations
@@ -26,19 +31,22 @@ from scipy import ndimage
 from cells import CLASS_NAMES, INPUT, JITTER, WINDOW, Fields
 from common import (
     calibration_set,
-    command,
     fold_tables,
+    opening,
     search_fold,
+    second_stage,
+    second_stage_page,
     study_parser,
     trained,
     write_page,
-)  # fmt: skip
+)
 from ssgcam import LoadedModel, load_model
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
 from ssgcam.images import read_image
 from ssgcam.search import CalibrationSet, SearchSettings
 from ssgcam.training import LabeledImages, TrainingSettings
+from ssgcam.training.settings import SegmenterSettings
 
 #: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
 CELLS, CELL = {"mpidb": 20, "radboud": 35}, 85
@@ -182,46 +190,90 @@ def adapted(
     return trained(options.work / f"parasites_{options.network}_fold{fold}.pth", windows, settings)
 
 
-def windows_around(fields: Sequence[Field], model: LoadedModel) -> CalibrationSet:
-    """The windows around the parasites of some fields."""
+def pictures(fields: Sequence[Field]) -> tuple[list[Image.Image], list[np.ndarray[Any, Any]]]:
+    """The windows around the parasites of some fields, and their masks."""
     windows = [(field, box) for field in fields for box in field.around()]
-    size = (INPUT, INPUT)
+    size, nearest = (INPUT, INPUT), Image.Resampling.NEAREST
+    masks = [Image.fromarray(field.mask_in(box)).resize(size, nearest) for field, box in windows]
     photos = [field.photo(box).resize(size, Image.Resampling.BILINEAR) for field, box in windows]
-    masks = [
-        np.asarray(Image.fromarray(field.mask_in(box)).resize(size, Image.Resampling.NEAREST))
-        for field, box in windows
-    ]
-    return calibration_set(photos, masks, model, groups=[field.name for field, _ in windows])
+    return photos, [*map(np.asarray, masks)]
 
 
-def main() -> None:
-    parser = study_parser(__doc__, "malaria_masks and malaria_iml")
-    parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
-    options = parser.parse_args()
+def groups_of(fields: Sequence[Field]) -> list[str]:
+    """The field of each window around the parasites of some fields."""
+    return [field.name for field in fields for _ in field.around()]
+
+
+def windows_around(fields: Sequence[Field], model: LoadedModel) -> CalibrationSet:
+    """The windows around the parasites of some fields, for a search."""
+    return calibration_set(*pictures(fields), model, groups=groups_of(fields))
+
+
+def stem_of(variant: str, field: Field, options: argparse.Namespace) -> Path:
+    """The start of the names of a field's files."""
+    name = f"parasites_{options.network}_{variant}_{field.name}_{options.generations}"
+    return options.work / name
+
+
+def study(options: argparse.Namespace) -> None:
+    """Search a recipe for each field in both variants and write the page."""
     fields = read_fields(options.data)
-    start = options.work / f"cells_{options.network}_fold0.pth"
-    generations = 3 if options.quick else 60
     views = (Augmentation("horizontal", (1.0, 1.5, 2.0)),)
+    generations = options.generations
     settings = SearchSettings(generations=generations, folds=0, views=views, augmentations=views)
-    rows, sections = [], ["# Malaria parasites", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
+    rows, sections = [], opening("Malaria parasites", __doc__)
     for variant in ("zero-shot", "adapted"):
         found = []
         for field in fields:
             model = (
-                load_model(str(start))
+                load_model(str(options.start))
                 if variant == "zero-shot"
-                else adapted(start, fields, field.fold, options)
+                else adapted(options.start, fields, field.fold, options)
             )
             others = windows_around([each for each in fields if each is not field], model)
             tested = windows_around([field], model)
-            stem = (
-                options.work / f"parasites_{options.network}_{variant}_{field.name}_{generations}"
-            )
+            stem = stem_of(variant, field, options)
             found.append(search_fold(model, others, tested, settings, stem))
         own, text = fold_tables(f"{options.network}, {variant}", found)
         rows += own
         sections += text
     write_page(f"parasites_{options.network}", sections, rows, options.out)
+
+
+def second(options: argparse.Namespace) -> None:
+    """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
+    fields, folds = read_fields(options.data), {}
+    cells, model = Fields.read(options.data).moving(0), load_model(str(options.start))
+    for number, field in enumerate(fields):
+        others = [each for each in fields if each is not field]
+        windows, generator = training_windows(others, cells), np.random.default_rng([5, number])
+        order = generator.permutation(len(windows))
+        shown, without = (
+            [
+                windows.read(k, generator).resize((INPUT, INPUT), Image.Resampling.BILINEAR)
+                for k in [k for k in order if windows.labels[k] == label][:most]
+            ]
+            for label, most in zip((1, 0), (24, 6) if options.quick else (240, 60), strict=True)
+        )
+        stem, epochs = stem_of("zero-shot", field, options), 1 if options.quick else 12
+        folds[field.name] = second_stage(
+            model, stem.with_suffix(".recipe.json"), shown, without, pictures(others),
+            pictures([field]), groups_of([field]),
+            SegmenterSettings(options.network, str(options.start), 96, epochs, seed=number),
+            stem.with_name(f"{stem.name}_masks"),
+        )  # fmt: skip
+    about = opening("Masks of malaria parasites: recipe and second stage", __doc__, 3)
+    second_stage_page("masks_parasites", options.network, about, folds, options.out)
+
+
+def main() -> None:
+    parser = study_parser(__doc__, "malaria_masks and malaria_iml")
+    parser.add_argument("step", nargs="?", choices=("study", "second"), default="study")
+    parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
+    options = parser.parse_args()
+    options.generations = 3 if options.quick else 60
+    options.start = options.work / f"cells_{options.network}_fold0.pth"
+    {"study": study, "second": second}[options.step](options)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """Magnetic tiles: masks of surface defects from the labels "defect" and "free" alone.
 
     python benchmarks/tiles.py --data DATA --work runs
+    python benchmarks/tiles.py second --data DATA --work runs
 
 EfficientNet-Lite0 with its ImageNet weights is fine-tuned on labels, in three folds by tile. A tile is
 photographed under up to six exposures, so tiles, not photos, are split and resampled. A quarter of the
 training tiles is set aside: their masks calibrate the recipe and every threshold. Foreground IoU on the
 test tiles, pooled and for each kind of defect; kinds have few tiles, so those numbers are descriptive.
+
+``second`` needs the networks and recipes: a U-Net of ResNet18 with random weights learns, at 160 px, from
+the recipe's masks of the photos that the classifier was trained on. All are scored on the test photos
+with and without a defect, at 256x256.
 """
 
 from __future__ import annotations
@@ -14,7 +19,6 @@ import argparse
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +31,15 @@ from common import (
     RECIPE,
     Row,
     calibration_set,
-    command,
     evenly,
     fold_tables,
+    opening,
+    pooled_iou,
     pooled_parts,
     row,
     search_fold,
+    second_stage,
+    second_stage_page,
     study_parser,
     table,
     trained,
@@ -45,6 +52,7 @@ from ssgcam.metrics import bootstrap_interval
 from ssgcam.search import CalibrationSet, SearchSettings
 from ssgcam.search.fitness import score_of
 from ssgcam.training import LabeledImages, TrainingSettings, predict
+from ssgcam.training.settings import SegmenterSettings
 
 FOLDS, INPUT, CLASS_NAMES = 3, 256, ("free", "defect")
 #: Calibration photos with a defect, and without.
@@ -111,14 +119,16 @@ def calibration_photos(photos: Sequence[Photo], fold: int) -> list[Photo]:
     return chosen
 
 
+def pictures(photos: Sequence[Photo]) -> tuple[list[Image.Image], list[np.ndarray[Any, Any]]]:
+    """Photos and the masks of their defects, at the network's input size."""
+    size, nearest = (INPUT, INPUT), Image.Resampling.NEAREST
+    masks = [Image.fromarray(photo.mask()).resize(size, nearest) for photo in photos]
+    return [read_image(photo.file).resize(size) for photo in photos], [*map(np.asarray, masks)]
+
+
 def masked(photos: Sequence[Photo], model: LoadedModel) -> CalibrationSet:
-    """Photos with the masks of their defects, at the network's input size."""
-    images = [read_image(photo.file).resize((INPUT, INPUT)) for photo in photos]
-    masks = [
-        np.asarray(Image.fromarray(photo.mask()).resize((INPUT, INPUT), Image.Resampling.NEAREST))
-        for photo in photos
-    ]
-    return calibration_set(images, masks, model, groups=[photo.tile for photo in photos])
+    """Photos with the masks of their defects, for a search."""
+    return calibration_set(*pictures(photos), model, groups=[photo.tile for photo in photos])
 
 
 def network_of_fold(photos: Sequence[Photo], fold: int, options: argparse.Namespace) -> LoadedModel:
@@ -167,26 +177,25 @@ def kind_rows(folds: Sequence[dict[str, Any]], kinds: Sequence[str]) -> tuple[li
     for kind in ("single", "ssg"):
         own = [name for name, of in folds[0]["kinds"].items() if of == kind and name in parts]
         names.insert(-1, max(own, key=lambda name: scores[name]))
-    lines, rows, pooled = [], [], partial(score_of, kind="pooled")
+    lines, rows = [], []
     for kind in sorted(set(kinds) - {"free"}):
         chosen = [index for index, own in enumerate(kinds) if own == kind]
         tiles = [groups[index] for index in chosen]
         line = [kind, str(len(chosen)), str(len(set(tiles)))]
         for name in names:
-            found = bootstrap_interval(parts[name][chosen], pooled, seed=0, groups=tiles)
+            found = pooled_iou(parts[name][chosen], tiles)
             rows.append(row("efficientnet_lite0", name, "", f"foreground IoU, {kind}", found))
             line.append(with_interval(found))
         lines.append(line)
     return rows, table(["kind", "photos", "tiles", *names], lines)
 
 
-def main() -> None:
-    parser = study_parser(__doc__, "magnetic_tiles")
-    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the three")
-    options = parser.parse_args()
-    photos = read_photos(options.data)
-    generations = 3 if options.quick else 150
-    settings = SearchSettings(generations=generations, folds=0)
+def study(options: argparse.Namespace) -> None:
+    """Search a recipe in each fold and write the page."""
+    photos, settings = (
+        read_photos(options.data),
+        SearchSettings(generations=options.generations, folds=0),
+    )
     predicted, folds, kinds = [], [], []
     for fold in range(options.folds):
         known, held, tested = split(photos, fold)
@@ -195,15 +204,13 @@ def main() -> None:
         calibration = masked(calibration_photos(held, fold), model)
         held_out = masked(tested, model)
         kinds += [photo.kind for photo in tested]
-        stem = options.work / f"tiles_fold{fold}_{generations}"
+        stem = options.work / f"tiles_fold{fold}_{options.generations}"
         folds.append(search_fold(model, calibration, held_out, settings, stem, guarantee=True))
     classifier, learned = classifier_rows(predicted)
     rows, sections = fold_tables("efficientnet_lite0", folds)
     by_kind, text = kind_rows(folds, kinds)
     sections = [
-        "# Magnetic tiles",
-        f"`{command()}`",
-        (__doc__ or "").split("\n\n")[2],
+        *opening("Magnetic tiles", __doc__),
         "## The classifier",
         learned,
         *sections,
@@ -211,6 +218,32 @@ def main() -> None:
         text,
     ]
     write_page("tiles", sections, classifier + rows + by_kind, options.out)
+
+
+def second(options: argparse.Namespace) -> None:
+    """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
+    photos, folds = read_photos(options.data), {}
+    for fold in range(options.folds):
+        known, held, tested = split(photos, fold)
+        stem = options.work / f"tiles_fold{fold}_{options.generations}"
+        shown, without = (pictures([p for p in known if p.label == k])[0] for k in (1, 0))
+        epochs = 1 if options.quick else 8
+        folds[fold] = second_stage(
+            network_of_fold(known, fold, options), stem.with_suffix(".recipe.json"), shown, without,
+            pictures(calibration_photos(held, fold)), pictures(tested), [p.tile for p in tested],
+            SegmenterSettings(epochs=epochs, seed=fold), stem.with_name(f"{stem.name}_masks"),
+        )  # fmt: skip
+    about = opening("Masks of magnetic tiles: recipe and second stage", __doc__, 3)
+    second_stage_page("masks_tiles", "resnet18", about, folds, options.out)
+
+
+def main() -> None:
+    parser = study_parser(__doc__, "magnetic_tiles")
+    parser.add_argument("step", nargs="?", choices=("study", "second"), default="study")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the three")
+    options = parser.parse_args()
+    options.generations = 3 if options.quick else 150
+    {"study": study, "second": second}[options.step](options)
 
 
 if __name__ == "__main__":
