@@ -37,6 +37,7 @@ from scipy.stats import mannwhitneyu
 import parasites
 from cells import CALIBRATION, HEALTHY, INPUT, WINDOW, Box, Fields, Window, labeled_windows, spread
 from common import (
+    Pictures,
     group_intervals,
     opening,
     row,
@@ -78,21 +79,21 @@ def second(options: argparse.Namespace) -> None:
     """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
     fields, network, folds = Fields.read(options.data), options.network, {}
 
-    def pictures(windows: Sequence[Window]) -> tuple[list[Any], list[Any]]:
-        return [*map(fields.photo, windows)], [fields.mask(each, WINDOW) for each in windows]
+    def pictures(windows: Sequence[Window]) -> Pictures:
+        masks = [fields.mask(window, WINDOW) for window in windows]
+        return [*map(fields.photo, windows)], masks, [window.cell.field for window in windows]
 
     for fold, (stem, recipe) in recipes_of_folds(options).items():
         train = fields.windows(fold, "train", healthy=60)
         parts = ([w for w in train if w.cell.infected is infected] for infected in (True, False))
         shown, without = (pictures(part)[0] for part in parts)
         known = pictures(spread(fields.windows(fold, "calibration"), CALIBRATION))
-        tested = fields.windows(fold, "test")
+        tested = pictures(fields.windows(fold, "test"))
         epochs = 1 if options.quick else 12
         settings = SegmenterSettings(network, f"{stem}.pth", 96, epochs, seed=fold)
-        groups = [window.cell.field for window in tested]
         folds[fold] = second_stage(
-            load_model(f"{stem}.pth"), recipe, shown, without, known, pictures(tested), groups,
-            settings, stem.with_name(f"{stem.name}_masks"),
+            load_model(f"{stem}.pth"), recipe, shown, without, known, tested, settings,
+            stem.with_name(f"{stem.name}_masks"),
         )  # fmt: skip
     title = "Masks of infected cells: recipe, second stage, and how sure they are"
     second_stage_page("masks", network, opening(title, __doc__), folds, options.out)

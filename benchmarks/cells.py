@@ -33,9 +33,10 @@ from PIL import Image
 from common import (
     RECIPE,
     calibration_set,
-    command,
     evenly,
     fold_tables,
+    opening,
+    pooled_iou,
     pooled_parts,
     row,
     search_fold,
@@ -48,9 +49,7 @@ from ssgcam import LoadedModel, load_model, save_model
 from ssgcam.app.state import QUICK, Correction, correction_set, quick_search
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
-from ssgcam.metrics import bootstrap_interval, paired_difference
 from ssgcam.search import CalibrationSet, MapGrid, SearchSettings
-from ssgcam.search.fitness import score_of
 from ssgcam.search.maps import sweep_maps
 from ssgcam.training import (
     LabeledImages,
@@ -256,7 +255,7 @@ def labeled_windows(
     """Windows with the masks of their infected cells."""
     photos = [fields.photo(window).resize((INPUT, INPUT)) for window in windows]
     masks = [fields.mask(window) for window in windows]
-    return calibration_set(photos, masks, model, groups=[w.cell.field for w in windows])
+    return calibration_set((photos, masks, [w.cell.field for w in windows]), model)
 
 
 def drawn_strokes(
@@ -301,9 +300,7 @@ def strokes(options: argparse.Namespace) -> None:
         data = correction_set(model, corrections)
         recipe = quick_search(model, data, cache=options.work / "cache").recipe
         sweep = sweep_maps(model, tested, QUICK, {kind: recipe})[kind]
-        parts = sweep.at(recipe.threshold, recipe.gate)
-        statistic = partial(score_of, kind="pooled")
-        return bootstrap_interval(parts, statistic, seed=0, groups=tested.groups)
+        return pooled_iou(sweep.at(recipe.threshold, recipe.gate), tested.groups)
 
     full = score("full masks", masks)
     rows = [row(options.network, "full masks", "", "foreground IoU", full)]
@@ -316,9 +313,9 @@ def strokes(options: argparse.Namespace) -> None:
         ratio = f"{found.value / full.value:.1%}"
         lines.append([f"strokes, seed {seed}", f"{painted:.1%}", with_interval(found), ratio])
     header = ["known", "most pixels of a window", "foreground IoU [95 %]", "of full masks"]
-    about = (__doc__ or "").split("\n\n")[3]
     title = f"## {options.network}, fold {options.fold}: {len(tested)} test windows"
-    sections = ["# Strokes instead of masks", f"`{command()}`", about, title, table(header, lines)]
+    about = opening("Strokes instead of masks", __doc__, 3)
+    sections = [*about, title, table(header, lines)]
     write_page("strokes", sections, rows, options.out)
 
 
@@ -353,8 +350,7 @@ def study(options: argparse.Namespace) -> None:
     """Search in each fold and write the page."""
     fields = Fields.read(options.data)
     settings = SearchSettings(generations=3 if options.quick else 150, folds=0)
-    about = (__doc__ or "").split("\n\n")[2]
-    rows, sections = [], ["# Infected red blood cells", f"`{command()}`", about]
+    rows, sections = [], opening("Infected red blood cells", __doc__)
     for network in options.networks.split(","):
         folds, with_old_grid = [], []
         for fold in range(fields.folds):
@@ -375,9 +371,8 @@ def study(options: argparse.Namespace) -> None:
             own, text = fold_tables(network, folds)
             new_parts, old_parts = (pooled_parts(each)[RECIPE] for each in (folds, with_old_grid))
             groups = [group for fold in folds for group in fold["groups"]]
-            statistic = partial(score_of, kind="pooled")
-            old_score = bootstrap_interval(old_parts, statistic, seed=0, groups=groups)
-            gap = paired_difference(new_parts, old_parts, statistic, seed=0, groups=groups)
+            old_score = pooled_iou(old_parts, groups)
+            gap = pooled_iou(new_parts, groups, old_parts)
             rows += [*own, row(network, "Recipe, old grid", "", "foreground IoU", old_score)]
             rows.append(row(network, f"{RECIPE} - old grid", "", "IoU difference", gap))
             compared = f"With the grid of version 0.1 the recipe has {with_interval(old_score)}; "

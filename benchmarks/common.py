@@ -65,7 +65,8 @@ them, without the fifth whose predicted IoU is lowest; images without the object
 learns from the same masks where pixels within .1 of the threshold are ignored, and from the calibration
 masks alone, always in as many steps. The predicted IoU is that of the recipe's masks of test images with
 the object; the gain is that in mean IoU when the fifth with the lowest predicted IoU is set aside."""
-Pictures = Sequence[Any]  # photos, or masks [H, W] of 1 object, 0 background, 255 undecided
+#: Photos, their masks ``[H, W]`` (1 object, 0 background, 255 ignore) and their groups.
+Pictures = tuple[Sequence[Image.Image], Sequence[Any], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -432,14 +433,10 @@ def guarantee_table(
 
 
 def calibration_set(
-    photos: Sequence[Image.Image],
-    masks: Sequence[Any],
-    model: LoadedModel,
-    *,
-    classes: int | None = 1,
-    groups: Sequence[str],
+    pictures: Pictures, model: LoadedModel, classes: int | None = 1
 ) -> CalibrationSet:
-    """Photos with masks (1 object, 0 background, 255 ignore) for a search on this network."""
+    """Photos with masks for a search on this network."""
+    photos, masks, groups = pictures
     names = [f"{group} {number}" for number, group in enumerate(groups)]
     return CalibrationSet(
         photos, masks, classes, groups, names, preprocessing=model.preprocessing, any_count=True
@@ -471,7 +468,7 @@ def predicted_ious(folder: Path) -> list[float]:
     return [entry["classes"][0]["predicted_iou"] or 0.0 for entry in entries]
 
 
-def mask_parts(found: Pictures, true: Pictures) -> Tensor:
+def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
     """The confusion matrices ``[N, 2, 2]`` of masks."""
     pairs = [(torch.tensor(f > 0), torch.tensor(t)) for f, t in zip(found, true, strict=True)]
     return torch.stack([confusion_matrix(*pair, 2).double() for pair in pairs])
@@ -485,11 +482,10 @@ def with_undecided(mask: Any, levels: Any, threshold: float) -> np.ndarray[Any, 
 def second_stage(
     model: LoadedModel,
     recipe: Path,
-    shown: Pictures,
-    without: Pictures,
-    known: tuple[Pictures, Pictures],
-    tested: tuple[Pictures, Pictures],
-    groups: Sequence[str],
+    shown: Sequence[Image.Image],
+    without: Sequence[Image.Image],
+    known: Pictures,
+    tested: Pictures,
     settings: SegmenterSettings,
     folder: Path,
 ) -> dict[str, Any]:
@@ -500,9 +496,8 @@ def second_stage(
         recipe: Its recipe's file.
         shown: Training photos with the label that they show the object.
         without: Training photos with the label that they do not.
-        known: Calibration photos and their masks.
-        tested: Test photos and their masks.
-        groups: Of the test photos.
+        known: For calibration.
+        tested: For the scores.
         settings: Of the second stage; the other networks are trained in as many steps.
         folder: Where photos, masks and networks are kept. A network that is there is not trained again.
 
@@ -537,7 +532,7 @@ def second_stage(
     return {
         "parts": {name: mask_parts(each, tested[1]) for name, each in found.items()},
         "predicted": predicted_ious(folder / FIRST),
-        "groups": list(groups),
+        "groups": list(tested[2]),
     }
 
 

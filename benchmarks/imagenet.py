@@ -25,10 +25,10 @@ from typing import Any
 from common import (
     DOCS,
     Row,
-    command,
     imagenet_network,
     kept,
     labeled_photos,
+    opening,
     part_of,
     photos_with_boxes,
     table,
@@ -91,14 +91,9 @@ MOSAICS, PERTURBED = 32, 24
 def axes(
     model: LoadedModel, data: Path, compared: MethodsCompared, *, start: int, limit: int | None
 ) -> dict[str, Callable[[], Evaluation]]:
-    """The four evaluations of a network on every second photo.
+    """The four evaluations of a network on every second photo: from 0 those that choose, from 1 report.
 
-    Args:
-        model: The network.
-        data: The folder of the data sets.
-        compared: Methods and layers.
-        start: 0 for the half that the ablation chooses on, 1 for the half that reports.
-        limit: At most so many photos for each axis; perturbation takes no more than ``PERTURBED``.
+    ``limit``: at most so many photos for each axis; perturbation takes no more than ``PERTURBED``.
     """
     settings = EvaluationSettings(batch_size=8, examples=0, progress=True)
     boxed = part_of(photos_with_boxes(data), start, 2, limit)
@@ -199,7 +194,7 @@ def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) 
 def study(options: argparse.Namespace) -> None:
     """Compare the presets with first-order methods and write the page."""
     compared = MethodsCompared(tuple(MethodSpec(method) for method in OURS + RIVALS))
-    rows, sections = [], ["# ImageNet networks", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
+    rows, sections = [], opening("ImageNet networks", __doc__)
     for network in options.networks.split(","):
         found = scores_of_half(network, compared, 1, "imagenet", options)
         rows += rows_of(network, found)
@@ -228,7 +223,7 @@ def ablation(options: argparse.Namespace) -> None:
     own = [MethodSpec("ssg_cam", settings, name=name) for name, settings in VARIANTS.items()]
     own.append(MethodSpec("ssg_cam", BEFORE, gamma=0.5, name="gamma 0.5"))
     compared = MethodsCompared((*own, *map(MethodSpec, ABLATION_RIVALS)))
-    rows, sections = [], ["# Ablation", f"`{command()}`", (__doc__ or "").split("\n\n")[3]]
+    rows, sections = [], opening("Ablation", __doc__, 3)
     for network in options.networks.split(","):
         for half in (1,) if network == FRESH else (0, 1):
             found = scores_of_half(network, compared, half, "ablation", options)

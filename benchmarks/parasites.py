@@ -30,6 +30,7 @@ from scipy import ndimage
 
 from cells import CLASS_NAMES, INPUT, JITTER, WINDOW, Fields
 from common import (
+    Pictures,
     calibration_set,
     fold_tables,
     opening,
@@ -44,7 +45,7 @@ from ssgcam import LoadedModel, load_model
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
 from ssgcam.images import read_image
-from ssgcam.search import CalibrationSet, SearchSettings
+from ssgcam.search import SearchSettings
 from ssgcam.training import LabeledImages, TrainingSettings
 from ssgcam.training.settings import SegmenterSettings
 
@@ -74,11 +75,6 @@ class Field:
     def side(self) -> int:
         """Side of a window of about two cell diameters."""
         return round(CELLS[self.name.split("_")[0]] * WINDOW / CELL)
-
-    @cached_property
-    def grid(self) -> list[Box]:
-        """The half-overlapping windows that cover the field."""
-        return list(Windows(self.side, 0.5).boxes(*self.mask.shape))
 
     @cached_property
     def parasites(self) -> list[tuple[float, float]]:
@@ -145,7 +141,7 @@ def training_windows(fields: Sequence[Field], cells: LabeledImages) -> LabeledIm
     items += [
         (field, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 0)
         for field in fields
-        for box in field.grid
+        for box in Windows(field.side, 0.5).boxes(*field.mask.shape)
         if not field.shows_parasite(box)
     ]
     labels = [label for _, _, label in items]
@@ -187,32 +183,16 @@ def adapted(
     )
     cells = Fields.read(options.data).moving(0)
     windows = training_windows([f for f in fields if f.fold != fold], cells)
-    return trained(options.work / f"parasites_{options.network}_fold{fold}.pth", windows, settings)
+    return trained(options.work / f"{options.stem}_fold{fold}.pth", windows, settings)
 
 
-def pictures(fields: Sequence[Field]) -> tuple[list[Image.Image], list[np.ndarray[Any, Any]]]:
-    """The windows around the parasites of some fields, and their masks."""
+def pictures(fields: Sequence[Field]) -> Pictures:
+    """The windows around the parasites of some fields, their masks, and the fields' names."""
     windows = [(field, box) for field in fields for box in field.around()]
     size, nearest = (INPUT, INPUT), Image.Resampling.NEAREST
     masks = [Image.fromarray(field.mask_in(box)).resize(size, nearest) for field, box in windows]
     photos = [field.photo(box).resize(size, Image.Resampling.BILINEAR) for field, box in windows]
-    return photos, [*map(np.asarray, masks)]
-
-
-def groups_of(fields: Sequence[Field]) -> list[str]:
-    """The field of each window around the parasites of some fields."""
-    return [field.name for field in fields for _ in field.around()]
-
-
-def windows_around(fields: Sequence[Field], model: LoadedModel) -> CalibrationSet:
-    """The windows around the parasites of some fields, for a search."""
-    return calibration_set(*pictures(fields), model, groups=groups_of(fields))
-
-
-def stem_of(variant: str, field: Field, options: argparse.Namespace) -> Path:
-    """The start of the names of a field's files."""
-    name = f"parasites_{options.network}_{variant}_{field.name}_{options.generations}"
-    return options.work / name
+    return photos, [*map(np.asarray, masks)], [field.name for field, _ in windows]
 
 
 def study(options: argparse.Namespace) -> None:
@@ -230,14 +210,14 @@ def study(options: argparse.Namespace) -> None:
                 if variant == "zero-shot"
                 else adapted(options.start, fields, field.fold, options)
             )
-            others = windows_around([each for each in fields if each is not field], model)
-            tested = windows_around([field], model)
-            stem = stem_of(variant, field, options)
+            parts = [each for each in fields if each is not field], [field]
+            others, tested = (calibration_set(pictures(part), model) for part in parts)
+            stem = options.work / f"{options.stem}_{variant}_{field.name}_{generations}"
             found.append(search_fold(model, others, tested, settings, stem))
         own, text = fold_tables(f"{options.network}, {variant}", found)
         rows += own
         sections += text
-    write_page(f"parasites_{options.network}", sections, rows, options.out)
+    write_page(options.stem, sections, rows, options.out)
 
 
 def second(options: argparse.Namespace) -> None:
@@ -255,10 +235,10 @@ def second(options: argparse.Namespace) -> None:
             ]
             for label, most in zip((1, 0), (24, 6) if options.quick else (240, 60), strict=True)
         )
-        stem, epochs = stem_of("zero-shot", field, options), 1 if options.quick else 12
+        stem = options.work / f"{options.stem}_zero-shot_{field.name}_{options.generations}"
+        epochs = 1 if options.quick else 12
         folds[field.name] = second_stage(
-            model, stem.with_suffix(".recipe.json"), shown, without, pictures(others),
-            pictures([field]), groups_of([field]),
+            model, stem.with_suffix(".recipe.json"), shown, without, pictures(others), pictures([field]),
             SegmenterSettings(options.network, str(options.start), 96, epochs, seed=number),
             stem.with_name(f"{stem.name}_masks"),
         )  # fmt: skip
@@ -272,6 +252,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
     options = parser.parse_args()
     options.generations = 3 if options.quick else 60
+    options.stem = f"parasites_{options.network}"
     options.start = options.work / f"cells_{options.network}_fold0.pth"
     {"study": study, "second": second}[options.step](options)
 

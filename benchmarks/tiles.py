@@ -29,6 +29,7 @@ from sklearn.metrics import roc_auc_score
 
 from common import (
     RECIPE,
+    Pictures,
     Row,
     calibration_set,
     evenly,
@@ -49,7 +50,7 @@ from common import (
 from ssgcam import LoadedModel
 from ssgcam.images import read_image
 from ssgcam.metrics import bootstrap_interval
-from ssgcam.search import CalibrationSet, SearchSettings
+from ssgcam.search import SearchSettings
 from ssgcam.search.fitness import score_of
 from ssgcam.training import LabeledImages, TrainingSettings, predict
 from ssgcam.training.settings import SegmenterSettings
@@ -119,16 +120,12 @@ def calibration_photos(photos: Sequence[Photo], fold: int) -> list[Photo]:
     return chosen
 
 
-def pictures(photos: Sequence[Photo]) -> tuple[list[Image.Image], list[np.ndarray[Any, Any]]]:
-    """Photos and the masks of their defects, at the network's input size."""
+def pictures(photos: Sequence[Photo]) -> Pictures:
+    """Photos, the masks of their defects, and their tiles, at the network's input size."""
     size, nearest = (INPUT, INPUT), Image.Resampling.NEAREST
     masks = [Image.fromarray(photo.mask()).resize(size, nearest) for photo in photos]
-    return [read_image(photo.file).resize(size) for photo in photos], [*map(np.asarray, masks)]
-
-
-def masked(photos: Sequence[Photo], model: LoadedModel) -> CalibrationSet:
-    """Photos with the masks of their defects, for a search."""
-    return calibration_set(*pictures(photos), model, groups=[photo.tile for photo in photos])
+    images = [read_image(photo.file).resize(size) for photo in photos]
+    return images, [*map(np.asarray, masks)], [photo.tile for photo in photos]
 
 
 def network_of_fold(photos: Sequence[Photo], fold: int, options: argparse.Namespace) -> LoadedModel:
@@ -201,8 +198,8 @@ def study(options: argparse.Namespace) -> None:
         known, held, tested = split(photos, fold)
         model = network_of_fold(known, fold, options)
         predicted.append((tested, predict(model, labeled(tested))[:, 1]))
-        calibration = masked(calibration_photos(held, fold), model)
-        held_out = masked(tested, model)
+        parts = (calibration_photos(held, fold), tested)
+        calibration, held_out = (calibration_set(pictures(part), model) for part in parts)
         kinds += [photo.kind for photo in tested]
         stem = options.work / f"tiles_fold{fold}_{options.generations}"
         folds.append(search_fold(model, calibration, held_out, settings, stem, guarantee=True))
@@ -230,7 +227,7 @@ def second(options: argparse.Namespace) -> None:
         epochs = 1 if options.quick else 8
         folds[fold] = second_stage(
             network_of_fold(known, fold, options), stem.with_suffix(".recipe.json"), shown, without,
-            pictures(calibration_photos(held, fold)), pictures(tested), [p.tile for p in tested],
+            pictures(calibration_photos(held, fold)), pictures(tested),
             SegmenterSettings(epochs=epochs, seed=fold), stem.with_name(f"{stem.name}_masks"),
         )  # fmt: skip
     about = opening("Masks of magnetic tiles: recipe and second stage", __doc__, 3)
