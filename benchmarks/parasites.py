@@ -166,13 +166,11 @@ def training_windows(fields: Sequence[Field], cells: LabeledImages) -> LabeledIm
     return LabeledImages(labels * repeats + list(cells.labels), groups, CLASS_NAMES, read)
 
 
-def adapted(
-    start: Path, fields: Sequence[Field], fold: int, options: argparse.Namespace
-) -> LoadedModel:
+def adapted(fields: Sequence[Field], fold: int, options: argparse.Namespace) -> LoadedModel:
     """The fold's adapted network: read if it is there, else fine-tuned on the other fields' windows."""
     settings = TrainingSettings(
         model=options.network,
-        weights=str(start),
+        weights=str(options.start),
         input_size=INPUT,
         epochs=1 if options.quick else 6,
         samples_per_epoch=128 if options.quick else 960,
@@ -205,11 +203,9 @@ def study(options: argparse.Namespace) -> None:
     for variant in ("zero-shot", "adapted"):
         found = []
         for field in fields:
-            model = (
-                load_model(str(options.start))
-                if variant == "zero-shot"
-                else adapted(options.start, fields, field.fold, options)
-            )
+            model = load_model(str(options.start))
+            if variant == "adapted":
+                model = adapted(fields, field.fold, options)
             parts = [each for each in fields if each is not field], [field]
             others, tested = (calibration_set(pictures(part), model) for part in parts)
             stem = options.work / f"{options.stem}_{variant}_{field.name}_{generations}"
