@@ -57,7 +57,7 @@ from ssgcam.metrics import Interval, bootstrap_interval, identity, ratio
 from ssgcam.search import SearchSettings, search_recipe
 from ssgcam.search.window_scores import window_scores
 from ssgcam.shift import in_limits
-from ssgcam.training.settings import SegmenterSettings
+from ssgcam.training import SegmenterSettings
 
 UNCHANGED = "held out, unchanged"
 
@@ -91,10 +91,8 @@ def second(options: argparse.Namespace) -> None:
         tested = pictures(fields.windows(fold, "test"))
         epochs = 1 if options.quick else 12
         settings = SegmenterSettings(network, f"{stem}.pth", 96, epochs, seed=fold)
-        folds[fold] = second_stage(
-            load_model(f"{stem}.pth"), recipe, shown, without, known, tested, settings,
-            stem.with_name(f"{stem.name}_masks"),
-        )  # fmt: skip
+        model = load_model(f"{stem}.pth")
+        folds[fold] = second_stage(model, recipe, shown, without, known, tested, settings)
     title = "Masks of infected cells: recipe, second stage, and how sure they are"
     second_stage_page("masks", network, opening(title, __doc__), folds, options.out)
 
@@ -141,9 +139,8 @@ def whole_fields(options: argparse.Namespace) -> None:
         scores = {}
         for kind, chosen in tested.items():
             out = stem.with_name(f"{stem.name}_fields") / title / kind
-            segment_images(
-                [photos / name for name in chosen], model, out, recipe=own, window=WINDOW
-            )
+            files = [photos / name for name in chosen]
+            segment_images(files, model, out, recipe=own, window=WINDOW)
             counts = []
             for name in chosen:
                 boxes = [cell.box for cell in fields.cells[name] if cell.infected]
@@ -285,8 +282,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18", help="one that 'cells.py train' trained")
     parser.add_argument("--fold", type=int, default=0, choices=range(3), help="of 'fields'")
     options = parser.parse_args()
-    steps = {"second": second, "fields": whole_fields, "unlike": unlike_images}
-    steps[options.step](options)
+    {"second": second, "fields": whole_fields, "unlike": unlike_images}[options.step](options)
 
 
 if __name__ == "__main__":

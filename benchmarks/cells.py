@@ -152,7 +152,9 @@ class Fields:
             queues.append([own[index] for index in order])
         turns = range(max(map(len, queues)))
         cells += [queue[turn] for turn in turns for queue in queues if turn < len(queue)][:healthy]
-        return [self.window(cell, np.random.default_rng(self._key(cell))) for cell in cells]
+        keys = ([self.seed, 2, *cell.field.encode(), *map(int, cell.box)] for cell in cells)
+        generators = map(np.random.default_rng, keys)
+        return [*map(self.window, cells, generators)]
 
     def window(self, cell: Cell, generator: np.random.Generator | None) -> Window:
         """A window around a cell, moved at random if there is a generator, inside the field."""
@@ -224,9 +226,6 @@ class Fields:
 
     def _infected(self, name: str) -> int:
         return sum(cell.infected for cell in self.cells[name])
-
-    def _key(self, cell: Cell) -> list[int]:
-        return [self.seed, 2, *cell.field.encode(), *map(int, cell.box)]
 
 
 def _share_inside(box: Box, area: Sequence[float]) -> float:
@@ -306,8 +305,7 @@ def strokes(options: argparse.Namespace) -> None:
         lines.append([f"strokes, seed {seed}", f"{painted:.1%}", with_interval(found), ratio])
     header = ["known", "most pixels of a window", "foreground IoU [95 %]", "of full masks"]
     title = f"## {options.network}, fold {options.fold}: {len(tested)} test windows"
-    about = opening("Strokes instead of masks", __doc__, 3)
-    sections = [*about, title, table(header, lines)]
+    sections = [*opening("Strokes instead of masks", __doc__, 3), title, table(header, lines)]
     write_page("strokes", sections, rows, options.out)
 
 

@@ -38,9 +38,8 @@ from ssgcam.metrics.masks import confusion_matrix, foreground_iou
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 from ssgcam.search.fitness import choose_cut, score_of, sweep_thresholds
 from ssgcam.segmentation_model import save_segmenter
-from ssgcam.training import LabeledImages, TrainingSettings, train_classifier
+from ssgcam.training import LabeledImages, SegmenterSettings, TrainingSettings, train_classifier
 from ssgcam.training.segmenter import train_segmenter
-from ssgcam.training.settings import SegmenterSettings
 
 T = TypeVar("T")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
@@ -213,8 +212,11 @@ def trained(file: Path, images: LabeledImages, settings: TrainingSettings) -> Lo
 # --- a recipe searched in each fold, beside all rivals, scored on the fold's test images
 
 
-def color_maps(images: Tensor) -> dict[str, Tensor]:
-    """Quantities in [0, 1], ``[N, H, W]``, that a stain or defect may change; from RGB in [0, 1]."""
+def color_maps(model: LoadedModel, inputs: Tensor) -> dict[str, Tensor]:
+    """Quantities of a pixel in [0, 1] that a stain or a defect may change: ``[N, H, W]`` each."""
+    given = (model.preprocessing.mean, model.preprocessing.std)
+    mean, std = (inputs.new_tensor(values)[:, None, None] for values in given)
+    images = (inputs * std + mean).clamp(0, 1)
     high, low = images.amax(1), images.amin(1)
     return {
         "saturation": (high - low) / high.clamp_min(1 / 255),
@@ -225,27 +227,16 @@ def color_maps(images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def rgb(model: LoadedModel, images: Tensor) -> Tensor:
-    """Network inputs back to RGB in [0, 1]."""
-    mean, std = (
-        images.new_tensor(values)[:, None, None]
-        for values in (model.preprocessing.mean, model.preprocessing.std)
-    )
-    return (images * std + mean).clamp(0, 1)
-
-
-def color_threshold(
-    model: LoadedModel, calibration: CalibrationSet, tested: CalibrationSet
-) -> Tensor:
-    """The confusion matrices ``[N, 2, 2]`` of the best color threshold of the calibration images."""
-    sure = torch.ones(len(calibration))
+def color_threshold(model: LoadedModel, known: CalibrationSet, tested: CalibrationSet) -> Tensor:
+    """The confusion matrices ``[N, 2, 2]`` of the color threshold that is best for known images."""
+    sure = torch.ones(len(known))
     best: tuple[float, str, float] = (-1.0, "", 0.0)
-    for name, maps in color_maps(rgb(model, calibration.images)).items():
-        sweep = sweep_thresholds(maps, calibration.masks, sure, "pooled")
+    for name, maps in color_maps(model, known.images).items():
+        sweep = sweep_thresholds(maps, known.masks, sure, "pooled")
         cut = choose_cut(sweep, "pooled", gate=0.0)
         best = max(best, (cut.score, name, cut.threshold))
     _, name, threshold = best
-    maps = color_maps(rgb(model, tested.images))[name]
+    maps = color_maps(model, tested.images)[name]
     sweep = sweep_thresholds(maps, tested.masks, torch.ones(len(tested)), "pooled")
     return sweep.at(threshold, 0.0)
 
@@ -380,11 +371,9 @@ def guarantee_table(
                 ("outer", check.outer_loss, check.outer_error),
                 ("inner", check.inner_loss, check.inner_error),
             ):
-                low, high = (round(loss + side * 2 * deviation, 4) for side in (-1, 1))
+                numbers = (round(loss + side * 2 * deviation, 4) for side in (0, -1, 1))
                 metric = f"{mask} loss, fold {fold}, alpha {alpha:g}"
-                rows.append(
-                    Row(network, RECIPE, "", metric, round(loss, 4), low, high, len(means), 0)
-                )
+                rows.append(Row(network, RECIPE, "", metric, *numbers, len(means), 0))
                 words.append(f"{loss:.3f} +- {2 * deviation:.3f}")
             words += [f"{check.band:.1%}", str(check.refused), "yes" if check.holds else "no"]
             lines.append(words)
@@ -392,11 +381,9 @@ def guarantee_table(
     return rows, table([*header, "splits refused", "holds"], lines)
 
 
-def calibration_set(
-    pictures: Pictures, model: LoadedModel, classes: int | None = 1
-) -> CalibrationSet:
+def calibration_set(own: Pictures, model: LoadedModel, classes: int | None = 1) -> CalibrationSet:
     """Photos with masks for a search on this network."""
-    photos, masks, groups = pictures
+    photos, masks, groups = own
     names = [f"{group} {number}" for number, group in enumerate(groups)]
     return CalibrationSet(
         photos, masks, classes, groups, names, preprocessing=model.preprocessing, any_count=True
@@ -447,24 +434,24 @@ def second_stage(
     known: Pictures,
     tested: Pictures,
     settings: SegmenterSettings,
-    folder: Path,
 ) -> dict[str, Any]:
     """Train the segmentation networks of a fold and segment its test photos with each.
 
     Args:
         model: The fold's network.
-        recipe: Its recipe.
+        recipe: Its recipe, ``NAME.recipe.json``. Photos, masks and networks are kept in ``NAME_masks``; a
+            network that is there is not trained again.
         shown: Training photos with the label that they show the object.
         without: Training photos with the label that they do not.
         known: The calibration photos.
         tested: The test photos.
         settings: Of the second stage; the other networks are trained in as many steps.
-        folder: Where photos, masks and networks are kept; a network that is there is not trained.
 
     Returns:
         ``parts``: for each kind of masks the confusion matrices ``[N, 2, 2]`` of the test photos;
         ``predicted``: the predicted IoU of the recipe's; and the ``groups``.
     """
+    folder = recipe.with_name(recipe.name.replace(".recipe.json", "_masks"))
     own = folder / "own"
     files = write_pictures(folder / "train", shown)
     others = write_pictures(folder / "without", without)
@@ -489,11 +476,8 @@ def second_stage(
             save_segmenter(train_segmenter(pairs, replace(settings, epochs=rounds)).model, file)
         segment_images(tests, None, folder / name, segmenter=file)
     found = {name: read_pictures(folder / name, tests) for name in (FIRST, *learned)}
-    return {
-        "parts": {name: mask_parts(each, tested[1]) for name, each in found.items()},
-        "predicted": predicted_ious(folder / FIRST),
-        "groups": list(tested[2]),
-    }
+    parts = {name: mask_parts(each, tested[1]) for name, each in found.items()}
+    return {"parts": parts, "predicted": predicted_ious(folder / FIRST), "groups": tested[2]}
 
 
 def group_intervals(
@@ -545,11 +529,9 @@ def second_stage_page(
             rows.append(row(network, f"second stage - {kind}", "", "IoU difference", gap))
             lines[-1][-1] = with_interval(gap, "+")
     shown = np.flatnonzero(parts[FIRST][:, 1].sum(1) > 0)
-    order = order_parts(
-        np.concatenate([fold["predicted"] for fold in folds.values()])[shown],
-        foreground_iou(parts[FIRST])[shown],
-        [groups[index] for index in shown],
-    )
+    predicted = np.concatenate([fold["predicted"] for fold in folds.values()])[shown]
+    true, own_groups = foreground_iou(parts[FIRST])[shown], [groups[index] for index in shown]
+    order = order_parts(predicted, true, own_groups)
     rows += [
         row(network, FIRST, "", metric, each) for metric, each in zip(ORDER, order, strict=True)
     ]

@@ -135,10 +135,7 @@ def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> 
     rows = []
     for axis in found.values():
         rows += [_row(network, score["method"], score) for score in axis["scores"]]
-        rows += [
-            _row(network, f"{difference['method']} - {difference['rival']}", difference)
-            for difference in axis["differences"]
-        ]
+        rows += [_row(network, f"{d['method']} - {d['rival']}", d) for d in axis["differences"]]
     rows = [row for row in rows if row.metric in METRICS]
     return [row for row in rows if row.layers in PLACES or row.metric == "rank correlation"]
 
@@ -203,10 +200,8 @@ def study(options: argparse.Namespace) -> None:
             for row in own
             if " - " in row.method and row.layers in PLACES
         ]
-        sections += [
-            "### Less the best rival, paired",
-            table(["metric", "layers", "methods", "difference [95 %]"], lines),
-        ]
+        header = ["metric", "layers", "methods", "difference [95 %]"]
+        sections += ["### Less the best rival, paired", table(header, lines)]
     write_page("imagenet", sections, rows, options.out)
 
 

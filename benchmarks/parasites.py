@@ -46,8 +46,7 @@ from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
 from ssgcam.images import read_image
 from ssgcam.search import SearchSettings
-from ssgcam.training import LabeledImages, TrainingSettings
-from ssgcam.training.settings import SegmenterSettings
+from ssgcam.training import LabeledImages, SegmenterSettings, TrainingSettings
 
 #: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
 CELLS, CELL = {"mpidb": 20, "radboud": 35}, 85
@@ -231,13 +230,11 @@ def second(options: argparse.Namespace) -> None:
             ]
             for label, most in zip((1, 0), (24, 6) if options.quick else (240, 60), strict=True)
         )
-        stem = options.work / f"{options.stem}_zero-shot_{field.name}_{options.generations}"
+        name = f"{options.stem}_zero-shot_{field.name}_{options.generations}.recipe.json"
+        parts = shown, without, pictures(others), pictures([field])
         epochs = 1 if options.quick else 12
-        folds[field.name] = second_stage(
-            model, stem.with_suffix(".recipe.json"), shown, without, pictures(others), pictures([field]),
-            SegmenterSettings(options.network, str(options.start), 96, epochs, seed=number),
-            stem.with_name(f"{stem.name}_masks"),
-        )  # fmt: skip
+        settings = SegmenterSettings(options.network, str(options.start), 96, epochs, seed=number)
+        folds[field.name] = second_stage(model, options.work / name, *parts, settings)
     about = opening("Masks of malaria parasites: recipe and second stage", __doc__, 3)
     second_stage_page("masks_parasites", options.network, about, folds, options.out)
 

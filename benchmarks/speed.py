@@ -184,9 +184,8 @@ def measure(network_name: str, batch: int, which: str, seconds: float, least: in
         ratios = [a / b for a, b in zip(found, times["PyTorch's passes"], strict=True)]
         middle, place = statistics.median(ratios), f"{which}, {len(layers)}"
         numbers = (1000 * statistics.median(found), middle, min(ratios), max(ratios))
-        rounded = [round(number, 3) for number in numbers]
-        more = len(found), round(memory[title], 1)
-        rows.append(Row(network_name, batch, place, title, *rounded, *more))
+        more = *(round(number, 3) for number in numbers), len(found), round(memory[title], 1)
+        rows.append(Row(network_name, batch, place, title, *more))
     return rows
 
 
@@ -205,9 +204,8 @@ def time_of_a_candidate(layers: int = 12, images: int = 40, rounds: int = 5) -> 
     data = data.with_predictions(model)
     objective = Objective(MapCache(values.flatten(2), names, grid, size), data)
     low, high = np.array(objective.bounds).T
-    genomes = low[:, None] + (high - low)[:, None] * np.random.default_rng(0).random(
-        (len(low), 160)
-    )
+    shares = np.random.default_rng(0).random((len(low), 160))
+    genomes = low[:, None] + (high - low)[:, None] * shares
     for index in np.flatnonzero(objective.integrality):
         genomes[index] = np.floor(genomes[index])
     seconds = timeit.repeat(lambda: objective(genomes), number=1, repeat=rounds)

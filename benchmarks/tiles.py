@@ -49,11 +49,9 @@ from common import (
 )
 from ssgcam import LoadedModel
 from ssgcam.images import read_image
-from ssgcam.metrics import bootstrap_interval
+from ssgcam.metrics import bootstrap_interval, identity
 from ssgcam.search import SearchSettings
-from ssgcam.search.fitness import score_of
-from ssgcam.training import LabeledImages, TrainingSettings, predict
-from ssgcam.training.settings import SegmenterSettings
+from ssgcam.training import LabeledImages, SegmenterSettings, TrainingSettings, predict
 
 FOLDS, INPUT, CLASS_NAMES = 3, 256, ("free", "defect")
 #: Calibration photos with a defect, and without.
@@ -155,9 +153,7 @@ def classifier_rows(folds: Sequence[tuple[list[Photo], torch.Tensor]]) -> tuple[
         chosen = [index for index, photo in enumerate(photos) if photo.kind == kind]
         right = (scores[chosen] >= 0.5) == (kind != "free")
         tiles = [photos[index].tile for index in chosen]
-        found = bootstrap_interval(
-            right.double()[:, None], lambda means: means[:, 0], seed=0, groups=tiles
-        )
+        found = bootstrap_interval(right.double(), identity, seed=0, groups=tiles)
         name = "specificity" if kind == "free" else f"recall of {kind}"
         lines.append([name, with_interval(found), len(chosen), found.groups])
         rows.append(row("efficientnet_lite0", "classifier", "", name, found))
@@ -165,15 +161,14 @@ def classifier_rows(folds: Sequence[tuple[list[Photo], torch.Tensor]]) -> tuple[
     return rows, f"ROC AUC of defect against free: {auc:.3f} ({len(photos)} photos).\n\n{text}"
 
 
-def kind_rows(folds: Sequence[dict[str, Any]], kinds: Sequence[str]) -> tuple[list[Row], str]:
+def kind_rows(
+    folds: Sequence[dict[str, Any]], scored: Sequence[Row], kinds: Sequence[str]
+) -> tuple[list[Row], str]:
     """The pooled IoU of the recipe and of the best rivals for each kind of defect."""
-    names = [RECIPE, "Color threshold"]
-    parts = pooled_parts(folds)
+    parts, of = pooled_parts(folds), folds[0]["kinds"]
     groups = [group for fold in folds for group in fold["groups"]]
-    scores = {name: float(score_of(own.mean(0)[None], "pooled")[0]) for name, own in parts.items()}
-    for kind in ("single", "ssg"):
-        own = [name for name, of in folds[0]["kinds"].items() if of == kind and name in parts]
-        names.insert(-1, max(own, key=lambda name: scores[name]))
+    best = (next(r.method for r in scored if of.get(r.method) == k) for k in ("single", "ssg"))
+    names = [RECIPE, *best, "Color threshold"]
     lines, rows = [], []
     for kind in sorted(set(kinds) - {"free"}):
         chosen = [index for index, own in enumerate(kinds) if own == kind]
@@ -205,7 +200,7 @@ def study(options: argparse.Namespace) -> None:
         folds.append(search_fold(model, calibration, held_out, settings, stem, guarantee=True))
     classifier, learned = classifier_rows(predicted)
     rows, sections = fold_tables("efficientnet_lite0", folds)
-    by_kind, text = kind_rows(folds, kinds)
+    by_kind, text = kind_rows(folds, rows, kinds)
     sections = [
         *opening("Magnetic tiles", __doc__),
         "## The classifier",
@@ -222,14 +217,12 @@ def second(options: argparse.Namespace) -> None:
     photos, folds = read_photos(options.data), {}
     for fold in range(options.folds):
         known, held, tested = split(photos, fold)
-        stem = options.work / f"tiles_fold{fold}_{options.generations}"
+        recipe = options.work / f"tiles_fold{fold}_{options.generations}.recipe.json"
         shown, without = (pictures([p for p in known if p.label == k])[0] for k in (1, 0))
-        epochs = 1 if options.quick else 8
-        folds[fold] = second_stage(
-            network_of_fold(known, fold, options), stem.with_suffix(".recipe.json"), shown, without,
-            pictures(calibration_photos(held, fold)), pictures(tested),
-            SegmenterSettings(epochs=epochs, seed=fold), stem.with_name(f"{stem.name}_masks"),
-        )  # fmt: skip
+        parts = shown, without, pictures(calibration_photos(held, fold)), pictures(tested)
+        settings = SegmenterSettings(epochs=1 if options.quick else 8, seed=fold)
+        model = network_of_fold(known, fold, options)
+        folds[fold] = second_stage(model, recipe, *parts, settings)
     about = opening("Masks of magnetic tiles: recipe and second stage", __doc__, 3)
     second_stage_page("masks_tiles", "resnet18", about, folds, options.out)
 
