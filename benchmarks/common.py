@@ -422,8 +422,9 @@ def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
 
 
 def with_undecided(mask: Any, levels: Any, threshold: float) -> np.ndarray[Any, Any]:
-    """A mask with 255 where its map, of 16 bits, is within .1 of the threshold."""
-    return np.where(np.abs(levels / 65535 - threshold) < MARGIN, IGNORED, mask).astype(np.uint8)
+    """A mask with 255 where its map, of 16 bits, is within .1 of the threshold and below 1."""
+    near = (np.abs(levels / 65535 - threshold) < MARGIN) & (levels < 65535)
+    return np.where(near, IGNORED, mask).astype(np.uint8)
 
 
 def second_stage(
@@ -470,7 +471,7 @@ def second_stage(
     segment_images(tests, model, folder / FIRST, recipe=recipe, mirror=True)
     for name, (photos, targets) in learned.items():
         pairs = [*zip(photos, write_pictures(folder / f"{name}, masks", targets), strict=True)]
-        rounds = round(settings.epochs * len(learned[SECOND][0]) / len(pairs))
+        rounds = max(1, round(settings.epochs * len(learned[SECOND][0]) / len(pairs)))
         file = folder / f"{name}.pth"
         if not file.exists():
             save_segmenter(train_segmenter(pairs, replace(settings, epochs=rounds)).model, file)

@@ -19,6 +19,7 @@ def test_pixels_near_the_threshold_are_undecided():
     levels = (np.array([[0, 0.29, 0.31], [0.49, 0.51, 1]]) * 65535).astype(np.uint16)
     mask = (levels >= 0.4 * 65535).astype(np.uint8)
     assert with_undecided(mask, levels, 0.4).tolist() == [[0, 0, 255], [255, 1, 1]]
+    assert with_undecided(mask, levels, 0.95)[1].tolist() == [1, 1, 1]  # the maximum stays
 
 
 def test_networks_learn_from_the_surest_masks_and_from_the_calibration_masks(tmp_path, monkeypatch):
