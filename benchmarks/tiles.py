@@ -184,10 +184,8 @@ def kind_rows(
 
 def study(options: argparse.Namespace) -> None:
     """Search a recipe in each fold and write the page."""
-    photos, settings = (
-        read_photos(options.data),
-        SearchSettings(generations=options.generations, folds=0),
-    )
+    photos = read_photos(options.data)
+    settings = SearchSettings(generations=options.generations, folds=0)
     predicted, folds, kinds = [], [], []
     for fold in range(options.folds):
         known, held, tested = split(photos, fold)
