@@ -215,11 +215,13 @@ def second(options: argparse.Namespace) -> None:
     photos, folds = read_photos(options.data), {}
     for fold in range(options.folds):
         known, held, tested = split(photos, fold)
+        model = network_of_fold(known, fold, options)
+        if options.quick:
+            known, tested = known[::6], tested[::6]
         recipe = options.work / f"tiles_fold{fold}_{options.generations}.recipe.json"
         shown, without = (pictures([p for p in known if p.label == k])[0] for k in (1, 0))
         parts = shown, without, pictures(calibration_photos(held, fold)), pictures(tested)
         settings = SegmenterSettings(epochs=1 if options.quick else 8, seed=fold)
-        model = network_of_fold(known, fold, options)
         folds[fold] = second_stage(model, recipe, *parts, settings)
     about = opening("Masks of magnetic tiles: recipe and second stage", __doc__, 3)
     second_stage_page("masks_tiles", "resnet18", about, folds, options.out)
