@@ -28,7 +28,7 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from common import DOCS, command, table
+from common import DOCS, opening, table
 from speed import bare_passes
 from ssgcam import CAM, LoadedModel, Preprocessing
 from ssgcam.bulk.segment import segment_images
@@ -132,9 +132,7 @@ def main() -> None:
         peaks = [memory(n, folder) for n in ([1000] if options.quick else [1000, 10_000, 100_000])]
     header = ["network", "threads", "photos", "passes: images/s", "segment: images/s", "ratio"]
     sections = [
-        "# Many images",
-        f"`{command()}`",
-        (__doc__ or "").split("\n\n")[2],
+        *opening("Many images", __doc__),
         table(header, rates),
         table(["images", "peak MiB", "images/s"], peaks),
     ]

@@ -4,11 +4,9 @@
     python benchmarks/cell_masks.py fields --data DATA --network resnet18 --work runs
     python benchmarks/cell_masks.py unlike --data DATA --network resnet18 --work runs
 
-All need the networks and recipes of ``cells.py``. ``second``: the recipe makes masks of the infected
-training windows, of which only the labels are used. 'train-segmenter' learns from them (without the fifth
-whose predicted IoU is lowest; healthy windows get empty masks), and the same network learns from the
-calibration masks alone, in as many steps. All three are scored on the infected windows of the test
-fields, at 160 px. Then: does the predicted IoU of the recipe's masks order them by their true IoU?
+All need the networks and recipes of ``cells.py``. ``second``: a segmentation network that learns from the
+recipe's masks of the infected training windows, and from 60 healthy ones. Its encoder starts from the
+classifier. All are scored on the infected windows of the test fields, at 160 px.
 
 ``fields`` segments whole fields by overlapping windows of 160 px, with a recipe of 40 infected and 20
 healthy windows: by its own threshold and gate, and by the window rule that the uninfected fields of the
@@ -25,10 +23,8 @@ units of its limit, orders the windows; above 1 a window is flagged. Intervals r
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,131 +32,34 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from scipy.stats import mannwhitneyu, spearmanr
-from torch import Tensor
+from scipy.stats import mannwhitneyu
 
 import parasites
 from cells import CALIBRATION, HEALTHY, INPUT, WINDOW, Box, Fields, Window, labeled_windows, spread
-from common import command, row, study_parser, table, with_interval, write_page
+from common import (
+    Pictures,
+    group_intervals,
+    opening,
+    row,
+    second_stage,
+    second_stage_page,
+    study_parser,
+    table,
+    with_interval,
+    write_page,
+)
 from ssgcam import LoadedModel, Recipe, load_model
 from ssgcam.bulk.false_objects import choose_window_rule
 from ssgcam.bulk.segment import segment_images
 from ssgcam.bulk.windows import Windows
 from ssgcam.images import read_image
-from ssgcam.metrics import Interval, bootstrap_interval, identity, paired_difference, ratio
-from ssgcam.metrics.masks import confusion_matrix, foreground_iou
+from ssgcam.metrics import Interval, bootstrap_interval, identity, ratio
 from ssgcam.search import SearchSettings, search_recipe
-from ssgcam.search.fitness import score_of
 from ssgcam.search.window_scores import window_scores
-from ssgcam.segmentation_model import save_segmenter
 from ssgcam.shift import in_limits
-from ssgcam.training.segmenter import train_segmenter
-from ssgcam.training.settings import SegmenterSettings
+from ssgcam.training import SegmenterSettings
 
-RECIPE = "recipe"
-SECOND = "second stage, from the recipe's masks"
-ALONE = "the same network from the calibration masks alone"
 UNCHANGED = "held out, unchanged"
-ORDER = ("Spearman's correlation, predicted and true IoU", "share of the perfect order's gain")
-
-
-def write_windows(folder: Path, fields: Fields, windows: Sequence[Window]) -> list[Path]:
-    """Write the windows as PNG files, their masks below ``true``."""
-    (folder / "true").mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{number:04d}.png" for number in range(len(windows))]
-    for file, window in zip(files, windows, strict=True):
-        fields.photo(window).save(file)
-        Image.fromarray(fields.mask(window, WINDOW)).save(folder / "true" / file.name)
-    return files
-
-
-def predicted_ious(folder: Path) -> list[float]:
-    """The predicted IoU of the masks that ``segment_images`` wrote, by name; 0 of an empty mask."""
-    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]
-    entries = sorted(map(json.loads, lines), key=lambda entry: entry["outputs"])
-    return [entry["classes"][0]["predicted_iou"] or 0.0 for entry in entries]
-
-
-def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
-    """The confusion matrices ``[N, 2, 2]`` of masks."""
-    pairs = [(torch.tensor(f > 0), torch.tensor(t)) for f, t in zip(found, true, strict=True)]
-    return torch.stack([confusion_matrix(*pair, 2).double() for pair in pairs])
-
-
-def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str]) -> list[Interval]:
-    """How well a predicted IoU orders masks, with intervals that resample groups.
-
-    Returns:
-        Spearman's rank correlation with the true IoU, and how much of the gain in mean IoU of a perfect
-        order is reached when the fifth with the lowest predicted IoU is set aside.
-    """
-    values = np.stack([np.asarray(predicted), true.numpy()])
-
-    def statistics(chosen: Any) -> tuple[float, float]:
-        guess, iou = values[:, chosen]
-        left = [iou[np.argsort(by, kind="stable")][len(iou) // 5 :].mean() for by in (guess, iou)]
-        gained, most = (mean - iou.mean() for mean in left)
-        return float(spearmanr(guess, iou).statistic), float(gained / most)
-
-    return group_intervals(statistics, groups)
-
-
-def group_intervals(
-    statistics: Callable[[Any], Sequence[float]], groups: Sequence[str]
-) -> list[Interval]:
-    """Intervals of numbers that are computed from the indices of items, with groups resampled."""
-    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
-    generator = np.random.default_rng(0)
-    drawn = (generator.integers(0, len(members), len(members)) for _ in range(1000))
-    samples = [statistics(np.concatenate([members[k] for k in each])) for each in drawn]
-    low, high = np.nanpercentile(samples, (2.5, 97.5), axis=0)
-    return [
-        Interval(value, float(a), float(b), 0.95, len(groups), len(members), 1000, 0, 0)
-        for value, a, b in zip(statistics(np.arange(len(groups))), low, high, strict=True)
-    ]
-
-
-def masks_of_fold(
-    fields: Fields, fold: int, stem: Path, recipe: Path, network: str, epochs: int
-) -> tuple[dict[str, Tensor], list[float]]:
-    """Train both networks of a fold and segment its test windows three times.
-
-    Returns:
-        The confusion matrices ``[N, 2, 2]`` of each kind of masks; the predicted IoU of the recipe's.
-    """
-    model, folder = load_model(f"{stem}.pth"), stem.with_name(f"{stem.name}_masks")
-    train = fields.windows(fold, "train", healthy=60)
-    infected = sum(window.cell.infected for window in train)
-    files = write_windows(folder / "train", fields, train)
-    known = spread(fields.windows(fold, "calibration"), CALIBRATION)
-    known_files = write_windows(folder / "calibration", fields, known)
-    tested = fields.windows(fold, "test")
-    tested_files = write_windows(folder / "test", fields, tested)
-    own = folder / "own"
-    segment_images(files[:infected], model, own, recipe=recipe, gate=0.0)
-    quality = predicted_ious(own)
-    sure = [f for f, q in zip(files, quality, strict=False) if q >= np.quantile(quality, 0.2)]
-    for file in files[infected:]:
-        Image.fromarray(np.zeros((WINDOW, WINDOW), np.uint8)).save(own / file.name)
-    pairs = {
-        SECOND: [(file, own / file.name) for file in (*sure, *files[infected:])],
-        ALONE: [(file, file.parent / "true" / file.name) for file in known_files],
-    }
-    segment_images(tested_files, model, folder / RECIPE, recipe=recipe, mirror=True)
-    for name, examples in pairs.items():
-        rounds = round(epochs * len(pairs[SECOND]) / len(examples))
-        settings = SegmenterSettings(network, f"{stem}.pth", 96, rounds, seed=fold)
-        trained = folder / f"{name}.pth"
-        if not trained.exists():
-            save_segmenter(train_segmenter(examples, settings, ("infected",)).model, trained)
-        segment_images(tested_files, None, folder / name, segmenter=trained)
-    true = [fields.mask(window, WINDOW) for window in tested]
-    masks = {
-        name: [np.asarray(Image.open(folder / name / file.name)) for file in tested_files]
-        for name in (RECIPE, *pairs)
-    }
-    parts = {name: mask_parts(found, true) for name, found in masks.items()}
-    return parts, predicted_ious(folder / RECIPE)
 
 
 def recipes_of_folds(options: argparse.Namespace) -> dict[int, tuple[Path, Path]]:
@@ -176,43 +75,26 @@ def recipes_of_folds(options: argparse.Namespace) -> dict[int, tuple[Path, Path]
     return found
 
 
-def second_stage(options: argparse.Namespace) -> None:
+def second(options: argparse.Namespace) -> None:
     """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
-    fields, network = Fields.read(options.data), options.network
-    made: dict[str, list[Tensor]] = {}
-    guesses, groups = list[float](), list[str]()
-    folds = recipes_of_folds(options)
-    for fold, (stem, recipe) in folds.items():
+    fields, network, folds = Fields.read(options.data), options.network, {}
+
+    def pictures(windows: Sequence[Window]) -> Pictures:
+        masks = [fields.mask(window, WINDOW) for window in windows]
+        return [*map(fields.photo, windows)], masks, [window.cell.field for window in windows]
+
+    for fold, (stem, recipe) in recipes_of_folds(options).items():
+        train = fields.windows(fold, "train", healthy=60)
+        parts = ([w for w in train if w.cell.infected is infected] for infected in (True, False))
+        shown, without = (pictures(part)[0] for part in parts)
+        known = pictures(spread(fields.windows(fold, "calibration"), CALIBRATION))
+        tested = pictures(fields.windows(fold, "test"))
         epochs = 1 if options.quick else 12
-        parts, quality = masks_of_fold(fields, fold, stem, recipe, network, epochs)
-        for name, found in parts.items():
-            made.setdefault(name, []).append(found)
-        guesses += quality
-        groups += [window.cell.field for window in fields.windows(fold, "test")]
-    pooled = {name: torch.cat(own) for name, own in made.items()}
-    interval = {"statistic": partial(score_of, kind="pooled"), "seed": 0, "groups": groups}
-    rows, lines = [], []
-    for name, own in pooled.items():
-        score = bootstrap_interval(own, **interval)
-        rows.append(row(network, name, "", "foreground IoU", score))
-        lines.append([name, with_interval(score), ""])
-        if name != SECOND:
-            gap = paired_difference(pooled[SECOND], own, **interval)
-            rows.append(row(network, f"second stage - {name}", "", "IoU difference", gap))
-            lines[-1][-1] = with_interval(gap, "+")
-    order = order_parts(guesses, foreground_iou(pooled[RECIPE]), groups)
-    rows += [row(network, RECIPE, "", name, each) for name, each in zip(ORDER, order, strict=True)]
-    sections = [
-        "# Masks of infected cells: recipe, second stage, and how sure they are",
-        f"`{command()}`",
-        (__doc__ or "").split("\n\n")[2],
-        f"## {network}: {len(groups)} test windows of the folds {', '.join(map(str, folds))}",
-        table(["masks of", "foreground IoU [95 %]", "second stage less this one"], lines),
-        "The predicted IoU of the recipe's masks; the gain is that in mean IoU when the fifth with the "
-        "lowest predicted IoU is set aside:",
-        table(["measure", "value [95 %]"], [*zip(ORDER, map(with_interval, order), strict=True)]),
-    ]
-    write_page("masks", sections, rows, options.out)
+        settings = SegmenterSettings(network, f"{stem}.pth", 96, epochs, seed=fold)
+        model = load_model(f"{stem}.pth")
+        folds[fold] = second_stage(model, recipe, shown, without, known, tested, settings)
+    title = "Masks of infected cells: recipe, second stage, and how sure they are"
+    second_stage_page("masks", network, opening(title, __doc__), folds, options.out)
 
 
 def count_objects(mask: np.ndarray[Any, Any], boxes: Sequence[Box]) -> tuple[int, int]:
@@ -257,9 +139,8 @@ def whole_fields(options: argparse.Namespace) -> None:
         scores = {}
         for kind, chosen in tested.items():
             out = stem.with_name(f"{stem.name}_fields") / title / kind
-            segment_images(
-                [photos / name for name in chosen], model, out, recipe=own, window=WINDOW
-            )
+            files = [photos / name for name in chosen]
+            segment_images(files, model, out, recipe=own, window=WINDOW)
             counts = []
             for name in chosen:
                 boxes = [cell.box for cell in fields.cells[name] if cell.infected]
@@ -274,9 +155,7 @@ def whole_fields(options: argparse.Namespace) -> None:
     header = ["rule", *(f"{name} [95 %]" for name in dict.fromkeys(each.metric for each in rows))]
     cells = sum(cell.infected for name in tested["infected"] for cell in fields.cells[name])
     sections = [
-        "# Infected cells in whole fields",
-        f"`{command()}`",
-        (__doc__ or "").split("\n\n")[3],
+        *opening("Infected cells in whole fields", __doc__, 3),
         f"## {network}, fold {fold}: {len(tested['uninfected'])} uninfected and "
         f"{len(tested['infected'])} infected fields with {cells} infected cells",
         table(header, lines),
@@ -390,9 +269,7 @@ def unlike_images(options: argparse.Namespace) -> None:
             lines[-1][-1] = with_interval(area)
     header = ["windows", "n", "share that is flagged [95 %]", "area under the ROC curve [95 %]"]
     sections = [
-        "# Windows that are unlike the calibration images",
-        f"`{command()}`",
-        (__doc__ or "").split("\n\n")[4],
+        *opening("Windows that are unlike the calibration images", __doc__, 4),
         f"## {network}, folds {', '.join(map(str, folds))}; other laboratories count in each",
         table(header, lines),
     ]
@@ -405,8 +282,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet18", help="one that 'cells.py train' trained")
     parser.add_argument("--fold", type=int, default=0, choices=range(3), help="of 'fields'")
     options = parser.parse_args()
-    steps = {"second": second_stage, "fields": whole_fields, "unlike": unlike_images}
-    steps[options.step](options)
+    {"second": second, "fields": whole_fields, "unlike": unlike_images}[options.step](options)
 
 
 if __name__ == "__main__":

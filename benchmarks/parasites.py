@@ -1,6 +1,7 @@
 """Malaria parasites in the fields of two other laboratories, by leave-one-field-out.
 
     python benchmarks/parasites.py --data DATA --network resnet34 --work runs
+    python benchmarks/parasites.py second --data DATA --network resnet18 --work runs
 
 Each of the eight fields of ``malaria_masks`` is tested with a recipe that was searched on windows around
 the parasites of the other seven. Zero-shot: the network of ``cells.py`` as it is. Adapted: it is first
@@ -8,6 +9,10 @@ fine-tuned on windows of six other fields with the label "shows a parasite", in 
 leaves out one field of each laboratory. Windows show about two cell diameters; fields are white-balanced
 without labels. All thresholds come from the other seven fields; fields are resampled, of which there are
 eight, so intervals are wide.
+
+``second`` needs the zero-shot recipes: a U-Net learns, at 96 px, from the recipe's masks of at most 240
+training windows with a parasite, about half of them of malaria_iml, and from 60 without. Its encoder
+starts from the classifier. All are scored on the field's windows around parasites, at 112x112.
 """
 
 from __future__ import annotations
@@ -25,20 +30,23 @@ from scipy import ndimage
 
 from cells import CLASS_NAMES, INPUT, JITTER, WINDOW, Fields
 from common import (
+    Pictures,
     calibration_set,
-    command,
     fold_tables,
+    opening,
     search_fold,
+    second_stage,
+    second_stage_page,
     study_parser,
     trained,
     write_page,
-)  # fmt: skip
+)
 from ssgcam import LoadedModel, load_model
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
 from ssgcam.images import read_image
-from ssgcam.search import CalibrationSet, SearchSettings
-from ssgcam.training import LabeledImages, TrainingSettings
+from ssgcam.search import SearchSettings
+from ssgcam.training import LabeledImages, SegmenterSettings, TrainingSettings
 
 #: Cell diameters in pixels, by laboratory; that of malaria_iml is 85.
 CELLS, CELL = {"mpidb": 20, "radboud": 35}, 85
@@ -66,11 +74,6 @@ class Field:
     def side(self) -> int:
         """Side of a window of about two cell diameters."""
         return round(CELLS[self.name.split("_")[0]] * WINDOW / CELL)
-
-    @cached_property
-    def grid(self) -> list[Box]:
-        """The half-overlapping windows that cover the field."""
-        return list(Windows(self.side, 0.5).boxes(*self.mask.shape))
 
     @cached_property
     def parasites(self) -> list[tuple[float, float]]:
@@ -137,7 +140,7 @@ def training_windows(fields: Sequence[Field], cells: LabeledImages) -> LabeledIm
     items += [
         (field, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), 0)
         for field in fields
-        for box in field.grid
+        for box in Windows(field.side, 0.5).boxes(*field.mask.shape)
         if not field.shows_parasite(box)
     ]
     labels = [label for _, _, label in items]
@@ -162,13 +165,11 @@ def training_windows(fields: Sequence[Field], cells: LabeledImages) -> LabeledIm
     return LabeledImages(labels * repeats + list(cells.labels), groups, CLASS_NAMES, read)
 
 
-def adapted(
-    start: Path, fields: Sequence[Field], fold: int, options: argparse.Namespace
-) -> LoadedModel:
+def adapted(fields: Sequence[Field], fold: int, options: argparse.Namespace) -> LoadedModel:
     """The fold's adapted network: read if it is there, else fine-tuned on the other fields' windows."""
     settings = TrainingSettings(
         model=options.network,
-        weights=str(start),
+        weights=str(options.start),
         input_size=INPUT,
         epochs=1 if options.quick else 6,
         samples_per_epoch=128 if options.quick else 960,
@@ -179,49 +180,73 @@ def adapted(
     )
     cells = Fields.read(options.data).moving(0)
     windows = training_windows([f for f in fields if f.fold != fold], cells)
-    return trained(options.work / f"parasites_{options.network}_fold{fold}.pth", windows, settings)
+    return trained(options.work / f"{options.stem}_fold{fold}.pth", windows, settings)
 
 
-def windows_around(fields: Sequence[Field], model: LoadedModel) -> CalibrationSet:
-    """The windows around the parasites of some fields."""
+def pictures(fields: Sequence[Field]) -> Pictures:
+    """The windows around the parasites of some fields, their masks, and the fields' names."""
     windows = [(field, box) for field in fields for box in field.around()]
-    size = (INPUT, INPUT)
+    size, nearest = (INPUT, INPUT), Image.Resampling.NEAREST
+    masks = [Image.fromarray(field.mask_in(box)).resize(size, nearest) for field, box in windows]
     photos = [field.photo(box).resize(size, Image.Resampling.BILINEAR) for field, box in windows]
-    masks = [
-        np.asarray(Image.fromarray(field.mask_in(box)).resize(size, Image.Resampling.NEAREST))
-        for field, box in windows
-    ]
-    return calibration_set(photos, masks, model, groups=[field.name for field, _ in windows])
+    return photos, [*map(np.asarray, masks)], [field.name for field, _ in windows]
 
 
-def main() -> None:
-    parser = study_parser(__doc__, "malaria_masks and malaria_iml")
-    parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
-    options = parser.parse_args()
+def study(options: argparse.Namespace) -> None:
+    """Search a recipe for each field in both variants and write the page."""
     fields = read_fields(options.data)
-    start = options.work / f"cells_{options.network}_fold0.pth"
-    generations = 3 if options.quick else 60
-    views = (Augmentation("horizontal"),)
+    views, generations = (Augmentation("horizontal"),), options.generations
     settings = SearchSettings(generations=generations, folds=0, views=views, augmentations=views)
-    rows, sections = [], ["# Malaria parasites", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
+    rows, sections = [], opening("Malaria parasites", __doc__)
     for variant in ("zero-shot", "adapted"):
         found = []
         for field in fields:
-            model = (
-                load_model(str(start))
-                if variant == "zero-shot"
-                else adapted(start, fields, field.fold, options)
-            )
-            others = windows_around([each for each in fields if each is not field], model)
-            tested = windows_around([field], model)
-            stem = (
-                options.work / f"parasites_{options.network}_{variant}_{field.name}_{generations}"
-            )
+            model = load_model(str(options.start))
+            if variant == "adapted":
+                model = adapted(fields, field.fold, options)
+            parts = [each for each in fields if each is not field], [field]
+            others, tested = (calibration_set(pictures(part), model) for part in parts)
+            stem = options.work / f"{options.stem}_{variant}_{field.name}_{generations}"
             found.append(search_fold(model, others, tested, settings, stem))
         own, text = fold_tables(f"{options.network}, {variant}", found)
         rows += own
         sections += text
-    write_page(f"parasites_{options.network}", sections, rows, options.out)
+    write_page(options.stem, sections, rows, options.out)
+
+
+def second(options: argparse.Namespace) -> None:
+    """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
+    fields, folds = read_fields(options.data), {}
+    cells, model = Fields.read(options.data).moving(0), load_model(str(options.start))
+    for number, field in enumerate(fields):
+        others = [each for each in fields if each is not field]
+        windows, generator = training_windows(others, cells), np.random.default_rng([5, number])
+        order = generator.permutation(len(windows))
+        shown, without = (
+            [
+                windows.read(k, generator).resize((INPUT, INPUT), Image.Resampling.BILINEAR)
+                for k in [k for k in order if windows.labels[k] == label][:most]
+            ]
+            for label, most in zip((1, 0), (24, 6) if options.quick else (240, 60), strict=True)
+        )
+        name = f"{options.stem}_zero-shot_{field.name}_{options.generations}.recipe.json"
+        parts = shown, without, pictures(others), pictures([field])
+        epochs = 1 if options.quick else 12
+        settings = SegmenterSettings(options.network, str(options.start), 96, epochs, seed=number)
+        folds[field.name] = second_stage(model, options.work / name, *parts, settings)
+    about = opening("Masks of malaria parasites: recipe and second stage", __doc__, 3)
+    second_stage_page("masks_parasites", options.network, about, folds, options.out)
+
+
+def main() -> None:
+    parser = study_parser(__doc__, "malaria_masks and malaria_iml")
+    parser.add_argument("step", nargs="?", choices=("study", "second"), default="study")
+    parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
+    options = parser.parse_args()
+    options.generations = 3 if options.quick else 60
+    options.stem = f"parasites_{options.network}"
+    options.start = options.work / f"cells_{options.network}_fold0.pth"
+    {"study": study, "second": second}[options.step](options)
 
 
 if __name__ == "__main__":

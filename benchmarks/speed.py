@@ -19,8 +19,7 @@ import random
 import statistics
 import time
 import timeit
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torchvision import models
 
-from common import DOCS, command, table, write_page
+from common import DOCS, opening, table, write_page
 from ssgcam import CAM, LoadedModel, Preprocessing
 from ssgcam.search import CalibrationSet, MapCache, MapGrid
 from ssgcam.search.objective import Objective
@@ -77,21 +76,6 @@ class Row:
     memory_mib: float
 
 
-def layers_of(network: str, which: str) -> list[str]:
-    """The layers meant by ``last``, ``auto`` or ``all``."""
-    return BLOCKS if which == "all" else AUTO[network][-1:] if which == "last" else AUTO[network]
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient in the block."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
-
-
 def bare_passes(network: nn.Module, layers: list[str], images: Tensor) -> Call:
     """One forward pass and one gradient with respect to the layers' outputs, parameters frozen."""
     modules = [network.get_submodule(name) for name in layers]
@@ -103,12 +87,14 @@ def bare_passes(network: nn.Module, layers: list[str], images: Tensor) -> Call:
             kept.append(output if output.requires_grad else output.detach().requires_grad_())
             return kept[-1].view_as(kept[-1])
 
-        with frozen(network):
-            handles = [module.register_forward_hook(keep) for module in modules]
-            logits = network(images)
-            for handle in handles:
-                handle.remove()
-            return torch.autograd.grad(logits.amax(1).sum(), kept)
+        network.requires_grad_(False)
+        handles = [module.register_forward_hook(keep) for module in modules]
+        logits = network(images)
+        for handle in handles:
+            handle.remove()
+        gradients = torch.autograd.grad(logits.amax(1).sum(), kept)
+        network.requires_grad_(True)
+        return gradients
 
     return step
 
@@ -175,7 +161,7 @@ def measure(network_name: str, batch: int, which: str, seconds: float, least: in
         if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight, std=0.02)  # a head of zeros passes no gradient on
     images = torch.randn(batch, 3, 224, 224)
-    layers = layers_of(network_name, which)
+    layers = {"all": BLOCKS, "last": AUTO[network_name][-1:]}.get(which, AUTO[network_name])
     calls: dict[str, Call] = {"PyTorch's passes": bare_passes(network, layers, images)}
     calls |= {f"ssgcam {m}": partial(CAM(network, layers, m), images) for m in METHODS}
     if which == "auto":
@@ -198,9 +184,8 @@ def measure(network_name: str, batch: int, which: str, seconds: float, least: in
         ratios = [a / b for a, b in zip(found, times["PyTorch's passes"], strict=True)]
         middle, place = statistics.median(ratios), f"{which}, {len(layers)}"
         numbers = (1000 * statistics.median(found), middle, min(ratios), max(ratios))
-        rounded = [round(number, 3) for number in numbers]
-        more = len(found), round(memory[title], 1)
-        rows.append(Row(network_name, batch, place, title, *rounded, *more))
+        more = *(round(number, 3) for number in numbers), len(found), round(memory[title], 1)
+        rows.append(Row(network_name, batch, place, title, *more))
     return rows
 
 
@@ -219,9 +204,8 @@ def time_of_a_candidate(layers: int = 12, images: int = 40, rounds: int = 5) -> 
     data = data.with_predictions(model)
     objective = Objective(MapCache(values.flatten(2), names, grid, size), data)
     low, high = np.array(objective.bounds).T
-    genomes = low[:, None] + (high - low)[:, None] * np.random.default_rng(0).random(
-        (len(low), 160)
-    )
+    shares = np.random.default_rng(0).random((len(low), 160))
+    genomes = low[:, None] + (high - low)[:, None] * shares
     for index in np.flatnonzero(objective.integrality):
         genomes[index] = np.floor(genomes[index])
     seconds = timeit.repeat(lambda: objective(genomes), number=1, repeat=rounds)
@@ -238,7 +222,7 @@ def page(rows: list[Row]) -> list[str]:
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{torch.backends.cpu.get_cpu_capability()}, 224 px, random weights."
     )
-    sections = ["# Speed and memory", f"`{command()}`", (__doc__ or "").split("\n\n")[2], facts]
+    sections = [*opening("Speed and memory", __doc__), facts]
     settings = dict.fromkeys((row.network, row.batch, row.layers) for row in rows)
     for network, batch, layers in settings:
         own = [r for r in rows if (r.network, r.batch, r.layers) == (network, batch, layers)]

@@ -1,11 +1,16 @@
 """Magnetic tiles: masks of surface defects from the labels "defect" and "free" alone.
 
     python benchmarks/tiles.py --data DATA --work runs
+    python benchmarks/tiles.py second --data DATA --work runs
 
 EfficientNet-Lite0 with its ImageNet weights is fine-tuned on labels, in three folds by tile. A tile is
 photographed under up to six exposures, so tiles, not photos, are split and resampled. A quarter of the
 training tiles is set aside: their masks calibrate the recipe and every threshold. Foreground IoU on the
 test tiles, pooled and for each kind of defect; kinds have few tiles, so those numbers are descriptive.
+
+``second`` needs the networks and recipes: a U-Net of ResNet18 with random weights learns, at 160 px, from
+the recipe's masks of the photos that the classifier was trained on. All are scored on the test photos
+with and without a defect, at 256x256.
 """
 
 from __future__ import annotations
@@ -14,7 +19,6 @@ import argparse
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +29,18 @@ from sklearn.metrics import roc_auc_score
 
 from common import (
     RECIPE,
+    Pictures,
     Row,
     calibration_set,
-    command,
     evenly,
     fold_tables,
+    opening,
+    pooled_iou,
     pooled_parts,
     row,
     search_fold,
+    second_stage,
+    second_stage_page,
     study_parser,
     table,
     trained,
@@ -41,10 +49,9 @@ from common import (
 )
 from ssgcam import LoadedModel
 from ssgcam.images import read_image
-from ssgcam.metrics import bootstrap_interval
-from ssgcam.search import CalibrationSet, SearchSettings
-from ssgcam.search.fitness import score_of
-from ssgcam.training import LabeledImages, TrainingSettings, predict
+from ssgcam.metrics import bootstrap_interval, identity
+from ssgcam.search import SearchSettings
+from ssgcam.training import LabeledImages, SegmenterSettings, TrainingSettings, predict
 
 FOLDS, INPUT, CLASS_NAMES = 3, 256, ("free", "defect")
 #: Calibration photos with a defect, and without.
@@ -111,14 +118,12 @@ def calibration_photos(photos: Sequence[Photo], fold: int) -> list[Photo]:
     return chosen
 
 
-def masked(photos: Sequence[Photo], model: LoadedModel) -> CalibrationSet:
-    """Photos with the masks of their defects, at the network's input size."""
-    images = [read_image(photo.file).resize((INPUT, INPUT)) for photo in photos]
-    masks = [
-        np.asarray(Image.fromarray(photo.mask()).resize((INPUT, INPUT), Image.Resampling.NEAREST))
-        for photo in photos
-    ]
-    return calibration_set(images, masks, model, groups=[photo.tile for photo in photos])
+def pictures(photos: Sequence[Photo]) -> Pictures:
+    """Photos, the masks of their defects, and their tiles, at the network's input size."""
+    size, nearest = (INPUT, INPUT), Image.Resampling.NEAREST
+    masks = [Image.fromarray(photo.mask()).resize(size, nearest) for photo in photos]
+    images = [read_image(photo.file).resize(size) for photo in photos]
+    return images, [*map(np.asarray, masks)], [photo.tile for photo in photos]
 
 
 def network_of_fold(photos: Sequence[Photo], fold: int, options: argparse.Namespace) -> LoadedModel:
@@ -148,9 +153,7 @@ def classifier_rows(folds: Sequence[tuple[list[Photo], torch.Tensor]]) -> tuple[
         chosen = [index for index, photo in enumerate(photos) if photo.kind == kind]
         right = (scores[chosen] >= 0.5) == (kind != "free")
         tiles = [photos[index].tile for index in chosen]
-        found = bootstrap_interval(
-            right.double()[:, None], lambda means: means[:, 0], seed=0, groups=tiles
-        )
+        found = bootstrap_interval(right.double(), identity, seed=0, groups=tiles)
         name = "specificity" if kind == "free" else f"recall of {kind}"
         lines.append([name, with_interval(found), len(chosen), found.groups])
         rows.append(row("efficientnet_lite0", "classifier", "", name, found))
@@ -158,52 +161,46 @@ def classifier_rows(folds: Sequence[tuple[list[Photo], torch.Tensor]]) -> tuple[
     return rows, f"ROC AUC of defect against free: {auc:.3f} ({len(photos)} photos).\n\n{text}"
 
 
-def kind_rows(folds: Sequence[dict[str, Any]], kinds: Sequence[str]) -> tuple[list[Row], str]:
+def kind_rows(
+    folds: Sequence[dict[str, Any]], scored: Sequence[Row], kinds: Sequence[str]
+) -> tuple[list[Row], str]:
     """The pooled IoU of the recipe and of the best rivals for each kind of defect."""
-    names = [RECIPE, "Color threshold"]
-    parts = pooled_parts(folds)
+    parts, of = pooled_parts(folds), folds[0]["kinds"]
     groups = [group for fold in folds for group in fold["groups"]]
-    scores = {name: float(score_of(own.mean(0)[None], "pooled")[0]) for name, own in parts.items()}
-    for kind in ("single", "ssg"):
-        own = [name for name, of in folds[0]["kinds"].items() if of == kind and name in parts]
-        names.insert(-1, max(own, key=lambda name: scores[name]))
-    lines, rows, pooled = [], [], partial(score_of, kind="pooled")
+    best = (next(r.method for r in scored if of.get(r.method) == k) for k in ("single", "ssg"))
+    names = [RECIPE, *best, "Color threshold"]
+    lines, rows = [], []
     for kind in sorted(set(kinds) - {"free"}):
         chosen = [index for index, own in enumerate(kinds) if own == kind]
         tiles = [groups[index] for index in chosen]
         line = [kind, str(len(chosen)), str(len(set(tiles)))]
         for name in names:
-            found = bootstrap_interval(parts[name][chosen], pooled, seed=0, groups=tiles)
+            found = pooled_iou(parts[name][chosen], tiles)
             rows.append(row("efficientnet_lite0", name, "", f"foreground IoU, {kind}", found))
             line.append(with_interval(found))
         lines.append(line)
     return rows, table(["kind", "photos", "tiles", *names], lines)
 
 
-def main() -> None:
-    parser = study_parser(__doc__, "magnetic_tiles")
-    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the three")
-    options = parser.parse_args()
+def study(options: argparse.Namespace) -> None:
+    """Search a recipe in each fold and write the page."""
     photos = read_photos(options.data)
-    generations = 3 if options.quick else 150
-    settings = SearchSettings(generations=generations, folds=0)
+    settings = SearchSettings(generations=options.generations, folds=0)
     predicted, folds, kinds = [], [], []
     for fold in range(options.folds):
         known, held, tested = split(photos, fold)
         model = network_of_fold(known, fold, options)
         predicted.append((tested, predict(model, labeled(tested))[:, 1]))
-        calibration = masked(calibration_photos(held, fold), model)
-        held_out = masked(tested, model)
+        parts = (calibration_photos(held, fold), tested)
+        calibration, held_out = (calibration_set(pictures(part), model) for part in parts)
         kinds += [photo.kind for photo in tested]
-        stem = options.work / f"tiles_fold{fold}_{generations}"
+        stem = options.work / f"tiles_fold{fold}_{options.generations}"
         folds.append(search_fold(model, calibration, held_out, settings, stem, guarantee=True))
     classifier, learned = classifier_rows(predicted)
     rows, sections = fold_tables("efficientnet_lite0", folds)
-    by_kind, text = kind_rows(folds, kinds)
+    by_kind, text = kind_rows(folds, rows, kinds)
     sections = [
-        "# Magnetic tiles",
-        f"`{command()}`",
-        (__doc__ or "").split("\n\n")[2],
+        *opening("Magnetic tiles", __doc__),
         "## The classifier",
         learned,
         *sections,
@@ -211,6 +208,32 @@ def main() -> None:
         text,
     ]
     write_page("tiles", sections, classifier + rows + by_kind, options.out)
+
+
+def second(options: argparse.Namespace) -> None:
+    """Compare the recipe's masks, the second stage and the calibration masks alone; write the page."""
+    photos, folds = read_photos(options.data), {}
+    for fold in range(options.folds):
+        known, held, tested = split(photos, fold)
+        model = network_of_fold(known, fold, options)
+        if options.quick:
+            known, tested = known[::6], tested[::6]
+        recipe = options.work / f"tiles_fold{fold}_{options.generations}.recipe.json"
+        shown, without = (pictures([p for p in known if p.label == k])[0] for k in (1, 0))
+        parts = shown, without, pictures(calibration_photos(held, fold)), pictures(tested)
+        settings = SegmenterSettings(epochs=1 if options.quick else 8, seed=fold)
+        folds[fold] = second_stage(model, recipe, *parts, settings)
+    about = opening("Masks of magnetic tiles: recipe and second stage", __doc__, 3)
+    second_stage_page("masks_tiles", "resnet18", about, folds, options.out)
+
+
+def main() -> None:
+    parser = study_parser(__doc__, "magnetic_tiles")
+    parser.add_argument("step", nargs="?", choices=("study", "second"), default="study")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the three")
+    options = parser.parse_args()
+    options.generations = 3 if options.quick else 150
+    {"study": study, "second": second}[options.step](options)
 
 
 if __name__ == "__main__":

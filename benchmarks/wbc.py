@@ -21,9 +21,9 @@ from PIL import Image
 
 from common import (
     calibration_set,
-    command,
     evenly,
     fold_tables,
+    opening,
     search_fold,
     study_parser,
     trained,
@@ -69,11 +69,6 @@ def fold_of(crops: SampleSet) -> list[int]:
     return result.tolist()
 
 
-def calibration_crops(crops: Sequence[Sample], fold: int) -> list[Sample]:
-    """:data:`CALIBRATION` crops, the types in turn."""
-    return evenly(crops, lambda crop: crop.labels[0], CALIBRATION, (0, fold))
-
-
 def labeled_crops(
     crops: Sequence[Sample], values: Sequence[int], model: LoadedModel
 ) -> CalibrationSet:
@@ -83,8 +78,7 @@ def labeled_crops(
     for crop in crops:
         with Image.open(crop.image.parents[1] / "masks" / crop.name) as mask:
             masks.append(np.isin(np.asarray(mask), values))
-    groups = [crop.group for crop in crops]
-    return calibration_set(photos, masks, model, classes=None, groups=groups)
+    return calibration_set((photos, masks, [crop.group for crop in crops]), model, classes=None)
 
 
 def network_of_fold(
@@ -122,13 +116,14 @@ def main() -> None:
             parts[of == fold].append(sample)
         known, tested = (replace(crops, samples=tuple(part)) for part in parts)
         model = network_of_fold(known, tested, fold, options)
+        some = evenly(known.samples, lambda crop: crop.labels[0], CALIBRATION, (0, fold))
         for target, values in TARGETS.items():
-            chosen = (calibration_crops(known.samples, fold), tested.samples)
+            chosen = (some, tested.samples)
             calibration, held_out = (labeled_crops(part, values, model) for part in chosen)
             stem = options.work / f"wbc_{target.replace(' ', '_')}_fold{fold}_{generations}"
             searched = search_fold(model, calibration, held_out, settings, stem, guarantee=True)
             found[target].append(searched)
-    rows, sections = [], ["# White blood cells", f"`{command()}`", (__doc__ or "").split("\n\n")[2]]
+    rows, sections = [], opening("White blood cells", __doc__)
     for target in TARGETS:
         own, text = fold_tables(f"resnet34, {target}", found[target])
         rows += own

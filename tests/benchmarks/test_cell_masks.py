@@ -4,25 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import cell_masks
-
-
-def test_the_order_of_masks_is_compared_with_the_perfect_one():
-    true = torch.linspace(0.1, 0.9, 20, dtype=torch.float64)
-    groups = [f"field {k % 5}" for k in range(20)]
-    correlation, gain = cell_masks.order_parts((true / 2).tolist(), true, groups)
-    assert (correlation.value, gain.value) == pytest.approx((1, 1))
-    assert (correlation.n, correlation.groups) == (20, 5)
-    correlation, gain = cell_masks.order_parts((1 - true).tolist(), true, groups)
-    assert (correlation.value, gain.value) == pytest.approx((-1, -1))
-
-
-def test_masks_become_confusion_matrices_without_undecided_pixels():
-    found, true = np.array([[0, 1], [1, 1]]), np.array([[0, 1], [0, 255]])
-    assert cell_masks.mask_parts([found], [true]).tolist() == [[[1, 1], [0, 1]]]
 
 
 def test_objects_are_false_if_they_touch_no_box():
