@@ -28,7 +28,7 @@ from torchvision import models
 
 from ssgcam import LoadedModel, Preprocessing, Recipe, load_model, save_model
 from ssgcam.bulk.segment import segment_images
-from ssgcam.bulk.segmenter import IGNORED, MARGIN
+from ssgcam.bulk.segmenter import IGNORED
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
@@ -423,7 +423,7 @@ def mask_parts(found: Sequence[Any], true: Sequence[Any]) -> Tensor:
 
 def with_undecided(mask: Any, levels: Any, threshold: float) -> np.ndarray[Any, Any]:
     """A mask with 255 where its map, of 16 bits, is within .1 of the threshold and below 1."""
-    near = (np.abs(levels / 65535 - threshold) < MARGIN) & (levels < 65535)
+    near = (np.abs(levels / 65535 - threshold) < 0.1) & (levels < 65535)
     return np.where(near, IGNORED, mask).astype(np.uint8)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from helpers.segmentation import mask_of, photos, recipe_for, small
 from ssgcam.bulk.segment import segment_images
+from ssgcam.bulk.segmenter import compactness
 from ssgcam.images import read_image
 from ssgcam.recipe import Guarantee
 from ssgcam.shift import summarize
@@ -98,14 +99,13 @@ def test_predicted_iou_is_the_mean_of_its_parts(tmp_path):
     for path, plain, mirrored in zip(
         paths, lines_of(tmp_path / "plain"), lines_of(tmp_path / "mirrored"), strict=True
     ):
-        values = maps_of(model, recipe, path)
-        p = torch.sigmoid((values - 0.4) / 0.1)
-        inside = values >= 0.4
-        expected = float(p[inside].sum() / (inside.sum() + p[~inside].sum()))
         one = plain["classes"][0]
-        assert one["predicted_iou"] == pytest.approx((expected + one["stability"]) / 2, abs=1e-3)
+        with Image.open(tmp_path / "plain" / path.name) as image:
+            compact = compactness(np.array(image) > 0)
+        parts = one["stability"] + one["probability"] + compact
+        assert one["predicted_iou"] == pytest.approx(parts / 3, abs=1e-4)
         images = model.preprocessing([read_image(path)])
         here, there = bound(images, 1).maps >= 0.4, bound(images.flip(-1), 1).maps.flip(-1) >= 0.4
         agreement = float((here & there).sum() / (here | there).sum())
-        total = expected + one["stability"] + agreement
-        assert mirrored["classes"][0]["predicted_iou"] == pytest.approx(total / 3, abs=1e-3)
+        found = mirrored["classes"][0]["predicted_iou"]
+        assert found == pytest.approx((parts + agreement) / 4, abs=1e-3)

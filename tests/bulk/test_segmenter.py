@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from helpers.segmentation import SIDE, mask_of, photos, recipe_for, small
 from ssgcam import CAM
 from ssgcam.bulk.segment import segment_images
-from ssgcam.bulk.segmenter import ClassScores, MapSegmenter, MaskRule
+from ssgcam.bulk.segmenter import ClassScores, MapSegmenter, MaskRule, compactness
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
 from ssgcam.data import read_samples
@@ -259,3 +260,23 @@ def test_stability_is_the_iou_of_masks_at_neighboring_thresholds(tmp_path):
     least = sorted(predicted, key=predicted.get)[:2]
     assert sorted(path.name for path in (tmp_path / "out/review/images").iterdir()) == sorted(least)
     assert len(read_samples(tmp_path / "out/review", class_names=["dog"])) == 2
+
+
+def test_compactness_is_that_of_the_outlines_as_polygons():
+    mask = np.zeros((40, 60), dtype=bool)
+    assert compactness(mask) == 0
+    mask[5:16, 5:36] = True  # through the centers of the outermost pixels: 10 by 30
+    assert compactness(mask) == pytest.approx(math.sqrt(4 * math.pi * 300) / 80)
+    mask[8:12, 10:30] = False  # a hole does not count
+    assert compactness(mask) == pytest.approx(math.sqrt(4 * math.pi * 300) / 80)
+    mask[20:31, 5:36] = True  # a second object of the same shape
+    assert compactness(mask) == pytest.approx(math.sqrt(4 * math.pi * 600) / 160)
+
+
+def test_compactness_of_a_disk_is_near_one_and_of_a_line_near_zero():
+    y, x = np.mgrid[:200, :200]
+    disk = (x - 100) ** 2 + (y - 100) ** 2 < 80**2
+    assert 0.93 < compactness(disk) < 1  # steps of pixels make the outline 5 % longer
+    line = np.zeros((200, 200), dtype=bool)
+    line[100, 10:190] = True
+    assert compactness(line) == 0

@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,8 +53,6 @@ INNER, OUTER, UNDECIDED = "inner", "outer", "undecided"
 IGNORED = 255
 #: Change of the threshold by which the stability of a mask is measured.
 STABILITY_STEP = 0.05
-#: Distance from the threshold at which a pixel is sure by 73 %, for the expected IoU.
-MARGIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -244,7 +243,7 @@ class Segmenter(ABC):
                 "probability": round(one.probability, 6),
                 "pixels": pixels[value],
                 "stability": stability.get(value),
-                "predicted_iou": self.predicted_iou(scores[value], one, stability[value])
+                "predicted_iou": predicted_iou(labels == value, one, stability[value])
                 if pixels[value]
                 else None,
             }
@@ -374,19 +373,6 @@ class Segmenter(ABC):
         wide, narrow = (self.mask(scores, size, threshold) for threshold in thresholds)
         return {value: round(_iou(wide == value, narrow == value), 4) for value in scores}
 
-    def predicted_iou(self, scores: Tensor, one: ClassScores, stability: float) -> float:
-        """How well a mask is expected to fit its object, 0 to 1, to order masks by; not calibrated.
-
-        The mean of the stability, of the agreement with the mirrored image if it is known, and of
-        ``sum_in p / (number in + sum_out p)``, the expected IoU of the mask if a pixel belongs to the
-        object with probability ``p = sigmoid((score - threshold) / 0.1)``, in and out of the mask.
-        """
-        threshold = self.rule.threshold
-        p, inside = ((scores - threshold) / MARGIN).sigmoid(), scores >= threshold
-        expected = float(p[inside].sum() / (inside.sum() + p[~inside].sum()))
-        parts = [expected, stability, *([] if one.agreement is None else [one.agreement])]
-        return round(sum(parts) / len(parts), 4)
-
     def inner_and_outer(self, scores: Tensor) -> dict[str, NDArray[np.uint8]]:
         """The masks of the rule's guarantee, by folder, each ``[H, W]``.
 
@@ -479,6 +465,35 @@ class NetworkSegmenter(Segmenter):
         scores = objects / (objects + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
         every = torch.arange(objects.shape[1]).expand(len(images), -1)
         return Explained(every, objects.amax((2, 3)), scores, [()] * len(images))
+
+
+def predicted_iou(mask: NDArray[np.bool_], one: ClassScores, stability: float) -> float:
+    """How well a mask is expected to fit its object, 0 to 1, to order masks by; not calibrated.
+
+    The mean of the stability, of the class probability, of the compactness, and of the agreement with
+    the mirrored image if it is known.
+
+    Args:
+        mask: ``[H, W]``.
+        one: The class of the mask.
+        stability: Of the mask, see :meth:`Segmenter.stability`.
+    """
+    parts = [stability, one.probability, compactness(mask)]
+    parts += [] if one.agreement is None else [one.agreement]
+    return round(sum(parts) / len(parts), 4)
+
+
+def compactness(mask: NDArray[np.bool_]) -> float:
+    """``sqrt(4 pi area) / perimeter`` of all objects together, holes filled, 0 to 1.
+
+    1 for one disk; less for a ragged outline, for a long object, and for several objects. Area and
+    perimeter are those of the polygons through the centers of the outermost pixels.
+    """
+    kind, method = cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    outlines, _ = cv2.findContours(mask.astype(np.uint8), kind, method)
+    area = sum(cv2.contourArea(outline) for outline in outlines)
+    perimeter = sum(cv2.arcLength(outline, True) for outline in outlines)
+    return min(1.0, math.sqrt(4 * math.pi * area) / perimeter) if perimeter else 0.0
 
 
 def _iou(one: Tensor, other: Tensor) -> float:
