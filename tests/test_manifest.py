@@ -10,6 +10,7 @@ from helpers.data_trees import refusal
 from ssgcam.manifest import Entry, Manifest, checksum, file_stamp
 
 FIRST = Entry("a", [3, 4], ("a.png",), {"size": [2, 1]})
+HEADER = json.dumps({"settings": {}, "checksum": checksum({"settings": {}})}) + "\n"
 SECOND = Entry("b", None, error="'b' is not an image")
 
 
@@ -68,9 +69,11 @@ def test_incomplete_header_is_an_empty_manifest(tmp_path):
         ("[1]\n", 1),
         ('{"unit": "a"}\n', 1),
         ("[" * 100_000 + "\n", 1),
-        ('{"settings": {}}\n7\n', 2),
-        ('{"settings": {}}\n{"unit": "a", "input": 1}\n', 2),
-        ('{"settings": {}}\n{"unit": "a", "input": 1, "checksum": 7}\n', 2),
+        ('{"settings": {}}\n', 1),
+        ('{"settings": {}, "checksum": 7}\n', 1),
+        (f"{HEADER}7\n", 2),
+        (HEADER + '{"unit": "a", "input": 1}\n', 2),
+        (HEADER + '{"unit": "a", "input": 1, "checksum": 7}\n', 2),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -2,7 +2,7 @@
 
 The first line holds the settings, and each other line one unit (an image):
 
-    {"settings": {"threshold": 0.4}}
+    {"settings": {"threshold": 0.4}, "checksum": 52}
     {"unit": "a/1.jpg", "input": [48213, 1763768000000], "outputs": ["a/1.png"], "checksum": 201}
     {"unit": "a/2.jpg", "input": [0, 1763768000001], "error": "'a/2.jpg' is ...", "checksum": 17}
 
@@ -64,8 +64,7 @@ class Manifest:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
-        plain = json.loads(json.dumps({"settings": settings}, default=str))
-        self._header = json.dumps(plain, sort_keys=True)
+        self._header = json.loads(json.dumps({"settings": settings}, default=str))
         self._stream: TextIO | None = None
 
     def entries(self) -> Iterator[Entry]:
@@ -75,8 +74,10 @@ class Manifest:
             SsgcamError: If the file can't be read or a line other than the last is damaged.
         """
         lines = self.lines()
-        header = next(lines, None)
-        if header is None or json.dumps(header, sort_keys=True) != self._header:
+        header, own = (
+            json.dumps(each, sort_keys=True) for each in (next(lines, None), self._header)
+        )
+        if header != own:  # as text, in which NaN equals NaN
             return
         for line in lines:
             yield Entry(
@@ -96,9 +97,7 @@ class Manifest:
         header = next(self.lines(), None)
         if header is None:
             return []
-        ours, theirs = (
-            dict(_flat(each["settings"])) for each in (json.loads(self._header), header)
-        )
+        ours, theirs = (dict(_flat(each["settings"])) for each in (self._header, header))
         return sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
 
     def is_current(self, entry: Entry, stamp: Any) -> bool:
@@ -125,7 +124,7 @@ class Manifest:
             written_whole(self.path) as temporary,
             temporary.open("w", encoding="utf-8", errors=ERRORS) as stream,
         ):
-            stream.write(f"{self._header}\n")
+            stream.write(_text(self._header))
             stream.writelines(_line(entry) for entry in self.entries() if keep(entry))
         self._stream = self.path.open("a", encoding="utf-8", errors=ERRORS)
         try:
@@ -155,22 +154,20 @@ class Manifest:
             self.path.open(encoding="utf-8", errors=ERRORS) as stream,
         ):
             for number, line in enumerate(stream, 1):
-                parsed = _parsed(line, header=number == 1)
-                if parsed is not None:
+                parsed = _parsed(line)
+                if parsed is not None and (number > 1 or "settings" in parsed):
                     yield parsed
                 elif line.endswith("\n"):
                     raise SsgcamError(f"line {number} of '{self.path}' is damaged; {hint}")
 
 
-def _parsed(text: str, *, header: bool) -> dict[str, Any] | None:
-    """A line, an entry's without its checksum; None if it is damaged."""
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A line without its checksum; None if it is damaged."""
     line = None
     with suppress(ValueError, RecursionError):
         line = json.loads(text)
     if not isinstance(line, dict):
         return None
-    if header:
-        return line if "settings" in line else None
     found = line.pop("checksum", None)
     return line if found == checksum(line) else None
 
@@ -185,7 +182,7 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def checksum(line: Mapping[str, Any]) -> int:
-    """The CRC-32 of an entry's line, without the checksum itself."""
+    """The CRC-32 of a line, without the checksum itself."""
     return zlib.crc32(json.dumps(line, sort_keys=True).encode())
 
 
@@ -229,5 +226,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _line(entry: Entry) -> str:
     about = {"error": entry.error} if entry.error else {"outputs": entry.outputs, **entry.facts}
-    line = {"unit": entry.unit, "input": entry.input, **about}
+    return _text({"unit": entry.unit, "input": entry.input, **about})
+
+
+def _text(line: Mapping[str, Any]) -> str:
     return json.dumps({**line, "checksum": checksum(line)}, ensure_ascii=False) + "\n"

@@ -13,6 +13,7 @@ from helpers.stream_tasks import Upper, manifest
 from ssgcam.bulk.inputs import list_inputs
 from ssgcam.bulk.stream import run
 from ssgcam.images import find_images
+from ssgcam.manifest import Manifest
 
 
 @pytest.fixture
@@ -43,7 +44,8 @@ def test_outputs_of_earlier_runs_below_are_not_inputs(tmp_path):
     photo(tmp_path / "a.jpg")
     photo(tmp_path / "heatmaps" / "x" / "a_overlay.png")
     photo(tmp_path / "data" / "b.jpg")
-    (tmp_path / "heatmaps" / "manifest.jsonl").write_text('{"settings": {}}\n')
+    with Manifest(tmp_path / "heatmaps" / "manifest.jsonl", {}).opened(keep=bool):
+        pass
     (tmp_path / "data" / "manifest.jsonl").write_text('{"image": "b.jpg"}\n')  # another program's
     with pytest.warns(UserWarning, match=r"images in '.*heatmaps' are left out \(1\)"):
         assert names_of([tmp_path]) == ["a.jpg", "data/b.jpg"]

@@ -211,7 +211,9 @@ def test_entries_of_images_of_another_run_are_kept(tmp_path, out):
 
 def test_damaged_manifest_is_refused(tmp_path, out):
     images = texts(tmp_path / "in", words(3))
-    write_text(out / "manifest.jsonl", '{"settings": {}}\nnonsense\n{"unit": "02.txt"}\n')
+    run(images, Upper(out), manifest(out))
+    header, *rest = (out / "manifest.jsonl").read_text().splitlines()
+    write_text(out / "manifest.jsonl", "\n".join([header, "nonsense", *rest, ""]))
     sentence = refusal(run, images, Upper(out), manifest(out))
     assert "line 2" in sentence
     assert "start anew" in sentence

@@ -11,6 +11,7 @@ from helpers.commands import TINY, photo, run
 from ssgcam.cam import CAM
 from ssgcam.core.settings import SSGSettings
 from ssgcam.images import read_image
+from ssgcam.manifest import Manifest
 from ssgcam.models import load_model
 
 
@@ -271,5 +272,6 @@ def test_the_folder_of_other_classes_or_settings_is_refused(tmp_path):
         assert "holds heat maps of another run" in result.output
         assert len(result.output.strip().splitlines()) == 1
     assert (out / "explain.json").read_text() == written
-    (out / "manifest.jsonl").write_text('{"settings": {"rule": {}}}\n')  # of another command
+    with Manifest(out / "manifest.jsonl", {"rule": {}}).opened(keep=bool):  # of another command
+        pass
     assert "holds heat maps of another run" in run(*words, "--class", "dog").output
