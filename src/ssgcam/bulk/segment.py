@@ -163,18 +163,22 @@ def segment_images(
     for name in export:
         check_choice("export", name, ExportFormat)
     inputs = list_inputs([images] if isinstance(images, (str, Path)) else images, out)
-    maps = None if segmenter else _source_of_maps(loaded, recipe, cam, fast)
-    found = maps if isinstance(maps, Recipe) else None
+    cam_or_recipe = None if segmenter else _cam_or_recipe(loaded, recipe, cam, fast)
+    found = cam_or_recipe if isinstance(cam_or_recipe, Recipe) else None
     if found is not None and found.network.reading is not None:
         loaded = with_settings(loaded, reading=found.network.reading)
-    network, checked = network_settings(loaded, maps, out / MANIFEST, fast=fast, device=device)
+    network, checked = network_settings(
+        loaded, cam_or_recipe, out / MANIFEST, fast=fast, device=device
+    )
     count = network["resolved"]["classes"]
     given = {"threshold": threshold, "gate": gate, "min_object": min_object}
     windows = None if window is None else Windows(window, overlap)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         explainer = (
-            maps.bind(loaded, fast=fast, run=not checked) if isinstance(maps, Recipe) else maps
+            cam_or_recipe.bind(loaded, fast=fast, run=not checked)
+            if isinstance(cam_or_recipe, Recipe)
+            else cam_or_recipe
         )
         rule = MaskRule(_classes(loaded, classes, found, count), windows=windows)
         if segmenter is not None:
@@ -287,7 +291,7 @@ def _mask_rule(recipe: Recipe | None, rule: MaskRule, given: dict[str, Any]) -> 
     return rule
 
 
-def _source_of_maps(
+def _cam_or_recipe(
     model: LoadedModel, recipe: Recipe | str | Path | None, cam: CAM | None, fast: bool
 ) -> CAM | Recipe:
     if recipe is None:

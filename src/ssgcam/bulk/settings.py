@@ -21,7 +21,7 @@ from ssgcam.recipe import Recipe
 
 def network_settings(
     model: LoadedModel,
-    maps: CAM | Recipe | None,
+    cam_or_recipe: CAM | Recipe | None,
     manifest: Path,
     *,
     fast: bool = False,
@@ -35,7 +35,7 @@ def network_settings(
 
     Args:
         model: The network.
-        maps: Where the maps come from; None for a segmentation network, which is not run here.
+        cam_or_recipe: Makes the maps; None for a segmentation network, which is not run here.
         manifest: The file of the run's manifest.
         fast: Whether a recipe's maps are computed by a faster copy; a ``CAM`` has its own.
         device: Where the network is moved to; it stays where it is if None.
@@ -53,19 +53,19 @@ def network_settings(
     about = {
         "name": model.name,
         "parameters": parameter_hash(model.network),
-        "output": maps.output if isinstance(maps, CAM) else model.output,
+        "output": cam_or_recipe.output if isinstance(cam_or_recipe, CAM) else model.output,
         "preprocessing": asdict(model.preprocessing),
         **(source or {}),
     }
     method: dict[str, Any] = {"name": "segmentation network"}
-    if isinstance(maps, Recipe):
+    if isinstance(cam_or_recipe, Recipe):
         how = Computation(model.network, fast).description
-        method = {"fast": fast, "computation": how, "recipe": asdict(maps)}
-    elif maps is not None:
-        method = _method(maps)
+        method = {"fast": fast, "computation": how, "recipe": asdict(cam_or_recipe)}
+    elif cam_or_recipe is not None:
+        method = _method(cam_or_recipe)
     settings = json.loads(json.dumps({"model": about, "method": method}, default=str))
     resolved: dict[str, Any] = {"classes": len(model.class_names)}
-    if maps is None:
+    if cam_or_recipe is None:
         return settings | {"resolved": resolved}, False
     earlier = next(Manifest(manifest, {}).lines(), {}).get("settings", {})
     known = earlier.get("resolved")
@@ -73,8 +73,8 @@ def network_settings(
     if known and same and resolved["classes"] in (0, known["classes"]):
         return settings | {"resolved": known}, True
     noise, resolved["classes"] = check_network(model)
-    if isinstance(maps, CAM):
-        resolved["layers"] = maps.layers(noise)
+    if isinstance(cam_or_recipe, CAM):
+        resolved["layers"] = cam_or_recipe.layers(noise)
     return settings | {"resolved": resolved}, False
 
 
