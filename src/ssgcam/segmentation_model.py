@@ -27,11 +27,14 @@ def build_segmenter(
     """Build a U-Net.
 
     Args:
-        encoder: A name of segmentation-models-pytorch, such as ``"resnet18"``.
+        encoder: A name of segmentation-models-pytorch, such as ``"resnet18"``; ``"tu-NAME"`` is a
+            network of timm.
         class_names: Of the classes, without the background.
         preprocessing: Of its input.
-        weights: Of the encoder: ``"none"`` (random), ``"imagenet"`` (downloaded), or the file of a
-            classifier of this architecture, such as ``ssgcam train`` writes.
+        weights: Of the encoder: ``"none"`` (random), ``"imagenet"`` (downloaded), or a classifier of
+            this architecture, the file that ``ssgcam train`` writes or a name such as
+            ``"efficientnet_lite0"``. Its tensors are matched by name or, where two libraries name
+            them differently, in order; the shapes must agree.
 
     Returns:
         The network: ``[N, C, H, W]`` to logits ``[N, 1 + classes, H, W]``.
@@ -40,9 +43,11 @@ def build_segmenter(
         SsgcamError: If the library is missing, the encoder is unknown, or the weights can't be had.
     """
     smp = require("segmentation_models_pytorch", "segmenter")
-    if encoder not in smp.encoders.get_encoder_names():
+    of_timm = encoder.startswith("tu-") and require("timm", "segmenter").is_model(encoder[3:])
+    if not of_timm and encoder not in smp.encoders.get_encoder_names():
         raise SsgcamError(
-            f"no encoder named '{encoder}'; resnet18 and mobilenet_v2 are two of them"
+            f"no encoder named '{encoder}'; resnet18, mobilenet_v2 and tu-tf_efficientnet_lite0 are "
+            "three of them"
         )
     if any(side % STRIDE for side in preprocessing.input_size):
         raise SsgcamError(
@@ -57,14 +62,19 @@ def build_segmenter(
             classes=1 + len(class_names),
         )
         if weights not in ("none", "imagenet"):
-            state, own = load_model(weights).network.state_dict(), network.encoder.state_dict()
-            fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-            if len(fitting) < len(own):
+            classifier, own = load_model(weights).network.state_dict(), network.encoder.state_dict()
+            by_name = {name: classifier[name] for name in own if name in classifier}
+            in_order = dict(zip(own, classifier.values(), strict=False))
+            shapes = {name: tensor.shape for name, tensor in own.items()}
+            for state in (by_name, in_order):
+                if {name: tensor.shape for name, tensor in state.items()} == shapes:
+                    network.encoder.load_state_dict(state)
+                    break
+            else:
                 raise SsgcamError(
-                    f"'{weights}' fits {len(fitting)} of {len(own)} tensors of the encoder '{encoder}'; "
-                    "give a classifier of the same architecture"
+                    f"'{weights}' has {len(by_name)} of the {len(own)} tensors of the encoder "
+                    f"'{encoder}'; give a classifier of the same architecture"
                 )
-            network.encoder.load_state_dict(fitting)
     return LoadedModel(network.eval(), encoder, preprocessing, class_names)
 
 

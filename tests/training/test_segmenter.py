@@ -83,6 +83,31 @@ def test_the_held_out_iou_is_the_mean_over_classes_of_the_pooled_iou():
     assert held_out_iou(model, *(each[:0] for each in arrays), 2) is None
 
 
+def test_an_encoder_takes_the_weights_of_a_classifier_whose_tensors_have_other_names(tmp_path):
+    from ssgcam.models import load_model, save_model
+    from ssgcam.preprocessing import Preprocessing
+
+    pytest.importorskip("efficientnet_lite_pytorch")
+    torch.manual_seed(1)
+    classifier = load_model("efficientnet_lite0", weights="none")
+    save_model(classifier, tmp_path / "net.pth")
+    size = Preprocessing((64, 64), resize_shorter=None)
+    words = "tu-tf_efficientnet_lite0", ("object",), size, str(tmp_path / "net.pth")
+    encoder = build_segmenter(*words).network.encoder
+    last = []
+    handle = classifier.network._blocks[-1].register_forward_hook(
+        lambda *call: last.append(call[2])
+    )
+    inputs = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        classifier.network(inputs)
+        found = encoder(inputs)[-1]
+    handle.remove()
+    torch.testing.assert_close(found, last[0], rtol=0, atol=0)
+    other = "tu-tf_efficientnet_lite1", *words[1:]
+    assert "of the same architecture" in refusal(build_segmenter, *other)
+
+
 def test_an_interrupted_training_resumes_with_identical_weights(tmp_path):
     pairs = squares(tmp_path)
     whole = train_segmenter(pairs, TINY, progress=False)
