@@ -8,9 +8,9 @@ photographed under up to six exposures, so tiles, not photos, are split and resa
 training tiles is set aside: their masks calibrate the recipe and every threshold. Foreground IoU on the
 test tiles, pooled and for each kind of defect; kinds have few tiles, so those numbers are descriptive.
 
-``second`` needs the networks and recipes: a U-Net of ResNet18 with random weights learns, at 160 px, from
-the recipe's masks of the photos that the classifier was trained on. All are scored on the test photos
-with and without a defect, at 256x256.
+``second`` needs the networks and recipes: a U-Net whose encoder has the classifier's weights learns, at
+128 px, from the recipe's masks of the photos that the classifier was trained on. All are scored on the
+test photos with and without a defect, at 256x256.
 """
 
 from __future__ import annotations
@@ -221,10 +221,12 @@ def second(options: argparse.Namespace) -> None:
         recipe = options.work / f"tiles_fold{fold}_{options.generations}.recipe.json"
         shown, without = (pictures([p for p in known if p.label == k])[0] for k in (1, 0))
         parts = shown, without, pictures(calibration_photos(held, fold)), pictures(tested)
-        settings = SegmenterSettings(epochs=1 if options.quick else 8, seed=fold)
+        encoder, weights = "tu-tf_efficientnet_lite0", options.work / f"tiles_fold{fold}.pth"
+        epochs = 1 if options.quick else 8
+        settings = SegmenterSettings(encoder, str(weights), 128, epochs, seed=fold)
         folds[fold] = second_stage(model, recipe, *parts, settings)
     about = opening("Masks of magnetic tiles: recipe and second stage", __doc__, 3)
-    second_stage_page("masks_tiles", "resnet18", about, folds, options.out)
+    second_stage_page("masks_tiles", "efficientnet_lite0", about, folds, options.out)
 
 
 def main() -> None:
