@@ -29,8 +29,8 @@ class SegmenterTrainingOptions:
     """How the network is trained; the names are those of ``SegmenterSettings``."""
 
     panel: ClassVar[str] = "Training"
-    encoder: str = option("resnet18", "The U-Net's encoder: resnet18, mobilenet_v2, ...")
-    weights: str = option("none", "The encoder's weights: none, imagenet, or a classifier's file.")
+    encoder: str = option("resnet18", "The U-Net's encoder: resnet18, tu-NAME of timm, ...")
+    weights: str = option("none", "The encoder's weights: none, imagenet, or a classifier.")
     input_size: int = option(160, shared.INPUT_SIZE, shown="160; a multiple of 32")
     epochs: int = option(20, "Number of epochs.")
     batch_size: int = option(8, shared.BATCH_SIZE, min=1)
