@@ -18,14 +18,13 @@ from ssgcam.core.target import logits_of
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, require
 from ssgcam.models import LoadedModel, Output, check_network, load_model
-from ssgcam.training.checkpoint import identity
 from ssgcam.training.data import (
     LabeledImages,
     split_by_group,
     training_batches,
     validation_batches,
 )
-from ssgcam.training.loop import fit
+from ssgcam.training.loop import fit, identity
 from ssgcam.training.report import (
     ClassificationReport,
     Epoch,
