@@ -219,7 +219,7 @@ def top_map(model: LoadedModel, thing: OutlinedObject) -> torch.Tensor:
 def refined_mask(model: LoadedModel, thing: OutlinedObject, maps: torch.Tensor) -> Image.Image:
     """The photo, dark outside the mask that a map, refined by the photo, makes above 0.3."""
     pixels = model.preprocessing.pixels(thing.image)[None] / 255
-    refined = resized(pamr(pixels, maps)[0].numpy(), thing.image.size)
+    refined = resized(pamr(pixels, maps[:, None])[0, 0].numpy(), thing.image.size)
     outside = ImageEnhance.Brightness(thing.image.convert("L")).enhance(0.35).convert("RGB")
     mask = Image.fromarray(refined >= 0.3 * refined.max())
     return Image.composite(thing.image, outside, mask)

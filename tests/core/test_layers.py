@@ -14,7 +14,7 @@ from torchvision.models.vgg import cfgs, make_layers
 from helpers.networks import Small, TinyViT
 from ssgcam import CAM, SSGCAM
 from ssgcam.core.layers import auto_layers, list_layers, resolve
-from ssgcam.core.layouts import Layout, layout_of
+from ssgcam.core.layouts import TensorLayout, layout_of
 from ssgcam.errors import SsgcamError
 
 
@@ -241,27 +241,27 @@ def test_one_name_is_enough() -> None:
 @pytest.mark.parametrize(
     ("shape", "image", "wanted"),
     [
-        ((2, 7, 5, 5), (64, 64), Layout("channels_first", 5, 5)),
-        ((2, 5, 5, 9), (64, 64), Layout("channels_last", 5, 5)),
-        ((2, 64, 4, 6), (64, 96), Layout("channels_first", 4, 6)),
-        ((2, 4, 6, 64), (64, 96), Layout("channels_last", 4, 6)),
-        ((2, 13, 20, 8), (100, 160), Layout("channels_last", 13, 20)),
-        ((2, 8, 13, 20), (100, 160), Layout("channels_first", 13, 20)),
-        ((2, 512, 7, 7), (224, 230), Layout("channels_first", 7, 7)),
-        ((2, 7, 3, 19), (64, 64), Layout("channels_first", 3, 19)),  # neither fits
-        ((2, 197, 8), (224, 224), Layout("tokens", 14, 14, 1)),
-        ((2, 196, 8), (224, 224), Layout("tokens", 14, 14, 0)),
-        ((2, 198, 8), (224, 224), Layout("tokens", 14, 14, 2)),
-        ((2, 201, 8), (224, 224), Layout("tokens", 14, 14, 5)),
-        ((2, 20, 8), (64, 64), Layout("tokens", 4, 4, 4)),
-        ((2, 33, 8), (64, 128), Layout("tokens", 4, 8, 1)),
-        ((2, 25, 8), (64, 96), Layout("tokens", 4, 6, 1)),
-        ((2, 15, 8), (48, 64), Layout("tokens", 3, 4, 3)),
-        ((2, 50, 8), (230, 230), Layout("tokens", 7, 7, 1)),  # 32 px patches, a rest of 6 px
-        ((2, 65, 8), (230, 230), Layout("tokens", 8, 8, 1)),  # the same, padded
+        ((2, 7, 5, 5), (64, 64), TensorLayout("channels_first", 5, 5)),
+        ((2, 5, 5, 9), (64, 64), TensorLayout("channels_last", 5, 5)),
+        ((2, 64, 4, 6), (64, 96), TensorLayout("channels_first", 4, 6)),
+        ((2, 4, 6, 64), (64, 96), TensorLayout("channels_last", 4, 6)),
+        ((2, 13, 20, 8), (100, 160), TensorLayout("channels_last", 13, 20)),
+        ((2, 8, 13, 20), (100, 160), TensorLayout("channels_first", 13, 20)),
+        ((2, 512, 7, 7), (224, 230), TensorLayout("channels_first", 7, 7)),
+        ((2, 7, 3, 19), (64, 64), TensorLayout("channels_first", 3, 19)),  # neither fits
+        ((2, 197, 8), (224, 224), TensorLayout("tokens", 14, 14, 1)),
+        ((2, 196, 8), (224, 224), TensorLayout("tokens", 14, 14, 0)),
+        ((2, 198, 8), (224, 224), TensorLayout("tokens", 14, 14, 2)),
+        ((2, 201, 8), (224, 224), TensorLayout("tokens", 14, 14, 5)),
+        ((2, 20, 8), (64, 64), TensorLayout("tokens", 4, 4, 4)),
+        ((2, 33, 8), (64, 128), TensorLayout("tokens", 4, 8, 1)),
+        ((2, 25, 8), (64, 96), TensorLayout("tokens", 4, 6, 1)),
+        ((2, 15, 8), (48, 64), TensorLayout("tokens", 3, 4, 3)),
+        ((2, 50, 8), (230, 230), TensorLayout("tokens", 7, 7, 1)),  # 32 px patches, a rest of 6 px
+        ((2, 65, 8), (230, 230), TensorLayout("tokens", 8, 8, 1)),  # the same, padded
     ],
 )
-def test_layouts(shape: tuple[int, ...], image: tuple[int, int], wanted: Layout) -> None:
+def test_layouts(shape: tuple[int, ...], image: tuple[int, int], wanted: TensorLayout) -> None:
     assert layout_of(torch.zeros(shape), image, "layer") == wanted
 
 

@@ -97,11 +97,14 @@ def test_without_held_out_images_the_last_epoch_is_kept():
     result = train_classifier(discs(8), settings, progress=False)
     assert result.best_epoch == len(result.history) == 2
     assert result.report is None
+    for epoch in result.to_json()["history"]:
+        assert list(epoch) == ["number", "training_loss", "score", "loss"]
+        assert epoch["score"] is epoch["loss"] is None
 
 
 def test_mixed_precision_trains_and_a_diverging_loss_is_named():
     low = train_classifier(discs(24), replace(TINY, epochs=1, amp=True), progress=False)
-    assert np.isfinite(low.history[0].training_loss)
+    assert np.isfinite(low.history[0]["training_loss"])
     with pytest.raises(SsgcamError, match="lower learning rate than 1e\\+30"):
         train_classifier(discs(24), replace(TINY, learning_rate=1e30), progress=False)
 

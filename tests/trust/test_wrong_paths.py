@@ -22,7 +22,7 @@ from ssgcam.images import image_header, read_image
 from ssgcam.manifest import Manifest
 from ssgcam.recipe import Recipe
 from ssgcam.segmentation_model import load_segmenter
-from ssgcam.training.checkpoint import load_checkpoint
+from ssgcam.training.loop import load_checkpoint
 from ssgcam.training.segmenter import read_class_names
 
 #: A file that can be opened, but whose first bytes can't be read, not even by root.

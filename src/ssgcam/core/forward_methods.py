@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssgcam.core.fusion import resize
-from ssgcam.core.layouts import Layout
+from ssgcam.core.layouts import TensorLayout
 from ssgcam.core.numerics import full_precision, wide
 from ssgcam.errors import SsgcamError
 
@@ -60,7 +60,10 @@ def score_cam(
 
 
 def recipro_cam(
-    tensor: Tensor, layout: Layout, score: Callable[[Tensor, Tensor], Tensor], batch_size: int = 32
+    tensor: Tensor,
+    layout: TensorLayout,
+    score: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int = 32,
 ) -> Tensor:
     """ReciproCAM (Byun and Lee 2024): the class's probability with one cell of the layer alone.
 

@@ -20,7 +20,7 @@ MAX_PREFIX_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorLayout:
     """How a layer's tensor is read as maps.
 
     Attributes:
@@ -58,7 +58,7 @@ class Layout:
         return cells[:, None] if self.shape == "channels_first" else cells[..., None]
 
 
-def layout_of(tensor: Tensor, image_size: tuple[int, int], name: str) -> Layout:
+def layout_of(tensor: Tensor, image_size: tuple[int, int], name: str) -> TensorLayout:
     """As :func:`spatial_layout`, of the layer with this name, or one sentence on what to use instead.
 
     Raises:
@@ -79,7 +79,7 @@ def layout_of(tensor: Tensor, image_size: tuple[int, int], name: str) -> Layout:
     return layout
 
 
-def spatial_layout(tensor: Tensor, image_size: tuple[int, int]) -> Layout | None:
+def spatial_layout(tensor: Tensor, image_size: tuple[int, int]) -> TensorLayout | None:
     """Read an activation's shape, given the height and width of the network's input.
 
     A 4-D tensor is channels first if its last two axes keep the image's proportions (or no two do),
@@ -88,13 +88,13 @@ def spatial_layout(tensor: Tensor, image_size: tuple[int, int]) -> Layout | None
     Returns:
         None if it has no spatial extent.
     """
-    layout: Layout | None = None
+    layout: TensorLayout | None = None
     if tensor.ndim == 4:
         first, last = tuple(tensor.shape[2:]), tuple(tensor.shape[1:3])
         if proportional(first, image_size) or not proportional(last, image_size):
-            layout = Layout("channels_first", *first)
+            layout = TensorLayout("channels_first", *first)
         else:
-            layout = Layout("channels_last", *last)
+            layout = TensorLayout("channels_last", *last)
     elif tensor.ndim == 3:
         layout = _tokens(tensor.shape[1], image_size)
     return None if layout is None or layout.resolution == (1, 1) else layout
@@ -106,7 +106,7 @@ def proportional(cells: tuple[int, ...], image_size: tuple[int, int]) -> bool:
     return abs(rows - columns) <= 1 / image_size[0] + 1 / image_size[1]
 
 
-def _tokens(count: int, image_size: tuple[int, int]) -> Layout | None:
+def _tokens(count: int, image_size: tuple[int, int]) -> TensorLayout | None:
     """The fewest prefix tokens that leave a grid of patches.
 
     First a grid of patches that divide the image, then one that leaves a rest or is padded, then
@@ -133,5 +133,5 @@ def _tokens(count: int, image_size: tuple[int, int]) -> Layout | None:
         for prefix in range(min(MAX_PREFIX_TOKENS, count - 1) + 1):
             grid = grid_of(count - prefix)
             if grid is not None:
-                return Layout("tokens", *grid, prefix)
+                return TensorLayout("tokens", *grid, prefix)
     return None

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssgcam.core.fusion import resize
 from ssgcam.core.settings import check_range
 from ssgcam.errors import SsgcamError
 
@@ -60,33 +59,31 @@ def pamr(images: Tensor, maps: Tensor, settings: Refinement | None = None) -> Te
 
     Args:
         images: ``[N, C, H, W]``, any floating-point units.
-        maps: ``[N, h, w]`` or ``[N, K, h, w]``; resized to ``H`` and ``W`` first (bilinear, antialiased
-            along with shrinking).
+        maps: ``[N, K, H, W]``, K of each image.
         settings: Iterations, dilations and temperature.
 
     Returns:
-        ``[N, H, W]`` or ``[N, K, H, W]``. Every value is a mean of the map's, so none lies outside the
-        map's own range; a constant map stays as it is.
+        ``[N, K, H, W]``. Every value is a mean of the map's, so none lies outside the map's own range;
+        a constant map stays as it is.
 
     Raises:
-        SsgcamError: If the numbers of images and maps differ.
+        SsgcamError: If images and maps have other shapes, or differ in number, height or width.
     """
     settings = settings or Refinement()
-    if images.ndim != 4 or maps.ndim not in (3, 4) or len(images) != len(maps):
+    same = images.shape[:1] == maps.shape[:1] and images.shape[2:] == maps.shape[2:]
+    if images.ndim != 4 or not same:
         raise SsgcamError(
             f"images {list(images.shape)} and maps {list(maps.shape)} don't fit; give [N, C, H, W] "
-            "and [N, h, w] or [N, K, h, w]"
+            "and [N, K, H, W]"
         )
-    values = maps[:, None] if maps.ndim == 3 else maps
-    values = resize(values, (int(images.shape[-2]), int(images.shape[-1])))
     refined = []
-    for image, value in zip(torch.split(images, 1), torch.split(values, 1), strict=True):
+    for image, value in zip(torch.split(images, 1), torch.split(maps, 1), strict=True):
         affinity = _affinity(image.to(value.dtype), settings)
         for _ in range(settings.iterations):
             around = _neighbors(value, settings.dilations)
             value = torch.einsum("njhw,nkjhw->nkhw", affinity, around)
         refined.append(value)
-    return torch.cat(refined)[:, 0] if maps.ndim == 3 else torch.cat(refined)
+    return torch.cat(refined)
 
 
 def _affinity(images: Tensor, settings: Refinement) -> Tensor:

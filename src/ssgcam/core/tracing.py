@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.core.capture import capture, version_of
-from ssgcam.core.layouts import Layout, proportional, spatial_layout
+from ssgcam.core.layouts import TensorLayout, proportional, spatial_layout
 from ssgcam.core.network import explaining, outside_inference_mode
 from ssgcam.core.target import output_tensor
 
@@ -44,7 +44,7 @@ class LayerInfo:
     name: str
     module: str
     kind: str
-    layout: Layout
+    layout: TensorLayout
     channels: int
     signed: bool
     resampling: bool
@@ -65,7 +65,7 @@ class _Output:
     call: int
     tensor: Tensor
     version: int
-    layout: Layout
+    layout: TensorLayout
     signed: bool
 
 

@@ -18,7 +18,7 @@ from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import read_array
 from ssgcam.images import open_image
 
-Shape = Literal["filled", "ellipse"]
+BoxShape = Literal["filled", "ellipse"]
 #: Pixels from the image's corner at which no point of a polygon can be.
 FARTHEST = 1_000_000
 
@@ -141,7 +141,7 @@ class BoxRegion(NamedTuple):
     """
 
     box: Box
-    shape: Shape = "filled"
+    shape: BoxShape = "filled"
 
 
 def region_pixels(region: Any, height: int, width: int) -> NDArray[np.bool_]:
@@ -244,7 +244,7 @@ def _upright(mask: Mask, orientation: int, size: tuple[int, int], name: str) -> 
     return mask
 
 
-def with_box_masks(sample_set: SampleSet, shape: Shape = "filled") -> SampleSet:
+def with_box_masks(sample_set: SampleSet, shape: BoxShape = "filled") -> SampleSet:
     """Give every sample a mask made of its boxes; a sample without boxes gets an empty mask.
 
     The mask tells classes apart (value: class index + 1) if every box has a class and there are at

@@ -1,14 +1,13 @@
 """Train a classifier from image-level labels: :func:`train_classifier`, its data and its results."""
 
-from ssgcam.training.classifier import TrainingResult, predict, train_classifier
+from ssgcam.training.classifier import predict, train_classifier
 from ssgcam.training.data import LabeledImages, labeled_images, split_by_group
-from ssgcam.training.report import ClassificationReport, Epoch, MultiLabelReport, evaluate
+from ssgcam.training.report import ClassificationReport, MultiLabelReport, TrainingResult, evaluate
 from ssgcam.training.segmenter import SegmenterResult, train_segmenter
 from ssgcam.training.settings import SegmenterSettings, TrainingSettings
 
 __all__ = [
     "ClassificationReport",
-    "Epoch",
     "LabeledImages",
     "MultiLabelReport",
     "SegmenterResult",

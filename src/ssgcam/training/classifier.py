@@ -7,7 +7,8 @@ class-balanced sampling, augmentation, one-cycle schedule, early stopping on hel
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +19,17 @@ from ssgcam.core.target import logits_of
 from ssgcam.device import choose_device
 from ssgcam.errors import SsgcamError, require
 from ssgcam.models import LoadedModel, Output, check_network, load_model
-from ssgcam.training.checkpoint import identity
 from ssgcam.training.data import (
     LabeledImages,
     split_by_group,
     training_batches,
     validation_batches,
 )
-from ssgcam.training.loop import fit
-from ssgcam.training.report import (
-    ClassificationReport,
-    Epoch,
-    MultiLabelReport,
-    evaluate,
-    score_and_loss,
-    write_report,
-)
+from ssgcam.training.loop import fit, identity
+from ssgcam.training.report import TrainingResult, evaluate, score_and_loss
 from ssgcam.training.settings import TrainingSettings
 
 MAX_GRADIENT_NORM = 5.0
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A trained classifier.
-
-    Attributes:
-        model: With the best epoch's weights, on the CPU, in eval mode.
-        settings: What it was trained with.
-        history: One entry for each epoch.
-        best_epoch: The epoch whose weights were kept, from 1.
-        report: Scores of these weights on the held-out images; None if none were held out.
-    """
-
-    model: LoadedModel
-    settings: TrainingSettings
-    history: tuple[Epoch, ...]
-    best_epoch: int
-    report: ClassificationReport | MultiLabelReport | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the network, for a JSON file."""
-        return {
-            "class_names": self.model.class_names,
-            "settings": asdict(self.settings),
-            "best_epoch": self.best_epoch,
-            "history": [asdict(epoch) for epoch in self.history],
-            "report": asdict(self.report) if self.report else None,
-        }
-
-    def write_html(self, path: str | Path) -> None:
-        """Write the HTML report, see :func:`ssgcam.training.report.write_report`."""
-        write_report(path, self.settings, self.history, self.best_epoch, self.report)
 
 
 def train_classifier(
@@ -129,8 +89,10 @@ def train_classifier(
     def predicted(chosen: LabeledImages) -> Tensor:
         return predict(model, chosen, settings.batch_size, settings.workers)
 
-    def scores() -> dict[str, float]:
-        return {} if held_out is None else score_and_loss(predicted(held_out), held_out)
+    def scores() -> Mapping[str, float | None]:
+        if held_out is None:
+            return {"score": None, "loss": None}
+        return score_and_loss(predicted(held_out), held_out)
 
     epochs, best = fit(
         network,
@@ -140,7 +102,7 @@ def train_classifier(
         lambda number: training_batches(images, settings, model.preprocessing, number, count),
         loss_of,
         scores,
-        lambda epoch: Epoch(**epoch).rank,
+        _rank,
         identity=identity(settings, images.identity()),
         checkpoint=checkpoint,
         resume=resume,
@@ -152,7 +114,7 @@ def train_classifier(
     report = None
     if held_out is not None:
         report = evaluate(predicted(held_out), held_out, settings.seed)
-    return TrainingResult(model, settings, tuple(Epoch(**epoch) for epoch in epochs), best, report)
+    return TrainingResult(model, settings, tuple(epochs), best, report)
 
 
 def predict(
@@ -230,6 +192,12 @@ def freeze_before(network: nn.Module, name: str | None) -> list[nn.Module]:
             f"no module from '{name}' on has parameters to train; give an earlier one"
         )
     return frozen
+
+
+def _rank(epoch: dict[str, Any]) -> tuple[float, float]:
+    """What is maximized: the score, then less loss; the last epoch if nothing is held out."""
+    held_out = epoch.get("score") is not None  # earlier checkpoints left the key out
+    return (epoch["score"], -epoch["loss"]) if held_out else (epoch["number"], 0.0)
 
 
 def _loss_function(images: LabeledImages, settings: TrainingSettings) -> nn.Module:

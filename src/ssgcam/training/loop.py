@@ -6,8 +6,10 @@ resumes from its checkpoint gives the same numbers as one that was not interrupt
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,22 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ssgcam.errors import SsgcamError
-from ssgcam.training.checkpoint import load_checkpoint, save_checkpoint
+from ssgcam.files import written_whole
 from ssgcam.training.settings import SegmenterSettings, TrainingSettings
+
+#: Settings that don't change what is computed.
+_FREE = ("device", "workers")
+#: Version of the checkpoint's content.
+FORMAT = 2
+
+
+def identity(
+    settings: TrainingSettings | SegmenterSettings, images: bytes, **others: Any
+) -> dict[str, Any]:
+    """What must be the same for a training to resume: its settings, its images and the others."""
+    fixed = {key: value for key, value in asdict(settings).items() if key not in _FREE}
+    digest = hashlib.sha256(images).hexdigest()
+    return {"checkpoint format": FORMAT, **fixed, **others, "training images": digest[:16]}
 
 
 def fit(
@@ -49,7 +65,7 @@ def fit(
         loss_of: From a batch to its mean loss and its number of images.
         scores: After each epoch: scores on held-out images by name; None where they are not known.
         rank: From an epoch, as it is returned, to what is maximized.
-        identity: What must be the same to resume, see :func:`ssgcam.training.checkpoint.identity`.
+        identity: What must be the same to resume, see :func:`identity`.
         checkpoint: File that is written after every epoch, whole or not at all.
         resume: Continue from ``checkpoint`` if it exists.
         progress: Show a progress bar and a line for each epoch.
@@ -66,7 +82,7 @@ def fit(
     """
     total_steps = settings.epochs * steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps)
-    parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     history: list[dict[str, Any]] = []
     weights: dict[str, Tensor] = {}
     best = 0
@@ -108,7 +124,44 @@ def fit(
             state = network.state_dict()
             weights = {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
         if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, parts, history, weights)
+            states = {name: part.state_dict() for name, part in parts.items()}
+            content = {"identity": identity, "history": history, "best": weights, **states}
+            with written_whole(checkpoint) as temporary:
+                torch.save(content, temporary)
     network.load_state_dict(weights)
     network.cpu().eval().requires_grad_(True)
     return history, best
+
+
+def load_checkpoint(
+    path: Path, identity: dict[str, Any], parts: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read a checkpoint into network, optimizer and schedule.
+
+    Args:
+        path: The file.
+        identity: Of the training that resumes.
+        parts: Network, optimizer and schedule by name; their states are loaded.
+
+    Returns:
+        The epochs so far, and the network's state dict of the best one.
+
+    Raises:
+        SsgcamError: If the file is not a checkpoint, or one of another training.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found: dict[str, Any] = content["identity"]
+    except Exception as error:  # torch.load raises many types
+        raise SsgcamError(
+            f"'{path}' is not a checkpoint of a training; delete it or train without resuming"
+        ) from error
+    for key, value in identity.items():
+        if found.get(key) != value:
+            raise SsgcamError(
+                f"'{path}' is a checkpoint of another training ({key}: {found.get(key)} there, "
+                f"{value} here); give the same settings, or train without resuming"
+            )
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
+    return content["history"], content["best"]

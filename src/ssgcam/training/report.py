@@ -1,10 +1,11 @@
-"""How good a classifier is on images that it was not trained on: the report of a training."""
+"""The result of a training: how good a classifier is on images that it was not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,31 +16,11 @@ from torch.nn import functional
 
 from ssgcam.errors import require
 from ssgcam.metrics.bootstrap import bootstrap_interval, identity, resample_counts
+from ssgcam.models import LoadedModel
 from ssgcam.report.html import Plot, Section, Table, write_html
 from ssgcam.report.tables import TableCell
 from ssgcam.training.data import LabeledImages
 from ssgcam.training.settings import TrainingSettings
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: training loss and, on held-out images, the score and the loss.
-
-    The score is the mean recall of the classes, with several labels for each image the mean average
-    precision. The loss counts each class alike.
-    """
-
-    number: int
-    training_loss: float
-    score: float | None = None
-    loss: float | None = None
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """What is maximized: the score, then less loss; the last epoch if nothing is held out."""
-        if self.score is None or self.loss is None:
-            return float(self.number), 0.0
-        return self.score, -self.loss
 
 
 @dataclass(frozen=True)
@@ -143,6 +124,80 @@ def _origin(report: ClassificationReport | MultiLabelReport) -> str:
     return f"{report.n} held-out images of {report.n_groups} groups"
 
 
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained classifier.
+
+    Attributes:
+        model: With the best epoch's weights, on the CPU, in eval mode.
+        settings: What it was trained with.
+        history: For each epoch its ``number``, the ``training_loss``, and the ``score`` and ``loss`` of
+            :func:`score_and_loss` on the held-out images, None if none were held out.
+        best_epoch: The epoch whose weights were kept, from 1.
+        report: Scores of these weights on the held-out images; None if none were held out.
+    """
+
+    model: LoadedModel
+    settings: TrainingSettings
+    history: tuple[dict[str, Any], ...]
+    best_epoch: int
+    report: ClassificationReport | MultiLabelReport | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the network, for a JSON file."""
+        return {
+            "class_names": self.model.class_names,
+            "settings": asdict(self.settings),
+            "best_epoch": self.best_epoch,
+            "history": list(self.history),
+            "report": asdict(self.report) if self.report else None,
+        }
+
+    def write_html(self, path: str | Path) -> None:
+        """Write the HTML report: recalls, confusion, the course of the training, settings.
+
+        Args:
+            path: The file, ``.html``.
+
+        Raises:
+            SsgcamError: If the name doesn't end in .html or the file can't be written.
+        """
+        sections: list[Section] = []
+        warnings = []
+        if self.report is None:
+            warnings.append(
+                "No images were held out, so nothing is known of how good the network is."
+            )
+        else:
+            sections.append(self.report.table())
+        if isinstance(self.report, ClassificationReport):
+            warnings += [
+                f"The class '{name}' has no held-out image."
+                for name, counts in zip(self.report.class_names, self.report.confusion, strict=True)
+                if not sum(counts)
+            ]
+        figure = Figure((6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for label, name in (
+            ("training loss", "training_loss"),
+            ("held-out loss", "loss"),
+            ("held-out score", "score"),
+        ):
+            values = np.array([epoch.get(name) for epoch in self.history], dtype=float)
+            axes.plot(range(1, len(self.history) + 1), values, label=label)
+        axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="best epoch")
+        axes.set(xlabel="epoch")
+        axes.legend(frameon=False)
+        write_html(
+            path,
+            f"Training of {self.settings.model}",
+            [*sections, Plot("Course of the training", [figure])],
+            summary=[f"Epoch {self.best_epoch} of {len(self.history)} was the best."],
+            warnings=warnings,
+            settings=asdict(self.settings),
+        )
+
+
 def evaluate(
     probabilities: Tensor, images: LabeledImages, seed: int = 0
 ) -> ClassificationReport | MultiLabelReport:
@@ -188,59 +243,6 @@ def evaluate(
         float(metrics.multiclass_auroc(probabilities, targets, num_classes=count, average="macro")),
         float(metrics.multiclass_calibration_error(probabilities, targets, num_classes=count)),
         *sizes,
-    )
-
-
-def write_report(
-    path: str | Path,
-    settings: TrainingSettings,
-    history: Sequence[Epoch],
-    best_epoch: int,
-    report: ClassificationReport | MultiLabelReport | None,
-) -> None:
-    """Write the HTML report of a training: recalls, confusion, the course of the training, settings.
-
-    Args:
-        path: The file, ``.html``.
-        settings: Of the training.
-        history: One entry for each epoch.
-        best_epoch: The epoch whose weights were kept, from 1.
-        report: Scores on the held-out images; None if none were held out.
-
-    Raises:
-        SsgcamError: If the name doesn't end in .html or the file can't be written.
-    """
-    sections: list[Section] = []
-    warnings = []
-    if report is None:
-        warnings.append("No images were held out, so nothing is known of how good the network is.")
-    else:
-        sections.append(report.table())
-    if isinstance(report, ClassificationReport):
-        warnings += [
-            f"The class '{name}' has no held-out image."
-            for name, counts in zip(report.class_names, report.confusion, strict=True)
-            if not sum(counts)
-        ]
-    figure = Figure((6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for label, name in (
-        ("training loss", "training_loss"),
-        ("held-out loss", "loss"),
-        ("held-out score", "score"),
-    ):
-        values = np.array([getattr(epoch, name) for epoch in history], dtype=float)
-        axes.plot(range(1, len(history) + 1), values, label=label)
-    axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
-    axes.set(xlabel="epoch")
-    axes.legend(frameon=False)
-    write_html(
-        path,
-        f"Training of {settings.model}",
-        [*sections, Plot("Course of the training", [figure])],
-        summary=[f"Epoch {best_epoch} of {len(history)} was the best."],
-        warnings=warnings,
-        settings=asdict(settings),
     )
 
 

@@ -27,8 +27,7 @@ from ssgcam.metrics.masks import class_iou, confusion_matrix
 from ssgcam.models import LoadedModel
 from ssgcam.preprocessing import Preprocessing
 from ssgcam.segmentation_model import build_segmenter
-from ssgcam.training.checkpoint import identity
-from ssgcam.training.loop import fit
+from ssgcam.training.loop import fit, identity
 from ssgcam.training.settings import SegmenterSettings
 
 Pair = tuple[Path, Path]
