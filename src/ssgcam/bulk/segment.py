@@ -26,12 +26,7 @@ from ssgcam.bulk.export import ExportFormat, Mask, export_masks
 from ssgcam.bulk.inputs import Failure, InputImage, list_inputs
 from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.reports import segment_report
-from ssgcam.bulk.segmenter import (
-    MapSegmenter,
-    MaskRule,
-    NetworkSegmenter,
-    Segmenter,
-)
+from ssgcam.bulk.segmenter import MaskRule, Segmenter
 from ssgcam.bulk.settings import network_settings
 from ssgcam.bulk.stream import Engine, Outcome, process, run
 from ssgcam.bulk.windows import Windows
@@ -192,12 +187,7 @@ def segment_images(
     outputs = {"overlays": overlays, "soft": soft, "mirror": mirror}
     settings = network | {"rule": asdict(rule)} | outputs
     manifest = Manifest(out / MANIFEST, settings)
-    common: dict[str, Any] = {"out": out, "images_at_once": batch_size, **outputs}
-    task: Segmenter
-    if explainer is None:
-        task = NetworkSegmenter(loaded, rule, **common)
-    else:
-        task = MapSegmenter(loaded, rule, explainer, **common)
+    task = Segmenter(loaded, rule, explainer, out=out, images_at_once=batch_size, **outputs)
 
     def report_entry(image: InputImage, entry: Entry) -> None:
         if entry.error and on_failure is not None:
