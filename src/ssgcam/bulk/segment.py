@@ -158,23 +158,22 @@ def segment_images(
     for name in export:
         check_choice("export", name, ExportFormat)
     inputs = list_inputs([images] if isinstance(images, (str, Path)) else images, out)
-    cam_or_recipe = None if segmenter else _cam_or_recipe(loaded, recipe, cam, fast)
-    found = cam_or_recipe if isinstance(cam_or_recipe, Recipe) else None
+    if recipe is not None and cam is not None:
+        raise SsgcamError("recipe and cam were both given; a recipe has its own layers and method")
+    found = Recipe.load(recipe) if isinstance(recipe, (str, Path)) else recipe
     if found is not None and found.network.reading is not None:
         loaded = with_settings(loaded, reading=found.network.reading)
+    if segmenter is None and found is None:
+        cam = cam or CAM(loaded, fast=fast)
     network, checked = network_settings(
-        loaded, cam_or_recipe, out / MANIFEST, fast=fast, device=device
+        loaded, found or cam, out / MANIFEST, fast=fast, device=device
     )
     count = network["resolved"]["classes"]
     given = {"threshold": threshold, "gate": gate, "min_object": min_object}
     windows = None if window is None else Windows(window, overlap)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        explainer = (
-            cam_or_recipe.bind(loaded, fast=fast, run=not checked)
-            if isinstance(cam_or_recipe, Recipe)
-            else cam_or_recipe
-        )
+        explainer = cam if found is None else found.bind(loaded, fast=fast, run=not checked)
         rule = MaskRule(_classes(loaded, classes, found, count), windows=windows)
         if segmenter is not None:
             rule = replace(rule, threshold=0.5, gate=0.0)
@@ -279,16 +278,6 @@ def _mask_rule(recipe: Recipe | None, rule: MaskRule, given: dict[str, Any]) -> 
         stacklevel=2,
     )
     return rule
-
-
-def _cam_or_recipe(
-    model: LoadedModel, recipe: Recipe | str | Path | None, cam: CAM | None, fast: bool
-) -> CAM | Recipe:
-    if recipe is None:
-        return cam or CAM(model, fast=fast)
-    if cam is not None:
-        raise SsgcamError("recipe and cam were both given; a recipe has its own layers and method")
-    return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
 
 
 def _classes(
