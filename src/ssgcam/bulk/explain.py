@@ -75,7 +75,7 @@ def explain_images(
     device: torch.device | None = None,
     report: str | Path | None = None,
     source: Mapping[str, str] | None = None,
-    on_done: Callable[[dict[str, Any]], object] | None = None,
+    on_done: Callable[[InputImage, Entry], object] | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Write heat maps of photos; what an earlier run with the same settings finished is kept.
@@ -95,7 +95,7 @@ def explain_images(
         device: Where the network runs; where it is if None.
         report: Write an HTML report to this file as well.
         source: Where the network came from; reported with its other settings.
-        on_done: Called with the JSON report's entry of each photo.
+        on_done: Called with each photo that is finished or has failed, and its line of the manifest.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -134,16 +134,9 @@ def explain_images(
         )
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
     task = ExplainTask(model, cam, out, indices, other, top, crop, batch_size)
-
-    def report_entry(image: InputImage, entry: Entry) -> None:
-        if on_done is not None:
-            on_done(_about(image.path, entry))
-
     engine = partial(process, workers=workers)
     try:
-        outcome = run(
-            inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
-        )
+        outcome = run(inputs, task, manifest, engine=engine, on_done=on_done, progress=progress)
     finally:
         _write_report(out / REPORT, settings, manifest, inputs)
     if report is not None:

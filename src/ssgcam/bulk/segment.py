@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ssgcam.bulk.export import ExportFormat, Mask, export_masks
-from ssgcam.bulk.inputs import Failure, InputImage, list_inputs
+from ssgcam.bulk.inputs import InputImage, list_inputs
 from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.reports import segment_report
 from ssgcam.bulk.segmenter import MaskRule, Segmenter
@@ -90,8 +90,7 @@ def segment_images(
     workers: int | None = None,
     device: torch.device | None = None,
     engine: Engine | None = None,
-    on_failure: Callable[[Failure], object] | None = None,
-    on_note: Callable[[Path, str], object] | None = None,
+    on_done: Callable[[InputImage, Entry], object] | None = None,
     progress: bool = False,
 ) -> Segmented:
     """Write a mask for each photo; what an earlier run with the same settings finished is kept.
@@ -131,8 +130,7 @@ def segment_images(
         workers: Threads that read and write; one for each processor, at most 8, by default.
         device: Where the network runs; where it is if None.
         engine: Who processes the photos; this process by default, or a ``bulk.ray_engine.RayEngine``.
-        on_failure: Called with each photo that gets no mask, as it occurs.
-        on_note: Called with a photo and what was left out or assumed when it was read.
+        on_done: Called with each photo that is finished or has failed, and its line of the manifest.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -187,19 +185,9 @@ def segment_images(
     settings = network | {"rule": asdict(rule)} | outputs
     manifest = Manifest(out / MANIFEST, settings)
     task = Segmenter(loaded, rule, explainer, out=out, images_at_once=batch_size, **outputs)
-
-    def report_entry(image: InputImage, entry: Entry) -> None:
-        if entry.error and on_failure is not None:
-            on_failure(Failure(image.path, entry.error))
-        if on_note is not None:
-            for note in entry.facts.get("notes", ()):
-                on_note(image.path, note)
-
     engine = engine or partial(process, workers=workers)
     try:
-        outcome = run(
-            inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
-        )
+        outcome = run(inputs, task, manifest, engine=engine, on_done=on_done, progress=progress)
     finally:  # not before: another run may be writing there
         legend = _legend(rule, value_names)
         about = {"masks": legend, "versions": versions(), "guarantee": promise}
