@@ -72,7 +72,6 @@ def explain_images(
     crop: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
-    device: torch.device | None = None,
     report: str | Path | None = None,
     source: Mapping[str, str] | None = None,
     on_done: Callable[[InputImage, Entry], object] | None = None,
@@ -92,7 +91,6 @@ def explain_images(
         crop: Use the weights' center crop instead of the whole photo.
         batch_size: Photos in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
-        device: Where the network runs; where it is if None.
         report: Write an HTML report to this file as well.
         source: Where the network came from; reported with its other settings.
         on_done: Called with each photo that is finished or has failed, and its line of the manifest.
@@ -109,7 +107,7 @@ def explain_images(
     out = Path(out)
     inputs = list_inputs(images, out)
     cam = cam or CAM(model)
-    network, _ = network_settings(model, cam, out / MANIFEST, device=device, source=source)
+    network, _ = network_settings(model, cam, out / MANIFEST, source=source)
     count = network["resolved"]["classes"]
     if classes and top != 1:
         raise SsgcamError("classes and top were both given; leave one of them out")
@@ -159,10 +157,6 @@ class ExplainTask:
     top: int = 1
     crop: bool = False
     batch_size: int = 16
-
-    def to_device(self, device: torch.device | None) -> None:
-        """Move the network."""
-        self.cam.network.to(device)
 
     def read(self, image: InputImage) -> Tensor:
         """A photo at the network's input size, RGB with 8 bits, ``[3, H, W]``."""

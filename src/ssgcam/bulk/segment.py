@@ -163,9 +163,9 @@ def segment_images(
         loaded = with_settings(loaded, reading=found.network.reading)
     if segmenter is None and found is None:
         cam = cam or CAM(loaded, fast=fast)
-    network, checked = network_settings(
-        loaded, found or cam, out / MANIFEST, fast=fast, device=device
-    )
+    if device is not None:
+        loaded.network.to(device)
+    network, checked = network_settings(loaded, found or cam, out / MANIFEST, fast=fast)
     count = network["resolved"]["classes"]
     given = {"threshold": threshold, "gate": gate, "min_object": min_object}
     windows = None if window is None else Windows(window, overlap)

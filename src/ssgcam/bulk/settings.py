@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssgcam.cam import CAM
 from ssgcam.core.fast import Computation
 from ssgcam.errors import SsgcamError
@@ -25,7 +23,6 @@ def network_settings(
     manifest: Path,
     *,
     fast: bool = False,
-    device: torch.device | None = None,
     source: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """The network and the method as JSON values, and what a pass of the network on noise resolves.
@@ -38,7 +35,6 @@ def network_settings(
         cam_or_recipe: Makes the maps; None for a segmentation network, which is not run here.
         manifest: The file of the run's manifest.
         fast: Whether a recipe's maps are computed by a faster copy; a ``CAM`` has its own.
-        device: Where the network is moved to; it stays where it is if None.
         source: Where the network came from.
 
     Returns:
@@ -48,8 +44,6 @@ def network_settings(
     Raises:
         SsgcamError: If the network can't be run, or the manifest can't be read.
     """
-    if device is not None:
-        model.network.to(device)
     about = {
         "name": model.name,
         "parameters": parameter_hash(model.network),
