@@ -15,7 +15,7 @@ index follow.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,6 @@ def explain_images(
     batch_size: int = 16,
     workers: int | None = None,
     report: str | Path | None = None,
-    source: Mapping[str, str] | None = None,
     on_done: Callable[[InputImage, Entry], object] | None = None,
     progress: bool = False,
 ) -> Outcome:
@@ -92,7 +91,6 @@ def explain_images(
         batch_size: Photos in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
         report: Write an HTML report to this file as well.
-        source: Where the network came from; reported with its other settings.
         on_done: Called with each photo that is finished or has failed, and its line of the manifest.
         progress: Show a bar on a terminal.
 
@@ -107,7 +105,7 @@ def explain_images(
     out = Path(out)
     inputs = list_inputs(images, out)
     cam = cam or CAM(model)
-    network, _ = network_settings(model, cam, out / MANIFEST, source=source)
+    network, _ = network_settings(model, cam, out / MANIFEST)
     count = network["resolved"]["classes"]
     if classes and top != 1:
         raise SsgcamError("classes and top were both given; leave one of them out")

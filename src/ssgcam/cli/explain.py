@@ -67,7 +67,6 @@ def explain(
             cam=method.cam(model, batch_size=network.batch_size, fast=run.fast),
             batch_size=network.batch_size,
             workers=run.workers,
-            source={"name": network.model or model.name, "weights": network.weights},
             on_done=_print_entry,
             progress=output.style.progress,
             **given,
