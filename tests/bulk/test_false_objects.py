@@ -14,7 +14,7 @@ from PIL import Image
 from helpers.networks import Bright
 from ssgcam.bulk.false_objects import choose_window_rule, object_sizes, scores_by_gate
 from ssgcam.bulk.segment import segment_images
-from ssgcam.bulk.segmenter import MapSegmenter, MaskRule
+from ssgcam.bulk.segmenter import MaskRule, Segmenter
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.settings import SSGSettings
 from ssgcam.errors import SsgcamError
@@ -53,9 +53,7 @@ def test_scores_for_each_gate_are_those_of_segment() -> None:
     loaded = model()
     explainer = recipe(loaded).bind(loaded)
     image = photo(3)
-    free = MapSegmenter(
-        loaded, MaskRule((1,), gate=0.0, windows=WINDOWS), explainer, images_at_once=3
-    )
+    free = Segmenter(loaded, MaskRule((1,), gate=0.0, windows=WINDOWS), explainer, images_at_once=3)
     found = scores_by_gate(free, image, GATES)
     differ = set()
     for gate, score in zip(GATES, found, strict=True):
@@ -97,7 +95,7 @@ def test_the_best_rule_within_the_limit_equals_a_search_over_all(
 
     def rate(gate: float, threshold: float, least: int) -> float:
         rule = MaskRule((1,), threshold=threshold, gate=gate, windows=WINDOWS, min_object=least)
-        segmenter = MapSegmenter(loaded, rule, own.bind(loaded))
+        segmenter = Segmenter(loaded, rule, own.bind(loaded))
         count = 0
         for path in photos:
             image = Image.open(path).convert("RGB")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from helpers.segmentation import SIDE, mask_of, photos, recipe_for, small
 from ssgcam import CAM
 from ssgcam.bulk.segment import segment_images
-from ssgcam.bulk.segmenter import ClassScores, MapSegmenter, MaskRule, compactness
+from ssgcam.bulk.segmenter import ClassScores, MaskRule, Segmenter, compactness
 from ssgcam.bulk.windows import Windows
 from ssgcam.core.augment import Augmentation
 from ssgcam.data import read_samples
@@ -113,7 +113,7 @@ def test_ties_go_to_the_lower_value_and_to_the_background():
     }
     rule = MaskRule((0, 1), threshold=0.2, windows=Windows(8))  # scores are taken as they are
     model = small()
-    assert _mask(MapSegmenter(model, rule, CAM(model)), found, (1, 3)).tolist() == [[0, 1, 2]]
+    assert _mask(Segmenter(model, rule, CAM(model)), found, (1, 3)).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("classes", [(1,), (0, 2)])
@@ -124,7 +124,7 @@ def test_windows_equal_a_plain_loop(classes):
     )
     cam = CAM(model, ["act2"], "layer_cam")
     rule = MaskRule(classes, threshold=0.3, gate=0.5, windows=Windows(20, 0.4))
-    segmenter = MapSegmenter(model, rule, cam, images_at_once=4)
+    segmenter = Segmenter(model, rule, cam, images_at_once=4)
     found_classes = segmenter.in_windows(picture)
 
     tops, lefts = [0, 10, 20, 30, 40, 50], [0, 8, 17, 25]  # steps of at most 12, ends at 70, 45
@@ -166,7 +166,7 @@ def test_window_larger_than_the_photo_gives_probability_times_map(tmp_path):
     (path,) = photos(tmp_path / "in", 1)
     cam = CAM(model, ["act2"], "layer_cam")
     rule = MaskRule((0,), gate=0.0, windows=Windows(64, 0.5))
-    (one,) = MapSegmenter(model, rule, cam).in_windows(read_image(path)).values()
+    (one,) = Segmenter(model, rule, cam).in_windows(read_image(path)).values()
     found = cam(model.preprocessing([read_image(path)]), 0)
     full = F.interpolate(found.maps[None], (20, 30), mode="bilinear")[0, 0]
     expected = found.probabilities[0, 0] * full / full.max()

@@ -24,9 +24,6 @@ class Upper:
     most: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def to_device(self, device):
-        pass
-
     def read(self, image):
         if not image.path.exists():
             raise SsgcamError(f"there is no file '{image.path}'; check the path")

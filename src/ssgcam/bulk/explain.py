@@ -15,7 +15,7 @@ index follow.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,10 +72,8 @@ def explain_images(
     crop: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
-    device: torch.device | None = None,
     report: str | Path | None = None,
-    source: Mapping[str, str] | None = None,
-    on_done: Callable[[dict[str, Any]], object] | None = None,
+    on_done: Callable[[InputImage, Entry], object] | None = None,
     progress: bool = False,
 ) -> Outcome:
     """Write heat maps of photos; what an earlier run with the same settings finished is kept.
@@ -92,10 +90,8 @@ def explain_images(
         crop: Use the weights' center crop instead of the whole photo.
         batch_size: Photos in each pass of the network.
         workers: Threads that read and write; one for each processor, at most 8, by default.
-        device: Where the network runs; where it is if None.
         report: Write an HTML report to this file as well.
-        source: Where the network came from; reported with its other settings.
-        on_done: Called with the JSON report's entry of each photo.
+        on_done: Called with each photo that is finished or has failed, and its line of the manifest.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -109,7 +105,7 @@ def explain_images(
     out = Path(out)
     inputs = list_inputs(images, out)
     cam = cam or CAM(model)
-    network, _ = network_settings(model, cam, out / MANIFEST, device=device, source=source)
+    network, _ = network_settings(model, cam, out / MANIFEST)
     count = network["resolved"]["classes"]
     if classes and top != 1:
         raise SsgcamError("classes and top were both given; leave one of them out")
@@ -134,16 +130,9 @@ def explain_images(
         )
     write_png(out / "legend.png", legend())  # before any work: can the folder be written to?
     task = ExplainTask(model, cam, out, indices, other, top, crop, batch_size)
-
-    def report_entry(image: InputImage, entry: Entry) -> None:
-        if on_done is not None:
-            on_done(_about(image.path, entry))
-
     engine = partial(process, workers=workers)
     try:
-        outcome = run(
-            inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
-        )
+        outcome = run(inputs, task, manifest, engine=engine, on_done=on_done, progress=progress)
     finally:
         _write_report(out / REPORT, settings, manifest, inputs)
     if report is not None:
@@ -166,10 +155,6 @@ class ExplainTask:
     top: int = 1
     crop: bool = False
     batch_size: int = 16
-
-    def to_device(self, device: torch.device | None) -> None:
-        """Move the network."""
-        self.cam.network.to(device)
 
     def read(self, image: InputImage) -> Tensor:
         """A photo at the network's input size, RGB with 8 bits, ``[3, H, W]``."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssgcam.bulk.segmenter import MapSegmenter, MaskRule, Segmenter
+from ssgcam.bulk.segmenter import MaskRule, Segmenter
 from ssgcam.bulk.windows import Windows
 from ssgcam.core import fusion as pipeline
 from ssgcam.errors import SsgcamError
@@ -67,7 +67,7 @@ def choose_window_rule(
     if not photos:
         raise SsgcamError("there are no photos without the object; give a folder that holds some")
     rule = MaskRule(recipe.classes, gate=0.0, windows=windows)
-    segmenter = MapSegmenter(model, rule, recipe.bind(model), images_at_once=batch_size)
+    segmenter = Segmenter(model, rule, recipe.bind(model), images_at_once=batch_size)
     sizes: dict[tuple[float, float], list[int]] = {
         (gate, threshold): [] for gate in gates for threshold in thresholds
     }

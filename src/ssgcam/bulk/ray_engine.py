@@ -41,7 +41,9 @@ class RayEngine:
     """Processes groups of images on a Ray cluster; an engine of :func:`ssgcam.bulk.stream.run`.
 
     It uses the cluster that this process is connected to, else the one that ``RAY_ADDRESS`` names,
-    else one that it starts on this machine and stops when it is done.
+    else one that it starts on this machine and stops when it is done. Beside the methods of
+    :class:`ssgcam.bulk.stream.Task` a task has ``to_device(device)``, which moves its network (None: it
+    stays) and is called once in each actor, first.
 
     Attributes:
         actors: Number of actors; as many as fit in the cluster, also one that grows, if None.
@@ -138,7 +140,7 @@ class _Actor:
     def __init__(self, task: Any, gpu: bool, workers: int | None) -> None:
         import ray
 
-        self.task: Task = ray.get(task)
+        self.task = ray.get(task)
         self.workers = workers
         self.task.to_device(torch.device("cuda") if gpu else None)
 

@@ -23,15 +23,10 @@ import torch
 from torch import nn
 
 from ssgcam.bulk.export import ExportFormat, Mask, export_masks
-from ssgcam.bulk.inputs import Failure, InputImage, list_inputs
+from ssgcam.bulk.inputs import InputImage, list_inputs
 from ssgcam.bulk.mask_files import voc_colors
 from ssgcam.bulk.reports import segment_report
-from ssgcam.bulk.segmenter import (
-    MapSegmenter,
-    MaskRule,
-    NetworkSegmenter,
-    Segmenter,
-)
+from ssgcam.bulk.segmenter import MaskRule, Segmenter
 from ssgcam.bulk.settings import network_settings
 from ssgcam.bulk.stream import Engine, Outcome, process, run
 from ssgcam.bulk.windows import Windows
@@ -95,8 +90,7 @@ def segment_images(
     workers: int | None = None,
     device: torch.device | None = None,
     engine: Engine | None = None,
-    on_failure: Callable[[Failure], object] | None = None,
-    on_note: Callable[[Path, str], object] | None = None,
+    on_done: Callable[[InputImage, Entry], object] | None = None,
     progress: bool = False,
 ) -> Segmented:
     """Write a mask for each photo; what an earlier run with the same settings finished is kept.
@@ -136,8 +130,7 @@ def segment_images(
         workers: Threads that read and write; one for each processor, at most 8, by default.
         device: Where the network runs; where it is if None.
         engine: Who processes the photos; this process by default, or a ``bulk.ray_engine.RayEngine``.
-        on_failure: Called with each photo that gets no mask, as it occurs.
-        on_note: Called with a photo and what was left out or assumed when it was read.
+        on_done: Called with each photo that is finished or has failed, and its line of the manifest.
         progress: Show a bar on a terminal.
 
     Returns:
@@ -163,23 +156,22 @@ def segment_images(
     for name in export:
         check_choice("export", name, ExportFormat)
     inputs = list_inputs([images] if isinstance(images, (str, Path)) else images, out)
-    cam_or_recipe = None if segmenter else _cam_or_recipe(loaded, recipe, cam, fast)
-    found = cam_or_recipe if isinstance(cam_or_recipe, Recipe) else None
+    if recipe is not None and cam is not None:
+        raise SsgcamError("recipe and cam were both given; a recipe has its own layers and method")
+    found = Recipe.load(recipe) if isinstance(recipe, (str, Path)) else recipe
     if found is not None and found.network.reading is not None:
         loaded = with_settings(loaded, reading=found.network.reading)
-    network, checked = network_settings(
-        loaded, cam_or_recipe, out / MANIFEST, fast=fast, device=device
-    )
+    if segmenter is None and found is None:
+        cam = cam or CAM(loaded, fast=fast)
+    if device is not None:
+        loaded.network.to(device)
+    network, checked = network_settings(loaded, found or cam, out / MANIFEST, fast=fast)
     count = network["resolved"]["classes"]
     given = {"threshold": threshold, "gate": gate, "min_object": min_object}
     windows = None if window is None else Windows(window, overlap)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        explainer = (
-            cam_or_recipe.bind(loaded, fast=fast, run=not checked)
-            if isinstance(cam_or_recipe, Recipe)
-            else cam_or_recipe
-        )
+        explainer = cam if found is None else found.bind(loaded, fast=fast, run=not checked)
         rule = MaskRule(_classes(loaded, classes, found, count), windows=windows)
         if segmenter is not None:
             rule = replace(rule, threshold=0.5, gate=0.0)
@@ -192,25 +184,10 @@ def segment_images(
     outputs = {"overlays": overlays, "soft": soft, "mirror": mirror}
     settings = network | {"rule": asdict(rule)} | outputs
     manifest = Manifest(out / MANIFEST, settings)
-    common: dict[str, Any] = {"out": out, "images_at_once": batch_size, **outputs}
-    task: Segmenter
-    if explainer is None:
-        task = NetworkSegmenter(loaded, rule, **common)
-    else:
-        task = MapSegmenter(loaded, rule, explainer, **common)
-
-    def report_entry(image: InputImage, entry: Entry) -> None:
-        if entry.error and on_failure is not None:
-            on_failure(Failure(image.path, entry.error))
-        if on_note is not None:
-            for note in entry.facts.get("notes", ()):
-                on_note(image.path, note)
-
+    task = Segmenter(loaded, rule, explainer, out=out, images_at_once=batch_size, **outputs)
     engine = engine or partial(process, workers=workers)
     try:
-        outcome = run(
-            inputs, task, manifest, engine=engine, on_done=report_entry, progress=progress
-        )
+        outcome = run(inputs, task, manifest, engine=engine, on_done=on_done, progress=progress)
     finally:  # not before: another run may be writing there
         legend = _legend(rule, value_names)
         about = {"masks": legend, "versions": versions(), "guarantee": promise}
@@ -289,16 +266,6 @@ def _mask_rule(recipe: Recipe | None, rule: MaskRule, given: dict[str, Any]) -> 
         stacklevel=2,
     )
     return rule
-
-
-def _cam_or_recipe(
-    model: LoadedModel, recipe: Recipe | str | Path | None, cam: CAM | None, fast: bool
-) -> CAM | Recipe:
-    if recipe is None:
-        return cam or CAM(model, fast=fast)
-    if cam is not None:
-        raise SsgcamError("recipe and cam were both given; a recipe has its own layers and method")
-    return recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
 
 
 def _classes(

@@ -15,12 +15,11 @@ is not divided by its maximum again.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,33 +115,19 @@ class ClassScores:
     unusual: Sequence[str] = ()
 
 
-class Explained(NamedTuple):
-    """What a network says of ``N`` images, for ``K`` classes of each.
-
-    Attributes:
-        classes: ``[N, K]``.
-        probabilities: ``[N, K]``.
-        maps: ``[N, K, h, w]``, not negative, on the CPU.
-        unusual: For each image in what it is unlike the calibration images of the recipe.
-    """
-
-    classes: Tensor
-    probabilities: Tensor
-    maps: Tensor
-    unusual: Sequence[Sequence[str]]
-
-
 #: The rows and columns of a window, its pixels' weights, and the classes in it by value.
 Window = tuple[tuple[slice, slice], Tensor, dict[int, ClassScores]]
 
 
 @dataclass(frozen=True, eq=False)
-class Segmenter(ABC):
+class Segmenter:
     """A network with a rule, and the files that are written; a task of ``bulk.stream``.
 
     Attributes:
         model: The network; its preprocessing is used for photos and windows.
         rule: From scores to masks.
+        explainer: Makes the maps, with the network of ``model``; None for a segmentation network, whose
+            outputs are used in place of a classifier's maps.
         out: The folder of the masks, absolute.
         overlays: Write overlays as well.
         soft: Write the maps as well.
@@ -152,6 +137,7 @@ class Segmenter(ABC):
 
     model: LoadedModel
     rule: MaskRule
+    explainer: CAM | BoundRecipe | None = None
     _: KW_ONLY
     out: Path = Path()
     overlays: bool = False
@@ -159,21 +145,49 @@ class Segmenter(ABC):
     images_at_once: int = 16
     mirror: bool = False
 
-    @abstractmethod
-    def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
-        """Maps of the network's input.
+    def explained(
+        self, images: Tensor, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Sequence[Sequence[str]]]:
+        """Maps of the network's input, or the scores of a segmentation network.
+
+        The score of a class is ``p / (p + p_0)``, with the probabilities of the class and of the
+        background at a pixel. At a threshold of 0.5 the mask is the largest output. The class's
+        probability is the largest of its pixels.
 
         Args:
             images: ``[N, C, H, W]``.
-            classes: ``[N, K]``; those of the rule that may be present if None.
+            classes: ``[N, K]``; those of the rule that may be present if None. A segmentation network
+                gives all of its classes.
+
+        Returns:
+            For ``K`` classes of each image the classes and their probabilities, ``[N, K]``, the maps or
+            scores, ``[N, K, h, w]``, not negative, on the CPU, and for each image in what it is unlike
+            the calibration images of the recipe.
 
         Raises:
             SsgcamError: If an image can't be explained.
         """
-
-    def scaled(self, scores: Tensor, probability: float) -> Tensor:
-        """The scores ``[1, H, W]`` that are compared with the threshold, from a map of that size."""
-        return scores
+        if self.explainer is None:
+            with torch.no_grad():
+                p = self.model.network(images).float().softmax(1).cpu()
+            objects = p[:, 1:]
+            scores = objects / (objects + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
+            every = torch.arange(objects.shape[1]).expand(len(images), -1)
+            return every, objects.amax((2, 3)), scores, [()] * len(images)
+        wanted = self._classes_to_explain(images) if classes is None else classes
+        result = self.explainer(images, wanted)
+        unusual: list[list[str]] = [[] for _ in images]
+        if (
+            isinstance(self.explainer, BoundRecipe)
+            and self.explainer.recipe.calibration_statistics
+            and result.classes.ndim == 1
+            and not self.rule.windows
+        ):
+            unusual = self.explainer.unusual(images, result)
+        shape = len(images), -1
+        classes, probabilities = result.classes.view(shape), result.class_probabilities.view(shape)
+        maps = result.maps.view(*classes.shape, *result.maps.shape[-2:])
+        return classes, probabilities, maps.cpu(), unusual
 
     @property
     def batch_size(self) -> int:
@@ -266,7 +280,7 @@ class Segmenter(ABC):
         """
         images = self.model.inputs(pixels)
         classes, probabilities, maps, unusual = self.explained(images)
-        mirrored = self.explained(images.flip(-1), classes).maps.flip(-1) if self.mirror else None
+        mirrored = self.explained(images.flip(-1), classes)[2].flip(-1) if self.mirror else None
         found: list[dict[int, ClassScores]] = []
         for n, row in enumerate(classes.tolist()):
             found.append({})
@@ -285,10 +299,21 @@ class Segmenter(ABC):
         return found
 
     def at_size(self, one: ClassScores, size: Sequence[int]) -> Tensor:
-        """The scores ``[H, W]`` of a present class at the size of the photo or window."""
+        """The scores ``[H, W]`` of a present class at the size of the photo or window.
+
+        They are compared with the threshold: a map is divided by its maximum and, in windows,
+        multiplied by the probability of the class.
+        """
         assert one.scores is not None
         height, width = size
-        return self.scaled(pipeline.resize(one.scores[None], (height, width)), one.probability)[0]
+        scores = pipeline.resize(one.scores[None], (height, width))[0]
+        if self.explainer is None:  # those of a segmentation network are in [0, 1]
+            return scores
+        if self.rule.windows:
+            return one.probability * pipeline.scale(scores)
+        if len(self.rule.classes) < 2:
+            return pipeline.scale(scores)
+        return scores / (scores.amax() + 1e-5)
 
     def full_scores(
         self, found: dict[int, ClassScores], size: tuple[int, int]
@@ -388,47 +413,6 @@ class Segmenter(ABC):
         masks = {INNER: inner, OUTER: outer, UNDECIDED: undecided}
         return {name: mask.astype(np.uint8) for name, mask in masks.items()}
 
-
-@dataclass(frozen=True, eq=False)
-class MapSegmenter(Segmenter):
-    """Masks from class activation maps.
-
-    Attributes:
-        explainer: Makes the maps, with the network of ``model``.
-    """
-
-    explainer: CAM | BoundRecipe
-
-    @property
-    def cam(self) -> CAM:
-        """The network with its layers."""
-        return self.explainer.cam if isinstance(self.explainer, BoundRecipe) else self.explainer
-
-    def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
-        """The maps at input size; see :meth:`Segmenter.explained`."""
-        wanted = self._classes_to_explain(images) if classes is None else classes
-        result = self.explainer(images, wanted)
-        unusual: list[list[str]] = [[] for _ in images]
-        if (
-            isinstance(self.explainer, BoundRecipe)
-            and self.explainer.recipe.calibration_statistics
-            and result.classes.ndim == 1
-            and not self.rule.windows
-        ):
-            unusual = self.explainer.unusual(images, result)
-        shape = len(images), -1
-        classes, probabilities = result.classes.view(shape), result.class_probabilities.view(shape)
-        maps = result.maps.view(*classes.shape, *result.maps.shape[-2:])
-        return Explained(classes, probabilities, maps.cpu(), unusual)
-
-    def scaled(self, scores: Tensor, probability: float) -> Tensor:
-        """Divided by its maximum and, in windows, times the probability of the class."""
-        if self.rule.windows:
-            return probability * pipeline.scale(scores)
-        if len(self.rule.classes) < 2:
-            return pipeline.scale(scores)
-        return scores / (scores.amax() + 1e-5)
-
     def _classes_to_explain(self, images: Tensor) -> Tensor | int | None:
         """Columns ``[N, K]``, the most probable first, with every present class; or one for all."""
         if len(self.rule.classes) < 2:
@@ -440,31 +424,13 @@ class MapSegmenter(Segmenter):
 
     def _probabilities(self, images: Tensor) -> Tensor:
         """``[N, classes of the network]``, the mean over a recipe's views."""
-        views = Augmentation()
-        if isinstance(self.explainer, BoundRecipe):
-            views = self.explainer.recipe.augmentation
-        outputs = [capture(self.cam.network, view.apply(images), []).output for view in views]
-        every = [self.cam.probabilities(logits_of(output)) for output in outputs]
+        cam, views = self.explainer, Augmentation()
+        if isinstance(cam, BoundRecipe):
+            views, cam = cam.recipe.augmentation, cam.cam
+        assert cam is not None
+        outputs = [capture(cam.network, view.apply(images), []).output for view in views]
+        every = [cam.probabilities(logits_of(output)) for output in outputs]
         return torch.stack(every).mean(0)
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkSegmenter(Segmenter):
-    """A segmentation network in place of a classifier's maps.
-
-    The score of a class is ``p / (p + p_0)``, with the probabilities of the class and of the background
-    at a pixel. At a threshold of 0.5 the mask is the largest output. The class's probability is the
-    largest of its pixels.
-    """
-
-    def explained(self, images: Tensor, classes: Tensor | None = None) -> Explained:
-        """The scores of all classes; see :meth:`Segmenter.explained`."""
-        with torch.no_grad():
-            p = self.model.network(images).float().softmax(1).cpu()
-        objects = p[:, 1:]
-        scores = objects / (objects + p[:, :1]).clamp_min(torch.finfo(p.dtype).tiny)
-        every = torch.arange(objects.shape[1]).expand(len(images), -1)
-        return Explained(every, objects.amax((2, 3)), scores, [()] * len(images))
 
 
 def predicted_iou(mask: NDArray[np.bool_], one: ClassScores, stability: float) -> float:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ssgcam.cam import CAM
 from ssgcam.core.fast import Computation
@@ -25,8 +23,6 @@ def network_settings(
     manifest: Path,
     *,
     fast: bool = False,
-    device: torch.device | None = None,
-    source: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """The network and the method as JSON values, and what a pass of the network on noise resolves.
 
@@ -38,8 +34,6 @@ def network_settings(
         cam_or_recipe: Makes the maps; None for a segmentation network, which is not run here.
         manifest: The file of the run's manifest.
         fast: Whether a recipe's maps are computed by a faster copy; a ``CAM`` has its own.
-        device: Where the network is moved to; it stays where it is if None.
-        source: Where the network came from.
 
     Returns:
         ``model``, ``method`` and ``resolved``: the number of ``classes`` and, of a ``CAM``, the names of
@@ -48,14 +42,11 @@ def network_settings(
     Raises:
         SsgcamError: If the network can't be run, or the manifest can't be read.
     """
-    if device is not None:
-        model.network.to(device)
     about = {
         "name": model.name,
         "parameters": parameter_hash(model.network),
         "output": cam_or_recipe.output if isinstance(cam_or_recipe, CAM) else model.output,
         "preprocessing": asdict(model.preprocessing),
-        **(source or {}),
     }
     method: dict[str, Any] = {"name": "segmentation network"}
     if isinstance(cam_or_recipe, Recipe):

@@ -32,9 +32,6 @@ class Task(Protocol):
     def batch_size(self) -> int:
         """Largest number of images in one call of :meth:`compute`."""
 
-    def to_device(self, device: torch.device | None) -> None:
-        """Move the network to a device (None: stay). Called once in each process, first."""
-
     def read(self, image: InputImage) -> Any:
         """Read an image. Called in a thread.
 

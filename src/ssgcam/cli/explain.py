@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ssgcam.cli import options as shared
 from ssgcam.cli import output
 from ssgcam.cli.options import argument, grouped, option
+
+if TYPE_CHECKING:
+    from ssgcam.bulk.inputs import InputImage
+    from ssgcam.manifest import Entry
 
 EXAMPLE = "ssgcam explain photo.jpg --model resnet34 --class tabby --out heatmaps"
 
@@ -63,7 +67,6 @@ def explain(
             cam=method.cam(model, batch_size=network.batch_size, fast=run.fast),
             batch_size=network.batch_size,
             workers=run.workers,
-            source={"name": network.model or model.name, "weights": network.weights},
             on_done=_print_entry,
             progress=output.style.progress,
             **given,
@@ -77,15 +80,12 @@ def explain(
         raise typer.Exit(2)
 
 
-def _print_entry(entry: dict[str, Any]) -> None:
-    if "error" in entry:
-        output.above_bars(f"ssgcam: {entry['error']}")
+def _print_entry(image: InputImage, entry: Entry) -> None:
+    output.image_done(image, entry)
     if output.style.quiet or output.style.json:
         return
-    for note in entry.get("notes", ()):
-        output.note(f"{entry['photo']}: {note}")
-    for found in entry.get("maps", ()):
+    for found in entry.facts.get("maps", ()):
         name = found["name"] or f"class {found['class']}"
-        line = f"{entry['photo']}: {name} {found['probability']:.1%} -> {found['overlay']}"
+        line = f"{image.path}: {name} {found['probability']:.1%} -> {found['overlay']}"
         line = line if found["evidence"] else f"{line} ({found['note']})"
         output.above_bars(line, error=False)

@@ -8,9 +8,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ssgcam.bulk.inputs import InputImage
+    from ssgcam.manifest import Entry
 
 
 @dataclass
@@ -42,17 +46,21 @@ def say(text: str) -> None:
         typer.echo(text)
 
 
-def note(text: str) -> None:
-    """Print a remark on one image above the progress bars, as :func:`say` does."""
-    if not style.quiet and not style.json:
-        above_bars(text)
-
-
 def above_bars(text: str, *, error: bool = True) -> None:
     """Print a line above the progress bars, to the standard error or the standard output."""
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr if error else sys.stdout)
+
+
+def image_done(image: InputImage, entry: Entry) -> None:
+    """Print above the progress bars why an image failed and, as :func:`say` does, remarks on it."""
+    if entry.error:
+        above_bars(f"ssgcam: {entry.error}")
+    if style.quiet or style.json:
+        return
+    for note in entry.facts.get("notes", ()):
+        above_bars(f"{image.path}: {note}")
 
 
 def result(**values: Any) -> None:

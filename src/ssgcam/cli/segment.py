@@ -153,9 +153,7 @@ def segment(
         result = segment_images(
             files.images, model, files.out, segmenter=files.segmenter, recipe=recipe, cam=cam,
             engine=engine,
-            on_failure=lambda failure: output.above_bars(f"ssgcam: {failure.reason}"),
-            on_note=lambda photo, note: output.note(f"{photo}: {note}"),
-            progress=output.style.progress, **given,
+            on_done=output.image_done, progress=output.style.progress, **given,
         )  # fmt: skip
     made = result.total - len(result.failures)
     known = f", {result.before} of them by an earlier run" if result.before else ""
