@@ -125,11 +125,8 @@ def whole_fields(options: argparse.Namespace) -> None:
         return [n for n in names if all(cell.type == HEALTHY for cell in fields.cells[n])]
 
     negatives = [photos / name for split in ("calibration", "train") for name in uninfected(split)]
-    on_labeled = window_scores(model, recipe, data, settings)
-    rule = choose_window_rule(
-        model, recipe, negatives, Windows(WINDOW), on_labeled.gates, on_labeled.thresholds,
-        on_labeled.scores, on_labeled.smallest_object,
-    )  # fmt: skip
+    on_labeled, smallest = window_scores(model, recipe, data, settings)
+    rule = choose_window_rule(model, recipe, negatives, Windows(WINDOW), on_labeled, smallest)
     names = fields.names(fold, "test")
     infected = [name for name in names if any(cell.infected for cell in fields.cells[name])]
     tested = {"uninfected": uninfected("test"), "infected": infected[:: -(-len(infected) // 20)]}
