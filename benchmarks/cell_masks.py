@@ -218,7 +218,7 @@ def unlikeness(
     for start in range(0, len(photos), 32):
         small = [photo.resize((INPUT, INPUT)) for photo in photos[start : start + 32]]
         inputs = model.preprocessing(small)
-        values = bound.statistics(inputs, bound(inputs))
+        values = bound.statistics(bound(inputs))
         largest.append(in_limits(recipe.calibration_statistics, values).amax(1))
     return torch.cat(largest).numpy()
 

@@ -396,26 +396,24 @@ class BoundRecipe:
         """Whether the class's probability reaches the gate: bool, of the shape of its classes."""
         return result.class_probabilities >= self.recipe.gate
 
-    def statistics(self, images: Tensor, result: Result) -> dict[str, Tensor]:
-        """What ``calibration_statistics`` are about, of ``[N]`` images explained for one class each.
+    def statistics(self, result: Result) -> dict[str, Tensor]:
+        """What ``calibration_statistics`` are about.
 
         Args:
-            images: The network's input.
-            result: What this object returned for them.
-        """
-        assert result.pooled is not None
-        return image_statistics(
-            images, result.pooled, result.class_probabilities, result.maps, self.masks_of(result)
-        )
+            result: What this object returned, for one class of each image.
 
-    def unusual(self, images: Tensor, result: Result) -> list[list[str]]:
+        Returns:
+            As of ``shift.image_statistics``.
+        """
+        return image_statistics(result, self.masks_of(result))
+
+    def unusual(self, result: Result) -> list[list[str]]:
         """For each image in what it is unlike the calibration images, the most unusual first.
 
         Args:
-            images: The network's input.
-            result: What this object returned for them, for one class of each image.
+            result: What this object returned, for one class of each image.
         """
-        return unusual(self.recipe.calibration_statistics, self.statistics(images, result))
+        return unusual(self.recipe.calibration_statistics, self.statistics(result))
 
     def _most_probable(self, images: Tensor) -> Tensor:
         """The most probable of the recipe's classes for each image, ``[N]``."""
