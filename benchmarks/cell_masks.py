@@ -125,11 +125,8 @@ def whole_fields(options: argparse.Namespace) -> None:
         return [n for n in names if all(cell.type == HEALTHY for cell in fields.cells[n])]
 
     negatives = [photos / name for split in ("calibration", "train") for name in uninfected(split)]
-    on_labeled = window_scores(model, recipe, data, settings)
-    rule = choose_window_rule(
-        model, recipe, negatives, Windows(WINDOW), on_labeled.gates, on_labeled.thresholds,
-        on_labeled.scores, on_labeled.smallest_object,
-    )  # fmt: skip
+    on_labeled, smallest = window_scores(model, recipe, data, settings)
+    rule = choose_window_rule(model, recipe, negatives, Windows(WINDOW), on_labeled, smallest)
     names = fields.names(fold, "test")
     infected = [name for name in names if any(cell.infected for cell in fields.cells[name])]
     tested = {"uninfected": uninfected("test"), "infected": infected[:: -(-len(infected) // 20)]}
@@ -221,7 +218,7 @@ def unlikeness(
     for start in range(0, len(photos), 32):
         small = [photo.resize((INPUT, INPUT)) for photo in photos[start : start + 32]]
         inputs = model.preprocessing(small)
-        values = bound.statistics(inputs, bound(inputs))
+        values = bound.statistics(bound(inputs))
         largest.append(in_limits(recipe.calibration_statistics, values).amax(1))
     return torch.cat(largest).numpy()
 

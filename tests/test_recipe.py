@@ -294,12 +294,12 @@ def test_hashes_tell_parameters_apart(network: nn.Module) -> None:
 def test_a_bound_recipe_names_what_is_unlike_the_calibration_images(network: nn.Module) -> None:
     bound = made_for(network, classes=(1,)).bind(network)
     calibration = torch.rand(12, 3, *SIZE, generator=torch.Generator().manual_seed(7))
-    statistics = summarize(bound.statistics(calibration, bound(calibration)))
+    statistics = summarize(bound.statistics(bound(calibration)))
     names = [one.name for one in statistics]
     assert names[:2] == ["activations of act1", "activations of act2"]
     assert len(statistics[0].center) == 4
     recipe = replace(bound.recipe, calibration_statistics=statistics)
     bound = recipe.bind(network)
     bright = 5 * IMAGES
-    assert all("picture intensity" in found for found in bound.unusual(bright, bound(bright)))
-    assert sum(map(bool, bound.unusual(calibration, bound(calibration)))) <= 1
+    assert all("picture intensity" in found for found in bound.unusual(bound(bright)))
+    assert sum(map(bool, bound.unusual(bound(calibration)))) <= 1

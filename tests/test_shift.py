@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ssgcam.result import Result
 from ssgcam.shift import FALSE_ALARMS, Statistic, image_statistics, summarize, unusual
 
 
@@ -16,11 +17,18 @@ def normal(count: int, seed: int, shift: float = 0.0) -> dict[str, torch.Tensor]
     }
 
 
+def five_digits(values: torch.Tensor) -> torch.Tensor:
+    rounded = [float(f"{value:.4e}") for value in values.tolist()]
+    return torch.tensor(rounded, dtype=torch.float64)
+
+
 def test_the_statistics_of_an_image() -> None:
     images = torch.rand(3, 3, 8, 8)
     maps, masks = torch.rand(3, 6, 6), torch.rand(3, 6, 6) > 0.5
-    pooled, probabilities = {"a": torch.rand(3, 5)}, torch.rand(3)
-    found = image_statistics(images, pooled, probabilities, maps, masks)
+    classes, probabilities = torch.tensor([1, 0, 1]), torch.rand(3, 2)
+    evidence, pooled = torch.ones(3, dtype=torch.bool), {"a": torch.rand(3, 5)}
+    result = Result(maps, {}, classes, None, probabilities, evidence, (), images, pooled=pooled)
+    found = image_statistics(result, masks)
     assert {name: list(values.shape) for name, values in found.items()} == {
         "activations of a": [3, 5],
         "class probability": [3, 1],
@@ -29,6 +37,8 @@ def test_the_statistics_of_an_image() -> None:
         "picture intensity": [3, 6],
         "picture sharpness": [3, 3],
     }
+    log_odds = float((probabilities[1, 0] / (1 - probabilities[1, 0])).log())
+    assert float(found["class probability"][1]) == pytest.approx(log_odds, rel=1e-5)
     assert float(found["mask area"][1]) == pytest.approx(int(masks[1].sum()) / 36)
     assert float(found["picture intensity"][2, 0]) == pytest.approx(float(images[2, 0].mean()))
     pixels = images[0, 0]
@@ -65,12 +75,13 @@ def test_few_calibration_images_are_flagged_when_each_is_left_out(count: int) ->
         left_out = {name: v[n : n + 1] for name, v in values.items()}
         ratios = []
         for one in statistics:
-            # center and scale of the others, the limit of all
+            # center and scale of the others, as a recipe keeps them, and the limit of all
             center = others[one.name].median(0).values
             mad = (others[one.name] - center).abs()
             scale = 1.4826 * mad.median(0).values
             scale = torch.where(scale > 0, scale, mad.mean(0))
             scale = scale.clamp_min(1e-3 * float(others[one.name].abs().median()))
+            center, scale = five_digits(center), five_digits(scale)
             z = (left_out[one.name] - center) / scale
             ratios.append(float(z.square().mean().sqrt()) / one.limit)
         largest.append(max(ratios))
@@ -90,6 +101,17 @@ def test_a_constant_statistic_flags_another_value_alone() -> None:
     statistics = summarize({"x": torch.full((8, 1), 0.5).double()})
     found = unusual(statistics, {"x": torch.tensor([[0.5], [0.9]]).double()})
     assert found == [[], ["x"]]
+
+
+@pytest.mark.parametrize("value", [13.815509557963773, 1 / 3, -123456.789])
+def test_a_constant_of_many_digits_is_not_flagged(value: float) -> None:
+    """As of a network that is sure of every image: its log odds are those of 1 - 1e-6."""
+    same = torch.full((8, 2), value, dtype=torch.float64)
+    assert unusual(summarize({"x": same}), {"x": same[:1]}) == [[]]
+    statistics = summarize({"x": same} | normal(8, 2))
+    found = unusual(statistics, {"x": same} | normal(8, 3, shift=2.0))
+    assert all("mask area" in names and "x" not in names for names in found)
+    assert unusual(statistics[:1], {"x": same * 1.01}) == [["x"]] * 8
 
 
 def test_without_statistics_nothing_is_flagged() -> None:

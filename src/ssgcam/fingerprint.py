@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ssgcam.core.capture import capture
-from ssgcam.core.layers import resolve
 from ssgcam.core.layouts import layout_of
 from ssgcam.core.network import placed, unwrap
 from ssgcam.core.target import logits_of
@@ -47,70 +45,6 @@ class Fingerprint:
         return cls(name, input_size, digest, model.output, model.preprocessing.reading)
 
 
-def check_fits(
-    network: nn.Module,
-    made_for: Fingerprint,
-    layers: Mapping[str, tuple[int, int, int]],
-    classes: Sequence[int],
-    *,
-    strict: bool,
-    run: bool = True,
-) -> None:
-    """Refuse a network that a recipe can't be applied to; warn of one that it wasn't made for.
-
-    Args:
-        network: The network.
-        made_for: The network that the recipe was made for.
-        layers: Names of the recipe's layers and their shapes there.
-        classes: The classes that it explains.
-        strict: Refuse other parameters as well, instead of warning.
-        run: Run the network once to check its maps' shapes and its classes.
-
-    Raises:
-        SsgcamError: If a layer is missing, has another shape, or there are fewer classes.
-    """
-    for name in layers:
-        try:
-            resolve(network, [name])
-        except SsgcamError as error:
-            raise SsgcamError(
-                f"the recipe was made for '{made_for.name}' and needs its layer '{name}', which this "
-                "network doesn't have; bind it to that network or search again"
-            ) from error
-    if run:
-        _check_shapes(network, made_for, layers, classes)
-    if parameter_hash(network) != made_for.parameters:
-        message = (
-            "the parameters of this network are not those that the recipe was made for "
-            f"('{made_for.name}'), so its threshold and gate may be off"
-        )
-        if strict:
-            raise SsgcamError(message + "; load those weights, or bind without strict")
-        warnings.warn(message, stacklevel=3)
-
-
-def _check_shapes(
-    network: nn.Module,
-    made_for: Fingerprint,
-    layers: Mapping[str, tuple[int, int, int]],
-    classes: Sequence[int],
-) -> None:
-    shapes, outputs = layer_shapes(network, list(layers), made_for.input_size)
-    for name, shape in layers.items():
-        if shapes[name] != shape:
-            raise SsgcamError(
-                f"layer '{name}' gives maps of {_by(shapes[name])} for an input of "
-                f"{_by(made_for.input_size)}, but the recipe was made for {_by(shape)} (of "
-                f"'{made_for.name}'); bind it to that network or search again"
-            )
-    too_high = [index for index in classes if index >= outputs]
-    if too_high:
-        raise SsgcamError(
-            f"the recipe explains class {too_high[0]}, but this network has {outputs} classes, "
-            f"0 to {outputs - 1}; bind it to '{made_for.name}'"
-        )
-
-
 def parameter_hash(network: nn.Module) -> str:
     """``"sha256:..."`` of a network's parameters and buffers, names, types and shapes included."""
     digest = sha256()
@@ -140,7 +74,7 @@ def layer_shapes(
         captured = capture(network, images, names)
     except (RuntimeError, AssertionError) as error:
         raise SsgcamError(
-            f"the network takes no input of {_by(input_size)} pixels ({first_line(error)}); use "
+            f"the network takes no input of {shape_text(input_size)} pixels ({first_line(error)}); use "
             "one that does"
         ) from error
     shapes = {}
@@ -150,5 +84,6 @@ def layer_shapes(
     return shapes, int(logits_of(captured.output).shape[1])
 
 
-def _by(sides: Sequence[int]) -> str:
+def shape_text(sides: Sequence[int]) -> str:
+    """Sides with an x between them, such as ``"3x24x24"``."""
     return "x".join(map(str, sides))

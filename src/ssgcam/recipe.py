@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,12 +22,13 @@ from ssgcam.cam import CAM
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.augment import Augmentation, View
 from ssgcam.core.capture import capture
+from ssgcam.core.layers import resolve
 from ssgcam.core.refine import Refinement, pamr
 from ssgcam.core.settings import Fusion, SSGSettings, TargetSettings, check_choice, check_range
 from ssgcam.core.target import Classes, logits_of
 from ssgcam.errors import SsgcamError, rephrased
 from ssgcam.files import write_json
-from ssgcam.fingerprint import Fingerprint, check_fits, parameter_hash
+from ssgcam.fingerprint import Fingerprint, layer_shapes, parameter_hash, shape_text
 from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.preprocessing import Photo
 from ssgcam.recipe_schema import decode
@@ -286,12 +288,10 @@ class Recipe:
             SsgcamError: If a layer is missing or its map has another shape, or the network gives
                 fewer classes; if ``strict``, also if a parameter differs.
         """
-        shapes = {layer.name: layer.shape for layer in self.layers}
-        network = as_loaded(model).network
-        check_fits(network, self.network, shapes, self.classes, strict=strict, run=run)
+        self._check_fits(as_loaded(model).network, strict, run)
         cam = CAM(
             model,
-            list(shapes),
+            [layer.name for layer in self.layers],
             ssg=[layer.ssg for layer in self.layers],
             gamma=[layer.gamma for layer in self.layers],
             layer_weights=[layer.weight for layer in self.layers],
@@ -302,6 +302,41 @@ class Recipe:
             fast=fast,
         )
         return BoundRecipe(self, cam)
+
+    def _check_fits(self, network: nn.Module, strict: bool, run: bool) -> None:
+        """Refuse a network that this can't be applied to; warn of one that it wasn't made for."""
+        made_for, names = self.network, [layer.name for layer in self.layers]
+        for name in names:
+            try:
+                resolve(network, [name])
+            except SsgcamError as error:
+                raise SsgcamError(
+                    f"the recipe was made for '{made_for.name}' and needs its layer '{name}', which this "
+                    "network doesn't have; bind it to that network or search again"
+                ) from error
+        if run:
+            shapes, outputs = layer_shapes(network, names, made_for.input_size)
+            for layer in self.layers:
+                if shapes[layer.name] != layer.shape:
+                    raise SsgcamError(
+                        f"layer '{layer.name}' gives maps of {shape_text(shapes[layer.name])} for an "
+                        f"input of {shape_text(made_for.input_size)}, but the recipe was made for "
+                        f"{shape_text(layer.shape)} (of '{made_for.name}'); bind it to that network or "
+                        "search again"
+                    )
+            if max(self.classes, default=0) >= outputs:
+                raise SsgcamError(
+                    f"the recipe explains class {max(self.classes)}, but this network has {outputs} "
+                    f"classes, 0 to {outputs - 1}; bind it to '{made_for.name}'"
+                )
+        if parameter_hash(network) != made_for.parameters:
+            message = (
+                "the parameters of this network are not those that the recipe was made for "
+                f"('{made_for.name}'), so its threshold and gate may be off"
+            )
+            if strict:
+                raise SsgcamError(message + "; load those weights, or bind without strict")
+            warnings.warn(message, stacklevel=3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,26 +396,24 @@ class BoundRecipe:
         """Whether the class's probability reaches the gate: bool, of the shape of its classes."""
         return result.class_probabilities >= self.recipe.gate
 
-    def statistics(self, images: Tensor, result: Result) -> dict[str, Tensor]:
-        """What ``calibration_statistics`` are about, of ``[N]`` images explained for one class each.
+    def statistics(self, result: Result) -> dict[str, Tensor]:
+        """What ``calibration_statistics`` are about.
 
         Args:
-            images: The network's input.
-            result: What this object returned for them.
-        """
-        assert result.pooled is not None
-        return image_statistics(
-            images, result.pooled, result.class_probabilities, result.maps, self.masks_of(result)
-        )
+            result: What this object returned, for one class of each image.
 
-    def unusual(self, images: Tensor, result: Result) -> list[list[str]]:
+        Returns:
+            As of ``shift.image_statistics``.
+        """
+        return image_statistics(result, self.masks_of(result))
+
+    def unusual(self, result: Result) -> list[list[str]]:
         """For each image in what it is unlike the calibration images, the most unusual first.
 
         Args:
-            images: The network's input.
-            result: What this object returned for them, for one class of each image.
+            result: What this object returned, for one class of each image.
         """
-        return unusual(self.recipe.calibration_statistics, self.statistics(images, result))
+        return unusual(self.recipe.calibration_statistics, self.statistics(result))
 
     def _most_probable(self, images: Tensor) -> Tensor:
         """The most probable of the recipe's classes for each image, ``[N]``."""

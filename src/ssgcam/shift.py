@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssgcam.result import Result
+
 #: A normal distribution's standard deviation in units of its median absolute deviation.
 MAD_TO_DEVIATION = 1.4826
 #: Scales are at least this share of the median magnitude of their statistic.
@@ -49,23 +51,14 @@ class Statistic:
     def distance(self, values: Tensor) -> Tensor:
         """Root mean square of ``(value - center) / scale``: ``[N, D]`` to ``[N]`` float64."""
         center, scale = values.new_tensor(self.center), values.new_tensor(self.scale)
-        return _distance(values, center, scale)
+        return ((values - center) / scale).square().mean(1).sqrt()
 
 
-def image_statistics(
-    images: Tensor,
-    pooled: Mapping[str, Tensor],
-    probabilities: Tensor,
-    maps: Tensor,
-    masks: Tensor,
-) -> dict[str, Tensor]:
+def image_statistics(result: Result, masks: Tensor) -> dict[str, Tensor]:
     """The statistics of a batch.
 
     Args:
-        images: The network's input, ``[N, C, H, W]``.
-        pooled: Layer -> activations averaged over positions, ``[N, channels]``.
-        probabilities: Of the explained class, ``[N]``.
-        maps: Fused maps in [0, 1], ``[N, H, W]``.
+        result: Of ``[N]`` images with one class each.
         masks: ``[N, H, W]`` bool.
 
     Returns:
@@ -73,12 +66,15 @@ def image_statistics(
         intensity is mean and standard deviation of each channel; picture sharpness is, for each channel,
         the mean second difference of neighboring pixels over the mean first difference.
     """
+    images, maps = result.images, result.maps
+    assert images is not None
+    assert result.pooled is not None
     first, second = (
         images.diff(n, 2).abs().mean((2, 3)) + images.diff(n, 3).abs().mean((2, 3)) for n in (1, 2)
     )
-    found = {f"activations of {name}": values for name, values in pooled.items()}
+    found = {f"activations of {name}": values for name, values in result.pooled.items()}
     found |= {
-        "class probability": probabilities.double().logit(EXTREME)[:, None],
+        "class probability": result.class_probabilities.double().logit(EXTREME)[:, None],
         "map mass": maps.mean((1, 2))[:, None],
         "mask area": masks.float().mean((1, 2))[:, None],
         "picture intensity": torch.cat([images.mean((2, 3)), images.std((2, 3))], 1),
@@ -100,18 +96,14 @@ def summarize(values: Mapping[str, Tensor]) -> tuple[Statistic, ...]:
     distances = {}
     for name, own in values.items():
         others = [torch.cat([own[:n], own[n + 1 :]]) for n in range(len(own))]
-        left_out = [_distance(own[n : n + 1], *_center_and_scale(o)) for n, o in enumerate(others)]
+        left_out = [_statistic(name, o).distance(own[n : n + 1]) for n, o in enumerate(others)]
         distances[name] = torch.cat(left_out)
     usual = {name: each.quantile(USUAL).clamp_min(TINY) for name, each in distances.items()}
     largest = torch.stack([each / usual[name] for name, each in distances.items()]).amax(0)
     kept = math.ceil((1 - FALSE_ALARMS) * len(largest) - 1e-9)
     factor = float(largest.sort().values[kept - 1])
-    statistics = []
-    for name, own in values.items():
-        center, scale = _center_and_scale(own)
-        limit = max(factor * float(usual[name]), TINY)
-        statistics.append(Statistic(name, _rounded(center), _rounded(scale), limit))
-    return tuple(statistics)
+    limits = {name: max(factor * float(each), TINY) for name, each in usual.items()}
+    return tuple(_statistic(name, own, limits[name]) for name, own in values.items())
 
 
 def in_limits(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> Tensor:
@@ -139,17 +131,14 @@ def unusual(statistics: Sequence[Statistic], values: Mapping[str, Tensor]) -> li
     ]
 
 
-def _center_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Median and robust standard deviation of ``[N, D]`` values, each ``[D]``."""
+def _statistic(name: str, values: Tensor, limit: float = 1.0) -> Statistic:
+    """What is usual among ``[N, D]`` values: median and robust standard deviation, in five digits."""
     center = values.median(0).values
     deviations = (values - center).abs()
     scale = MAD_TO_DEVIATION * deviations.median(0).values
     scale = torch.where(scale > 0, scale, deviations.mean(0))  # most values are the same
-    return center, torch.maximum(scale, (LEAST_SCALE * values.abs().median()).clamp_min(TINY))
-
-
-def _distance(values: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-    return ((values - center) / scale).square().mean(1).sqrt()
+    scale = torch.maximum(scale, (LEAST_SCALE * values.abs().median()).clamp_min(TINY))
+    return Statistic(name, _rounded(center), _rounded(scale), limit)
 
 
 def _rounded(values: Tensor) -> tuple[float, ...]:

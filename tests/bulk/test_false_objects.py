@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -87,10 +88,9 @@ def test_the_best_rule_within_the_limit_equals_a_search_over_all(
 ) -> None:
     loaded = model()
     own, photos = recipe(loaded), paths(tmp_path, [3, 0, 5, 1])
-    scores = torch.tensor([[0.9, 0.8, 0.7], [0.85, 0.75, 0.6], [0.2, 0.3, 0.1]])
-    found = choose_window_rule(
-        loaded, own, photos, WINDOWS, GATES, THRESHOLDS, scores, 0.03, allowed=allowed
-    )
+    values = 0.9, 0.8, 0.7, 0.85, 0.75, 0.6, 0.2, 0.3, 0.1
+    scores = dict(zip(product(GATES, THRESHOLDS), values, strict=True))
+    found = choose_window_rule(loaded, own, photos, WINDOWS, scores, 0.03, allowed=allowed)
     largest = int(0.03 * 24 * 24)
 
     def rate(gate: float, threshold: float, least: int) -> float:
@@ -107,16 +107,14 @@ def test_the_best_rule_within_the_limit_equals_a_search_over_all(
 
     assert rate(found.gate, found.threshold, found.smallest_object) == found.false_objects
     allowing = [
-        (float(scores[g, t]), -least)
-        for g, gate in enumerate(GATES)
-        for t, threshold in enumerate(THRESHOLDS)
+        (score, -least)
+        for (gate, threshold), score in scores.items()
         for least in (1, 3, largest)
         if rate(gate, threshold, least) <= allowed
     ]
     if allowing:
         assert found.false_objects <= allowed
-        chosen = scores[GATES.index(found.gate), THRESHOLDS.index(found.threshold)]
-        assert float(chosen) == max(allowing)[0]
+        assert scores[found.gate, found.threshold] == max(allowing)[0]
     else:
         assert found.false_objects > allowed
     if found.smallest_object > 1 and found.false_objects <= allowed:
@@ -126,7 +124,7 @@ def test_the_best_rule_within_the_limit_equals_a_search_over_all(
 
 def test_bad_calls(tmp_path: Path) -> None:
     loaded = model()
-    rest = (WINDOWS, GATES, THRESHOLDS, torch.zeros(3, 3), 0.1)
+    rest = (WINDOWS, dict.fromkeys(product(GATES, THRESHOLDS), 0.0), 0.1)
     with pytest.raises(SsgcamError, match="no photos without the object"):
         choose_window_rule(loaded, recipe(loaded), [], *rest)
     several = replace(recipe(loaded), classes=(0, 1))

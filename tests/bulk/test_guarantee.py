@@ -79,7 +79,7 @@ def test_photos_unlike_the_calibration_photos_are_named_with_the_reason(tmp_path
     recipe = recipe_for(model)
     bound = recipe.bind(model)
     images = model.preprocessing([read_image(path) for path in paths])
-    usual = summarize(bound.statistics(images, bound(images, torch.full((8,), 1))))
+    usual = summarize(bound.statistics(bound(images, torch.full((8,), 1))))
     Image.new("RGB", (30, 20), "white").save(tmp_path / "in" / "white.png")
     recipe = recipe_for(model, calibration_statistics=usual)
     result = segment_images(tmp_path / "in", model, out, recipe=recipe)

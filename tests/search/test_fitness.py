@@ -12,6 +12,7 @@ from ssgcam.core.fusion import threshold
 from ssgcam.search.fitness import (
     choose_cut,
     confusions,
+    filled_boxes,
     fitness,
     fitness_parts,
     score_of,
@@ -65,6 +66,27 @@ def test_a_sweep_is_every_threshold_tried(kind: str) -> None:
                 assert matrix[:, 1].sum() == (inside[n] & (masks[n] != 255)).sum()
                 assert matrix[1, 1] == (inside[n] & (masks[n] == 1)).sum()
                 assert matrix.sum() == (masks[n] != 255).sum()
+
+
+@pytest.mark.parametrize("size", [(9, 7), (1, 5), (6, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_the_mask_of_a_filled_box_is_the_box_around_the_mask(
+    size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(6)
+    maps = torch.randint(8, (2, 20, *size), generator=generator)  # many equal values
+    maps *= torch.rand(2, 20, *size, generator=generator) > 0.8
+    maps[0, 0], maps[0, 1] = 0, 3
+    maps = maps.to(dtype)
+    filled = filled_boxes(maps)
+    assert filled.dtype == dtype
+    assert filled.shape == maps.shape
+    for limit in range(9):
+        for one, found in zip(maps.flatten(0, 1), filled.flatten(0, 1), strict=True):
+            x0, y0, x1, y1 = box((one >= limit).numpy())
+            expected = torch.zeros(size, dtype=torch.bool)
+            expected[y0:y1, x0:x1] = True
+            assert torch.equal(found >= limit, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

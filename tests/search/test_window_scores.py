@@ -27,24 +27,26 @@ def test_the_score_is_that_of_probability_times_map() -> None:
     settings = replace(SHORT, folds=0, refinement=None, augmentations=(), views=(Augmentation(),))
     recipe = search_recipe(model, data, ["act"], settings=settings).recipe
     data = data.with_predictions(model)
-    found = window_scores(model, recipe, data, settings)
+    scores, smallest_object = window_scores(model, recipe, data, settings)
+    gates, thresholds = (list(dict.fromkeys(values)) for values in zip(*scores, strict=True))
+    assert list(scores) == [(gate, threshold) for gate in gates for threshold in thresholds]
     result = recipe.bind(model)(data.images, data.classes)
     p = result.probabilities[range(8), data.classes]
     positives = ~data.negatives
-    assert found.gates[0] == recipe.gate
+    assert gates[0] == recipe.gate
     lost = torch.tensor([0, 0.05, 0.1, 0.25, 0.5]).double()
     quantiles = p[positives].double().quantile(lost)
-    assert len(found.gates) > 1
-    assert all(float((quantiles - gate).abs().min()) < 1e-6 for gate in found.gates[1:])
-    assert list(found.gates) == sorted(found.gates)
-    for g, gate in enumerate(found.gates):
+    assert len(gates) > 1
+    assert all(float((quantiles - gate).abs().min()) < 1e-6 for gate in gates[1:])
+    assert gates == sorted(gates)
+    for gate in gates:
         for t, threshold in ((3, 0.11), (13, 0.41)):
-            assert found.thresholds[t] == threshold
+            assert thresholds[t] == threshold
             masks = (result.maps * p[:, None, None] >= threshold) & (p >= gate)[:, None, None]
             pooled = sum(
                 confusion_matrix(mask.long(), truth, 2)
                 for mask, truth in zip(masks, data.masks, strict=True)
             )
             expected = float(foreground_iou(pooled))
-            assert float(found.scores[g, t]) == pytest.approx(expected, abs=2e-3)
-    assert found.smallest_object == pytest.approx(0.5 * 144 / 32**2)
+            assert scores[gate, threshold] == pytest.approx(expected, abs=2e-3)
+    assert smallest_object == pytest.approx(0.5 * 144 / 32**2)

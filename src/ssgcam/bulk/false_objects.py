@@ -6,7 +6,7 @@ of its mask is a false one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,9 +27,7 @@ def choose_window_rule(
     recipe: Recipe,
     photos: Sequence[Path],
     windows: Windows,
-    gates: Sequence[float],
-    thresholds: Sequence[float],
-    scores: Tensor,
+    scores: Mapping[tuple[float, float], float],
     smallest_object: float,
     *,
     allowed: float = 0.1,
@@ -45,9 +43,7 @@ def choose_window_rule(
         recipe: For one class.
         photos: Photos without the object.
         windows: Over the photos.
-        gates: ``[G]``, ascending.
-        thresholds: ``[T]``, ascending.
-        scores: ``[G, T]``, of each rule on labeled windows.
+        scores: The score on labeled windows of each rule, a gate and a threshold.
         smallest_object: The largest area that may be called too small, as a share of a window.
         allowed: False objects for each photo, as a mean.
         batch_size: Windows in each pass of the network.
@@ -68,27 +64,23 @@ def choose_window_rule(
         raise SsgcamError("there are no photos without the object; give a folder that holds some")
     rule = MaskRule(recipe.classes, gate=0.0, windows=windows)
     segmenter = Segmenter(model, rule, recipe.bind(model), images_at_once=batch_size)
-    sizes: dict[tuple[float, float], list[int]] = {
-        (gate, threshold): [] for gate in gates for threshold in thresholds
-    }
+    gates = sorted({gate for gate, _ in scores})
+    sizes: dict[tuple[float, float], list[int]] = {each: [] for each in scores}
     for path in photos:
-        by_gate = scores_by_gate(segmenter, model.preprocessing.read(path), gates)
-        for gate, score in zip(gates, by_gate, strict=True):
-            for threshold in thresholds:
-                found = object_sizes(pipeline.threshold(score, threshold))
-                sizes[gate, threshold] += found
-                if not found:
-                    break  # nor at a higher threshold
+        of_photo = scores_by_gate(segmenter, model.preprocessing.read(path), gates)
+        by_gate = dict(zip(gates, of_photo, strict=True))
+        for (gate, threshold), found in sizes.items():
+            found.extend(object_sizes(pipeline.threshold(by_gate[gate], threshold)))
         progress(1)
     largest = max(1, int(smallest_object * windows.side**2))
     keep = int(allowed * len(photos) + 1e-9)  # so many false objects may stay
     rules = []
-    for (rule_of, found), value in zip(sizes.items(), scores.flatten().tolist(), strict=True):
+    for rule_of, found in sizes.items():
         found.sort(reverse=True)
         needed = found[keep] + 1 if len(found) > keep else 1
         least = min(needed, largest)
         left = sum(size >= least for size in found)
-        rank = min(keep - left, 0), value, -least
+        rank = min(keep - left, 0), scores[rule_of], -least
         rules.append((rank, *rule_of, least, left / len(photos)))
     _, gate, threshold, least, rate = max(rules)
     return WindowRule(

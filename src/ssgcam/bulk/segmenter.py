@@ -183,7 +183,7 @@ class Segmenter:
             and result.classes.ndim == 1
             and not self.rule.windows
         ):
-            unusual = self.explainer.unusual(images, result)
+            unusual = self.explainer.unusual(result)
         shape = len(images), -1
         classes, probabilities = result.classes.view(shape), result.class_probabilities.view(shape)
         maps = result.maps.view(*classes.shape, *result.maps.shape[-2:])

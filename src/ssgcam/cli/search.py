@@ -207,7 +207,7 @@ def _window_rule(
     from ssgcam.search.window_scores import window_scores
 
     labeled = calibration.with_predictions(model, settings.batch_size)
-    on_labeled = window_scores(model, recipe, labeled, settings)
+    scores, smallest_object = window_scores(model, recipe, labeled, settings)
     title, hidden = "photos without the object", None if output.style.progress else True
     with tqdm(total=len(photos), desc=title, disable=hidden) as bar:
         rule = choose_window_rule(
@@ -215,10 +215,8 @@ def _window_rule(
             recipe,
             photos,
             windows,
-            on_labeled.gates,
-            on_labeled.thresholds,
-            on_labeled.scores,
-            on_labeled.smallest_object,
+            scores,
+            smallest_object,
             allowed=allowed,
             batch_size=settings.batch_size,
             progress=bar.update,

@@ -112,14 +112,12 @@ def mask_losses(maps: Tensor, masks: Tensor, gate_open: Tensor | None = None) ->
     return losses
 
 
-def group_means(losses: Tensor, groups: Sequence[Hashable] | None) -> Tensor:
-    """Mean losses ``[G, ...]`` of each group of images ``[N, ...]``; None: each image is its own group.
+def group_means(losses: Tensor, groups: Sequence[Hashable]) -> Tensor:
+    """Mean losses ``[G, ...]`` of each group of images ``[N, ...]``.
 
     Raises:
         SsgcamError: If the counts differ.
     """
-    if groups is None:
-        return losses
     check_count(len(losses), "images", groups, "groups")
     names = dict.fromkeys(groups)
     rows = {name: [k for k, own in enumerate(groups) if own == name] for name in names}
@@ -172,32 +170,27 @@ def choose_guarantee(losses: Tensor, alpha: float) -> Thresholds:
     return Thresholds(float(GRID[int(outer.nonzero().max())]), smallest)
 
 
-def check_splits(
-    losses: Tensor, alpha: float, *, splits: int = 200, test_share: float = 0.5, seed: int = 0
-) -> SplitCheck:
-    """Choose thresholds on random parts of the units and measure the losses on the others.
+def check_splits(losses: Tensor, alpha: float, *, splits: int = 200, seed: int = 0) -> SplitCheck:
+    """Choose thresholds on random halves of the units and measure the losses on the others.
 
     Args:
         losses: ``[G, 3, 1001]`` as for :func:`choose_guarantee`.
         alpha: The limit.
         splits: How many random splits.
-        test_share: The share of the units that tests, in (0, 1).
         seed: Of the splits.
 
     Returns:
         Mean test losses and the width of the undecided band.
 
     Raises:
-        SsgcamError: If there are fewer than 2 units, a setting is out of range, or every split is
-            refused.
+        SsgcamError: If there are fewer than 2 units, no split is asked for, or every split is refused.
     """
     units = len(losses)
     check(
-        units >= 2 and splits >= 1 and 0 < test_share < 1,
-        f"{splits} splits of {units} groups with a test share of {test_share:g} can't be made; "
-        "pass at least 1, at least 2 and a share between 0 and 1",
+        units >= 2 and splits >= 1,
+        f"{splits} splits of {units} groups can't be made; pass at least 1 split and 2 groups",
     )
-    tested = min(units - 1, max(1, round(test_share * units)))
+    tested = round(units / 2)
     generator = torch.Generator().manual_seed(seed)
     rows, refusal = [], ""
     for _ in range(splits):

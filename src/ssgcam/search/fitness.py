@@ -117,10 +117,7 @@ def sweep_thresholds(
         kind: ``"box"`` compares boxes, the others compare pixels.
     """
     if kind == "box":
-        limits = THRESHOLDS[:, None, None]
-        columns, rows = (maps.amax(axis) >= limits for axis in (1, 2))
-        areas = box_areas(boxes_of(columns, rows), mask_boxes(masks == 1))
-        return ThresholdSweep(*areas, torch.full((len(maps),), maps[0].numel()), probabilities)
+        maps, masks = filled_boxes(maps), filled_boxes((masks == 1).byte())
     labels = torch.where(masks == 255, -1, (masks == 1).long())
     hit, predicted, true, valid = threshold_counts(score_histogram(maps, labels, THRESHOLDS))
     return ThresholdSweep(hit[:, 1:].T.int(), predicted[:, 1:].T.int(), true, valid, probabilities)
@@ -173,26 +170,22 @@ def choose_cut(
     return Cut(float(THRESHOLDS[index].double()), float(gates[column]), float(best[column]))
 
 
-def boxes_of(columns: Tensor, rows: Tensor) -> Tensor:
-    """Smallest boxes around the used columns ``[..., w]`` and rows ``[..., h]`` (bool).
+def filled_boxes(maps: Tensor) -> Tensor:
+    """Maps whose mask at every threshold is the smallest box around the mask of the given maps.
+
+    A column reaches the threshold if it lies between the first and the last column whose largest value
+    does; rows likewise.
+
+    Args:
+        maps: ``[..., h, w]`` of any real type.
 
     Returns:
-        ``[..., 4]`` float64: x0, y0, x1, y1, of which x1 and y1 are exclusive; zeros if nothing is used.
+        The same shape and type.
     """
-    first = [used.int().argmax(-1) for used in (columns, rows)]
-    last = [used.shape[-1] - used.flip(-1).int().argmax(-1) for used in (columns, rows)]
-    return torch.stack(first + last, -1).double() * columns.any(-1, keepdim=True)
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Smallest boxes around the pixels of masks ``[..., h, w]`` (bool): ``[..., 4]``."""
-    return boxes_of(masks.any(-2), masks.any(-1))
-
-
-def box_areas(predicted: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Areas of the intersection, of boxes ``[..., N, 4]`` and of boxes ``[N, 4]``."""
-    low = torch.maximum(predicted[..., :2], true[..., :2])
-    high = torch.minimum(predicted[..., 2:], true[..., 2:])
-    shared = (high - low).clamp_min(0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (predicted, true)]
-    return shared, areas[0], areas[1]
+    lines = []
+    for axis in (-1, -2):
+        line = maps.amax(-3 - axis, keepdim=True)
+        from_first = line.cummax(axis).values
+        from_last = line.flip(axis).cummax(axis).values.flip(axis)
+        lines.append(torch.minimum(from_first, from_last))
+    return torch.minimum(*lines)

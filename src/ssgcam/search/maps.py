@@ -137,7 +137,7 @@ def apply_recipe(
         result = bound(images, data.classes[part].to(images.device))
         maps.append(pipeline.resize(result.maps.float().cpu(), data.mask_size))
         probabilities.append(result.class_probabilities.float().cpu())
-        statistics.append(bound.statistics(images, result))
+        statistics.append(bound.statistics(result))
     of_all, of_class = torch.cat(maps), torch.cat(probabilities)
     is_open = of_class >= recipe.gate
     masks = pipeline.threshold(of_all, recipe.threshold) & is_open[:, None, None]

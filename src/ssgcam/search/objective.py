@@ -61,6 +61,7 @@ class Objective:
 
     Masks are compared at the working size: each cell holds how many object and valid pixels of the
     labeled mask lie in it, as if the predicted mask were enlarged (nearest) to the labeled mask's size.
+    For ``"box"`` the smallest boxes around the masks take their place; every pixel is valid.
 
     Args:
         cache: The maps.
@@ -92,11 +93,12 @@ class Objective:
         self.layers = len(cache.layers)
         self.probabilities = data.probabilities[self.rows].double()
         masks, size = data.masks[self.rows], cache.size
-        sides = [masks.shape[-1] / size[1], masks.shape[-2] / size[0]]  # of a cell, in pixels
+        area = masks.shape[-1] * masks.shape[-2] / (size[0] * size[1])  # of a cell, in pixels
+        if kind == "box":
+            masks = scores.filled_boxes((masks == 1).byte())
         planes = torch.stack([masks == 1, masks != 255], 1).float()
         #: ``[n, 2, cells]``: object and valid pixels in each cell.
-        self.pixels = F.adaptive_avg_pool2d(planes, size).flatten(2) * (sides[0] * sides[1])
-        self.boxes = scores.mask_boxes(masks == 1) / torch.tensor(sides * 2, dtype=torch.float64)
+        self.pixels = F.adaptive_avg_pool2d(planes, size).flatten(2) * area
         layer_bounds = [(0, 1), (MIN_WEIGHT, 1), (0, len(cache.grid) - 1)]
         self.bounds = [*layer_bounds * self.layers, THRESHOLD_RANGE, (0, 1)]
         self.integrality = [*[True, False, True] * self.layers, False, False]
@@ -131,20 +133,16 @@ class Objective:
         used, places = torch.unique(rows, return_inverse=True)
         starts = active.sum(1).cumsum(0) - active.sum(1)
         weights, limits = candidates.weights[active].float(), candidates.thresholds.float()
-        counts, boxes = [], []
+        counts = []
         for n, image in enumerate(self.rows):
             maps = self.cache.values[image].index_select(0, used).float()
             fused = F.embedding_bag(places, maps, starts, mode="sum", per_sample_weights=weights)
             peaks = fused.amax(1)
             inside = fused.ge_(torch.where(peaks > 0, peaks * limits, torch.inf)[:, None])
             if self.kind == "box":
-                boxes.append(scores.mask_boxes(inside.view(-1, *self.cache.size) > 0))
-            else:
-                counts.append(self.pixels[n] @ inside.T)
+                inside = scores.filled_boxes(inside.view(-1, *self.cache.size)).flatten(1)
+            counts.append(self.pixels[n] @ inside.T)
         true, valid = self.pixels.double().sum(2).T
-        if self.kind == "box":
-            areas = scores.box_areas(torch.stack(boxes, 1), self.boxes)
-            return scores.confusions(*areas, valid)
         hit, predicted = torch.stack(counts).double().permute(1, 2, 0)
         return scores.confusions(hit, predicted, true, valid)
 

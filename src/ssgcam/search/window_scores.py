@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
 from ssgcam.models import LoadedModel
 from ssgcam.recipe import Recipe
@@ -24,29 +21,12 @@ SMALLEST_SHARE = 0.5
 SMALL_OBJECT = 0.05
 
 
-@dataclass(frozen=True, eq=False)
-class WindowScores:
-    """Scores of a recipe on labeled windows.
-
-    Attributes:
-        gates: ``[G]``, ascending; the first is the recipe's.
-        thresholds: ``[T]``, ascending.
-        scores: ``[G, T]``, see ``search.fitness``.
-        smallest_object: The largest area that may be called too small, as a share of a window.
-    """
-
-    gates: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    scores: Tensor
-    smallest_object: float
-
-
 def window_scores(
     model: LoadedModel,
     recipe: Recipe,
     data: CalibrationSet,
     settings: SearchSettings,
-) -> WindowScores:
+) -> tuple[dict[tuple[float, float], float], float]:
     """Score gates and thresholds by the rule of a single window: probability times map.
 
     Args:
@@ -54,15 +34,22 @@ def window_scores(
         recipe: A recipe for it.
         data: Labeled windows with predictions.
         settings: Fitness and batch size.
+
+    Returns:
+        The score of each gate and threshold; and the largest area that may be called too small, as a
+        share of a window.
     """
     found = apply_recipe(model, recipe, data, settings.batch_size)
     positives = ~data.negatives
     lost = 1 - torch.tensor(KEPT, dtype=torch.float64)
     quantiles = found.probabilities[positives].double().quantile(lost).tolist()
-    gates = tuple(sorted({recipe.gate, *(gate for gate in quantiles if gate > recipe.gate)}))
+    gates = sorted({recipe.gate, *(gate for gate in quantiles if gate > recipe.gate)})
     maps = found.maps * found.probabilities[:, None, None]
     sweep = sweep_thresholds(maps, data.masks, found.probabilities, settings.fitness)
-    scores = [[float(fitness(sweep.at(t, g), settings.fitness)) for t in THRESHOLDS] for g in gates]
+    scores = {
+        (gate, threshold): float(fitness(sweep.at(threshold, gate), settings.fitness))
+        for gate in gates
+        for threshold in THRESHOLDS
+    }
     areas = (data.masks[positives] == 1).flatten(1).double().mean(1)
-    smallest = SMALLEST_SHARE * float(areas.quantile(SMALL_OBJECT))
-    return WindowScores(gates, THRESHOLDS, torch.tensor(scores), smallest)
+    return scores, SMALLEST_SHARE * float(areas.quantile(SMALL_OBJECT))
