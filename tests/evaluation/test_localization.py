@@ -72,7 +72,7 @@ def test_scores_equal_the_metrics_on_maps_of_cam(samples, found, method, title, 
     masks = [fill_boxes(b, *size) for b, size in zip(boxes, sizes, strict=True)]
     groups = [sample.group for sample in samples]
     by_box, by_pixel = box_hits(maps, boxes, sizes), pxap_histograms(maps, masks)
-    gt_known, top1, top5 = mean(localization_hits(maps, boxes, sizes, logits, labels, 0.3))
+    gt_known, top1, top5 = mean(localization_hits(by_box, logits, labels, 0.3))
     hits = peak_hits(maps, [near_object(mask) for mask in masks])
     by_class = [hits[labels == label].mean() for label in labels.unique()]
     expected = {

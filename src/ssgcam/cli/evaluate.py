@@ -76,7 +76,7 @@ class ExtraOptions(ExampleOptions):
 class LocalizationOptions(ExtraOptions):
     """Options of ``evaluate localization``."""
 
-    tau: float = option(0.15, "Fixed threshold of GT-known, Top-1 and Top-5 localization.")
+    tau: float = option(0.15, "Fixed threshold of GT-known, Top-1 and Top-5 Loc, rounded to 0.001.")
 
 
 @dataclass(frozen=True, kw_only=True)
