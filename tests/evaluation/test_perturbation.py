@@ -103,9 +103,9 @@ def test_scores_equal_the_metrics_on_maps_of_cam(samples, place, labeled):
         assert found.score("LayerCAM", place, metric).value == pytest.approx(value, abs=1e-5), (
             metric
         )
-    lines = {line.label: line for c in found.charts for line in c.plots[place] if "blur" in c.name}
+    (chart,) = [chart for chart in found.charts if "blur" in chart.name]
     accuracy = float((logits.argmax(1) == labels).double().mean())
-    assert lines["LayerCAM"].y == pytest.approx(
+    assert chart.plots[place]["LayerCAM"][1] == pytest.approx(
         [accuracy, *(accuracy - d for d in blurred[0, 0].tolist())]
     )
 
@@ -231,6 +231,6 @@ def test_road_equals_the_metric(samples, place):
     assert {chart.name for chart in found.charts} == {
         "perturbation_road_morf", "perturbation_road_lerf"
     }  # fmt: skip
-    line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
-    assert line.y == pytest.approx(parts[:, 0].mean(0).tolist(), abs=1e-6)
+    _, answers = found.charts[0].plots[place]["LayerCAM"]
+    assert answers == pytest.approx(parts[:, 0].mean(0).tolist(), abs=1e-6)
     assert "linear imputation of 10% to 90%" in found.facts["ROAD"]

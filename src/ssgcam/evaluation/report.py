@@ -36,16 +36,6 @@ DIFFERENCES = (
 
 
 @dataclass(frozen=True)
-class Series:
-    """One line of a chart."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
 class Chart:
     """Lines, in one small plot for each choice of layers.
 
@@ -54,14 +44,16 @@ class Chart:
         title: Above it.
         x_label: Under the axis.
         y_label: Beside the axis.
-        plots: Title of each small plot -> its lines.
+        plots: Title of each small plot -> label of each line -> its x values and y values.
+        dashed: Label of the lines that are dashed.
     """
 
     name: str
     title: str
     x_label: str
     y_label: str
-    plots: dict[str, tuple[Series, ...]]
+    plots: dict[str, dict[str, tuple[list[float], list[float]]]]
+    dashed: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,14 +220,12 @@ def curve_chart(
         title: Above it.
         labels: Of the x axis and the y axis.
         curves: The source, the x values and the y values of each line.
-        dashed: Title of the method whose lines are dashed.
+        dashed: Label of the lines that are dashed.
     """
-    plots: dict[str, tuple[Series, ...]] = {}
+    chart = Chart(name, title, *labels, {}, dashed)
     for source, x, y in curves:
-        values = tuple(x.tolist()), tuple(y.tolist())
-        line = Series(source.method, *values, dashed=source.method == dashed)
-        plots[source.layers] = (*plots.get(source.layers, ()), line)
-    return Chart(name, title, *labels, plots)
+        chart.plots.setdefault(source.layers, {})[source.method] = x.tolist(), y.tolist()
+    return chart
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -276,7 +266,7 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
 
 def chart_figure(chart: Chart) -> Figure:
     """A chart: one small plot for each choice of layers, one color for each label."""
-    labels = list(dict.fromkeys(line.label for lines in chart.plots.values() for line in lines))
+    labels = list(dict.fromkeys(label for lines in chart.plots.values() for label in lines))
     palette = colormaps["tab10" if len(labels) <= 10 else "tab20"]
     columns = min(COLUMNS, len(chart.plots))
     rows = -(-len(chart.plots) // columns)
@@ -285,13 +275,12 @@ def chart_figure(chart: Chart) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     handles: dict[str, Artist] = {}
     for axes, (title, lines) in zip(grid.flat, chart.plots.items(), strict=False):
-        for line in lines:
-            number = labels.index(line.label)
-            color = "0.4" if line.dashed else palette(number % palette.N)
+        for label, (x, y) in lines.items():
+            number, dashed = labels.index(label), label == chart.dashed
+            color = "0.4" if dashed else palette(number % palette.N)
             width = max(0.8, 2.8 - 0.25 * number)  # lines under others stay visible
-            style = "--" if line.dashed else "-"
-            (drawn,) = axes.plot(line.x, line.y, style, color=color, linewidth=width)
-            handles.setdefault(line.label, drawn)
+            (drawn,) = axes.plot(x, y, "--" if dashed else "-", color=color, linewidth=width)
+            handles.setdefault(label, drawn)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(chart.x_label, fontsize=8)
         axes.tick_params(labelbottom=True, labelsize=8)
