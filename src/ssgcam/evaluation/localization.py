@@ -18,8 +18,8 @@ from torch import Tensor
 from ssgcam import metrics
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
-from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
+from ssgcam.evaluation.report import Chart, Drawn, Evaluation, curve_chart
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics import SCORES, TAUS
 from ssgcam.metrics.checks import check
@@ -129,7 +129,7 @@ def evaluate_localization(
     read = partial(_truth, samples=samples, masked=masked)
     table = run.accumulate(items, read, score, tau)
 
-    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, truth: Truth) -> Picture:
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, truth: Truth) -> Drawn:
         values = found.maps[source][k, 0]
         return values, [_box(values, table.total(source, "boxes")[0])] if boxed else [], None
 

@@ -21,8 +21,8 @@ from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
-from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
+from ssgcam.evaluation.report import Chart, Drawn, Evaluation, curve_chart
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
@@ -150,7 +150,7 @@ def evaluate_perturbation(
         items, no_extra, score, measures, areas, sigma, steps, control, pooled=["curves"]
     )
 
-    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Picture:
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Drawn:
         values = found.maps[source][k, 0]
         fitted = metrics.fit_maps(values[None], height, width)
         return values, [], metrics.top_pixels(fitted, height * width // 5, settings.seed)[0]

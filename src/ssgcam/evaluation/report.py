@@ -29,6 +29,8 @@ from ssgcam.report.html import Table
 from ssgcam.report.panel import Cell, panel
 
 COLUMNS = 3
+#: A map ``[h, w]`` of an example, predicted boxes as shares of the sides, and the predicted mask.
+Drawn = tuple[Tensor | None, Sequence[Sequence[float]], Tensor | None]
 LONGEST = 640  # longer side of a photo in the panel, in pixels
 DIFFERENCES = (
     "Difference from the best rival, paired (positive: higher; open: the interval contains zero)"
@@ -302,24 +304,18 @@ def map_overlay(photo: Image.Image, values: Tensor) -> Image.Image:
     return overlay(photo, scaled.nan_to_num(0.0).clamp(0, 1).numpy())
 
 
-def example_cell(
-    photo: Image.Image,
-    title: str,
-    caption: str,
-    maps: Tensor | None,
-    boxes: Iterable[Sequence[float]],
-    mask: Tensor | None,
-) -> Cell:
+def example_cell(photo: Image.Image, title: str, caption: str, drawn: Drawn) -> Cell:
     """A cell of the panel of examples.
 
     Args:
         photo: The photo.
         title: Above it.
         caption: Below it.
-        maps: A map ``[h, w]``, not negative, to draw over the photo; or None.
-        boxes: Corners x0, y0, x1, y1 as shares of the photo's sides.
-        mask: ``[H, W]`` bool of any size, to outline; or None.
+        drawn: A map ``[h, w]``, not negative, to draw over the photo, or None; boxes, as x0, y0, x1,
+            y1 in shares of the photo's sides; and a mask ``[H, W]`` bool of any size, to outline, or
+            None.
     """
+    maps, boxes, mask = drawn
     picture = photo if maps is None else map_overlay(photo, maps)
     sides = (*photo.size, *photo.size)
     scaled = [tuple(round(c * s) for c, s in zip(box, sides, strict=True)) for box in boxes]

@@ -35,7 +35,7 @@ from ssgcam.evaluation.maps import (
     MapSource,
     MethodsCompared,
 )
-from ssgcam.evaluation.report import LONGEST, Evaluation, example_cell
+from ssgcam.evaluation.report import LONGEST, Drawn, Evaluation, example_cell
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.files import written_whole
 from ssgcam.fingerprint import parameter_hash
@@ -49,8 +49,6 @@ from ssgcam.threads import ahead
 from ssgcam.version import __version__
 
 Extra = TypeVar("Extra")
-#: A map ``[h, w]`` of an example, predicted boxes as shares of the sides, and the predicted mask.
-Picture = tuple[Tensor | None, Sequence[Sequence[float]], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -316,7 +314,7 @@ class Run:
         self,
         items: Sequence[Item],
         read: Callable[[Item, Image.Image], Extra],
-        draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Picture],
+        draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Drawn],
         truth: Callable[[Extra], Tensor] | None = None,
     ) -> Iterator[list[Cell]]:
         """A row of cells for each of a few items: the truth, then one map of each method.
@@ -350,10 +348,10 @@ class Run:
                         for x0, y0, x1, y1 in item.sample.boxes
                     ]
                     outline = truth(extra) if truth else None
-                    row = [example_cell(photo, title, "", None, boxes, outline)]
+                    row = [example_cell(photo, title, "", (None, boxes, outline))]
                     for source in shown:
                         drawn = draw(found, source, k, item, extra)
-                        row.append(example_cell(photo, source.method, source.layers, *drawn))
+                        row.append(example_cell(photo, source.method, source.layers, drawn))
                     yield row
 
     def class_title(self, index: int) -> str:
