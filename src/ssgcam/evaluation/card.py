@@ -7,7 +7,7 @@ photos, a plain recommendation, and pictures of every layer's map.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -25,17 +25,17 @@ from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
-from ssgcam.evaluation.maps import MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared, MethodSpec
 from ssgcam.evaluation.perturbation import evaluate_perturbation
 from ssgcam.evaluation.randomization import evaluate_sanity
-from ssgcam.evaluation.report import Evaluation, map_overlay
-from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited
+from ssgcam.evaluation.report import Drawn, Evaluation
+from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited, no_extra
 from ssgcam.evaluation.scores import Score
 from ssgcam.files import write_json, write_png
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
-from ssgcam.report.panel import Cell, panel
+from ssgcam.report.panel import panel
 
 #: Ours, which tells classes apart or finds the object, and five first-order methods.
 CARD_METHODS = (
@@ -43,8 +43,8 @@ CARD_METHODS = (
 )  # fmt: skip
 #: Layers of a card by default.
 CARD_LAYERS = 6
-#: Photos whose maps are shown, and the longer side of each, in pixels.
-SHOWN, SIDE = 3, 320
+#: Photos whose maps are shown.
+SHOWN = 3
 #: Probabilities that photos of a mosaic must have if too few reach the usual one.
 FALLBACKS = (0.5, 0.0)
 #: Column of the table -> evaluation and metric; ``weights`` is in the JSON file only.
@@ -243,7 +243,7 @@ def evaluate_card(
         len(given),
         f"no photo of '{given.root}' can be used; with labels and masks, a photo needs both",
     )
-    run = Run("card", model, given, compared, settings)
+    run = Run("card", model, given, compared, replace(settings, examples=SHOWN))
     index = run.class_index(classes)
     samples = _labeled(run, given, index)
     notes = []
@@ -283,15 +283,17 @@ def evaluate_card(
         "intervals": found["sanity"].facts["intervals"],
         "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
     }  # fmt: skip
-    explained = [*_overlays(run, samples)]
-    first = [source for source in run.sources if source.method == specs[0].title]
+    items = [Item(sample, (), sample.labels) for sample in limited(samples, SHOWN)]
+    titles = [f"{item.sample.name}: {run.class_title(item.classes[0])}" for item in items]
+    explained = [*run.examples(items, no_extra, _draw, sources=run.sources)]
     pictures = []
-    for title, photo, maps in explained:
-        shown = [Picture(photo, "photo"), *(Picture(maps[s], s.layers) for s in first)]
+    for title, (photo, *cells) in zip(titles, explained, strict=True):
+        shown = [Picture(cell.image, cell.caption) for cell in cells[: len(names)]]  # first method
+        shown.insert(0, Picture(photo.image, "photo"))
         pictures.append(Gallery(f"Layers on {title}", shown, f"Maps by {specs[0].title}."))
-    title, _, maps = explained[0]
-    rows = [[Cell(maps[MapSource(s.title, layer)], s.title) for s in specs] for layer in names]
-    sheet = panel(rows, title=title, row_titles=names, cell_width=1.6)
+    cells = [replace(cell, caption="") for cell in explained[0][1:]]
+    rows = [cells[k :: len(names)] for k in range(len(names))]
+    sheet = panel(rows, title=titles[0], row_titles=names, cell_width=1.6)
     return NetworkCard(
         model.name, lines, tuple(dict.fromkeys(notes)), facts, tuple(pictures), sheet
     )
@@ -370,20 +372,5 @@ def _costs(model: LoadedModel, compared: MethodsCompared, noise: Tensor) -> dict
     return costs
 
 
-def _overlays(
-    run: Run, samples: SampleSet
-) -> Iterator[tuple[str, Image.Image, dict[MapSource, Image.Image]]]:
-    """Title, small photo, and the photo under each map, of a few photos."""
-    mapping = run.class_mapping(samples, None)
-    for sample in limited(samples, SHOWN):
-        photo = run.model.preprocessing.read(sample.image)
-        inputs = run.model.preprocessing([photo]).to(run.device)
-        index = mapping[sample.labels[0]]
-        found = run.explainer(inputs, torch.tensor([[index]], device=run.device)).maps
-        photo.thumbnail((SIDE, SIDE))
-        title = f"{sample.name}: {run.class_title(index)}"
-        yield (
-            title,
-            photo,
-            {source: map_overlay(photo, maps[0, 0]) for source, maps in found.items()},
-        )
+def _draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Drawn:
+    return found.maps[source][k, 0], [], None

@@ -316,18 +316,20 @@ class Run:
         read: Callable[[Item, Image.Image], Extra],
         draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Drawn],
         truth: Callable[[Extra], Tensor] | None = None,
+        sources: Sequence[MapSource] = (),
     ) -> Iterator[list[Cell]]:
-        """A row of cells for each of a few items: the truth, then one map of each method.
+        """A row of cells for each of a few items: the truth, then the maps.
 
         Args:
             items: All items, of which a few are shown.
             read: As for :meth:`accumulate`.
             draw: From maps, a source, and index, item and extra of an image to what is drawn.
             truth: From an extra to the true mask ``[H, W]``.
+            sources: The maps to show; if empty, one of each of the first methods, and the recipe's.
         """
         last = {source.method: source for source in self.sources}
         recipe = last.pop(RECIPE, None)
-        shown = [*list(last.values())[:7], *([recipe] if recipe else [])]
+        shown = sources or [*list(last.values())[:7], *([recipe] if recipe else [])]
         some = spread(items, self.settings.examples)
         starts = range(0, len(some), self.settings.batch_size)
         own, names = self.samples.class_names, self.model.class_names
