@@ -6,7 +6,6 @@ photos, a plain recommendation, and pictures of every layer's map.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -272,17 +270,9 @@ def evaluate_card(
     costs = _costs(model, compared, noise.to(run.device))
     lines = tuple(_line(source, found, costs[source]) for source in run.sources if source in costs)
     notes += [note for each in found.values() for note in each.notes]
-    facts = {
-        "network": model.name,
-        "photos": f"{len(samples)} of '{samples.root.name}'",
-        "layers": ", ".join(names),
-        **{f"{task}, images": each.facts["images"] for task, each in found.items()},
-        "sanity": found["sanity"].facts["threshold"],
-        "stages": found["sanity"].facts["stages"],
-        "seed": str(settings.seed),
-        "intervals": found["sanity"].facts["intervals"],
-        "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
-    }  # fmt: skip
+    facts = found["sanity"].facts | {"photos": f"{len(samples)} of '{samples.root.name}'"}
+    del facts["images"], facts["explained class"]  # of the sanity check alone
+    facts |= {f"{task}, images": each.facts["images"] for task, each in found.items()}
     items = [Item(sample, (), sample.labels) for sample in limited(samples, SHOWN)]
     titles = [f"{item.sample.name}: {run.class_title(item.classes[0])}" for item in items]
     explained = [*run.examples(items, no_extra, _draw, sources=run.sources)]
