@@ -175,16 +175,7 @@ class NetworkCard:
         return {
             "network": self.network,
             "recommendation": self.recommendation(),
-            "lines": [
-                {
-                    "method": line.method,
-                    "layer": line.layer,
-                    "sanity": line.verdict,
-                    "milliseconds": line.milliseconds,
-                    "scores": {name: asdict(score) for name, score in line.scores.items()},
-                }
-                for line in self.lines
-            ],
+            "lines": [{**asdict(line), "sanity": line.verdict} for line in self.lines],
             "notes": list(self.notes),
             "facts": self.facts,
         }
