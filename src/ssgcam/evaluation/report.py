@@ -156,17 +156,11 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the examples, as plain values."""
-        return {
-            "task": self.task,
-            "facts": self.facts,
-            "scores": [asdict(score) for score in self.scores],
-            "differences": [{**asdict(d), "verdict": d.verdict} for d in self.differences],
-            "tables": [
-                {"title": t.title, "header": t.columns, "rows": t.rows} for t in self.tables
-            ],
-            "charts": [asdict(chart) for chart in self.charts],
-            "notes": list(self.notes),
-        }
+        content = asdict(replace(self, examples=()))
+        del content["examples"], content["legend"]
+        for row, difference in zip(content["differences"], self.differences, strict=True):
+            row["verdict"] = difference.verdict
+        return content
 
 
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
