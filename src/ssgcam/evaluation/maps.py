@@ -15,12 +15,10 @@ from torch import Tensor
 
 from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
-from ssgcam.core.fast import Computation
 from ssgcam.core.layers import resolve
 from ssgcam.core.methods import METHODS, Method, method_of
-from ssgcam.core.network import unwrap
 from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
-from ssgcam.core.signals import Needs, signals_of
+from ssgcam.core.signals import signals_of
 from ssgcam.core.target import Others, Scalar, compared_classes, logits_and_classes
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.checks import check
@@ -182,14 +180,13 @@ class Explainer:
         sources: Where the maps come from, the recipe last.
         recipe: The bound recipe, or None.
         target: What is differentiated in the backward pass that methods share.
-        computation: How the network is run, in words.
+        cam: The method that needs the most derivatives; its passes of the network serve the others.
 
     Raises:
         SsgcamError: If a layer doesn't exist or the recipe doesn't fit.
     """
 
     def __init__(self, model: LoadedModel, compared: MethodsCompared, fast: bool = False) -> None:
-        self.network = unwrap(model.network)
         self.methods = compared.methods
         self.target, self.against = compared.target or TargetSettings(), compared.against
         layers = compared.layers
@@ -197,15 +194,18 @@ class Explainer:
         self.recipe: BoundRecipe | None = None
         if compared.recipe is not None:
             self.recipe = compared.recipe.bind(model, fast=fast)
-        self._computation = Computation(self.network, fast)
         self._separate = {
             spec: CAM(model, self.layers, spec.method, target=compared.target, fast=fast)
             for spec in self.methods
             if spec.definition.needs in ("curvature", "forward") or spec.definition.against
         }
-        shared = [spec.definition.needs for spec in self.methods if spec not in self._separate]
-        order: list[Needs] = ["activation", "first", "second"]
-        self._needs = max(shared, key=order.index, default=order[0])
+        cheapest = MethodSpec("activation_sum")  # if all methods run on their own
+        shared = [cheapest, *(spec for spec in self.methods if spec not in self._separate)]
+        order = ("activation", "first", "second")
+        most = max(shared, key=lambda spec: order.index(spec.definition.needs))
+        self.cam = CAM(
+            model, self.layers, most.method, ssg=most.ssg, target=compared.target, fast=fast
+        )
         places = [*self.layers] if compared.each else []
         if len(self.layers) > 1 and (compared.fused or not places):
             places.append(ALL_FUSED)
@@ -215,11 +215,6 @@ class Explainer:
             names = ", ".join(layer.name for layer in compared.recipe.layers)
             sources.append(MapSource(RECIPE, names))
         self.sources = tuple(sources)
-
-    @property
-    def computation(self) -> str:
-        """How the network is run: ``"exact"``, or what ``fast=True`` chose."""
-        return self._computation.description
 
     def __call__(self, images: Tensor, classes: Tensor | None = None) -> BatchMaps:
         """Explain a batch.
@@ -234,8 +229,7 @@ class Explainer:
         Raises:
             SsgcamError: If a class is out of range or the network's output isn't finite.
         """
-        twice = self._needs == "second" and self.target.second == "hutchinson"
-        captured = self._computation.capture(images, self.layers, double_backward=twice)
+        captured = self.cam.capture(images)
         _, top = logits_and_classes(captured.output, None, images, None)
         top = top[:, None]
         given = top if classes is None else torch.where(classes < 0, top, classes)
@@ -246,7 +240,7 @@ class Explainer:
         found: dict[MapSource, list[Tensor]] = {}
         for k, column in enumerate(classes.unbind(1), 1):
             scalar, more = Scalar(column, self.target, None, others), k < classes.shape[1]
-            signals = signals_of(captured, scalar, self._needs, size, retain_graph=more)
+            signals = signals_of(captured, scalar, self.cam.method.needs, size, retain_graph=more)
             for spec in self.methods:
                 if spec in self._separate:
                     cam = self._separate[spec]

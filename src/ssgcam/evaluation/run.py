@@ -375,7 +375,7 @@ class Run:
         }
         if compared.against is not None:
             facts["against"] = compared.against
-        facts["computation"] = explain.computation
+        facts["computation"] = explain.cam.computation
         if recipe is not None:
             facts["recipe"] = (
                 f"threshold {recipe.threshold:g}, gate {recipe.gate:g}, made for {recipe.network.name}"
