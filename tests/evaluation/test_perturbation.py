@@ -14,8 +14,8 @@ from ssgcam.data import read_samples
 from ssgcam.evaluation import (
     EvaluationSettings,
     MethodsCompared,
-    MethodSpec,
     evaluate_perturbation,
+    method_of,
 )
 from ssgcam.evaluation.maps import ALL_FUSED
 from ssgcam.metrics import (
@@ -30,7 +30,7 @@ from ssgcam.metrics import (
 )
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=30, seed=2)
-COMPARED = MethodsCompared((MethodSpec("layer_cam"), MethodSpec("hires_cam")), LAYERS)
+COMPARED = MethodsCompared((method_of("layer_cam"), method_of("hires_cam")), LAYERS)
 AREAS = (0.1, 0.4)
 
 
@@ -111,7 +111,7 @@ def test_scores_equal_the_metrics_on_maps_of_cam(samples, place, labeled):
 
 
 def test_blurring_the_detected_blob_lowers_its_probability(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act"])
     found = evaluate_perturbation(
         blobs(), samples, compared, measures=("blur",), areas=(0.4,), settings=SETTINGS
     )
@@ -125,7 +125,7 @@ def test_blurring_the_detected_blob_lowers_its_probability(samples):
 
 def test_the_best_rival_has_the_lowest_value_if_lower_is_better(samples):
     compared = MethodsCompared(
-        (MethodSpec(), MethodSpec("layer_cam"), MethodSpec("hires_cam")), ["act1"]
+        (method_of("ssg_cam"), method_of("layer_cam"), method_of("hires_cam")), ["act1"]
     )
     found = evaluate_perturbation(
         noise(), samples, compared, measures=("insertion_deletion",), steps=4, settings=SETTINGS

@@ -13,7 +13,7 @@ from ssgcam import CAM, Preprocessing
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.settings import SSGSettings
 from ssgcam.data import read_samples
-from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_segmentation
+from ssgcam.evaluation import EvaluationSettings, MethodsCompared, evaluate_segmentation, method_of
 from ssgcam.evaluation.maps import ALL_FUSED, RECIPE
 from ssgcam.metrics import (
     bootstrap_interval,
@@ -27,7 +27,7 @@ from ssgcam.metrics import (
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
 SETTINGS = EvaluationSettings(batch_size=3, resamples=50)
-COMPARED = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS)
+COMPARED = MethodsCompared((method_of("ssg_cam"), method_of("layer_cam")), LAYERS)
 PLACES = [*LAYERS, ALL_FUSED]
 
 
@@ -163,7 +163,7 @@ def test_the_curve_equals_a_loop_over_background_scores(tmp_path, place):
 def test_masks_of_a_network_that_detects_blobs_cover_them(tmp_path):
     samples = semantic(tmp_path / "s")
     found = evaluate_segmentation(
-        blobs(), samples, MethodsCompared((MethodSpec("layer_cam"),), ["act"]), settings=SETTINGS
+        blobs(), samples, MethodsCompared((method_of("layer_cam"),), ["act"]), settings=SETTINGS
     )
     assert found.score("LayerCAM", "act", "mIoU").value > 0.8
     assert not found.differences  # no rival

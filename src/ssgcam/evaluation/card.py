@@ -23,7 +23,7 @@ from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
-from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared, parse_method
 from ssgcam.evaluation.perturbation import evaluate_perturbation
 from ssgcam.evaluation.randomization import evaluate_sanity
 from ssgcam.evaluation.report import Drawn, Evaluation
@@ -201,7 +201,7 @@ def evaluate_card(
     Args:
         model: The network.
         samples: Photos with or without labels, boxes or masks.
-        methods: See :meth:`MethodSpec.parse`.
+        methods: See :func:`ssgcam.evaluation.maps.parse_method`.
         layers: Names or modules; ``"auto"``: the outputs of six blocks, the last of each resolution
             and others evenly over the depth.
         photos: At most so many photos, spread evenly over the set; all if None.
@@ -225,8 +225,8 @@ def evaluate_card(
         names = block_layers(model.network, noise, most=CARD_LAYERS)
     else:
         names = resolve(model.network, [layers] if isinstance(layers, str) else layers)
-    specs = tuple(MethodSpec.parse(method) for method in methods)
-    compared = MethodsCompared(specs, names, fused=False)
+    parsed = tuple(parse_method(method) for method in methods)
+    compared = MethodsCompared(parsed, names, fused=False)
     given = limited(samples, photos)
     check(
         len(given),
@@ -271,7 +271,7 @@ def evaluate_card(
     for title, (photo, *cells) in zip(titles, explained, strict=True):
         shown = [Picture(cell.image, cell.caption) for cell in cells[: len(names)]]  # first method
         shown.insert(0, Picture(photo.image, "photo"))
-        pictures.append(Gallery(f"Layers on {title}", shown, f"Maps by {specs[0].title}."))
+        pictures.append(Gallery(f"Layers on {title}", shown, f"Maps by {parsed[0].title}."))
     cells = [replace(cell, caption="") for cell in explained[0][1:]]
     rows = [cells[k :: len(names)] for k in range(len(names))]
     sheet = panel(rows, title=titles[0], row_titles=names, cell_width=1.6)
@@ -341,15 +341,15 @@ def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) 
 def _costs(model: LoadedModel, compared: MethodsCompared, noise: Tensor) -> dict[MapSource, float]:
     """Milliseconds of each method on each layer for one image: the faster of two runs."""
     costs = {}
-    for spec in compared.methods:
+    for method in compared.methods:
         for layer in compared.layers:
-            cam = CAM(model, [layer], spec.method, ssg=spec.ssg)
+            cam = CAM(model, [layer], method.name, ssg=method.ssg)
             times = []
             for _ in range(2):
                 start = perf_counter()
                 cam(noise).maps.cpu()  # waits for the device
                 times.append(perf_counter() - start)
-            costs[MapSource(spec.title, str(layer))] = 1000 * min(times)
+            costs[MapSource(method.title, str(layer))] = 1000 * min(times)
     return costs
 
 

@@ -34,6 +34,7 @@ from ssgcam.evaluation.maps import (
     Explainer,
     MapSource,
     MethodsCompared,
+    settings_text,
 )
 from ssgcam.evaluation.report import LONGEST, Drawn, Evaluation, example_cell
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
@@ -300,7 +301,7 @@ class Run:
         if empty:
             names = ", ".join(empty)
             notes = [f"Maps that are zero everywhere, which count as constant: {names}.", *notes]
-        variants = [spec.title for spec in self.compared.methods if spec.method in SSG_METHODS]
+        variants = [m.title for m in self.compared.methods if m.name in SSG_METHODS]
         return Evaluation(
             task=self.task,
             facts=self._facts(facts),
@@ -370,7 +371,7 @@ class Run:
             "input": "x".join(map(str, self.model.preprocessing.input_size)) + ", whole image",
             "data": f"{self.samples.root.name} ({self.samples.kind})",
             "layers": ", ".join(explain.layers),
-            **{s.title: s.settings_text(compared.target, target.name) for s in compared.methods},
+            **{s.title: settings_text(s, compared.target, target.name) for s in compared.methods},
             "target": f"{target.name}, second order {target.second}, sign {target.sign}",
         }
         if compared.against is not None:
