@@ -32,7 +32,7 @@ from ssgcam.bulk.segmenter import IGNORED
 from ssgcam.data import SampleSet, read_samples
 from ssgcam.errors import SsgcamError
 from ssgcam.files import write_text, written_whole
-from ssgcam.metrics import Interval, bootstrap_interval, paired_difference
+from ssgcam.metrics import Interval, bootstrap_interval
 from ssgcam.metrics.guarantee import check_splits, group_means, mask_losses
 from ssgcam.metrics.masks import confusion_matrix, foreground_iou
 from ssgcam.search import CalibrationSet, SearchSettings, search_recipe
@@ -289,11 +289,8 @@ def search_fold(
 
 def pooled_iou(parts: Tensor, groups: Sequence[str], rival: Tensor | None = None) -> Interval:
     """The foreground IoU of all images pooled, or by how much it leads a rival's; groups resampled."""
-    how: dict[str, Any] = {"seed": 0, "groups": groups}
     statistic = partial(score_of, kind="pooled")
-    if rival is None:
-        return bootstrap_interval(parts, statistic, **how)
-    return paired_difference(parts, rival, statistic, **how)
+    return bootstrap_interval(parts, statistic, seed=0, rival=rival, groups=groups)
 
 
 def pooled_parts(folds: Sequence[dict[str, Any]]) -> dict[str, Tensor]:

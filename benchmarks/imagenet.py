@@ -36,12 +36,11 @@ from common import (
     write_page,
 )
 from ssgcam import LoadedModel, SSGSettings
-from ssgcam.core.methods import DISCRIMINATE, LOCALIZE
+from ssgcam.core.methods import DISCRIMINATE, LOCALIZE, method_of
 from ssgcam.evaluation import (
     Evaluation,
     EvaluationSettings,
     MethodsCompared,
-    MethodSpec,
     evaluate_grid,
     evaluate_localization,
     evaluate_perturbation,
@@ -184,7 +183,7 @@ def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) 
 
 def study(options: argparse.Namespace) -> None:
     """Compare the presets with first-order methods and write the page."""
-    compared = MethodsCompared(tuple(MethodSpec(method) for method in OURS + RIVALS))
+    compared = MethodsCompared(tuple(map(method_of, OURS + RIVALS)))
     rows, sections = [], opening("ImageNet networks", __doc__)
     for network in options.networks.split(","):
         found = scores_of_half(network, compared, 1, "imagenet", options)
@@ -208,9 +207,9 @@ def study(options: argparse.Namespace) -> None:
 
 def ablation(options: argparse.Namespace) -> None:
     """Compare the variants, one with another gamma and three rivals, and write the page."""
-    own = [MethodSpec("ssg_cam", settings, name=name) for name, settings in VARIANTS.items()]
-    own.append(MethodSpec("ssg_cam", BEFORE, gamma=0.5, name="gamma 0.5"))
-    compared = MethodsCompared((*own, *map(MethodSpec, ABLATION_RIVALS)))
+    own = [replace(method_of("ssg_cam", ssg), title=name) for name, ssg in VARIANTS.items()]
+    own.append(replace(method_of("ssg_cam", BEFORE), gamma=0.5, title="gamma 0.5"))
+    compared = MethodsCompared((*own, *map(method_of, ABLATION_RIVALS)))
     rows, sections = [], opening("Ablation", __doc__, 3)
     for network in options.networks.split(","):
         for half in (1,) if network == FRESH else (0, 1):

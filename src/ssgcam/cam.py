@@ -228,7 +228,7 @@ class CAM:
                 finite, or a layer that can't be explained.
         """
         images = self.inputs(images)
-        captured = self._capture(images)
+        captured = self.capture(images)
         logits, classes = logits_and_classes(
             captured.output, self.class_indices(classes), images, self.target_function, self.target
         )
@@ -290,12 +290,13 @@ class CAM:
 
         ``against``: ``[N]`` classes whose logits are subtracted.
         """
-        captured = self._capture(images)
+        captured = self.capture(images)
         scalar = Scalar(classes, self.target, self.target_function, against)
         size = (int(images.shape[-2]), int(images.shape[-1]))
         return signals_of(captured, scalar, self.method.needs, size), captured.output
 
-    def _capture(self, images: Tensor) -> Captured:
+    def capture(self, images: Tensor) -> Captured:
+        """The forward pass of ``[N, C, H, W]`` images, with the activations of every target layer."""
         names = self.layers(images)
         needs, second = self.method.needs, self.target.second
         twice = needs == "curvature" or (needs == "second" and second == "hutchinson")

@@ -9,7 +9,7 @@ import torch
 from helpers.evaluation_cases import blobs, boxed_tree, masked_tree, noise
 from ssgcam.data import read_photos, read_samples
 from ssgcam.errors import SsgcamError
-from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_perturbation
+from ssgcam.evaluation import EvaluationSettings, MethodsCompared, evaluate_perturbation, method_of
 from ssgcam.evaluation.card import NetworkCard, evaluate_card, write_card
 
 SETTINGS = EvaluationSettings(batch_size=4, resamples=20)
@@ -42,7 +42,7 @@ def test_scores_are_those_of_the_evaluation(masked):
     card = evaluate_card(
         noise(), samples, ["grad_cam"], ["act2"], mosaics=2, stages=1, settings=SETTINGS
     )
-    compared = MethodsCompared((MethodSpec("grad_cam"),), ["act2"])
+    compared = MethodsCompared((method_of("grad_cam"),), ["act2"])
     found = evaluate_perturbation(
         noise(), samples, compared, measures=("blur",), areas=(0.2,), settings=SETTINGS
     )

@@ -12,13 +12,13 @@ from helpers.networks import state_of
 from ssgcam import CAM, LoadedModel, Preprocessing
 from ssgcam.core import fusion
 from ssgcam.data import read_samples
-from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_grid
+from ssgcam.evaluation import EvaluationSettings, MethodsCompared, evaluate_grid, method_of
 from ssgcam.evaluation.maps import ALL_FUSED
 from ssgcam.metrics import choose_mosaics
 
 SETTINGS = EvaluationSettings(batch_size=8, resamples=30, seed=3)
 LAYERS = ["act", "act2"]
-COMPARED = MethodsCompared((MethodSpec("layer_cam"), MethodSpec("hires_cam")), LAYERS)
+COMPARED = MethodsCompared((method_of("layer_cam"), method_of("hires_cam")), LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_shares_equal_a_loop_over_the_mosaics(samples, place):
 
 
 def test_maps_of_a_network_that_detects_blobs_lie_in_the_right_cell(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"), MethodSpec("activation_sum")), ["act"])
+    compared = MethodsCompared((method_of("layer_cam"), method_of("activation_sum")), ["act"])
     options = {"mosaics": 6, "confidence": 0.4, "settings": SETTINGS}
     found = evaluate_grid(blobs(), samples, compared, **options)
     assert found.score("LayerCAM", "act", "mass in the cell").value > 0.9
@@ -101,7 +101,7 @@ def test_all_classes_are_asked_for_if_there_are_enough(samples):
                 logits = logits + torch.tensor(known)[:, None] * bias[label]
             return logits
 
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["network.1"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["network.1"])
     fixed = replace(model, network=Fixed())
     found = evaluate_grid(fixed, unlabeled(samples), compared, mosaics=4, settings=SETTINGS)
     assert "all classes asked for" in found.facts["mosaics"]
@@ -110,7 +110,7 @@ def test_all_classes_are_asked_for_if_there_are_enough(samples):
 
 
 def test_photos_must_be_classified_as_their_label_with_the_stated_probability(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act"])
     wrong = replace(samples, class_names=("blue", "red", "green"))
 
     def message(samples, **options):
@@ -129,13 +129,13 @@ def test_a_network_with_a_fixed_input_size_is_refused(samples):
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 3))
     plain = Preprocessing((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     model = LoadedModel(network.eval(), "fixed", plain, NAMES)
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["1"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["1"])
     said = refusal(evaluate_grid, model, samples, compared, settings=SETTINGS)
     assert "a network that takes 64 x 64 pixels" in said
 
 
 def test_mosaics_resume_after_a_kill(samples, tmp_path):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act"])
     options = {"mosaics": 5, "confidence": 0.4}
     settings = replace(SETTINGS, out=tmp_path, examples=0)
     expected = evaluate_grid(blobs(), samples, compared, settings=settings, **options)

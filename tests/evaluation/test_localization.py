@@ -15,9 +15,9 @@ from ssgcam.data.masks import PaintedMask
 from ssgcam.evaluation import (
     EvaluationSettings,
     MethodsCompared,
-    MethodSpec,
     evaluate_localization,
     limited,
+    method_of,
 )
 from ssgcam.evaluation.maps import ALL_FUSED, MEAN
 from ssgcam.metrics import (
@@ -28,7 +28,6 @@ from ssgcam.metrics import (
     max_box_acc,
     max_box_acc_v2,
     near_object,
-    paired_difference,
     peak_hits,
     pixel_average_precision,
     pixel_curves,
@@ -36,7 +35,9 @@ from ssgcam.metrics import (
 )
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=50, seed=5)
-COMPARED = MethodsCompared((MethodSpec(), MethodSpec("layer_cam"), MethodSpec("hires_cam")), LAYERS)
+COMPARED = MethodsCompared(
+    (method_of("ssg_cam"), method_of("layer_cam"), method_of("hires_cam")), LAYERS
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_scores_equal_the_metrics_on_maps_of_cam(samples, found, method, title, 
     masks = [fill_boxes(b, *size) for b, size in zip(boxes, sizes, strict=True)]
     groups = [sample.group for sample in samples]
     by_box, by_pixel = box_hits(maps, boxes, sizes), pxap_histograms(maps, masks)
-    gt_known, top1, top5 = mean(localization_hits(maps, boxes, sizes, logits, labels, 0.3))
+    gt_known, top1, top5 = mean(localization_hits(by_box, logits, labels, 0.3))
     hits = peak_hits(maps, [near_object(mask) for mask in masks])
     by_class = [hits[labels == label].mean() for label in labels.unique()]
     expected = {
@@ -114,21 +115,24 @@ def test_mean_of_layers_and_paired_differences(samples, found):
         ]
         parts.append(pxap_histograms(maps, masks))
     groups = [sample.group for sample in samples]
-    expected = paired_difference(*parts, pixel_average_precision, seed=5, groups=groups, samples=50)
+    own, rival = parts
+    expected = bootstrap_interval(
+        own, pixel_average_precision, seed=5, rival=rival, groups=groups, samples=50
+    )
     assert (difference.value, difference.low, difference.high) == pytest.approx(
         (expected.value, expected.low, expected.high), abs=1e-9
     )
 
 
 def test_maps_of_a_network_that_detects_blobs_find_them(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act"])
     found = evaluate_localization(blobs(), samples, compared, settings=SETTINGS)
     assert found.score("LayerCAM", "act", "MaxBoxAcc").value == 1
     assert found.score("LayerCAM", "act", "Top-1 Loc").value == 1
     assert found.score("LayerCAM", "act", "pointing game").value == 1
     (chart,) = [c for c in found.charts if c.name == "localization_iou"]
-    line = chart.plots["act"][0]
-    assert max(line.y) == pytest.approx(
+    _, ious = chart.plots["act"]["LayerCAM"]
+    assert max(ious) == pytest.approx(
         found.score("LayerCAM", "act", "best pixel IoU").value, abs=0.02
     )
     assert found.score("LayerCAM", "act", "best pixel IoU").value > 0.8
@@ -146,7 +150,7 @@ def test_batches_and_bounded_units_keep_the_values(samples, found):
 
 
 def test_one_class_explains_all_objects(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act1"])
     found = evaluate_localization(noise(), samples, compared, classes=2, settings=SETTINGS)
     inputs, sizes = stacked(noise(), samples)
     maps = CAM(noise(), ["act1"], "layer_cam")(inputs, 2).layer_maps["act1"]
@@ -157,7 +161,7 @@ def test_one_class_explains_all_objects(samples):
 
 
 def test_facts_name_the_target_of_each_method(samples):
-    methods = (MethodSpec("layer_cam"), MethodSpec("shapley_cam"))
+    methods = (method_of("layer_cam"), method_of("shapley_cam"))
     for target, own in ((None, True), (TargetSettings("odds"), False)):
         compared = MethodsCompared(methods, ["act1"], target=target)
         facts = evaluate_localization(noise(), samples, compared, settings=SETTINGS).facts
@@ -171,7 +175,7 @@ def test_masks_give_pxap_and_images_without_object_are_left_out(tmp_path):
     samples = replace(
         samples, class_names=("red", "green", "blue"), mask_names=("red", "green", "blue")
     )
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act1"])
     found = evaluate_localization(noise(), samples, compared, settings=SETTINGS)
     assert {s.metric for s in found.scores} == {"PxAP", "best pixel IoU"}  # 40 px: no pointing
     shown = [sample for sample in samples if sample.labels]
@@ -195,7 +199,7 @@ def test_an_image_with_two_classes_is_scored_for_each(tmp_path):
     both = replace(first, labels=(0, 2), box_labels=(0, 2))
     found = evaluate_localization(
         blobs(), replace(samples, samples=(both,), class_names=("red", "green", "blue")),
-        MethodsCompared((MethodSpec("layer_cam"),), ["act"]), settings=SETTINGS,
+        MethodsCompared((method_of("layer_cam"),), ["act"]), settings=SETTINGS,
     )  # fmt: skip
     score = found.score("LayerCAM", "act", "GT-known")
     assert (score.n, score.groups, score.value) == (2, 1, 0.5)  # no blue there
@@ -235,6 +239,6 @@ def test_unusable_data_and_settings_are_refused(samples, tmp_path):
 
 def test_classes_are_matched_by_name(samples):
     turned = replace(samples, class_names=("blue", "red", "green"))
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act"])
     found = evaluate_localization(blobs(), turned, compared, settings=SETTINGS)
     assert found.score("LayerCAM", "act", "Top-1 Loc").value == 0  # now every label is wrong

@@ -1,5 +1,6 @@
 """Which maps are scored: those of CAM, from one forward and one backward pass."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ from ssgcam.cli.evaluate import DEFAULT_METHODS as DEFAULT_NAMES
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.methods import METHODS
 from ssgcam.data import SampleSet
-from ssgcam.evaluation import DEFAULT_METHODS, MapSource, MethodsCompared, MethodSpec
-from ssgcam.evaluation.maps import ALL_FUSED, Explainer
+from ssgcam.evaluation import DEFAULT_METHODS, MapSource, MethodsCompared, method_of
+from ssgcam.evaluation.maps import ALL_FUSED, Explainer, parse_method
 from ssgcam.evaluation.run import Run
 
-EVERY = tuple(MethodSpec(name) for name in METHODS)
+EVERY = tuple(method_of(name) for name in METHODS)
 
 
 def explain(*given):
@@ -28,11 +29,11 @@ def images(count=3):
     return torch.rand(count, 3, SIDE, SIDE)
 
 
-@pytest.mark.parametrize("method", EVERY, ids=[c.method for c in EVERY])
+@pytest.mark.parametrize("method", EVERY, ids=[method.name for method in EVERY])
 def test_maps_are_those_of_cam(method):
     model, batch = noise(), images()
     found = Explainer(model, MethodsCompared(EVERY, LAYERS))(batch)
-    cam = CAM(model, LAYERS, method.method)
+    cam = CAM(model, LAYERS, method.name)
     expected = cam(batch)
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.classes[:, 0], expected.classes)
@@ -42,16 +43,16 @@ def test_maps_are_those_of_cam(method):
         single = found.maps[MapSource(method.title, name)][:, 0]
         assert single.shape == expected.layer_maps[name].shape
         torch.testing.assert_close(
-            single, pipeline.scale(expected.layer_maps[name]).pow(method.definition.gamma)
+            single, pipeline.scale(expected.layer_maps[name]).pow(method.gamma)
         )
 
 
 def test_fast_is_that_of_cam():
     model, batch = noise(), images()
-    methods = (MethodSpec("layer_cam"), MethodSpec("score_cam"))
+    methods = (method_of("layer_cam"), method_of("score_cam"))
     found = Explainer(model, MethodsCompared(methods, LAYERS), fast=True)(batch)
     for method in methods:
-        cam = CAM(model, LAYERS, method.method, fast=True)
+        cam = CAM(model, LAYERS, method.name, fast=True)
         torch.testing.assert_close(
             found.maps[MapSource(method.title, ALL_FUSED)][:, 0], cam(batch).maps
         )
@@ -60,9 +61,9 @@ def test_fast_is_that_of_cam():
 def test_one_forward_and_one_backward_for_all_methods_and_layers(monkeypatch):
     model = noise()
     separate = ("score_cam", "recipro_cam", "shapley_cam", "finer_cam")
-    shared = tuple(spec for spec in EVERY if spec.method not in separate)
+    shared = tuple(method for method in EVERY if method.name not in separate)
     explainer = Explainer(
-        model, MethodsCompared((*shared, MethodSpec.parse("ssg_cam:gradient")), LAYERS)
+        model, MethodsCompared((*shared, parse_method("ssg_cam:gradient")), LAYERS)
     )
     calls = []
     model.network.register_forward_hook(lambda *_: calls.append("forward"))
@@ -75,14 +76,14 @@ def test_one_forward_and_one_backward_for_all_methods_and_layers(monkeypatch):
 
 
 def test_no_backward_pass_if_no_method_needs_it(monkeypatch):
-    explainer = Explainer(noise(), MethodsCompared((MethodSpec("eigen_cam"),), LAYERS))
+    explainer = Explainer(noise(), MethodsCompared((method_of("eigen_cam"),), LAYERS))
     monkeypatch.setattr(torch.autograd, "grad", None)
     assert explainer(images()).maps
 
 
 def test_several_classes_from_one_forward():
     model, batch = noise(), images()
-    methods = (MethodSpec(), MethodSpec("layer_cam"))
+    methods = (method_of("ssg_cam"), method_of("layer_cam"))
     explainer = Explainer(model, MethodsCompared(methods, LAYERS))
     calls = []
     model.network.register_forward_hook(lambda *_: calls.append(1))
@@ -111,7 +112,7 @@ def test_minus_one_stands_for_the_top_class():
 def test_maps_of_other_targets_are_those_of_cam(target):
     model, batch = noise(), images()
     ssg = SSGSettings("gradient", 0.2, 0.5, 1.0)
-    methods = (MethodSpec(ssg=ssg, gamma=0.7), MethodSpec("layer_cam"))
+    methods = (replace(method_of("ssg_cam", ssg), gamma=0.7), method_of("layer_cam"))
     found = Explainer(model, MethodsCompared(methods, LAYERS, target=target))(batch)
     ours = CAM(model, LAYERS, ssg=ssg, gamma=0.7, target=target)(batch)
     torch.testing.assert_close(
@@ -125,7 +126,7 @@ def test_maps_of_other_targets_are_those_of_cam(target):
 @pytest.mark.parametrize("target", [None, TargetSettings("odds")])
 def test_methods_with_separate_passes_use_the_target_as_well(method, target):
     model, batch = noise(), images()
-    found = Explainer(model, MethodsCompared((MethodSpec(method),), LAYERS, target=target))(batch)
+    found = Explainer(model, MethodsCompared((method_of(method),), LAYERS, target=target))(batch)
     alone = CAM(model, LAYERS, method, target=target)(batch)
     torch.testing.assert_close(
         found.maps[MapSource(METHODS[method].title, ALL_FUSED)][:, 0], alone.maps
@@ -138,7 +139,7 @@ def test_methods_with_separate_passes_use_the_target_as_well(method, target):
 @pytest.mark.parametrize("against", ["rest", "similar"])
 def test_the_same_contrast_is_used_for_all_methods(method, against):
     model, batch = noise(), images()
-    compared = MethodsCompared((MethodSpec(method),), LAYERS, against=against)
+    compared = MethodsCompared((method_of(method),), LAYERS, against=against)
     found = Explainer(model, compared)(batch)
     expected = CAM(model, LAYERS, method)(batch, against=against)
     torch.testing.assert_close(
@@ -147,7 +148,7 @@ def test_the_same_contrast_is_used_for_all_methods(method, against):
 
 
 def test_the_default_methods_are_all_that_need_first_or_squared_gradients():
-    names = [spec.method for spec in DEFAULT_METHODS]
+    names = [method.name for method in DEFAULT_METHODS]
     assert names == DEFAULT_NAMES.split(",")
     assert {METHODS[name].needs for name in names} == {"first", "second"}
     left_out = set(METHODS) - set(names)
@@ -157,7 +158,7 @@ def test_the_default_methods_are_all_that_need_first_or_squared_gradients():
 
 def test_sources_are_methods_times_layers_and_all_layers_fused():
     model = noise()
-    one = (MethodSpec(),)
+    one = (method_of("ssg_cam"),)
 
     def places(**options):
         sources = Explainer(model, MethodsCompared(one, **options)).sources
@@ -179,12 +180,12 @@ def test_automatic_layers_take_any_number_of_channels(channels):
     grays = (0.5,) * channels
     model = LoadedModel(network, "own", Preprocessing((SIDE, SIDE), grays, grays), NAMES)
     samples = SampleSet((), NAMES, Path(), "")
-    run = Run("localization", model, samples, MethodsCompared((MethodSpec(),)), None)
+    run = Run("localization", model, samples, MethodsCompared((method_of("ssg_cam"),)), None)
     assert run.explainer.layers == ["3"]
 
 
 def test_automatic_layers_are_the_last_of_each_resolution():
-    compared = MethodsCompared((MethodSpec(),), layers="auto")
+    compared = MethodsCompared((method_of("ssg_cam"),), layers="auto")
     run = Run("localization", noise(), SampleSet((), NAMES, Path(), ""), compared, None)
     assert [source.layers for source in run.sources] == ["act2"]
 
@@ -200,10 +201,10 @@ def test_the_network_is_not_changed():
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: MethodSpec("grad_camm"), "no method named 'grad_camm'"),
-        (lambda: MethodSpec.parse("layer_cam:taylor"), "only ssg_cam has"),
-        (lambda: MethodSpec.parse("ssg_cam:round"), "form is 'round'"),
-        (lambda: MethodsCompared((MethodSpec(), MethodSpec())), "named twice"),
+        (lambda: method_of("grad_camm"), "no method named 'grad_camm'"),
+        (lambda: parse_method("layer_cam:taylor"), "only ssg_cam has"),
+        (lambda: parse_method("ssg_cam:round"), "form is 'round'"),
+        (lambda: MethodsCompared((method_of("ssg_cam"), method_of("ssg_cam"))), "named twice"),
         (lambda: MethodsCompared(()), "no method was given"),
         (lambda: MethodsCompared(against="all"), "against is 'all'"),
         (lambda: Explainer(noise(), MethodsCompared(layers=["act9"])), "no layer 'act9'"),

@@ -14,8 +14,8 @@ from ssgcam.data import read_samples
 from ssgcam.evaluation import (
     EvaluationSettings,
     MethodsCompared,
-    MethodSpec,
     evaluate_perturbation,
+    method_of,
 )
 from ssgcam.evaluation.maps import ALL_FUSED
 from ssgcam.metrics import (
@@ -30,7 +30,7 @@ from ssgcam.metrics import (
 )
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=30, seed=2)
-COMPARED = MethodsCompared((MethodSpec("layer_cam"), MethodSpec("hires_cam")), LAYERS)
+COMPARED = MethodsCompared((method_of("layer_cam"), method_of("hires_cam")), LAYERS)
 AREAS = (0.1, 0.4)
 
 
@@ -103,15 +103,15 @@ def test_scores_equal_the_metrics_on_maps_of_cam(samples, place, labeled):
         assert found.score("LayerCAM", place, metric).value == pytest.approx(value, abs=1e-5), (
             metric
         )
-    lines = {line.label: line for c in found.charts for line in c.plots[place] if "blur" in c.name}
+    (chart,) = [chart for chart in found.charts if "blur" in chart.name]
     accuracy = float((logits.argmax(1) == labels).double().mean())
-    assert lines["LayerCAM"].y == pytest.approx(
+    assert chart.plots[place]["LayerCAM"][1] == pytest.approx(
         [accuracy, *(accuracy - d for d in blurred[0, 0].tolist())]
     )
 
 
 def test_blurring_the_detected_blob_lowers_its_probability(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act"])
     found = evaluate_perturbation(
         blobs(), samples, compared, measures=("blur",), areas=(0.4,), settings=SETTINGS
     )
@@ -125,7 +125,7 @@ def test_blurring_the_detected_blob_lowers_its_probability(samples):
 
 def test_the_best_rival_has_the_lowest_value_if_lower_is_better(samples):
     compared = MethodsCompared(
-        (MethodSpec(), MethodSpec("layer_cam"), MethodSpec("hires_cam")), ["act1"]
+        (method_of("ssg_cam"), method_of("layer_cam"), method_of("hires_cam")), ["act1"]
     )
     found = evaluate_perturbation(
         noise(), samples, compared, measures=("insertion_deletion",), steps=4, settings=SETTINGS
@@ -231,6 +231,6 @@ def test_road_equals_the_metric(samples, place):
     assert {chart.name for chart in found.charts} == {
         "perturbation_road_morf", "perturbation_road_lerf"
     }  # fmt: skip
-    line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
-    assert line.y == pytest.approx(parts[:, 0].mean(0).tolist(), abs=1e-6)
+    _, answers = found.charts[0].plots[place]["LayerCAM"]
+    assert answers == pytest.approx(parts[:, 0].mean(0).tolist(), abs=1e-6)
     assert "linear imputation of 10% to 90%" in found.facts["ROAD"]

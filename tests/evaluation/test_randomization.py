@@ -12,13 +12,13 @@ from helpers.networks import state_of
 from ssgcam import CAM
 from ssgcam.core import fusion
 from ssgcam.data import read_samples
-from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_sanity
+from ssgcam.evaluation import EvaluationSettings, MethodsCompared, evaluate_sanity, method_of
 from ssgcam.evaluation.maps import ALL_FUSED, MEAN
 from ssgcam.evaluation.randomization import CONTROL
 from ssgcam.metrics import cascade
 
 SETTINGS = EvaluationSettings(batch_size=5, resamples=30, seed=2)
-COMPARED = MethodsCompared((MethodSpec("layer_cam"), MethodSpec("eigen_cam")), LAYERS)
+COMPARED = MethodsCompared((method_of("layer_cam"), method_of("eigen_cam")), LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_correlations_equal_a_loop_over_the_stages(samples):
         decisive = unchanged[-1] if unchanged else len(stages) - 1
         for method, title in (("layer_cam", "LayerCAM"), ("eigen_cam", "Eigen-CAM")):
             expected = mean_correlations(model.network, inputs, classes, place, method)
-            line = next(x for x in found.charts[0].plots[place] if x.label == title)
-            assert line.y == pytest.approx(expected, abs=1e-5)
+            _, correlations = found.charts[0].plots[place][title]
+            assert correlations == pytest.approx(expected, abs=1e-5)
             (row,) = [r for r in found.tables[0].rows if r[:2] == (title, place)]
             assert row[2] == stages[decisive]
             assert row[-1] == ("passes" if expected[decisive] < 0.7 else "fails")
@@ -74,7 +74,7 @@ def test_the_control_without_gradients_fails(samples):
 
 
 def test_the_stages_just_above_a_layer_are_always_compared(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["conv2"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["conv2"])
     found = evaluate_sanity(noise(), samples, compared, stages=1, images=2, settings=SETTINGS)
     assert found.facts["stages"] == "2: fc, conv1"
     assert found.tables[0].rows[0][2] == "fc"
@@ -82,14 +82,14 @@ def test_the_stages_just_above_a_layer_are_always_compared(samples):
 
 
 def test_the_stage_just_above_a_layer_without_weights_is_compared(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act1"])
     found = evaluate_sanity(noise(), samples, compared, stages=1, images=2, settings=SETTINGS)
     assert found.facts["stages"] == "3: fc, conv2, conv1"
     assert found.tables[0].rows[0][2] == "conv2"
 
 
 def test_groups_are_resampled(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act1"])
     found = evaluate_sanity(noise(), samples, compared, settings=SETTINGS)
     score = found.score("LayerCAM", "act1", "rank correlation")
     assert (score.n, score.groups) == (5, 3)
@@ -105,7 +105,7 @@ def test_images_with_a_constant_original_map_are_left_out(samples):
     inputs, _ = stacked(model, samples)
     maps = CAM(model, ["act1"], "shapley_cam")(inputs).layer_maps["act1"]
     kept = int((maps.amax((1, 2)) > 0).sum())
-    compared = MethodsCompared((MethodSpec("shapley_cam"),), ["act1"])
+    compared = MethodsCompared((method_of("shapley_cam"),), ["act1"])
     found = evaluate_sanity(model, samples, compared, settings=SETTINGS)
     assert 0 < kept < 5
     assert found.scores[0].n == kept
@@ -113,13 +113,14 @@ def test_images_with_a_constant_original_map_are_left_out(samples):
 
 
 def test_one_class_is_explained_in_all_images(samples):
-    compared = MethodsCompared((MethodSpec("layer_cam"),), ["act1"])
+    compared = MethodsCompared((method_of("layer_cam"),), ["act1"])
     found = evaluate_sanity(noise(), samples, compared, classes="blue", settings=SETTINGS)
     assert found.facts["explained class"] == "blue (2)"
     inputs, _ = stacked(noise(), samples)
     classes = torch.full((5,), 2)
     expected = mean_correlations(noise().network, inputs, classes, "act1", "layer_cam")
-    assert found.charts[0].plots["act1"][0].y == pytest.approx(expected, abs=1e-5)
+    _, correlations = found.charts[0].plots["act1"]["LayerCAM"]
+    assert correlations == pytest.approx(expected, abs=1e-5)
 
 
 def test_unusable_settings_are_refused(samples):

@@ -18,11 +18,11 @@ from ssgcam.data import read_samples
 from ssgcam.evaluation import (
     EvaluationSettings,
     MethodsCompared,
-    MethodSpec,
     evaluate_localization,
     evaluate_perturbation,
     evaluate_sanity,
     evaluate_segmentation,
+    method_of,
     report,
     write_evaluation,
 )
@@ -68,7 +68,9 @@ def case(task, root, layers=LAYERS):
         (RecipeLayer("act2", 1.0, SSGSettings(), 0.5, (6, 16, 16)),), 0.5, 0.0,
         Fingerprint("noise", (32, 32), parameter_hash(noise().network)), (32, 32),
     )  # fmt: skip
-    compared = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), layers, recipe=recipe)
+    compared = MethodsCompared(
+        (method_of("ssg_cam"), method_of("layer_cam")), layers, recipe=recipe
+    )
     function, options = {
         "localization": (evaluate_localization, {}),
         "segmentation": (evaluate_segmentation, {"classes": 1}),

@@ -13,7 +13,7 @@ from ssgcam import CAM, Preprocessing
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.settings import SSGSettings
 from ssgcam.data import read_samples
-from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_segmentation
+from ssgcam.evaluation import EvaluationSettings, MethodsCompared, evaluate_segmentation, method_of
 from ssgcam.evaluation.maps import ALL_FUSED, RECIPE
 from ssgcam.metrics import (
     bootstrap_interval,
@@ -27,7 +27,7 @@ from ssgcam.metrics import (
 from ssgcam.recipe import Fingerprint, Recipe, RecipeLayer, parameter_hash
 
 SETTINGS = EvaluationSettings(batch_size=3, resamples=50)
-COMPARED = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS)
+COMPARED = MethodsCompared((method_of("ssg_cam"), method_of("layer_cam")), LAYERS)
 PLACES = [*LAYERS, ALL_FUSED]
 
 
@@ -126,8 +126,8 @@ def test_a_binary_task_reports_three_kinds_of_iou(tmp_path, place):
     assert per_image.isnan().sum() == 1
     assert any("both empty: 1 by every line." in note for note in found.notes)
     # the curve passes through the stated background score
-    line = next(line for line in found.charts[0].plots[place] if line.label == "LayerCAM")
-    assert line.y[line.x.index(0.4)] == pytest.approx(score.value, abs=1e-6)
+    levels, ious = found.charts[0].plots[place]["LayerCAM"]
+    assert ious[levels.index(0.4)] == pytest.approx(score.value, abs=1e-6)
 
 
 def test_calibration_images_choose_each_background(tmp_path):
@@ -137,8 +137,8 @@ def test_calibration_images_choose_each_background(tmp_path):
     )
     on_other = evaluate_segmentation(noise(), other, COMPARED, classes=2, settings=SETTINGS)
     for place in PLACES:
-        line = next(x for x in on_other.charts[0].plots[place] if x.label == "LayerCAM")
-        best = max(line.x[1:], key=lambda at: line.y[line.x.index(at)])
+        levels, ious = on_other.charts[0].plots[place]["LayerCAM"]
+        _, best = max(zip(ious[1:], levels[1:], strict=True), key=lambda pair: pair[0])
         alone = evaluate_segmentation(
             noise(), samples, COMPARED, classes=2, background=best, settings=SETTINGS
         )
@@ -153,17 +153,17 @@ def test_calibration_images_choose_each_background(tmp_path):
 def test_the_curve_equals_a_loop_over_background_scores(tmp_path, place):
     samples = semantic(tmp_path / "s")
     found = evaluate_segmentation(noise(), samples, COMPARED, settings=SETTINGS)
-    line = next(x for x in found.charts[0].plots[place] if x.label == "LayerCAM")
+    levels, ious = found.charts[0].plots[place]["LayerCAM"]
     for background in (0.07, 0.3, 0.77):
         predicted, true = expected_masks(noise(), samples, place, background=background)
         expected = float(mean_iou(confusions(predicted, true, 4).sum(0)))
-        assert line.y[line.x.index(background)] == pytest.approx(expected, abs=1e-6)
+        assert ious[levels.index(background)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_masks_of_a_network_that_detects_blobs_cover_them(tmp_path):
     samples = semantic(tmp_path / "s")
     found = evaluate_segmentation(
-        blobs(), samples, MethodsCompared((MethodSpec("layer_cam"),), ["act"]), settings=SETTINGS
+        blobs(), samples, MethodsCompared((method_of("layer_cam"),), ["act"]), settings=SETTINGS
     )
     assert found.score("LayerCAM", "act", "mIoU").value > 0.8
     assert not found.differences  # no rival

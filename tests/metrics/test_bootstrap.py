@@ -11,7 +11,6 @@ from ssgcam.metrics import (
     bootstrap_interval,
     foreground_iou,
     identity,
-    paired_difference,
     ratio,
     resample_counts,
 )
@@ -77,9 +76,9 @@ def test_the_mean_of_groups_of_unequal_size_is_over_items(matrices):
 def test_paired_difference_uses_the_same_resamples(matrices):
     items, names = matrices
     other = np.roll(items, 1, 0) + 3
-    found = paired_difference(
-        torch.from_numpy(items), torch.from_numpy(other), foreground_iou, seed=5, groups=names,
-        samples=200,
+    found = bootstrap_interval(
+        torch.from_numpy(items), foreground_iou, seed=5, rival=torch.from_numpy(other),
+        groups=names, samples=200,
     )  # fmt: skip
     counts = draws(len(set(names)), 200, 5)
     pairs = list(zip(items, other, strict=True))
@@ -98,8 +97,8 @@ def test_a_small_steady_lead_shows_only_when_paired():
     better = base + 0.05 + 0.01 * torch.from_numpy(rng.normal(size=200))
     alone = [bootstrap_interval(x, identity, seed=0) for x in (base, better)]
     assert alone[0].high > alone[1].low  # they overlap
-    assert paired_difference(better, base, identity, seed=0).low > 0
-    same = paired_difference(base, base, identity, seed=0)
+    assert bootstrap_interval(better, identity, seed=0, rival=base).low > 0
+    same = bootstrap_interval(base, identity, seed=0, rival=base)
     assert (same.low, same.high) == (0, 0)
 
 
@@ -166,7 +165,7 @@ def test_bad_input_is_one_sentence():
     with pytest.raises(SsgcamError, match="4 items but 3 groups"):
         bootstrap_interval(parts, ratio, seed=0, groups=[1, 2, 3])
     with pytest.raises(SsgcamError, match="can't be paired"):
-        paired_difference(parts, parts[:3], ratio, seed=0)
+        bootstrap_interval(parts, ratio, seed=0, rival=parts[:3])
     with pytest.raises(SsgcamError, match="level"):
         bootstrap_interval(parts, ratio, seed=0, level=95)
     with pytest.raises(SsgcamError, match="one number for each row"):

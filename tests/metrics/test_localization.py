@@ -141,7 +141,8 @@ def test_gt_known_and_top_k():
         boxes.append(torch.cat([random_boxes(rng, 60, 80, 1), torch.from_numpy(near)[None]]))
     logits, labels = torch.randn(60, 12), torch.from_numpy(rng.integers(0, 12, 60))
     logits[torch.arange(60), labels] += 1.5
-    found = localization_hits(torch.from_numpy(maps), boxes, sizes, logits, labels, tau=0.3)
+    hits = box_hits(torch.from_numpy(maps), boxes, sizes)
+    found = localization_hits(hits, logits, labels, tau=0.3)
     known, top1, top5 = [], [], []
     for raw, truth, row, label in zip(maps, boxes, logits, labels, strict=True):
         _, biggest = plain_boxes(plain_prepare(raw, 224), 0.3)
@@ -154,9 +155,8 @@ def test_gt_known_and_top_k():
         top5.append(known[-1] and label in order[:5])
     assert 0 < sum(top1) < sum(top5) < sum(known) < 60
     assert found.tolist() == [list(map(bool, row)) for row in zip(known, top1, top5, strict=True)]
-    two = localization_hits(
-        torch.from_numpy(maps), boxes, sizes, logits[:, :2], labels.clamp(max=1)
-    )
+    assert torch.equal(localization_hits(hits, logits, labels, tau=0.3004), found)  # rounded
+    two = localization_hits(hits, logits[:, :2], labels.clamp(max=1))
     assert torch.equal(two[:, 0], two[:, 2])  # the top 5 of two classes are both
 
 
@@ -288,7 +288,7 @@ def test_bad_input_is_one_sentence():
     with pytest.raises(SsgcamError, match=r"non-empty \[N, H, W\]"):
         prepare_maps(torch.rand(7, 7))
     with pytest.raises(SsgcamError, match="tau"):
-        localization_hits(maps, [box] * 2, [(9, 9)] * 2, torch.rand(2, 3), torch.zeros(2), 1.0)
+        localization_hits(torch.ones(2, 4, 1000), torch.rand(2, 3), torch.zeros(2), 1.0)
     with pytest.raises(SsgcamError, match="1 maps but 2 masks"):
         pxap_histograms(torch.rand(1, 8, 8), torch.zeros(2, 8, 8))
     assert pixel_average_precision(torch.zeros(2, 1001)).isnan()  # no foreground pixel

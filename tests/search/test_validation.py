@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers.search_sets import labeled_masks, squares
-from ssgcam.metrics import MaskOffset, paired_difference
+from ssgcam.metrics import MaskOffset, bootstrap_interval
 from ssgcam.search import CalibrationSet, SearchSettings
 from ssgcam.search.fitness import (
     ThresholdSweep,
@@ -128,8 +128,9 @@ def test_leads_are_paired_and_over_the_best_of_each_kind() -> None:
     for name, sweep in ((FLIPPED, good), ("LayerCAM, a", worse)):
         row = table.row(name)
         parts.append(fitness_parts(sweep.at(row.threshold, row.gate), "pooled"))
-    expected = paired_difference(
-        *parts, lambda means: score_of(means, "pooled"), seed=0, groups=GROUPS
+    own, rival = parts
+    expected = bootstrap_interval(
+        own, lambda means: score_of(means, "pooled"), seed=0, rival=rival, groups=GROUPS
     )
     assert held_out[0].difference == expected
     assert expected.low > 0

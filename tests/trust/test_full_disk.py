@@ -24,7 +24,7 @@ from ssgcam import SsgcamError
 from ssgcam.bulk.explain import explain_images
 from ssgcam.bulk.segment import segment_images
 from ssgcam.data import read_samples
-from ssgcam.evaluation import EvaluationSettings, MethodsCompared, MethodSpec, evaluate_segmentation
+from ssgcam.evaluation import EvaluationSettings, MethodsCompared, evaluate_segmentation, method_of
 from ssgcam.training import train_classifier
 
 pytestmark = [
@@ -106,7 +106,7 @@ def test_train_and_evaluate_on_a_full_disk(small_disk: Path, tmp_path: Path) -> 
     (small_disk / "fill").write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
     samples = read_samples(masked_tree(tmp_path / "data", values=(255,) * 3, count=12))
     settings = EvaluationSettings(batch_size=1, resamples=20, out=small_disk / "out")
-    compared = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS[1:])
+    compared = MethodsCompared((method_of("ssg_cam"), method_of("layer_cam")), LAYERS[1:])
     work = lambda: evaluate_segmentation(  # noqa: E731
         blobs(), samples, compared, settings=settings, classes=1
     )

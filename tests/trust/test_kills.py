@@ -27,8 +27,8 @@ from ssgcam.data import read_samples
 from ssgcam.evaluation import (
     EvaluationSettings,
     MethodsCompared,
-    MethodSpec,
     evaluate_segmentation,
+    method_of,
     report,
     write_evaluation,
 )
@@ -76,7 +76,7 @@ def test_images(command: str, kills: int, tmp_path: Path) -> None:
 def test_evaluations(kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "figure_picture", lambda figure: Image.new("RGB", (1, 1)))
     samples = read_samples(masked_tree(tmp_path / "data", values=(255,) * 3, count=12))
-    compared = MethodsCompared((MethodSpec(), MethodSpec("layer_cam")), LAYERS[1:])
+    compared = MethodsCompared((method_of("ssg_cam"), method_of("layer_cam")), LAYERS[1:])
     settings = EvaluationSettings(batch_size=2, resamples=20, examples=1, workers=2)
 
     def run(out: Path) -> None:

@@ -76,7 +76,7 @@ class ExtraOptions(ExampleOptions):
 class LocalizationOptions(ExtraOptions):
     """Options of ``evaluate localization``."""
 
-    tau: float = option(0.15, "Fixed threshold of GT-known, Top-1 and Top-5 localization.")
+    tau: float = option(0.15, "Fixed threshold of GT-known, Top-1 and Top-5 Loc, rounded to 0.001.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +225,7 @@ def _evaluate(
     """
     from ssgcam import evaluation
     from ssgcam.core.methods import METHODS
+    from ssgcam.evaluation.maps import parse_method
     from ssgcam.files import write_text
     from ssgcam.recipe import Recipe
     from ssgcam.report.html import check_report
@@ -236,7 +237,7 @@ def _evaluate(
     recipe = settings.pop("recipe", None)
     methods = list(METHODS) if compare.methods == "all" else shared.names(compare.methods)
     compared = evaluation.MethodsCompared(
-        methods=tuple(evaluation.MethodSpec.parse(method) for method in methods),
+        methods=tuple(parse_method(method) for method in methods),
         layers=shared.layer_names(compare.layers),
         each=compare.each,
         fused=compare.fused,

@@ -51,12 +51,12 @@ def inspect(files: CardFiles, network: shared.DescribedNetworkOptions, size: Car
     from ssgcam.core.methods import METHODS
     from ssgcam.data import read_photos
     from ssgcam.evaluation.card import CARD_METHODS, evaluate_card, write_card
-    from ssgcam.evaluation.maps import MethodSpec
+    from ssgcam.evaluation.maps import parse_method
     from ssgcam.evaluation.run import EvaluationSettings
 
     methods = list(METHODS) if size.methods == "all" else shared.names(size.methods) or CARD_METHODS
     for name in methods:
-        MethodSpec.parse(name)  # a misspelt name fails before the network is loaded
+        parse_method(name)  # a misspelt name fails before the network is loaded
     model = network.load()
     card = evaluate_card(
         model,

@@ -7,7 +7,7 @@ Adding one is one function and one line in ``METHODS``. Signals are ``[N, C, h, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 
@@ -176,15 +176,20 @@ class Method:
         gamma: Power of each layer's scaled map before the fusion, unless the user says otherwise.
         fusion: How layers are fused, unless the user says otherwise.
         against: Which classes are subtracted, see ``core.target``.
+        name: Its key in ``METHODS``.
+        ssg: Settings of the method ``"ssg_cam"``.
     """
 
-    function: Callable[[Signal], Tensor] | None
+    # not in the repr, which names the kept batches of an evaluation: it would show an address
+    function: Callable[[Signal], Tensor] | None = field(repr=False)
     needs: Needs
     title: str
     target: TargetName = "exp"
     gamma: float = 1.0
     fusion: Fusion = "mean"
     against: Others | None = None
+    name: str = ""
+    ssg: SSGSettings = field(default_factory=SSGSettings)
 
 
 #: Tells classes apart: channels that speak against the class cancel those that speak for it.
@@ -213,20 +218,24 @@ METHODS: dict[str, Method] = {
     "recipro_cam": Method(None, "forward", "ReciproCAM"),
     "activation_sum": Method(activation_sum, "activation", "Sum of activations"),
 }
+METHODS = {name: replace(method, name=name) for name, method in METHODS.items()}
 
 
 def method_of(name: str, ssg: SSGSettings | None = None) -> Method:
-    """A method of the registry; ``"ssg_cam"`` with these settings.
+    """A method of the registry; ``"ssg_cam"`` with these settings, and their form in the title.
 
     Raises:
         SsgcamError: If there is no such method.
     """
     if name not in METHODS:
         raise SsgcamError(f"no method named '{name}'; choose one of {', '.join(METHODS)}")
+    method = METHODS[name]
     if name != "ssg_cam" or ssg is None:
-        return METHODS[name]
+        return method
+    function = partial(ssg_cam, settings=ssg)
     needs: Needs = "second" if ssg.second_exponent else "first"
-    return replace(METHODS[name], function=partial(ssg_cam, settings=ssg), needs=needs)
+    title = method.title + f" ({ssg.form} form)" * (ssg.form != SSGSettings.form)
+    return replace(method, function=function, needs=needs, title=title, ssg=ssg)
 
 
 def _first(signal: Signal) -> Tensor:

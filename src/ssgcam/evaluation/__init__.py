@@ -4,9 +4,10 @@ Each evaluation computes the maps of all methods and layers of a batch from one 
 returns a frozen :class:`Evaluation`; :func:`write_evaluation` writes its tables and pictures.
 """
 
+from ssgcam.core.methods import method_of
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
-from ssgcam.evaluation.maps import DEFAULT_METHODS, MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.maps import DEFAULT_METHODS, MapSource, MethodsCompared
 from ssgcam.evaluation.perturbation import evaluate_perturbation
 from ssgcam.evaluation.randomization import evaluate_sanity
 from ssgcam.evaluation.report import Evaluation, write_evaluation, write_report
@@ -20,7 +21,6 @@ __all__ = [
     "Evaluation",
     "EvaluationSettings",
     "MapSource",
-    "MethodSpec",
     "MethodsCompared",
     "Score",
     "evaluate_grid",
@@ -29,6 +29,7 @@ __all__ = [
     "evaluate_sanity",
     "evaluate_segmentation",
     "limited",
+    "method_of",
     "write_evaluation",
     "write_report",
 ]

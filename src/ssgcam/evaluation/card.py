@@ -6,8 +6,7 @@ photos, a plain recommendation, and pictures of every layer's map.
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -15,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -25,17 +23,17 @@ from ssgcam.data import SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.grid import evaluate_grid
 from ssgcam.evaluation.localization import evaluate_localization
-from ssgcam.evaluation.maps import MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared, parse_method
 from ssgcam.evaluation.perturbation import evaluate_perturbation
 from ssgcam.evaluation.randomization import evaluate_sanity
-from ssgcam.evaluation.report import Evaluation, map_overlay
-from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited
+from ssgcam.evaluation.report import Drawn, Evaluation
+from ssgcam.evaluation.run import EvaluationSettings, Item, Run, limited, no_extra
 from ssgcam.evaluation.scores import Score
 from ssgcam.files import write_json, write_png
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
 from ssgcam.report.html import Gallery, Picture, Section, Table, Text, write_html
-from ssgcam.report.panel import Cell, panel
+from ssgcam.report.panel import panel
 
 #: Ours, which tells classes apart or finds the object, and five first-order methods.
 CARD_METHODS = (
@@ -43,8 +41,8 @@ CARD_METHODS = (
 )  # fmt: skip
 #: Layers of a card by default.
 CARD_LAYERS = 6
-#: Photos whose maps are shown, and the longer side of each, in pixels.
-SHOWN, SIDE = 3, 320
+#: Photos whose maps are shown.
+SHOWN = 3
 #: Probabilities that photos of a mosaic must have if too few reach the usual one.
 FALLBACKS = (0.5, 0.0)
 #: Column of the table -> evaluation and metric; ``weights`` is in the JSON file only.
@@ -177,16 +175,7 @@ class NetworkCard:
         return {
             "network": self.network,
             "recommendation": self.recommendation(),
-            "lines": [
-                {
-                    "method": line.method,
-                    "layer": line.layer,
-                    "sanity": line.verdict,
-                    "milliseconds": line.milliseconds,
-                    "scores": {name: asdict(score) for name, score in line.scores.items()},
-                }
-                for line in self.lines
-            ],
+            "lines": [{**asdict(line), "sanity": line.verdict} for line in self.lines],
             "notes": list(self.notes),
             "facts": self.facts,
         }
@@ -212,7 +201,7 @@ def evaluate_card(
     Args:
         model: The network.
         samples: Photos with or without labels, boxes or masks.
-        methods: See :meth:`MethodSpec.parse`.
+        methods: See :func:`ssgcam.evaluation.maps.parse_method`.
         layers: Names or modules; ``"auto"``: the outputs of six blocks, the last of each resolution
             and others evenly over the depth.
         photos: At most so many photos, spread evenly over the set; all if None.
@@ -236,14 +225,14 @@ def evaluate_card(
         names = block_layers(model.network, noise, most=CARD_LAYERS)
     else:
         names = resolve(model.network, [layers] if isinstance(layers, str) else layers)
-    specs = tuple(MethodSpec.parse(method) for method in methods)
-    compared = MethodsCompared(specs, names, fused=False)
+    parsed = tuple(parse_method(method) for method in methods)
+    compared = MethodsCompared(parsed, names, fused=False)
     given = limited(samples, photos)
     check(
         len(given),
         f"no photo of '{given.root}' can be used; with labels and masks, a photo needs both",
     )
-    run = Run("card", model, given, compared, settings)
+    run = Run("card", model, given, compared, replace(settings, examples=SHOWN))
     index = run.class_index(classes)
     samples = _labeled(run, given, index)
     notes = []
@@ -272,26 +261,20 @@ def evaluate_card(
     costs = _costs(model, compared, noise.to(run.device))
     lines = tuple(_line(source, found, costs[source]) for source in run.sources if source in costs)
     notes += [note for each in found.values() for note in each.notes]
-    facts = {
-        "network": model.name,
-        "photos": f"{len(samples)} of '{samples.root.name}'",
-        "layers": ", ".join(names),
-        **{f"{task}, images": each.facts["images"] for task, each in found.items()},
-        "sanity": found["sanity"].facts["threshold"],
-        "stages": found["sanity"].facts["stages"],
-        "seed": str(settings.seed),
-        "intervals": found["sanity"].facts["intervals"],
-        "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
-    }  # fmt: skip
-    explained = [*_overlays(run, samples)]
-    first = [source for source in run.sources if source.method == specs[0].title]
+    facts = found["sanity"].facts | {"photos": f"{len(samples)} of '{samples.root.name}'"}
+    del facts["images"], facts["explained class"]  # of the sanity check alone
+    facts |= {f"{task}, images": each.facts["images"] for task, each in found.items()}
+    items = [Item(sample, (), sample.labels) for sample in limited(samples, SHOWN)]
+    titles = [f"{item.sample.name}: {run.class_title(item.classes[0])}" for item in items]
+    explained = [*run.examples(items, no_extra, _draw, sources=run.sources)]
     pictures = []
-    for title, photo, maps in explained:
-        shown = [Picture(photo, "photo"), *(Picture(maps[s], s.layers) for s in first)]
-        pictures.append(Gallery(f"Layers on {title}", shown, f"Maps by {specs[0].title}."))
-    title, _, maps = explained[0]
-    rows = [[Cell(maps[MapSource(s.title, layer)], s.title) for s in specs] for layer in names]
-    sheet = panel(rows, title=title, row_titles=names, cell_width=1.6)
+    for title, (photo, *cells) in zip(titles, explained, strict=True):
+        shown = [Picture(cell.image, cell.caption) for cell in cells[: len(names)]]  # first method
+        shown.insert(0, Picture(photo.image, "photo"))
+        pictures.append(Gallery(f"Layers on {title}", shown, f"Maps by {parsed[0].title}."))
+    cells = [replace(cell, caption="") for cell in explained[0][1:]]
+    rows = [cells[k :: len(names)] for k in range(len(names))]
+    sheet = panel(rows, title=titles[0], row_titles=names, cell_width=1.6)
     return NetworkCard(
         model.name, lines, tuple(dict.fromkeys(notes)), facts, tuple(pictures), sheet
     )
@@ -358,32 +341,17 @@ def _line(source: MapSource, found: dict[str, Evaluation], milliseconds: float) 
 def _costs(model: LoadedModel, compared: MethodsCompared, noise: Tensor) -> dict[MapSource, float]:
     """Milliseconds of each method on each layer for one image: the faster of two runs."""
     costs = {}
-    for spec in compared.methods:
+    for method in compared.methods:
         for layer in compared.layers:
-            cam = CAM(model, [layer], spec.method, ssg=spec.ssg)
+            cam = CAM(model, [layer], method.name, ssg=method.ssg)
             times = []
             for _ in range(2):
                 start = perf_counter()
                 cam(noise).maps.cpu()  # waits for the device
                 times.append(perf_counter() - start)
-            costs[MapSource(spec.title, str(layer))] = 1000 * min(times)
+            costs[MapSource(method.title, str(layer))] = 1000 * min(times)
     return costs
 
 
-def _overlays(
-    run: Run, samples: SampleSet
-) -> Iterator[tuple[str, Image.Image, dict[MapSource, Image.Image]]]:
-    """Title, small photo, and the photo under each map, of a few photos."""
-    mapping = run.class_mapping(samples, None)
-    for sample in limited(samples, SHOWN):
-        photo = run.model.preprocessing.read(sample.image)
-        inputs = run.model.preprocessing([photo]).to(run.device)
-        index = mapping[sample.labels[0]]
-        found = run.explainer(inputs, torch.tensor([[index]], device=run.device)).maps
-        photo.thumbnail((SIDE, SIDE))
-        title = f"{sample.name}: {run.class_title(index)}"
-        yield (
-            title,
-            photo,
-            {source: map_overlay(photo, maps[0, 0]) for source, maps in found.items()},
-        )
+def _draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Drawn:
+    return found.maps[source][k, 0], [], None

@@ -16,8 +16,8 @@ from ssgcam import metrics
 from ssgcam.data import Sample, SampleSet
 from ssgcam.errors import SsgcamError
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
-from ssgcam.evaluation.report import Evaluation
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
+from ssgcam.evaluation.report import Drawn, Evaluation
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel, check_network
@@ -102,7 +102,7 @@ def evaluate_grid(
             parts[source, "grid"] = shares.view(*asked.shape, 2).mean(1)
         return parts
 
-    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Picture:
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Drawn:
         row, column = divmod(cells[item.sample.name][0], rows)
         box = [column / rows, row / rows, (column + 1) / rows, (row + 1) / rows]
         return found.maps[source][k, 0], [box], None

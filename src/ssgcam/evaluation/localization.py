@@ -18,8 +18,8 @@ from torch import Tensor
 from ssgcam import metrics
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
-from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
+from ssgcam.evaluation.report import Chart, Drawn, Evaluation, curve_chart
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics import SCORES, TAUS
 from ssgcam.metrics.checks import check
@@ -87,7 +87,8 @@ def evaluate_localization(
         samples: Images with labels and boxes or masks.
         methods: Methods, layers and recipe; the gradient methods on automatic layers if None.
         classes: Explain this class of the network for every object, by index or name.
-        tau: The fixed threshold of GT-known, Top-1 and Top-5 Loc, a share of the map's maximum.
+        tau: The fixed threshold of GT-known, Top-1 and Top-5 Loc, a share of the map's maximum,
+            rounded to thousandths.
         settings: Batch size, seed, ...
 
     Returns:
@@ -116,9 +117,9 @@ def evaluate_localization(
         for source, own in found.maps.items():
             maps = own[:, 0]
             if boxed:
-                parts[source, "boxes"] = metrics.box_hits(maps, boxes, batch.sizes)
-                hits = metrics.localization_hits(maps, boxes, batch.sizes, *top, tau)
-                parts[source, "fixed"] = hits
+                hits = metrics.box_hits(maps, boxes, batch.sizes)
+                parts[source, "boxes"] = hits
+                parts[source, "fixed"] = metrics.localization_hits(hits, *top, tau)
             parts[source, "pixels"] = metrics.pxap_histograms(maps, masks, ignored)
             if len(near) == len(maps):
                 hits = metrics.peak_hits(maps, near)
@@ -128,7 +129,7 @@ def evaluate_localization(
     read = partial(_truth, samples=samples, masked=masked)
     table = run.accumulate(items, read, score, tau)
 
-    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, truth: Truth) -> Picture:
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, truth: Truth) -> Drawn:
         values = found.maps[source][k, 0]
         return values, [_box(values, table.total(source, "boxes")[0])] if boxed else [], None
 
@@ -144,7 +145,7 @@ def evaluate_localization(
     name = "PxAP" if masked else "PxAP-box"
     facts = {
         "images": f"{images}, {len(items)} pairs of an image and a class, {table.groups} groups",
-        "fixed threshold of GT-known, Top-1 and Top-5 Loc": f"{tau:g} of the maximum",
+        "fixed threshold of GT-known, Top-1 and Top-5 Loc": f"{round(tau, 3):g} of the maximum",
     }
     own = Metric(name, "pixels", metrics.pixel_average_precision)
     return run.evaluation(

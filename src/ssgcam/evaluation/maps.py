@@ -8,19 +8,17 @@ each layer) run on their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ssgcam.cam import CAM, Layers
 from ssgcam.core import fusion
-from ssgcam.core.fast import Computation
 from ssgcam.core.layers import resolve
 from ssgcam.core.methods import METHODS, Method, method_of
-from ssgcam.core.network import unwrap
 from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
-from ssgcam.core.signals import Needs, signals_of
+from ssgcam.core.signals import signals_of
 from ssgcam.core.target import Others, Scalar, compared_classes, logits_and_classes
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.checks import check
@@ -45,66 +43,28 @@ class MapSource:
         return f"{self.method} ({self.layers})"
 
 
-@dataclass(frozen=True)
-class MethodSpec:
-    """A method with its settings.
+def parse_method(text: str) -> Method:
+    """A method from ``METHOD`` or ``ssg_cam:FORM``, such as ``ssg_cam:gradient``."""
+    name, _, form = text.strip().partition(":")
+    if not form:
+        return method_of(name)
+    if name != "ssg_cam":
+        raise SsgcamError(f"'{text}' has a form, which only ssg_cam has; leave ':{form}' out")
+    return method_of(name, SSGSettings(form=form))  # type: ignore[arg-type]
 
-    Attributes:
-        method: A key of ``core.methods.METHODS``.
-        ssg: Settings of the method ``"ssg_cam"``.
-        gamma: Power of each layer's scaled map; None is the method's default.
-        name: Name in tables; None is the method's title, with the form of SSG-CAM if it isn't the
-            default one.
 
-    Raises:
-        SsgcamError: If there is no such method.
-    """
-
-    method: str = "ssg_cam"
-    ssg: SSGSettings = field(default_factory=SSGSettings)
-    gamma: float | None = None
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the method's name."""
-        method_of(self.method)
-
-    @classmethod
-    def parse(cls, text: str) -> MethodSpec:
-        """A method from ``METHOD`` or ``ssg_cam:FORM``, such as ``ssg_cam:gradient``."""
-        method, _, form = text.strip().partition(":")
-        if not form:
-            return cls(method)
-        if method != "ssg_cam":
-            raise SsgcamError(f"'{text}' has a form, which only ssg_cam has; leave ':{form}' out")
-        return cls(method, SSGSettings(form=form))  # type: ignore[arg-type]
-
-    @property
-    def title(self) -> str:
-        """Name in tables."""
-        title = METHODS[self.method].title
-        if self.method == "ssg_cam" and self.ssg.form != SSGSettings().form:
-            title += f" ({self.ssg.form} form)"
-        return self.name or title
-
-    def settings_text(self, target: TargetSettings | None, shared: str) -> str:
-        """The settings in words, and the method's own target where it isn't the shared one."""
-        text, ssg, own = f"gamma {self.definition.gamma:g}", self.ssg, self.definition.target
-        if self.method == "ssg_cam":
-            exponents = f"exponents {ssg.first_exponent:g} and {ssg.second_exponent:g}"
-            text = f"{ssg.form} form, sigma {ssg.sigma:g}, {exponents}, {text}"
-        return text + f", target {own}" * (target is None and own != shared)
-
-    @property
-    def definition(self) -> Method:
-        """The method of the registry, with the settings of this one."""
-        method = method_of(self.method, self.ssg)
-        return method if self.gamma is None else replace(method, gamma=self.gamma)
+def settings_text(method: Method, target: TargetSettings | None, shared: str) -> str:
+    """The settings in words, and the method's own target where it isn't the shared one."""
+    text, ssg = f"gamma {method.gamma:g}", method.ssg
+    if method.name == "ssg_cam":
+        exponents = f"exponents {ssg.first_exponent:g} and {ssg.second_exponent:g}"
+        text = f"{ssg.form} form, sigma {ssg.sigma:g}, {exponents}, {text}"
+    return text + f", target {method.target}" * (target is None and method.target != shared)
 
 
 #: All methods that use gradients and not the Hessian: SSG-CAM with its presets, first-order methods.
 DEFAULT_METHODS = tuple(
-    MethodSpec(name)
+    method
     for name, method in METHODS.items()
     if method.needs in ("first", "second") and name != "discriminate"  # the default of ssg_cam
 )
@@ -117,7 +77,7 @@ class MethodsCompared:
     """Which maps are compared.
 
     Attributes:
-        methods: Their titles must differ.
+        methods: See :func:`ssgcam.core.methods.method_of`; their titles must differ.
         layers: Names or modules, as for :class:`ssgcam.CAM`, or ``"auto"``: the last of each
             resolution.
         each: Whether each layer is scored on its own.
@@ -132,7 +92,7 @@ class MethodsCompared:
         SsgcamError: If a method is named twice or there is nothing to compare.
     """
 
-    methods: tuple[MethodSpec, ...] = DEFAULT_METHODS
+    methods: tuple[Method, ...] = DEFAULT_METHODS
     layers: Layers = "auto"
     each: bool = True
     fused: bool = True
@@ -142,7 +102,7 @@ class MethodsCompared:
 
     def __post_init__(self) -> None:
         """Check that there is something to compare."""
-        titles = [spec.title for spec in self.methods]
+        titles = [method.title for method in self.methods]
         check(len(set(titles)) == len(titles), "a method is named twice; name each once")
         check(titles or self.recipe, "no method was given; name at least one, or a recipe")
         scored = self.each or self.fused or self.recipe
@@ -182,14 +142,13 @@ class Explainer:
         sources: Where the maps come from, the recipe last.
         recipe: The bound recipe, or None.
         target: What is differentiated in the backward pass that methods share.
-        computation: How the network is run, in words.
+        cam: The method that needs the most derivatives; its passes of the network serve the others.
 
     Raises:
         SsgcamError: If a layer doesn't exist or the recipe doesn't fit.
     """
 
     def __init__(self, model: LoadedModel, compared: MethodsCompared, fast: bool = False) -> None:
-        self.network = unwrap(model.network)
         self.methods = compared.methods
         self.target, self.against = compared.target or TargetSettings(), compared.against
         layers = compared.layers
@@ -197,29 +156,28 @@ class Explainer:
         self.recipe: BoundRecipe | None = None
         if compared.recipe is not None:
             self.recipe = compared.recipe.bind(model, fast=fast)
-        self._computation = Computation(self.network, fast)
         self._separate = {
-            spec: CAM(model, self.layers, spec.method, target=compared.target, fast=fast)
-            for spec in self.methods
-            if spec.definition.needs in ("curvature", "forward") or spec.definition.against
+            method: CAM(model, self.layers, method.name, target=compared.target, fast=fast)
+            for method in self.methods
+            if method.needs in ("curvature", "forward") or method.against
         }
-        shared = [spec.definition.needs for spec in self.methods if spec not in self._separate]
-        order: list[Needs] = ["activation", "first", "second"]
-        self._needs = max(shared, key=order.index, default=order[0])
+        cheapest = METHODS["activation_sum"]  # if all methods run on their own
+        shared = [cheapest, *(method for method in self.methods if method not in self._separate)]
+        order = ("activation", "first", "second")
+        most = max(shared, key=lambda method: order.index(method.needs))
+        self.cam = CAM(
+            model, self.layers, most.name, ssg=most.ssg, target=compared.target, fast=fast
+        )
         places = [*self.layers] if compared.each else []
         if len(self.layers) > 1 and (compared.fused or not places):
             places.append(ALL_FUSED)
         self._places = places or self.layers
-        sources = [MapSource(spec.title, place) for spec in self.methods for place in self._places]
+        titles = [method.title for method in self.methods]
+        sources = [MapSource(title, place) for title in titles for place in self._places]
         if compared.recipe is not None:
             names = ", ".join(layer.name for layer in compared.recipe.layers)
             sources.append(MapSource(RECIPE, names))
         self.sources = tuple(sources)
-
-    @property
-    def computation(self) -> str:
-        """How the network is run: ``"exact"``, or what ``fast=True`` chose."""
-        return self._computation.description
 
     def __call__(self, images: Tensor, classes: Tensor | None = None) -> BatchMaps:
         """Explain a batch.
@@ -234,8 +192,7 @@ class Explainer:
         Raises:
             SsgcamError: If a class is out of range or the network's output isn't finite.
         """
-        twice = self._needs == "second" and self.target.second == "hutchinson"
-        captured = self._computation.capture(images, self.layers, double_backward=twice)
+        captured = self.cam.capture(images)
         _, top = logits_and_classes(captured.output, None, images, None)
         top = top[:, None]
         given = top if classes is None else torch.where(classes < 0, top, classes)
@@ -246,18 +203,18 @@ class Explainer:
         found: dict[MapSource, list[Tensor]] = {}
         for k, column in enumerate(classes.unbind(1), 1):
             scalar, more = Scalar(column, self.target, None, others), k < classes.shape[1]
-            signals = signals_of(captured, scalar, self._needs, size, retain_graph=more)
-            for spec in self.methods:
-                if spec in self._separate:
-                    cam = self._separate[spec]
+            signals = signals_of(captured, scalar, self.cam.method.needs, size, retain_graph=more)
+            for method in self.methods:
+                if method in self._separate:
+                    cam = self._separate[method]
                     raw = cam(images, column, against=self.against).layer_maps
                 else:
-                    function = spec.definition.function
+                    function = method.function
                     assert function is not None
                     raw = {name: function(signal) for name, signal in signals.items()}
                 for place in self._places:
-                    maps = _prepared(spec.definition, raw, place, size)
-                    found.setdefault(MapSource(spec.title, place), []).append(maps)
+                    maps = _prepared(method, raw, place, size)
+                    found.setdefault(MapSource(method.title, place), []).append(maps)
         stacked = {source: torch.stack(maps, 1) for source, maps in found.items()}
         gate = None
         if self.recipe is not None:

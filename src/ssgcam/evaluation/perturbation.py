@@ -21,8 +21,8 @@ from ssgcam.core.settings import check_choice
 from ssgcam.core.target import logits_of
 from ssgcam.data import SampleSet
 from ssgcam.evaluation.maps import BatchMaps, MapSource, MethodsCompared
-from ssgcam.evaluation.report import Chart, Evaluation, Series, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run, no_extra
+from ssgcam.evaluation.report import Chart, Drawn, Evaluation, curve_chart
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run, no_extra
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.checks import check
 from ssgcam.models import LoadedModel
@@ -46,6 +46,7 @@ LEGEND = (
     "First column: the photo, with true boxes if they are known. Others: the map and the outline of "
     "its top 20 % of pixels."
 )
+MOVED = "moved at random (mean of methods)"  # the line of the random control in the chart
 
 
 def evaluate_perturbation(
@@ -149,7 +150,7 @@ def evaluate_perturbation(
         items, no_extra, score, measures, areas, sigma, steps, control, pooled=["curves"]
     )
 
-    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Picture:
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, extra: None) -> Drawn:
         values = found.maps[source][k, 0]
         fitted = metrics.fit_maps(values[None], height, width)
         return values, [], metrics.top_pixels(fitted, height * width // 5, settings.seed)[0]
@@ -211,14 +212,10 @@ def _blur_chart(table: ScoreTable, areas: Sequence[float], intact: float, contro
 
     labels, title = ("share of the image blurred", "accuracy"), "Accuracy against the blurred area"
     lines = ((source, x, after(source, "blur")) for source in table.sources)
-    chart = curve_chart("perturbation_blur", title, labels, lines)
-    if not control:
-        return chart
-    for layers, shown in chart.plots.items():
+    chart = curve_chart("perturbation_blur", title, labels, lines, dashed=MOVED)
+    for layers, shown in chart.plots.items() if control else ():
         moved = [after(source, "control") for source in table.sources if source.layers == layers]
-        y = tuple(torch.stack(moved).mean(0).tolist())
-        line = Series("moved at random (mean of methods)", shown[0].x, y, dashed=True)
-        chart.plots[layers] = (*shown, line)
+        shown[MOVED] = x.tolist(), torch.stack(moved).mean(0).tolist()
     return chart
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ssgcam import metrics
 from ssgcam.core.capture import Target
+from ssgcam.core.methods import METHODS
 from ssgcam.data import SampleSet
-from ssgcam.evaluation.maps import BatchMaps, Explainer, MapSource, MethodsCompared, MethodSpec
+from ssgcam.evaluation.maps import BatchMaps, Explainer, MapSource, MethodsCompared
 from ssgcam.evaluation.report import Evaluation, curve_chart
 from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run, limited, no_extra
 from ssgcam.evaluation.scores import Metric, Parts
@@ -30,7 +31,7 @@ from ssgcam.report.html import Table
 
 #: Rank correlation of the maps of the most probable class and of the 10th (or least probable) one.
 SENSITIVITY = Metric("class sensitivity", "sensitivity", metrics.ratio, "lower")
-CONTROL = MethodSpec("activation_sum", name="control: sum of activations")
+CONTROL = replace(METHODS["activation_sum"], title="control: sum of activations")
 
 
 def evaluate_sanity(
@@ -74,7 +75,7 @@ def evaluate_sanity(
     samples = limited(samples, images)
     check(len(samples), f"'{samples.root}' has no image")
     methods = methods or MethodsCompared()
-    judged = tuple(spec for spec in methods.methods if spec.method != CONTROL.method)
+    judged = tuple(each for each in methods.methods if each.name != CONTROL.name)
     methods = replace(methods, methods=(*judged, CONTROL), recipe=None)
 
     run = Run("sanity", model, samples, methods, settings)

@@ -29,20 +29,12 @@ from ssgcam.report.html import Table
 from ssgcam.report.panel import Cell, panel
 
 COLUMNS = 3
+#: A map ``[h, w]`` of an example, predicted boxes as shares of the sides, and the predicted mask.
+Drawn = tuple[Tensor | None, Sequence[Sequence[float]], Tensor | None]
 LONGEST = 640  # longer side of a photo in the panel, in pixels
 DIFFERENCES = (
     "Difference from the best rival, paired (positive: higher; open: the interval contains zero)"
 )
-
-
-@dataclass(frozen=True)
-class Series:
-    """One line of a chart."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,14 +46,16 @@ class Chart:
         title: Above it.
         x_label: Under the axis.
         y_label: Beside the axis.
-        plots: Title of each small plot -> its lines.
+        plots: Title of each small plot -> label of each line -> its x values and y values.
+        dashed: Label of the lines that are dashed.
     """
 
     name: str
     title: str
     x_label: str
     y_label: str
-    plots: dict[str, tuple[Series, ...]]
+    plots: dict[str, dict[str, tuple[list[float], list[float]]]]
+    dashed: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,17 +156,11 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the examples, as plain values."""
-        return {
-            "task": self.task,
-            "facts": self.facts,
-            "scores": [asdict(score) for score in self.scores],
-            "differences": [{**asdict(d), "verdict": d.verdict} for d in self.differences],
-            "tables": [
-                {"title": t.title, "header": t.columns, "rows": t.rows} for t in self.tables
-            ],
-            "charts": [asdict(chart) for chart in self.charts],
-            "notes": list(self.notes),
-        }
+        content = asdict(replace(self, examples=()))
+        del content["examples"], content["legend"]
+        for row, difference in zip(content["differences"], self.differences, strict=True):
+            row["verdict"] = difference.verdict
+        return content
 
 
 def write_evaluation(evaluation: Evaluation, out: str | Path) -> list[Path]:
@@ -228,14 +216,12 @@ def curve_chart(
         title: Above it.
         labels: Of the x axis and the y axis.
         curves: The source, the x values and the y values of each line.
-        dashed: Title of the method whose lines are dashed.
+        dashed: Label of the lines that are dashed.
     """
-    plots: dict[str, tuple[Series, ...]] = {}
+    chart = Chart(name, title, *labels, {}, dashed)
     for source, x, y in curves:
-        values = tuple(x.tolist()), tuple(y.tolist())
-        line = Series(source.method, *values, dashed=source.method == dashed)
-        plots[source.layers] = (*plots.get(source.layers, ()), line)
-    return Chart(name, title, *labels, plots)
+        chart.plots.setdefault(source.layers, {})[source.method] = x.tolist(), y.tolist()
+    return chart
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -276,7 +262,7 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
 
 def chart_figure(chart: Chart) -> Figure:
     """A chart: one small plot for each choice of layers, one color for each label."""
-    labels = list(dict.fromkeys(line.label for lines in chart.plots.values() for line in lines))
+    labels = list(dict.fromkeys(label for lines in chart.plots.values() for label in lines))
     palette = colormaps["tab10" if len(labels) <= 10 else "tab20"]
     columns = min(COLUMNS, len(chart.plots))
     rows = -(-len(chart.plots) // columns)
@@ -285,13 +271,12 @@ def chart_figure(chart: Chart) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     handles: dict[str, Artist] = {}
     for axes, (title, lines) in zip(grid.flat, chart.plots.items(), strict=False):
-        for line in lines:
-            number = labels.index(line.label)
-            color = "0.4" if line.dashed else palette(number % palette.N)
+        for label, (x, y) in lines.items():
+            number, dashed = labels.index(label), label == chart.dashed
+            color = "0.4" if dashed else palette(number % palette.N)
             width = max(0.8, 2.8 - 0.25 * number)  # lines under others stay visible
-            style = "--" if line.dashed else "-"
-            (drawn,) = axes.plot(line.x, line.y, style, color=color, linewidth=width)
-            handles.setdefault(line.label, drawn)
+            (drawn,) = axes.plot(x, y, "--" if dashed else "-", color=color, linewidth=width)
+            handles.setdefault(label, drawn)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(chart.x_label, fontsize=8)
         axes.tick_params(labelbottom=True, labelsize=8)
@@ -313,24 +298,18 @@ def map_overlay(photo: Image.Image, values: Tensor) -> Image.Image:
     return overlay(photo, scaled.nan_to_num(0.0).clamp(0, 1).numpy())
 
 
-def example_cell(
-    photo: Image.Image,
-    title: str,
-    caption: str,
-    maps: Tensor | None,
-    boxes: Iterable[Sequence[float]],
-    mask: Tensor | None,
-) -> Cell:
+def example_cell(photo: Image.Image, title: str, caption: str, drawn: Drawn) -> Cell:
     """A cell of the panel of examples.
 
     Args:
         photo: The photo.
         title: Above it.
         caption: Below it.
-        maps: A map ``[h, w]``, not negative, to draw over the photo; or None.
-        boxes: Corners x0, y0, x1, y1 as shares of the photo's sides.
-        mask: ``[H, W]`` bool of any size, to outline; or None.
+        drawn: A map ``[h, w]``, not negative, to draw over the photo, or None; boxes, as x0, y0, x1,
+            y1 in shares of the photo's sides; and a mask ``[H, W]`` bool of any size, to outline, or
+            None.
     """
+    maps, boxes, mask = drawn
     picture = photo if maps is None else map_overlay(photo, maps)
     sides = (*photo.size, *photo.size)
     scaled = [tuple(round(c * s) for c, s in zip(box, sides, strict=True)) for box in boxes]

@@ -34,8 +34,9 @@ from ssgcam.evaluation.maps import (
     Explainer,
     MapSource,
     MethodsCompared,
+    settings_text,
 )
-from ssgcam.evaluation.report import LONGEST, Evaluation, example_cell
+from ssgcam.evaluation.report import LONGEST, Drawn, Evaluation, example_cell
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.files import written_whole
 from ssgcam.fingerprint import parameter_hash
@@ -49,8 +50,6 @@ from ssgcam.threads import ahead
 from ssgcam.version import __version__
 
 Extra = TypeVar("Extra")
-#: A map ``[h, w]`` of an example, predicted boxes as shares of the sides, and the predicted mask.
-Picture = tuple[Tensor | None, Sequence[Sequence[float]], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -302,7 +301,7 @@ class Run:
         if empty:
             names = ", ".join(empty)
             notes = [f"Maps that are zero everywhere, which count as constant: {names}.", *notes]
-        variants = [spec.title for spec in self.compared.methods if spec.method in SSG_METHODS]
+        variants = [m.title for m in self.compared.methods if m.name in SSG_METHODS]
         return Evaluation(
             task=self.task,
             facts=self._facts(facts),
@@ -316,20 +315,22 @@ class Run:
         self,
         items: Sequence[Item],
         read: Callable[[Item, Image.Image], Extra],
-        draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Picture],
+        draw: Callable[[BatchMaps, MapSource, int, Item, Extra], Drawn],
         truth: Callable[[Extra], Tensor] | None = None,
+        sources: Sequence[MapSource] = (),
     ) -> Iterator[list[Cell]]:
-        """A row of cells for each of a few items: the truth, then one map of each method.
+        """A row of cells for each of a few items: the truth, then the maps.
 
         Args:
             items: All items, of which a few are shown.
             read: As for :meth:`accumulate`.
             draw: From maps, a source, and index, item and extra of an image to what is drawn.
             truth: From an extra to the true mask ``[H, W]``.
+            sources: The maps to show; if empty, one of each of the first methods, and the recipe's.
         """
         last = {source.method: source for source in self.sources}
         recipe = last.pop(RECIPE, None)
-        shown = [*list(last.values())[:7], *([recipe] if recipe else [])]
+        shown = sources or [*list(last.values())[:7], *([recipe] if recipe else [])]
         some = spread(items, self.settings.examples)
         starts = range(0, len(some), self.settings.batch_size)
         own, names = self.samples.class_names, self.model.class_names
@@ -350,10 +351,10 @@ class Run:
                         for x0, y0, x1, y1 in item.sample.boxes
                     ]
                     outline = truth(extra) if truth else None
-                    row = [example_cell(photo, title, "", None, boxes, outline)]
+                    row = [example_cell(photo, title, "", (None, boxes, outline))]
                     for source in shown:
                         drawn = draw(found, source, k, item, extra)
-                        row.append(example_cell(photo, source.method, source.layers, *drawn))
+                        row.append(example_cell(photo, source.method, source.layers, drawn))
                     yield row
 
     def class_title(self, index: int) -> str:
@@ -370,12 +371,12 @@ class Run:
             "input": "x".join(map(str, self.model.preprocessing.input_size)) + ", whole image",
             "data": f"{self.samples.root.name} ({self.samples.kind})",
             "layers": ", ".join(explain.layers),
-            **{s.title: s.settings_text(compared.target, target.name) for s in compared.methods},
+            **{s.title: settings_text(s, compared.target, target.name) for s in compared.methods},
             "target": f"{target.name}, second order {target.second}, sign {target.sign}",
         }
         if compared.against is not None:
             facts["against"] = compared.against
-        facts["computation"] = explain.computation
+        facts["computation"] = explain.cam.computation
         if recipe is not None:
             facts["recipe"] = (
                 f"threshold {recipe.threshold:g}, gate {recipe.gate:g}, made for {recipe.network.name}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssgcam.evaluation.maps import ALL_FUSED, MEAN, RECIPE, MapSource
-from ssgcam.metrics import bootstrap_interval, paired_difference
+from ssgcam.metrics import bootstrap_interval
 
 Better = Literal["higher", "lower", ""]
 #: Rows ``[n, *P]`` of some items, by source (None: of no source) and name of the part.
@@ -222,7 +222,7 @@ class ScoreTable:
             return None
         best = (min if metric.better == "lower" else max)(values, key=lambda rival: values[rival])
         own, other = self._parts(line, metric), self._parts(best, metric)
-        found = paired_difference(own, other, _mean_of(metric), **self._bootstrap)
+        found = bootstrap_interval(own, _mean_of(metric), rival=other, **self._bootstrap)
         return Difference(line.method, line.layers, metric.name, found.value, found.low, found.high,
                           *self._about(line, metric), best.method, best.layers)  # fmt: skip
 

@@ -18,8 +18,8 @@ from ssgcam import metrics
 from ssgcam.core import fusion
 from ssgcam.data import IGNORE, SampleSet
 from ssgcam.evaluation.maps import RECIPE, BatchMaps, MapSource, MethodsCompared
-from ssgcam.evaluation.report import Chart, Evaluation, curve_chart
-from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Picture, Run
+from ssgcam.evaluation.report import Chart, Drawn, Evaluation, curve_chart
+from ssgcam.evaluation.run import Batch, EvaluationSettings, Item, Run
 from ssgcam.evaluation.scores import Metric, Parts, ScoreTable
 from ssgcam.metrics.boundary import TOLERANCE
 from ssgcam.metrics.checks import check
@@ -79,7 +79,7 @@ def evaluate_segmentation(
         backgrounds[run.sources[-1]] = recipe.threshold
     table = task.accumulate(backgrounds)
 
-    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, labels: Tensor) -> Picture:
+    def draw(found: BatchMaps, source: MapSource, k: int, item: Item, labels: Tensor) -> Drawn:
         scores, _ = task.strongest(found, source, k, item, labels)
         return scores, [], scores > backgrounds[source]
 

@@ -1,8 +1,8 @@
 """Evaluation of maps and masks: pure functions from images to parts, and from their mean to the number.
 
 Parts are rows, one for each image, such as hits, histograms or confusion matrices. A statistic of their
-mean over images is the metric, and :func:`bootstrap_interval` and :func:`paired_difference` of the same
-parts and statistic are its interval and a comparison of two methods.
+mean over images is the metric, and :func:`bootstrap_interval` of the same parts and statistic is its
+interval, or that of the difference from a rival.
 
 ========================  ==============================================================================
 module                    question
@@ -24,8 +24,7 @@ module                    question
 # ruff: noqa: I001 - a name on each line would hide the list; the imported names are public
 
 from ssgcam.metrics.bootstrap import (
-    Interval, bootstrap_interval, identity, mean_of_ratios, paired_difference, parts_by_class,
-    ratio, resample_counts,
+    Interval, bootstrap_interval, identity, mean_of_ratios, parts_by_class, ratio, resample_counts,
 )  # fmt: skip
 from ssgcam.metrics.boundary import boundary_f_score, boundary_parts, mask_boundary
 from ssgcam.metrics.boxes import TAUS, best_ious, box_iou, contour_boxes, fill_boxes, scale_boxes

@@ -122,6 +122,7 @@ def bootstrap_interval(
     statistic: Statistic,
     *,
     seed: int,
+    rival: Tensor | None = None,
     groups: Sequence[Hashable] | None = None,
     counts: Tensor | None = None,
     samples: int = 2000,
@@ -137,18 +138,30 @@ def bootstrap_interval(
         parts: ``[N, *P]``, a row for each item.
         statistic: Maps means ``[R, *P]`` to ``[R]`` float64.
         seed: Fixes the resamples.
+        rival: ``[N, *P]``, the parts of another method on the same items in the same order: the number
+            is then the difference ``statistic(parts) - statistic(rival)`` on the same resampled groups.
+            A claim that one method leads another rests on this, not on two overlapping intervals.
         groups: For each item its field, patient or slide; None resamples the items.
         counts: ``[N]``: each row of the parts is the sum of so many items; None: of one.
         samples: How many resamples.
         level: The share of resampled numbers inside the interval, in (0, 1).
 
     Returns:
-        The statistic of all items and its interval.
+        The statistic of all items, or the difference, and its interval.
 
     Raises:
         SsgcamError: If there is no item, the counts differ, a setting is out of range, the
-            statistic returns another shape or is never defined.
+            statistic returns another shape or is never defined, or the rival's parts have another
+            shape.
     """
+    if rival is not None:
+        check(
+            parts.shape == rival.shape,
+            f"parts of {list(parts.shape)} and {list(rival.shape)} can't be paired; "
+            "score both methods on the same images in the same order",
+        )
+        parts = torch.stack([parts.detach().cpu(), rival.detach().cpu()], 1)
+    number_of = statistic if rival is None else lambda m: statistic(m[:, 0]) - statistic(m[:, 1])
     n = len(parts) if parts.ndim else 0
     check(n, "there is nothing to resample; pass parts [N, ...] with N of at least 1")
     check(
@@ -167,7 +180,7 @@ def bootstrap_interval(
 
     def numbers(drawn: Tensor) -> Tensor:
         means = (drawn @ sums) / (drawn @ sizes)[:, None]
-        return statistic(means.reshape(-1, *shape))
+        return number_of(means.reshape(-1, *shape))
 
     value = numbers(torch.ones(1, count, dtype=torch.float64))
     check(
@@ -185,49 +198,3 @@ def bootstrap_interval(
     low, high = torch.quantile(defined, tails).tolist()
     undefined = samples - len(defined)
     return Interval(float(value), low, high, level, n, count, samples, seed, undefined)
-
-
-def paired_difference(
-    first: Tensor,
-    second: Tensor,
-    statistic: Statistic,
-    *,
-    seed: int,
-    groups: Sequence[Hashable] | None = None,
-    counts: Tensor | None = None,
-    samples: int = 2000,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of ``statistic(first) - statistic(second)``, both on the same resampled groups.
-
-    A claim that one method leads another rests on this, not on two overlapping intervals.
-
-    Args:
-        first: ``[N, *P]``, the parts of one method.
-        second: ``[N, *P]``, the parts of the other on the same items in the same order.
-        statistic: As in :func:`bootstrap_interval`.
-        seed: As there.
-        groups: As there.
-        counts: As there.
-        samples: As there.
-        level: As there.
-
-    Returns:
-        The difference on all items and its interval.
-
-    Raises:
-        SsgcamError: As there, or if the two don't have the same shape.
-    """
-    check(
-        first.shape == second.shape,
-        f"parts of {list(first.shape)} and {list(second.shape)} can't be paired; "
-        "score both methods on the same images in the same order",
-    )
-
-    def difference(means: Tensor) -> Tensor:
-        return statistic(means[:, 0]) - statistic(means[:, 1])
-
-    pairs = torch.stack([first.detach().cpu(), second.detach().cpu()], 1)
-    return bootstrap_interval(
-        pairs, difference, seed=seed, groups=groups, counts=counts, samples=samples, level=level
-    )

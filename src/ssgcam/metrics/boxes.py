@@ -106,20 +106,19 @@ def contour_boxes(score: Tensor, threshold: int) -> tuple[Tensor, int]:
     return torch.tensor(boxes), int(np.argmax([cv2.contourArea(contour) for contour in contours]))
 
 
-def best_ious(score: Tensor, truth: Tensor, taus: Tensor | None = None) -> Tensor:
-    """The best IoU with any ground-truth box at every threshold.
+def best_ious(score: Tensor, truth: Tensor) -> Tensor:
+    """The best IoU with any ground-truth box at every threshold tau = 0, .001, ..., .999.
 
     The mask for tau is ``score > int(tau * max(score))``; taus with the same integer share a mask.
 
     Args:
         score: ``[H, W]`` uint8.
         truth: ``[K, 4]`` inclusive boxes on the same grid.
-        taus: ``[T]`` float64 in [0, 1); None takes 0, .001, ..., .999.
 
     Returns:
-        ``[2, T]`` float64: row 0 takes the box of the largest contour, row 1 the best of all.
+        ``[2, 1000]`` float64: row 0 takes the box of the largest contour, row 1 the best of all.
     """
-    limits = ((TAUS if taus is None else taus) * int(score.max())).long()
+    limits = (TAUS * int(score.max())).long()
     limits, which = torch.unique(limits, return_inverse=True)
     found = [contour_boxes(score, limit) for limit in limits.tolist()]
     ious = box_iou(torch.cat([boxes for boxes, _ in found]), truth.cpu()).amax(1)

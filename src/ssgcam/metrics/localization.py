@@ -108,7 +108,14 @@ def box_hits(
         SsgcamError: If the counts differ, or an image has no or a malformed box.
     """
     limits = torch.tensor([0.5, *DELTAS], dtype=torch.float64)[:, None]
-    return torch.stack([ious[[0, 1, 1, 1]] >= limits for ious in _ious(maps, boxes, sizes, size)])
+    check_count(len(maps), "maps", boxes, "lists of boxes")
+    check_count(len(maps), "maps", sizes, "image sizes")
+    hits = []
+    scores = quantize(prepare_maps(maps, size)).cpu()
+    for score, own, (height, width) in zip(scores, boxes, sizes, strict=True):
+        ious = best_ious(score, scale_boxes(own, height, width, size))
+        hits.append(ious[[0, 1, 1, 1]] >= limits)
+    return torch.stack(hits)
 
 
 def max_box_acc(mean_hits: Tensor) -> Tensor:
@@ -135,14 +142,7 @@ def max_box_acc_v2(mean_hits: Tensor) -> Tensor:
     return mean_hits[..., 1:, :].amax(-1).mean(-1)
 
 
-def localization_hits(
-    maps: Tensor,
-    boxes: Sequence[Tensor],
-    sizes: Sequence[tuple[int, int]],
-    logits: Tensor,
-    labels: Tensor,
-    tau: float = 0.15,
-) -> Tensor:
+def localization_hits(hits: Tensor, logits: Tensor, labels: Tensor, tau: float = 0.15) -> Tensor:
     """GT-known, Top-1 and Top-5 Loc of each image at one fixed threshold.
 
     GT-known: the box of the largest contour above ``int(tau * max)`` of the ground-truth class's
@@ -150,24 +150,21 @@ def localization_hits(
     logits (all of them where there are fewer than k classes).
 
     Args:
-        maps: ``[N, h, w]``, the map of the ground-truth class.
-        boxes: For each image ``[K, 4]``, inclusive, in the original image's pixels.
-        sizes: For each image its original (height, width).
+        hits: ``[N, 4, 1000]``, of :func:`box_hits` with the maps of the ground-truth class.
         logits: ``[N, classes]``.
         labels: ``[N]`` int64, the ground-truth class.
-        tau: The stated threshold as a share of the map's maximum.
+        tau: The stated threshold as a share of the map's maximum, rounded to thousandths.
 
     Returns:
         Parts ``[N, 3]`` bool: GT-known, Top-1, Top-5.
 
     Raises:
-        SsgcamError: If counts differ, tau is outside [0, 1), or a box is missing or malformed.
+        SsgcamError: If counts differ or tau, rounded, is outside 0..0.999.
     """
-    check(0 <= tau < 1, f"tau is {tau}; pass a share of the map's maximum in [0, 1)")
-    check_count(len(maps), "maps", logits, "rows of logits")
-    check_count(len(maps), "maps", labels, "labels")
-    at = torch.tensor([tau], dtype=torch.float64)
-    known = torch.stack([ious[0, 0] >= 0.5 for ious in _ious(maps, boxes, sizes, SIZE, at)])
+    check(0 <= tau < 0.9995, f"tau is {tau}; pass a share of the map's maximum from 0 to 0.999")
+    check_count(len(hits), "maps", logits, "rows of logits")
+    check_count(len(hits), "maps", labels, "labels")
+    known = hits[:, 0, round(1000 * round(tau, 3))]
     top = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices
     right = (top == labels.to(top.device)[:, None]).cpu()
     return torch.stack([known, known & right[:, 0], known & right.any(1)], 1)
@@ -235,20 +232,3 @@ def pixel_average_precision(histogram: Tensor) -> Tensor:
     foreground = double(histogram)[..., 1, :]
     gained_recall = foreground / foreground.sum(-1, keepdim=True)
     return torch.where(gained_recall == 0, 0.0, precision * gained_recall).sum(-1)
-
-
-def _ious(
-    maps: Tensor,
-    boxes: Sequence[Tensor],
-    sizes: Sequence[tuple[int, int]],
-    size: int,
-    taus: Tensor | None = None,
-) -> list[Tensor]:
-    """:func:`best_ious` of every image, at ``size`` x ``size``."""
-    check_count(len(maps), "maps", boxes, "lists of boxes")
-    check_count(len(maps), "maps", sizes, "image sizes")
-    scores = quantize(prepare_maps(maps, size)).cpu()
-    return [
-        best_ious(score, scale_boxes(own, height, width, size), taus)
-        for score, own, (height, width) in zip(scores, boxes, sizes, strict=True)
-    ]

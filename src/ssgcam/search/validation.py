@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssgcam.metrics.bootstrap import Interval, bootstrap_interval, paired_difference
+from ssgcam.metrics.bootstrap import Interval, bootstrap_interval
 from ssgcam.metrics.offset import MaskOffset
 from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.fitness import ThresholdSweep, choose_cut, fitness_parts, score_of
@@ -204,8 +204,8 @@ def compare(
         rivals = [row for row in rows if row.kind == of_kind and row.score(where) is not None]
         if rivals and (name, where) in parts:
             best = max(rivals, key=lambda row: row.score(where) or 0.0).name
-            pair = parts[name, where], parts[best, where]
-            lead = paired_difference(*pair, number, seed=seed, groups=groups[where])
+            ours, rival = parts[name, where], parts[best, where]
+            lead = bootstrap_interval(ours, number, seed=seed, rival=rival, groups=groups[where])
             leads.append(Lead(name, best, of_kind, where, lead))
     return Table(tuple(rows), tuple(leads), final, parts)
 
