@@ -56,29 +56,28 @@ def test_networks_learn_from_the_surest_masks_and_from_the_calibration_masks(tmp
     assert len(trained) == 3  # kept
 
 
-def test_page_pools_folds_and_orders_only_the_images_with_the_object(tmp_path):
+def test_page_pools_folds_and_orders_only_masks_of_the_object_that_are_not_empty(tmp_path):
     def fold(hits):
-        """Four images of 100 pixels, 20 of them the object, and one without it."""
-        parts = torch.tensor(
-            [[[80.0, 0], [20 - hit, hit]] for hit in hits] + [[[90.0, 10], [0, 0]]]
-        )
+        """Four images of 100 pixels, 20 the object; one without it; one whose mask is empty."""
+        others = [[[90.0, 10], [0, 0]], [[80.0, 0], [20, 0]]]
+        parts = torch.tensor([[[80.0, 0], [20 - hit, hit]] for hit in hits] + others)
         better = parts.clone()
         better[:4, 1] = torch.tensor([0.0, 20])
         kinds = {FIRST: parts, SECOND: better, ALONE: parts}
-        predicted = [hit / 40 for hit in hits] + [0.9]
-        return {"parts": kinds, "predicted": predicted, "groups": ["a", "a", "b", "b", "c"]}
+        predicted = [hit / 40 for hit in hits] + [0.9, 0.9]
+        return {"parts": kinds, "predicted": predicted, "groups": ["a", "a", "b", "b", "c", "c"]}
 
     folds = {0: fold([4, 8, 12, 16]), 1: fold([5, 10, 15, 20])}
     common.second_stage_page("masks", "net", ["# Title"], folds, tmp_path)
     with (tmp_path / "masks.csv").open(newline="") as stream:
         rows = {(r["method"], r["metric"]): r for r in csv.DictReader(stream)}
     iou = {name: float(rows[name, "foreground IoU"]["value"]) for name in (FIRST, SECOND, ALONE)}
-    assert iou == pytest.approx({FIRST: 90 / 180, SECOND: 160 / 180, ALONE: 90 / 180}, abs=1e-4)
+    assert iou == pytest.approx({FIRST: 90 / 220, SECOND: 160 / 220, ALONE: 90 / 220}, abs=1e-4)
     lead = rows[f"second stage - {FIRST}", "IoU difference"]
-    assert float(lead["value"]) == pytest.approx(70 / 180, abs=1e-4)
+    assert float(lead["value"]) == pytest.approx(70 / 220, abs=1e-4)
     assert float(rows[FIRST, common.ORDER[0]]["value"]) == 1
     assert rows[FIRST, common.ORDER[0]]["n"] == "8"
-    assert "## net: 10 test images of 3 groups, folds 0, 1" in (tmp_path / "masks.md").read_text()
+    assert "## net: 12 test images of 3 groups, folds 0, 1" in (tmp_path / "masks.md").read_text()
 
 
 def test_the_order_of_masks_is_compared_with_the_perfect_one():
