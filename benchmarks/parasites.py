@@ -219,8 +219,6 @@ def second(options: argparse.Namespace) -> None:
     fields, folds = read_fields(options.data), {}
     cells, model = Fields.read(options.data).moving(0), load_model(str(options.start))
     for number, field in enumerate(fields):
-        if field.name not in (options.fields or field.name).split(","):
-            continue
         others = [each for each in fields if each is not field]
         windows, generator = training_windows(others, cells), np.random.default_rng([5, number])
         order = generator.permutation(len(windows))
@@ -244,7 +242,6 @@ def main() -> None:
     parser = study_parser(__doc__, "malaria_masks and malaria_iml")
     parser.add_argument("step", nargs="?", choices=("study", "second"), default="study")
     parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
-    parser.add_argument("--fields", help="of 'second': only these test fields, by comma")
     options = parser.parse_args()
     options.generations = 3 if options.quick else 60
     options.stem = f"parasites_{options.network}"

@@ -63,18 +63,16 @@ def build_segmenter(
         )
         if weights not in ("none", "imagenet"):
             classifier, own = load_model(weights).network.state_dict(), network.encoder.state_dict()
-            by_name = {name: classifier[name] for name in own if name in classifier}
-            in_order = dict(zip(own, classifier.values(), strict=False))
-            shapes = {name: tensor.shape for name, tensor in own.items()}
-            for state in (by_name, in_order):
-                if {name: tensor.shape for name, tensor in state.items()} == shapes:
-                    network.encoder.load_state_dict(state)
-                    break
-            else:
+            fitting = {k: v for k, v in classifier.items() if k in own and own[k].shape == v.shape}
+            if not fitting:  # another library's names
+                pairs = zip(own.items(), classifier.values(), strict=False)
+                fitting = {k: v for (k, tensor), v in pairs if tensor.shape == v.shape}
+            if len(fitting) < len(own):
                 raise SsgcamError(
-                    f"'{weights}' has {len(by_name)} of the {len(own)} tensors of the encoder "
-                    f"'{encoder}'; give a classifier of the same architecture"
+                    f"'{weights}' fits {len(fitting)} of {len(own)} tensors of the encoder '{encoder}'; "
+                    "give a classifier of the same architecture"
                 )
+            network.encoder.load_state_dict(fitting)
     return LoadedModel(network.eval(), encoder, preprocessing, class_names)
 
 

@@ -280,7 +280,10 @@ class Segmenter:
         """
         images = self.model.inputs(pixels)
         classes, probabilities, maps, unusual = self.explained(images)
-        mirrored = self.explained(images.flip(-1), classes)[2].flip(-1) if self.mirror else None
+        mirrored = None
+        if self.mirror:
+            _, _, of_mirror_images, _ = self.explained(images.flip(-1), classes)
+            mirrored = of_mirror_images.flip(-1)
         found: list[dict[int, ClassScores]] = []
         for n, row in enumerate(classes.tolist()):
             found.append({})

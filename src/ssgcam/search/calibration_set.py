@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ssgcam.core.network import placed, unwrap
 from ssgcam.core.target import logits_of
 from ssgcam.data import IGNORE, Sample, SampleSet, with_box_masks
 from ssgcam.data.classes import match_classes
+from ssgcam.data.masks import BoxShape
 from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import tensor_bytes
 from ssgcam.models import LoadedModel, as_loaded
@@ -26,7 +27,6 @@ from ssgcam.preprocessing import Preprocessing
 #: A calibration set with fewer positive images, or fewer groups, gets a warning.
 FEW_IMAGES, FEW_GROUPS = 10, 5
 
-Boxes = Literal["filled", "ellipse"]
 Mask = Tensor | np.ndarray[Any, Any]
 
 
@@ -115,7 +115,7 @@ class CalibrationSet:
         model: nn.Module | LoadedModel,
         *,
         classes: int | None = None,
-        boxes: Boxes = "filled",
+        boxes: BoxShape = "filled",
         any_count: bool = False,
     ) -> CalibrationSet:
         """Read a data set of files; no pass of the network is needed.

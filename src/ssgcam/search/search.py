@@ -21,13 +21,14 @@ from ssgcam.core.layers import MOST, block_layers, resolve
 from ssgcam.core.network import placed
 from ssgcam.core.refine import Refinement
 from ssgcam.data import SampleSet
+from ssgcam.data.masks import BoxShape
 from ssgcam.errors import SsgcamError
 from ssgcam.fingerprint import Fingerprint, layer_shapes
 from ssgcam.metrics.offset import mask_offset
 from ssgcam.models import LoadedModel, as_loaded
 from ssgcam.recipe import Guarantee, Origin, Recipe, RecipeLayer
 from ssgcam.search.cache import MapCache, build_cache, mean_of
-from ssgcam.search.calibration_set import Boxes, CalibrationSet
+from ssgcam.search.calibration_set import CalibrationSet
 from ssgcam.search.evolution import (
     Evolution,
     evolve,
@@ -86,7 +87,7 @@ def search_recipe(
     *,
     held_out: CalibrationSet | SampleSet | None = None,
     classes: int | str | None = None,
-    boxes: Boxes = "filled",
+    boxes: BoxShape = "filled",
     settings: SearchSettings | None = None,
     cache: Path | str | None = None,
     progress: bool = False,

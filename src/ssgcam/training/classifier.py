@@ -196,8 +196,9 @@ def freeze_before(network: nn.Module, name: str | None) -> list[nn.Module]:
 
 def _rank(epoch: dict[str, Any]) -> tuple[float, float]:
     """What is maximized: the score, then less loss; the last epoch if nothing is held out."""
-    held_out = epoch.get("score") is not None  # earlier checkpoints left the key out
-    return (epoch["score"], -epoch["loss"]) if held_out else (epoch["number"], 0.0)
+    if epoch["score"] is None:
+        return epoch["number"], 0.0
+    return epoch["score"], -epoch["loss"]
 
 
 def _loss_function(images: LabeledImages, settings: TrainingSettings) -> nn.Module:

@@ -24,7 +24,7 @@ from ssgcam.training.settings import SegmenterSettings, TrainingSettings
 #: Settings that don't change what is computed.
 _FREE = ("device", "workers")
 #: Version of the checkpoint's content.
-FORMAT = 2
+FORMAT = 3
 
 
 def identity(

@@ -183,7 +183,7 @@ class TrainingResult:
             ("held-out loss", "loss"),
             ("held-out score", "score"),
         ):
-            values = np.array([epoch.get(name) for epoch in self.history], dtype=float)
+            values = np.array([epoch[name] for epoch in self.history], dtype=float)
             axes.plot(range(1, len(self.history) + 1), values, label=label)
         axes.axvline(self.best_epoch, color="0.6", linestyle=":", label="best epoch")
         axes.set(xlabel="epoch")
