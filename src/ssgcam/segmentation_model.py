@@ -6,7 +6,9 @@ for each class.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ssgcam.checkpoints import read_checkpoint
 from ssgcam.errors import SsgcamError, rephrased, require
@@ -30,7 +32,7 @@ def build_segmenter(
         encoder: A name of segmentation-models-pytorch, such as ``"resnet18"``; ``"tu-NAME"`` is a
             network of timm.
         class_names: Of the classes, without the background.
-        preprocessing: Of its input.
+        preprocessing: Of its input. With weights, means, deviations and channel order become theirs.
         weights: Of the encoder: ``"none"`` (random), ``"imagenet"`` (downloaded), or a classifier of
             this architecture, the file that ``ssgcam train`` writes or a name such as
             ``"efficientnet_lite0"``. Its tensors are matched by name or, where two libraries name
@@ -53,6 +55,7 @@ def build_segmenter(
         raise SsgcamError(
             f"input_size is {list(preprocessing.input_size)}; sides must be multiples of {STRIDE}"
         )
+    colors: dict[str, Any] = {}
     what = f"the weights '{weights}' of the encoder '{encoder}' can't be had"
     with rephrased(what, "give none, or a classifier's file", Exception):
         network = smp.Unet(
@@ -61,11 +64,16 @@ def build_segmenter(
             in_channels=preprocessing.channels,
             classes=1 + len(class_names),
         )
-        if weights not in ("none", "imagenet"):
-            classifier, own = load_model(weights).network.state_dict(), network.encoder.state_dict()
-            fitting = {k: v for k, v in classifier.items() if k in own and own[k].shape == v.shape}
+        if weights == "imagenet":
+            given = smp.encoders.get_preprocessing_params(encoder)
+            colors = {name: tuple(given[name]) for name in ("mean", "std")}
+            colors["channel_order"] = given["input_space"].lower()
+        elif weights != "none":
+            classifier, own = load_model(weights), network.encoder.state_dict()
+            tensors = classifier.network.state_dict()
+            fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
             if not fitting:  # another library's names
-                pairs = zip(own.items(), classifier.values(), strict=False)
+                pairs = zip(own.items(), tensors.values(), strict=False)
                 fitting = {k: v for (k, tensor), v in pairs if tensor.shape == v.shape}
             if len(fitting) < len(own):
                 raise SsgcamError(
@@ -73,7 +81,9 @@ def build_segmenter(
                     "give a classifier of the same architecture"
                 )
             network.encoder.load_state_dict(fitting)
-    return LoadedModel(network.eval(), encoder, preprocessing, class_names)
+            of_classifier = vars(classifier.preprocessing)
+            colors = {name: of_classifier[name] for name in ("mean", "std", "channel_order")}
+    return LoadedModel(network.eval(), encoder, replace(preprocessing, **colors), class_names)
 
 
 def save_segmenter(model: LoadedModel, path: Path) -> None:

@@ -108,6 +108,61 @@ def test_an_encoder_takes_the_weights_of_a_classifier_whose_tensors_have_other_n
     assert "of the same architecture" in refusal(build_segmenter, *other)
 
 
+def test_photos_are_normalized_as_the_weights_of_the_encoder_expect(tmp_path):
+    from torchvision import models
+
+    from ssgcam.models import LoadedModel, save_model
+    from ssgcam.preprocessing import Preprocessing
+    from ssgcam.training import segmenter
+
+    colors = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 0.125), "channel_order": "bgr"}
+    network = models.mobilenet_v2(num_classes=2)
+    save_model(
+        LoadedModel(network, "mobilenet_v2", Preprocessing((32, 32), **colors), ("a", "b")),
+        tmp_path / "net.pth",
+    )
+    inputs = []
+
+    def built(*words):
+        model = build_segmenter(*words)
+        model.network.register_forward_pre_hook(lambda _, given: inputs.append(given[0].clone()))
+        return model
+
+    pairs = squares(tmp_path, 2)
+    settings = replace(TINY, epochs=1, weights=str(tmp_path / "net.pth"), held_out=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmenter, "build_segmenter", built)
+        model = train_segmenter(pairs, settings, progress=False).model
+    save_segmenter(model, tmp_path / "seg.pth")
+    for each in (model, load_segmenter(tmp_path / "seg.pth")):
+        assert {name: getattr(each.preprocessing, name) for name in colors} == colors
+    photos = [Image.open(image).resize((32, 32), Image.Resampling.BILINEAR) for image, _ in pairs]
+    rgb = np.stack([np.asarray(photo) for photo in photos]) / 255
+    expected = (rgb[..., ::-1] - colors["mean"]) / colors["std"]
+    first = inputs[0].numpy().transpose(0, 2, 3, 1)  # photos in any order, turned or mirrored
+    np.testing.assert_allclose(
+        np.sort(first, axis=None), np.sort(expected, axis=None), atol=0.01 / 0.125
+    )
+    for found, wanted in zip(first.mean((0, 1, 2)), expected.mean((0, 1, 2)), strict=True):
+        assert found == pytest.approx(wanted, abs=0.01)
+
+
+def test_photos_are_normalized_as_the_downloaded_weights_expect(monkeypatch):
+    import segmentation_models_pytorch as smp
+    from timm.models import get_pretrained_cfg
+
+    from ssgcam.preprocessing import Preprocessing
+
+    unet, offline = smp.Unet, {"encoder_weights": None}
+    monkeypatch.setattr(smp, "Unet", lambda name, **rest: unet(name, **rest | offline))
+    name = "tf_efficientnet_lite0"
+    size = Preprocessing((32, 32), channel_order="bgr")
+    found = build_segmenter(f"tu-{name}", ("object",), size, "imagenet").preprocessing
+    known = get_pretrained_cfg(name)
+    assert known.mean != size.mean
+    assert found == replace(size, mean=known.mean, std=known.std, channel_order="rgb")
+
+
 def test_an_interrupted_training_resumes_with_identical_weights(tmp_path):
     pairs = squares(tmp_path)
     whole = train_segmenter(pairs, TINY, progress=False)

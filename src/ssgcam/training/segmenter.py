@@ -144,7 +144,7 @@ def train_segmenter(
 
     def loss_of(batch: Iterator[NDArray[Any]]) -> tuple[Tensor, int]:
         images, masks = (torch.from_numpy(each).to(device) for each in batch)
-        logits = network(preprocessing.normalize(images))
+        logits = network(model.preprocessing.normalize(images))
         return segmentation_loss(logits, masks.long()), len(masks)
 
     def scores() -> dict[str, float | None]:
