@@ -7,8 +7,8 @@ EfficientNet-Lite0 and -Lite2 and SqueezeNet with ImageNet weights; every first-
 SSG-CAM, on the ``auto`` layers one by one (the mean of their scores) and fused. Photos are those that the
 ablation did not choose on, and Lite2 chose nothing. Axes: localization (PxAP against filled boxes,
 MaxBoxAcc), grid pointing game, sanity (weight randomization, class sensitivity), perturbation (blur,
-insertion, deletion), and with ``--axes road`` ROAD. A lead counts if the interval of the paired
-difference excludes zero.
+insertion, deletion), and with ``--axes road,road-layers`` ROAD. A lead counts if the interval of the
+paired difference excludes zero.
 
 ``ablation`` compares forms, sigmas, exponents and gamma, from the default before it. Every second
 photo chooses, the other half reports; EfficientNet-Lite2 chooses nothing and confirms.
@@ -20,6 +20,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ VARIANTS = {
 }
 PLACES = ("mean of layers", "all fused")
 AXES = ("localization", "grid", "sanity", "perturbation")
-#: Mosaics of the grid pointing game, photos of the perturbation and of ROAD: these axes take longest.
-MOSAICS, PERTURBED, ROAD = 32, 24, 16
+#: Mosaics of the grid pointing game, photos of the other axes: these take longest.
+MOSAICS, SANITY, PERTURBED, ROAD, ROAD_LAYERS = 32, 60, 24, 16, 8
 
 
 def axes(
@@ -88,19 +89,21 @@ def axes(
         replace(photos, samples=photos.samples[start::2][:limit])
         for photos in (photos_with_boxes(data), labeled_photos(data))
     )
-    perturbed, road = (replace(labeled, samples=labeled.samples[:n]) for n in (PERTURBED, ROAD))
+    perturbed, road, road_layers = (
+        replace(labeled, samples=labeled.samples[:n]) for n in (PERTURBED, ROAD, ROAD_LAYERS)
+    )
+    road_of = partial(evaluate_perturbation, model, measures=("road",), settings=settings)
     return {
         "localization": lambda: evaluate_localization(model, boxed, compared, settings=settings),
         "grid": lambda: evaluate_grid(model, labeled, compared, mosaics=MOSAICS, settings=settings),
         "sanity": lambda: evaluate_sanity(
-            model, labeled, compared, images=16, stages=1, settings=settings
+            model, labeled, compared, images=SANITY, stages=1, settings=settings
         ),
         "perturbation": lambda: evaluate_perturbation(
             model, perturbed, compared, areas=(0.05, 0.1, 0.3), steps=14, settings=settings
         ),
-        "road": lambda: evaluate_perturbation(
-            model, road, replace(compared, each=False), measures=("road",), settings=settings
-        ),
+        "road": lambda: road_of(road, replace(compared, each=False)),
+        "road-layers": lambda: road_of(road_layers, replace(compared, fused=False)),
     }
 
 
