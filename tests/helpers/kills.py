@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -26,6 +28,7 @@ def in_child(work: Callable[[], object]) -> multiprocessing.process.BaseProcess:
         for stream in (1, 2):
             os.dup2(nothing, stream)
         torch.set_num_threads(1)  # a pool of threads does not survive the fork
+        tqdm.set_lock(threading.RLock())  # the parent's would stay locked if the child is killed
         work()
 
     process = _FORK.Process(target=quietly)
