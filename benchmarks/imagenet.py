@@ -76,7 +76,7 @@ VARIANTS = {
 }
 PLACES = ("mean of layers", "all fused")
 AXES = ("localization", "grid", "sanity", "perturbation")
-#: Mosaics of the grid pointing game, photos of the other axes: these take longest.
+#: Mosaics of the grid pointing game; photos of sanity, perturbation, ROAD and ROAD of single layers.
 MOSAICS, SANITY, PERTURBED, ROAD, ROAD_LAYERS = 32, 60, 24, 16, 8
 
 

@@ -32,7 +32,8 @@ def build_segmenter(
         encoder: A name of segmentation-models-pytorch, such as ``"resnet18"``; ``"tu-NAME"`` is a
             network of timm.
         class_names: Of the classes, without the background.
-        preprocessing: Of its input. With weights, means, deviations and channel order become theirs.
+        preprocessing: Of its input. Mean, standard deviation and channel order are replaced by those
+            that the encoder's weights were trained with, if it has weights.
         weights: Of the encoder: ``"none"`` (random), ``"imagenet"`` (downloaded), or a classifier of
             this architecture, the file that ``ssgcam train`` writes or a name such as
             ``"efficientnet_lite0"``. Its tensors are matched by name or, where two libraries name

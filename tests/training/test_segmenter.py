@@ -139,7 +139,11 @@ def test_photos_are_normalized_as_the_weights_of_the_encoder_expect(tmp_path):
     photos = [Image.open(image).resize((32, 32), Image.Resampling.BILINEAR) for image, _ in pairs]
     rgb = np.stack([np.asarray(photo) for photo in photos]) / 255
     expected = (rgb[..., ::-1] - colors["mean"]) / colors["std"]
-    first = inputs[0].numpy().transpose(0, 2, 3, 1)  # photos in any order, turned or mirrored
+    first = inputs[0].numpy().transpose(0, 2, 3, 1)
+    prepared = model.preprocessing([Image.open(image) for image, _ in pairs]).numpy()
+    # each channel has the same values; the photos are in any order, turned or mirrored
+    values = (np.sort(each.reshape(-1, 3), 0) for each in (first, prepared.transpose(0, 2, 3, 1)))
+    np.testing.assert_allclose(*values, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(
         np.sort(first, axis=None), np.sort(expected, axis=None), atol=0.01 / 0.125
     )

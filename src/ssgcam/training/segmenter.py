@@ -162,7 +162,12 @@ def train_segmenter(
         loss_of,
         scores,
         rank,
-        identity=identity(settings, inputs.tobytes() + labels.tobytes(), class_names=list(names)),
+        identity=identity(
+            settings,
+            inputs.tobytes() + labels.tobytes(),
+            class_names=list(names),
+            preprocessing=asdict(model.preprocessing),
+        ),
         checkpoint=checkpoint,
         resume=resume,
         progress=progress,
