@@ -87,3 +87,15 @@ def test_a_wrong_number_of_class_names_is_refused_in_a_rerun_too(tmp_path):
     segment_auto(tmp_path / "in", model, tmp_path / "out")
     named = dataclasses.replace(model, class_names=("one", "two", "three", "four", "five"))
     assert "5 class names" in refusal(segment_auto, tmp_path / "in", named, tmp_path / "out")
+
+
+def test_a_rerun_with_other_class_names_keeps_no_output_with_the_old_ones(tmp_path):
+    photos(tmp_path / "in", 2)
+    model = small()
+    renamed = dataclasses.replace(model, class_names=tuple(f"new {n}" for n in model.class_names))
+    explain_auto(tmp_path / "in", model, tmp_path / "maps")
+    refused = refusal(explain_auto, tmp_path / "in", renamed, tmp_path / "maps")
+    assert "another run (model.class_names differ)" in refused
+    segment_auto(tmp_path / "in", model, tmp_path / "masks")
+    again = segment_auto(tmp_path / "in", renamed, tmp_path / "masks")
+    assert (again.total, again.before) == (2, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ def network_settings(
     Raises:
         SsgcamError: If the network can't be run, or the manifest can't be read.
     """
+    names = json.dumps(model.class_names).encode()
     about = {
         "name": model.name,
+        "class_names": f"sha256:{sha256(names).hexdigest()}",
         "parameters": parameter_hash(model.network),
         "output": cam_or_recipe.output if isinstance(cam_or_recipe, CAM) else model.output,
         "preprocessing": asdict(model.preprocessing),
