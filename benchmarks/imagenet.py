@@ -48,9 +48,8 @@ from ssgcam.evaluation import (
     evaluate_sanity,
 )
 
-#: Networks of the ablation: two that choose, and one that confirms.
-CHOOSING, FRESH = ("efficientnet_lite0", "squeezenet"), "efficientnet_lite2"
-OURS = ("discriminate", "localize")
+CHOOSING, FRESH = ("efficientnet_lite0", "squeezenet"), "efficientnet_lite2"  # of the ablation
+PRESETS = {"discriminate": DISCRIMINATE, "localize": LOCALIZE}
 ABLATION_RIVALS = ("hires_cam", "grad_cam_elementwise", "smoothed_hires_cam")
 RIVALS = (
     "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "hires_cam", "layer_cam", "grad_cam_elementwise",
@@ -65,14 +64,13 @@ METRICS = (
 BEFORE = SSGSettings("sum", 0.06, 1, 0.5)  # the default before this ablation
 VARIANTS = {
     "before": BEFORE,
-    "discriminate": DISCRIMINATE,
-    "localize": LOCALIZE,
-    "taylor form": SSGSettings("taylor", 0.06, 0.3, 0.3),
-    "gradient form": SSGSettings("gradient", 0.06, 0.3, 0.3),
+    **PRESETS,
+    **{f"{form} form": SSGSettings(form, 0.06, 0.3, 0.3) for form in ("taylor", "gradient")},
     **{f"sigma {sigma}": replace(BEFORE, sigma=sigma) for sigma in (0.0, 0.08, 0.1, 0.13)},
     **{f"second exponent {b}": replace(BEFORE, second_exponent=b) for b in (0.0, 0.25, 1.0)},
     **{f"sigma 0.08, exponents {a}, {a / 4}": SSGSettings("sum", 0.08, a, a / 4) for a in (1, 2)},
     "cancellation 0.5": replace(BEFORE, cancellation=0.5),
+    **{f"{k}, sigma {s}": replace(v, sigma=s) for k, v in PRESETS.items() for s in (0.0, 0.03)},
 }
 PLACES = ("mean of layers", "all fused")
 AXES = ("localization", "grid", "sanity", "perturbation")
@@ -186,7 +184,7 @@ def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) 
 
 def study(options: argparse.Namespace) -> None:
     """Compare the presets with first-order methods and write the page."""
-    compared = MethodsCompared(tuple(map(method_of, OURS + RIVALS)))
+    compared = MethodsCompared(tuple(map(method_of, (*PRESETS, *RIVALS))))
     rows, sections = [], opening("ImageNet networks", __doc__)
     for network in options.networks.split(","):
         found = scores_of_half(network, compared, 1, "imagenet", options)
@@ -210,16 +208,18 @@ def study(options: argparse.Namespace) -> None:
 
 def ablation(options: argparse.Namespace) -> None:
     """Compare the variants, one with another gamma and three rivals, and write the page."""
-    own = [replace(method_of("ssg_cam", ssg), title=name) for name, ssg in VARIANTS.items()]
-    own.append(replace(method_of("ssg_cam", BEFORE), gamma=0.5, title="gamma 0.5"))
-    compared = MethodsCompared((*own, *map(method_of, ABLATION_RIVALS)))
+    every = {name: method_of("ssg_cam", ssg) for name, ssg in VARIANTS.items()}
+    every["gamma 0.5"] = replace(every["before"], gamma=0.5)
+    variants = [replace(every[name], title=name) for name in options.variants or every]
+    compared = MethodsCompared((*variants, *map(method_of, ABLATION_RIVALS)))
+    stem = "_".join(("ablation", *options.variants))
     rows, sections = [], opening("Ablation", __doc__, 3)
     for network in options.networks.split(","):
         for half in (1,) if network == FRESH else (0, 1):
-            found = scores_of_half(network, compared, half, "ablation", options)
+            found = scores_of_half(network, compared, half, stem, options)
             title = f"{network}, {('choosing', 'reporting')[half]} half"
-            own = [row for row in rows_of(title, found) if " - " not in row.method]
-            rows += [row for row in own if row.layers in PLACES]
+            own = rows_of(title, found)
+            rows += [row for row in own if " - " not in row.method and row.layers in PLACES]
             sections += score_sections(title, found)
     write_page("ablation", sections, rows, options.out)
 
@@ -232,6 +232,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join((*CHOOSING, FRESH)))
     parser.add_argument("--limit", type=int, help="photos for each axis")
     parser.add_argument("--axes", default=",".join(AXES), help="some of them, by comma")
+    parser.add_argument("--variants", nargs="*", default=(), help="of the ablation; all if none")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="results so far")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
