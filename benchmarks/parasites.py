@@ -193,12 +193,12 @@ def pictures(fields: Sequence[Field]) -> Pictures:
 
 
 def study(options: argparse.Namespace) -> None:
-    """Search a recipe for each field in both variants and write the page."""
+    """Search a recipe for each field in the variants and write the page."""
     fields = read_fields(options.data)
     views, generations = (Augmentation("horizontal"),), options.generations
     settings = SearchSettings(generations=generations, folds=0, views=views, augmentations=views)
     rows, sections = [], opening("Malaria parasites", __doc__)
-    for variant in ("zero-shot", "adapted"):
+    for variant in options.variants.split(","):
         found = []
         for field in fields:
             model = load_model(str(options.start))
@@ -242,6 +242,7 @@ def main() -> None:
     parser = study_parser(__doc__, "malaria_masks and malaria_iml")
     parser.add_argument("step", nargs="?", choices=("study", "second"), default="study")
     parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
+    parser.add_argument("--variants", default="zero-shot,adapted")
     options = parser.parse_args()
     options.generations = 3 if options.quick else 60
     options.stem = f"parasites_{options.network}"
