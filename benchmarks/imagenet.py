@@ -210,6 +210,7 @@ def ablation(options: argparse.Namespace) -> None:
     """Compare the variants, one with another gamma and three rivals, and write the page."""
     every = {name: method_of("ssg_cam", ssg) for name, ssg in VARIANTS.items()}
     every["gamma 0.5"] = replace(every["before"], gamma=0.5)
+    every["discriminate, gamma 2"] = replace(every["discriminate"], gamma=2.0)
     variants = [replace(every[name], title=name) for name in options.variants or every]
     compared = MethodsCompared((*variants, *map(method_of, ABLATION_RIVALS)))
     stem = "_".join(("ablation", *options.variants))
