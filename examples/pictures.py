@@ -130,7 +130,7 @@ def choosing(model: LoadedModel, objects: Objects) -> Image.Image:
         "Which pixels\ncount?": [
             ("use", "grad_cam_elementwise", middle),
             ("use", "hires_cam", middle),
-            ("use", "ssg_cam, sigma 0", middle),
+            ("use", "ssg_cam, sigma 0", "auto"),
             ("do not use", "ssg_cam", middle),
         ],
         "Why the shuttle,\nnot the helmet?": [
