@@ -62,7 +62,7 @@ METRICS = (
     "deletion", "ROAD",
 )  # fmt: skip
 BEFORE = SSGSettings("sum", 0.06, 1, 0.5)  # the default before this ablation
-VARIANTS = {
+SETTINGS = {
     "before": BEFORE,
     **PRESETS,
     **{f"{form} form": SSGSettings(form, 0.06, 0.3, 0.3) for form in ("taylor", "gradient")},
@@ -70,8 +70,11 @@ VARIANTS = {
     **{f"second exponent {b}": replace(BEFORE, second_exponent=b) for b in (0.0, 0.25, 1.0)},
     **{f"sigma 0.08, exponents {a}, {a / 4}": SSGSettings("sum", 0.08, a, a / 4) for a in (1, 2)},
     "cancellation 0.5": replace(BEFORE, cancellation=0.5),
-    **{f"{k}, sigma {s}": replace(v, sigma=s) for k, v in PRESETS.items() for s in (0.0, 0.03)},
+    **{f"discriminate, sigma {sigma}": replace(DISCRIMINATE, sigma=sigma) for sigma in (0.0, 0.03)},
+    "localize, sigma 0.03": replace(LOCALIZE, sigma=0.03),
 }
+VARIANTS = {name: replace(method_of("ssg_cam", s), title=name) for name, s in SETTINGS.items()}
+VARIANTS["gamma 0.5"] = replace(VARIANTS["before"], gamma=0.5, title="gamma 0.5")
 PLACES = ("mean of layers", "all fused")
 AXES = ("localization", "grid", "sanity", "perturbation")
 #: Mosaics of the grid pointing game; photos of sanity, perturbation, ROAD and ROAD of single layers.
@@ -207,12 +210,9 @@ def study(options: argparse.Namespace) -> None:
 
 
 def ablation(options: argparse.Namespace) -> None:
-    """Compare the variants, one with another gamma and three rivals, and write the page."""
-    every = {name: method_of("ssg_cam", ssg) for name, ssg in VARIANTS.items()}
-    every["gamma 0.5"] = replace(every["before"], gamma=0.5)
-    every["discriminate, gamma 2"] = replace(every["discriminate"], gamma=2.0)
-    variants = [replace(every[name], title=name) for name in options.variants or every]
-    compared = MethodsCompared((*variants, *map(method_of, ABLATION_RIVALS)))
+    """Compare variants with three rivals and write the page."""
+    chosen = [VARIANTS[name] for name in options.variants or VARIANTS]
+    compared = MethodsCompared((*chosen, *map(method_of, ABLATION_RIVALS)))
     stem = "_".join(("ablation", *options.variants))
     rows, sections = [], opening("Ablation", __doc__, 3)
     for network in options.networks.split(","):
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join((*CHOOSING, FRESH)))
     parser.add_argument("--limit", type=int, help="photos for each axis")
     parser.add_argument("--axes", default=",".join(AXES), help="some of them, by comma")
-    parser.add_argument("--variants", nargs="*", default=(), help="of the ablation; all if none")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=(), help="default: all")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="results so far")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()

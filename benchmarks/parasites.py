@@ -193,12 +193,12 @@ def pictures(fields: Sequence[Field]) -> Pictures:
 
 
 def study(options: argparse.Namespace) -> None:
-    """Search a recipe for each field in the variants and write the page."""
+    """Search a recipe for each field, zero-shot, adapted or both, and write the page."""
     fields = read_fields(options.data)
     views, generations = (Augmentation("horizontal"),), options.generations
     settings = SearchSettings(generations=generations, folds=0, views=views, augmentations=views)
     rows, sections = [], opening("Malaria parasites", __doc__)
-    for variant in options.variants.split(","):
+    for variant in options.variants:
         found = []
         for field in fields:
             model = load_model(str(options.start))
@@ -242,7 +242,8 @@ def main() -> None:
     parser = study_parser(__doc__, "malaria_masks and malaria_iml")
     parser.add_argument("step", nargs="?", choices=("study", "second"), default="study")
     parser.add_argument("--network", default="resnet34", help="of cells.py, fold 0")
-    parser.add_argument("--variants", default="zero-shot,adapted")
+    variants = ("zero-shot", "adapted")
+    parser.add_argument("--variants", nargs="+", choices=variants, default=variants)
     options = parser.parse_args()
     options.generations = 3 if options.quick else 60
     options.stem = f"parasites_{options.network}"
