@@ -61,16 +61,27 @@ METRICS = (
     "rank correlation", "class sensitivity", "probability drop", "accuracy drop", "insertion",
     "deletion", "ROAD",
 )  # fmt: skip
-BEFORE = SSGSettings("sum", 0.06, 1, 0.5)  # the default before this ablation
+#: The default before this ablation, and the present one without its unsmoothed share.
+BEFORE, SMOOTHED = (
+    SSGSettings("sum", 0.06, 1, 0.5, unsmoothed=0),
+    replace(DISCRIMINATE, unsmoothed=0),
+)
 SETTINGS = {
     "before": BEFORE,
     **PRESETS,
+    "all smoothed": SMOOTHED,
     **{f"{form} form": SSGSettings(form, 0.06, 0.3, 0.3) for form in ("taylor", "gradient")},
     **{f"sigma {sigma}": replace(BEFORE, sigma=sigma) for sigma in (0.0, 0.08, 0.1, 0.13)},
     **{f"second exponent {b}": replace(BEFORE, second_exponent=b) for b in (0.0, 0.25, 1.0)},
-    **{f"sigma 0.08, exponents {a}, {a / 4}": SSGSettings("sum", 0.08, a, a / 4) for a in (1, 2)},
+    **{
+        f"sigma 0.08, exponents {a}, {a / 4}": replace(
+            SMOOTHED, first_exponent=a, second_exponent=a / 4
+        )
+        for a in (1, 2)
+    },
     "cancellation 0.5": replace(BEFORE, cancellation=0.5),
-    **{f"discriminate, sigma {sigma}": replace(DISCRIMINATE, sigma=sigma) for sigma in (0.0, 0.03)},
+    **{f"all smoothed, sigma {sigma}": replace(SMOOTHED, sigma=sigma) for sigma in (0.0, 0.03)},
+    **{f"unsmoothed {share}": replace(SMOOTHED, unsmoothed=share) for share in (0.5, 0.7)},
     "localize, sigma 0.03": replace(LOCALIZE, sigma=0.03),
 }
 VARIANTS = {name: replace(method_of("ssg_cam", s), title=name) for name, s in SETTINGS.items()}
@@ -122,6 +133,7 @@ def scores_of_half(
     """The scores of a network on each axis, computed once; their files begin with the stem."""
     model = imagenet_network(name, options.weights)
     evaluations = axes(model, options.data, compared, start=half, limit=options.limit)
+    stem += "_fused" * options.fused
     return {
         axis: kept(
             options.work / f"{stem}_{name}_{half}_{axis}_{options.limit}.pt",
@@ -169,7 +181,9 @@ def score_table(found: dict[str, dict[str, list[dict[str, Any]]]], layers: str) 
 def score_sections(title: str, found: dict[str, dict[str, list[dict[str, Any]]]]) -> list[str]:
     """The title, the numbers of images, and the tables of both choices of layers."""
     counts = ", ".join(f"{axis} {own['scores'][0]['n']}" for axis, own in found.items())
-    tables = [part for place in PLACES for part in (f"### {place}", score_table(found, place))]
+    places = {score["layers"] for own in found.values() for score in own["scores"]}
+    shown = [place for place in PLACES if place in places]
+    tables = [part for place in shown for part in (f"### {place}", score_table(found, place))]
     return [f"## {title}", f"Images (for grid: mosaics' cells): {counts}.", *tables]
 
 
@@ -187,7 +201,7 @@ def layer_table(found: dict[str, dict[str, list[dict[str, Any]]]], metric: str) 
 
 def study(options: argparse.Namespace) -> None:
     """Compare the presets with first-order methods and write the page."""
-    compared = MethodsCompared(tuple(map(method_of, (*PRESETS, *RIVALS))))
+    compared = MethodsCompared(tuple(map(method_of, (*PRESETS, *RIVALS))), each=not options.fused)
     rows, sections = [], opening("ImageNet networks", __doc__)
     for network in options.networks.split(","):
         found = scores_of_half(network, compared, 1, "imagenet", options)
@@ -212,7 +226,8 @@ def study(options: argparse.Namespace) -> None:
 def ablation(options: argparse.Namespace) -> None:
     """Compare variants with three rivals and write the page."""
     chosen = [VARIANTS[name] for name in options.variants or VARIANTS]
-    compared = MethodsCompared((*chosen, *map(method_of, ABLATION_RIVALS)))
+    methods = (*chosen, *map(method_of, ABLATION_RIVALS))
+    compared = MethodsCompared(methods, each=not options.fused)
     stem = "_".join(("ablation", *options.variants))
     rows, sections = [], opening("Ablation", __doc__, 3)
     for network in options.networks.split(","):
@@ -234,6 +249,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="photos for each axis")
     parser.add_argument("--axes", default=",".join(AXES), help="some of them, by comma")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=(), help="default: all")
+    parser.add_argument("--fused", action="store_true", help="all layers fused alone")
     parser.add_argument("--work", type=Path, default=Path("runs"), help="results so far")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()

@@ -88,11 +88,11 @@ def layers(model: LoadedModel, objects: Objects) -> Image.Image:
         ("layer_cam", "LayerCAM"),
         ("grad_cam", "Grad-CAM"),
     ):
-        result = CAM(model, method=method)(images, thing.index)
         maps = {
-            **{name: result.layer_maps[name][0] for name in names},
-            "all four fused": result.maps[0],
+            name: CAM(model, [name], method)(images, thing.index).layer_maps[name][0]
+            for name in names
         }
+        maps["all four fused"] = CAM(model, method=method)(images, thing.index).maps[0]
         cells = []
         for number, (name, values) in enumerate(maps.items()):
             height, width = values.shape

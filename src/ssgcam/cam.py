@@ -109,6 +109,11 @@ class CAM:
         self._model = model if isinstance(model, LoadedModel) else None
         self.network = unwrap(loaded.network)
         self.class_names = loaded.class_names
+        self.given_layers: Literal["auto"] | list[str] = "auto"
+        if layers != "auto":
+            wanted = [layers] if isinstance(layers, str) else layers
+            self.given_layers = resolve(self.network, wanted)
+        self._layers = None if self.given_layers == "auto" else self.given_layers
         self.method_name = method
         self.ssg: SSGSettings | Sequence[SSGSettings] = ssg or SSGSettings()
         self.target, self.target_function = settings_and_function(target, self.method.target)
@@ -122,11 +127,6 @@ class CAM:
         self._computation = Computation(self.network, fast)
         self.layer_weights = layer_weights
         self.gamma = self.method.gamma if gamma is None else gamma
-        self.given_layers: Literal["auto"] | list[str] = "auto"
-        if layers != "auto":
-            wanted = [layers] if isinstance(layers, str) else layers
-            self.given_layers = resolve(self.network, wanted)
-        self._layers = None if self.given_layers == "auto" else self.given_layers
         per_layer = {"gamma": self.gamma, "layer_weights": layer_weights, "ssg": self.ssg}
         for name, values in per_layer.items():
             if not isinstance(values, Sequence):
@@ -143,7 +143,9 @@ class CAM:
     @property
     def methods(self) -> list[Method]:
         """The method with its settings: one for all layers, or one for each."""
-        return [method_of(self.method_name, each) for each in _for_each(self.ssg, 1)]
+        methods = [method_of(self.method_name, each) for each in _for_each(self.ssg, 1)]
+        several = len(self._layers or ()) > 1
+        return [methods[0].fused] if several and len(methods) == 1 else methods
 
     @property
     def method(self) -> Method:
@@ -348,6 +350,7 @@ class SSGCAM(CAM):
         first_exponent: Power of the first-order signal.
         second_exponent: Power of the second-order signal.
         cancellation: ``lambda`` of the sum form.
+        unsmoothed: Share of the first order that is not smoothed, see :class:`SSGSettings`.
         gamma: As for :class:`CAM`, as are all that follow.
         layer_weights: As for :class:`CAM`.
         fusion: As for :class:`CAM`.
@@ -373,6 +376,7 @@ class SSGCAM(CAM):
         first_exponent: float = SSGSettings.first_exponent,
         second_exponent: float = SSGSettings.second_exponent,
         cancellation: float = SSGSettings.cancellation,
+        unsmoothed: float | None = None,
         gamma: float | Sequence[float] | None = None,
         layer_weights: Sequence[float] | None = None,
         fusion: Fusion | None = None,
@@ -384,7 +388,7 @@ class SSGCAM(CAM):
         super().__init__(
             model,
             layers,
-            ssg=SSGSettings(form, sigma, first_exponent, second_exponent, cancellation),
+            ssg=SSGSettings(form, sigma, first_exponent, second_exponent, cancellation, unsmoothed),
             gamma=gamma,
             layer_weights=layer_weights,
             fusion=fusion,

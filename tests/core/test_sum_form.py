@@ -31,7 +31,10 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 def loop(signal: Signal, settings: SSGSettings) -> Tensor:
-    """``[S relu(P - lambda N)]^a [S sum_c relu(second) A^2]^b``, one image and channel at a time."""
+    """``e^(a u) [S e]^(a (1 - u)) [S sum_c relu(second) A^2]^b``, one image and channel at a time.
+
+    ``e = relu(P - lambda N)``.
+    """
     a, g = signal.activation, signal.first
     assert g is not None
     second = g**2 if signal.second is None else signal.second
@@ -50,7 +53,9 @@ def loop(signal: Signal, settings: SSGSettings) -> Tensor:
             negative += (-term).clamp(min=0)
             strength += second[n, c].clamp(min=0) * a[n, c] ** 2
         agreement = (positive - settings.cancellation * negative).clamp(min=0)
-        maps[n] = (rows @ agreement @ columns.T) ** settings.first_exponent
+        unsmoothed = (settings.unsmoothed or 0) * settings.first_exponent
+        maps[n] = (rows @ agreement @ columns.T) ** (settings.first_exponent - unsmoothed)
+        maps[n] *= agreement**unsmoothed
         maps[n] *= (rows @ strength @ columns.T) ** settings.second_exponent
     return maps
 
@@ -59,10 +64,11 @@ def loop(signal: Signal, settings: SSGSettings) -> Tensor:
 @pytest.mark.parametrize(("a", "b"), [(1, 0), (0, 1), (1, 0.5), (2, 0.3)])
 @pytest.mark.parametrize("cancellation", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("sigma", [0.0, 0.13])
+@pytest.mark.parametrize("unsmoothed", [None, 0.3, 1.0])
 def test_sum_form_against_a_loop(
-    sigma: float, cancellation: float, a: float, b: float, second: bool
+    unsmoothed: float | None, sigma: float, cancellation: float, a: float, b: float, second: bool
 ) -> None:
-    settings = SSGSettings("sum", sigma, a, b, cancellation)
+    settings = SSGSettings("sum", sigma, a, b, cancellation, unsmoothed)
     found = ssg_cam(signal(second), settings)
     torch.testing.assert_close(scaled(found), scaled(loop(signal(second), settings)))
 
@@ -86,7 +92,7 @@ def test_factors_of_a_layer_cancel_in_float32(gradient: float, activation: float
     ("preset", "settings"),
     [
         ("discriminate", SSGSettings("sum", 0.08, 1.5, 0.25, 1)),
-        ("localize", SSGSettings("sum", 0.06, 1, 0, 0)),
+        ("localize", SSGSettings("sum", 0.06, 1, 0, 0, 0)),
     ],
 )
 def test_presets_are_named_settings(preset: str, settings: SSGSettings) -> None:
@@ -113,9 +119,35 @@ def test_second_order_of_any_target(target: Any, second: Any) -> None:
     )
 
 
-def test_cancellation_is_checked() -> None:
+def test_fused_layers_leave_a_third_of_the_first_order_unsmoothed() -> None:
+    network, images = Small().eval(), torch.rand(2, 3, 24, 24)
+    layers = ["act1", "act2"]
+    given = {share: CAM(network, layers, ssg=SSGSettings(unsmoothed=share)) for share in (0, 1 / 3)}
+    found = CAM(network, layers)(images, 1)
+    torch.testing.assert_close(found.maps, given[1 / 3](images, 1).maps)
+    assert not torch.allclose(found.maps, given[0](images, 1).maps, atol=0.01)
+    for layer in layers:
+        alone = CAM(network, [layer])(images, 1)
+        torch.testing.assert_close(
+            scaled(alone.layer_maps[layer]), scaled(given[0](images, 1).layer_maps[layer])
+        )
+
+
+def test_settings_for_each_layer_leave_nothing_unsmoothed_unless_they_say_so() -> None:
+    network, images = Small().eval(), torch.rand(2, 3, 24, 24)
+    layers = ["act1", "act2"]
+    each = CAM(network, layers, ssg=[SSGSettings(), SSGSettings()])(images, 1)
+    none = CAM(network, layers, ssg=SSGSettings(unsmoothed=0))(images, 1)
+    torch.testing.assert_close(each.maps, none.maps)
+
+
+def test_ranges_are_checked() -> None:
     with np.testing.assert_raises_regex(ValueError, "cancellation is 1.5"):
         SSGSettings("sum", cancellation=1.5)
+    with np.testing.assert_raises_regex(ValueError, "unsmoothed is -0.1"):
+        SSGSettings("sum", unsmoothed=-0.1)
+    with np.testing.assert_raises_regex(ValueError, "only the sum form has it"):
+        SSGSettings("taylor", unsmoothed=0.5)
 
 
 def test_cancellation_separates_classes_in_the_last_layer() -> None:

@@ -53,7 +53,7 @@ def found(samples):
 def maps_of(model, samples, method, layer):
     inputs, sizes = stacked(model, samples)
     labels = torch.tensor([sample.labels[0] for sample in samples])
-    cam = CAM(model, LAYERS, method)
+    cam = CAM(model, LAYERS if layer == ALL_FUSED else [layer], method)
     result = cam(inputs, labels)
     if layer == ALL_FUSED:
         return result.maps, result.logits, labels, sizes

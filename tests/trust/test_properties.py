@@ -43,10 +43,11 @@ def options(draw: st.DrawFn, plain: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {"method": method, "gamma": draw(st.floats(0.1, 2))}
     if method == "ssg_cam":
         first, second = draw(st.sampled_from([(1.0, 0.5), (1.0, 0.0), (0.0, 1.0), (0.3, 2.0)]))
+        form = draw(st.sampled_from(["gradient", "sum", "taylor"]))
         found["ssg"] = SSGSettings(
-            form=draw(st.sampled_from(["gradient", "sum", "taylor"])),
-            sigma=draw(st.floats(0, 0.5)), first_exponent=first, second_exponent=second,
+            form=form, sigma=draw(st.floats(0, 0.5)), first_exponent=first, second_exponent=second,
             cancellation=draw(st.floats(0, 1)),
+            unsmoothed=draw(st.none() | st.floats(0, 1)) if form == "sum" else None,
         )  # fmt: skip
         names = ["exp"] if plain else ["exp", "odds", "probability", "sigmoid"]
         found["target"] = TargetSettings(

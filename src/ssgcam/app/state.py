@@ -96,6 +96,7 @@ class Explanation:
         """The map ``[H, W]`` in [0, 1] at the network's input size."""
         names = self.fused if settings.layer == FUSED else (settings.layer,)
         method = method_of(settings.method, settings)
+        method = method.fused if len(names) > 1 else method
         assert method.function is not None
         with torch.no_grad():
             raw = [method.function(self.signals[name]) for name in names]

@@ -198,6 +198,11 @@ class MethodOptions:
         "SSG-CAM, sum form: share of the evidence against the class that is subtracted.",
         shown=str(SSGSettings.cancellation),
     )
+    unsmoothed: float | None = option(
+        None,
+        "SSG-CAM, sum form: share of the first order's exponent that is not smoothed.",
+        shown="0; 1/3 where layers are fused",
+    )
     gamma: float | None = option(None, "Exponent of each layer's map.", shown="the method's")
 
     def __post_init__(self) -> None:

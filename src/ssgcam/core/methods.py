@@ -32,7 +32,8 @@ def ssg_cam(signal: Signal, settings: SSGSettings | None = None) -> Tensor:
 
     - gradient form: ``map = relu( sum_c relu(S first)^a relu(S second)^b A )``
     - Taylor form: ``map = sum_c relu(S E)^a relu(S F)^b``
-    - sum form: ``map = [S relu(sum_c relu(E) - lambda sum_c relu(-E))]^a [S sum_c relu(F)]^b``
+    - sum form: ``map = e^(a u) [S e]^(a (1 - u)) [S sum_c relu(F)]^b`` with
+      ``e = relu(sum_c relu(E) - lambda sum_c relu(-E))`` and ``u`` the unsmoothed share
 
     With ``a=1, b=0, sigma=0`` the first two are LayerCAM where ``A >= 0``; the sum form is HiResCAM
     with ``lambda=1`` and element-wise Grad-CAM with ``lambda=0``. Signals are scaled by their largest
@@ -68,14 +69,18 @@ def ssg_cams(signal: Signal, settings: Iterable[SSGSettings]) -> Iterator[Tensor
         if form == "sum":
             first = F.leaky_relu(first, cancellation).sum(1, keepdim=True).clamp_min(0)
             second = second.clamp_min(0).sum(1, keepdim=True)
+        evidence = first
         if any(each.first_exponent for each in group):
             first = unit(smooth(first, sigma).clamp_min(0))
         if any(each.second_exponent for each in group):
             second = unit(smooth(second, sigma).clamp_min(0))
         for each in group:
-            weight = _product_of_powers(first, each.first_exponent, second, each.second_exponent)
+            a, unsmoothed = each.first_exponent, each.unsmoothed or 0
+            weight = _product_of_powers(first, a * (1 - unsmoothed), second, each.second_exponent)
             if form == "gradient":
                 weight = weight * activation
+            if a * unsmoothed:
+                weight = weight * unit(evidence) ** (a * unsmoothed)
             yield weight.sum(1).clamp_min(0)
 
 
@@ -177,7 +182,7 @@ class Method:
         fusion: How layers are fused, unless the user says otherwise.
         against: Which classes are subtracted, see ``core.target``.
         name: Its key in ``METHODS``.
-        ssg: Settings of the method ``"ssg_cam"``.
+        ssg: Settings of the methods ``"ssg_cam"`` and ``"discriminate"``.
     """
 
     # not in the repr, which names the kept batches of an evaluation: it would show an address
@@ -191,11 +196,27 @@ class Method:
     name: str = ""
     ssg: SSGSettings = field(default_factory=SSGSettings)
 
+    @property
+    def fused(self) -> Method:
+        """The method where one setting holds for several layers that are fused.
+
+        It differs only for SSG-CAM's sum form, whose unsmoothed share is not given.
+        """
+        ssg = self.ssg
+        if self.name not in ("ssg_cam", "discriminate") or ssg.form != "sum":
+            return self
+        if ssg.unsmoothed is not None:
+            return self
+        ssg = replace(ssg, unsmoothed=UNSMOOTHED_FUSED)
+        return replace(self, function=partial(ssg_cam, settings=ssg), ssg=ssg)
+
 
 #: Tells classes apart: channels that speak against the class cancel those that speak for it.
 DISCRIMINATE = SSGSettings()
 #: Finds the whole object: nothing cancels.
-LOCALIZE = SSGSettings("sum", 0.06, 1, 0, cancellation=0)
+LOCALIZE = SSGSettings("sum", 0.06, 1, 0, cancellation=0, unsmoothed=0)
+#: The unsmoothed share where layers are fused, see :class:`SSGSettings`.
+UNSMOOTHED_FUSED = 1 / 3
 
 METHODS: dict[str, Method] = {
     "ssg_cam": Method(ssg_cam, "second", "SSG-CAM"),

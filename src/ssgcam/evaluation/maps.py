@@ -18,7 +18,7 @@ from ssgcam.core import fusion
 from ssgcam.core.layers import resolve
 from ssgcam.core.methods import METHODS, Method, method_of
 from ssgcam.core.settings import SSGSettings, TargetSettings, check_choice
-from ssgcam.core.signals import signals_of
+from ssgcam.core.signals import Signal, signals_of
 from ssgcam.core.target import Others, Scalar, compared_classes, logits_and_classes
 from ssgcam.errors import SsgcamError
 from ssgcam.metrics.checks import check
@@ -59,6 +59,8 @@ def settings_text(method: Method, target: TargetSettings | None, shared: str) ->
     if method.name == "ssg_cam":
         exponents = f"exponents {ssg.first_exponent:g} and {ssg.second_exponent:g}"
         text = f"{ssg.form} form, sigma {ssg.sigma:g}, {exponents}, {text}"
+        if method.fused is not method:
+            text += f", unsmoothed share {method.fused.ssg.unsmoothed:.2f} where layers are fused"
     return text + f", target {method.target}" * (target is None and method.target != shared)
 
 
@@ -207,13 +209,13 @@ class Explainer:
             for method in self.methods:
                 if method in self._separate:
                     cam = self._separate[method]
-                    raw = cam(images, column, against=self.against).layer_maps
+                    raw = fused = cam(images, column, against=self.against).layer_maps
                 else:
-                    function = method.function
-                    assert function is not None
-                    raw = {name: function(signal) for name, signal in signals.items()}
+                    raw = fused = _layer_maps(method, signals)
+                    if method.fused is not method and ALL_FUSED in self._places:
+                        fused = _layer_maps(method.fused, signals)
                 for place in self._places:
-                    maps = _prepared(method, raw, place, size)
+                    maps = _prepared(method, fused if place == ALL_FUSED else raw, place, size)
                     found.setdefault(MapSource(method.title, place), []).append(maps)
         stacked = {source: torch.stack(maps, 1) for source, maps in found.items()}
         gate = None
@@ -222,6 +224,11 @@ class Explainer:
             stacked[self.sources[-1]] = result.maps
             gate = self.recipe.is_open(result)
         return BatchMaps(stacked, classes, logits, gate)
+
+
+def _layer_maps(method: Method, signals: dict[str, Signal]) -> dict[str, Tensor]:
+    assert method.function is not None
+    return {name: method.function(signal) for name, signal in signals.items()}
 
 
 def _prepared(method: Method, raw: dict[str, Tensor], place: str, size: tuple[int, int]) -> Tensor:
