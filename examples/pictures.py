@@ -18,7 +18,6 @@ from demo import NETWORK, OutlinedObject, outlined_objects
 from ssgcam import CAM, LoadedModel, load_model
 from ssgcam.core.methods import METHODS
 from ssgcam.core.refine import pamr
-from ssgcam.core.settings import SSGSettings
 from ssgcam.report import Cell, overlay, panel
 from ssgcam.report.heatmap import resized
 
@@ -123,14 +122,14 @@ def choosing(model: LoadedModel, objects: Objects) -> Image.Image:
     rows: dict[str, list[tuple[str, str, str | list[str]]]] = {
         "Where is it?": [
             ("use", "ssg_cam", before),
-            ("use", "ssg_cam", "auto"),
+            ("use", "localize", "auto"),
             ("do not use", "grad_cam", early),
             ("do not use", "grad_cam_plus_plus", early),
         ],
         "Which pixels\ncount?": [
             ("use", "grad_cam_elementwise", middle),
             ("use", "hires_cam", middle),
-            ("use", "ssg_cam, sigma 0", "auto"),
+            ("use", "ssg_cam", "auto"),
             ("do not use", "ssg_cam", middle),
         ],
         "Why the shuttle,\nnot the helmet?": [
@@ -143,11 +142,9 @@ def choosing(model: LoadedModel, objects: Objects) -> Image.Image:
     cells: list[list[Cell]] = []
     for row in rows.values():
         cells.append([])
-        for advice, spelling, layers in row:
-            method, _, unsmoothed = spelling.partition(", ")
-            ssg = SSGSettings(sigma=0.0) if unsmoothed else None
-            values = CAM(model, layers, method, ssg=ssg)(images, thing.index).maps[0].numpy()
-            title = f"{advice}: {spelling.replace(method, METHODS[method].title)}"
+        for advice, method, layers in row:
+            values = CAM(model, layers, method)(images, thing.index).maps[0].numpy()
+            title = f"{advice}: {METHODS[method].title}"
             place = "all layers fused"
             if layers != "auto":
                 place = f"{places[names.index(layers[0])]}, {layers[0]}"

@@ -337,7 +337,8 @@ class SSGCAM(CAM):
     """SSG-CAM: smoothed first- and second-order gradients, fused over layers.
 
     With the activation ``A``, the gradient ``g``, a Gaussian ``S`` of ``sigma`` and the exponents ``a``
-    and ``b``, a layer's map in the sum form is ``[S relu(sum_c g A)]^a [S sum_c (g A)^2]^b``.
+    and ``b``, a layer's map in the sum form is ``[S relu(sum_c g A)]^a [S sum_c (g A)^2]^b``; where
+    several layers are fused, a third of ``a`` goes to ``relu(sum_c g A)`` without ``S``.
     :func:`ssgcam.core.methods.ssg_cam` has the other forms. Our reading of Chen et al. 2026, "SSG-CAM:
     enhancing visual interpretability through refined second-order gradients and evolutionary multi-layer
     fusion", Sci Rep 16, 6848.
