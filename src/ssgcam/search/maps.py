@@ -12,7 +12,7 @@ from torch import Tensor
 from ssgcam.cam import CAM
 from ssgcam.core import fusion as pipeline
 from ssgcam.core.augment import View
-from ssgcam.core.methods import METHODS, ssg_cam
+from ssgcam.core.methods import METHODS, Method, ssg_cam
 from ssgcam.core.network import placed
 from ssgcam.core.signals import Signal
 from ssgcam.core.target import logits_of
@@ -54,13 +54,19 @@ def baseline_maps(
     """
     for key in COMPARED:
         method, total = METHODS[key], torch.zeros(())
-        assert method.function is not None
         for layer, signal in signals.items():
-            maps = pipeline.prepare(method.function(signal), size, method.gamma).float().cpu()
-            total = total + maps
+            maps = _scaled(method, signal, size)
+            total = total + (
+                maps if method.fused is method else _scaled(method.fused, signal, size)
+            )
             yield f"{method.title}, {layer}", maps
         if key in AVERAGED:
             yield f"{method.title}, {MEAN}", pipeline.scale(total)
+
+
+def _scaled(method: Method, signal: Signal, size: tuple[int, int]) -> Tensor:
+    assert method.function is not None
+    return pipeline.prepare(method.function(signal), size, method.gamma).float().cpu()
 
 
 def batch_maps(
