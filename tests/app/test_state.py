@@ -40,6 +40,11 @@ def test_maps_of_cached_signals_are_those_of_cam(photo, method):
         expected = CAM(model, names, method, ssg=ssg, gamma=0.5)(inputs, 2, against=0).maps[0]
         found = explained.map(replace(settings, layer=layer))
         torch.testing.assert_close(torch.from_numpy(found), expected)
+    names = ("act1", "act2")
+    cam = CAM(model, names, method, ssg=ssg, gamma=0.5)
+    signals, _ = cam.signals(inputs, torch.tensor([2]), torch.tensor([0]))
+    several = replace(explained, signals=signals, fused=names).map(settings)
+    torch.testing.assert_close(torch.from_numpy(several), cam(inputs, 2, against=0).maps[0])
 
 
 def test_the_top_class_is_explained_and_named(photo):

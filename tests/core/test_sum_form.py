@@ -12,6 +12,7 @@ from torchvision import models as tv
 
 from helpers.networks import Small
 from ssgcam import CAM, SSGCAM, SSGSettings, TargetSettings
+from ssgcam.cli.options import MethodOptions
 from ssgcam.core.methods import METHODS, grad_cam_elementwise, hires_cam, ssg_cam
 from ssgcam.core.signals import Signal
 from ssgcam.core.smoothing import gaussian_matrix
@@ -133,7 +134,18 @@ def test_fused_layers_leave_a_third_of_the_first_order_unsmoothed() -> None:
         )
 
 
-def test_settings_for_each_layer_leave_nothing_unsmoothed_unless_they_say_so() -> None:
+def test_a_given_unsmoothed_share_is_used_by_ssgcam_and_the_command() -> None:
+    network, images = Small().eval(), torch.rand(2, 3, 24, 24)
+    settings = SSGSettings(unsmoothed=0.7)
+    assert MethodOptions(unsmoothed=0.7).ssg == settings
+    for layers in (["act1"], ["act1", "act2"]):
+        expected = CAM(network, layers, ssg=settings)(images, 1).maps
+        found = SSGCAM(network, layers, unsmoothed=0.7)(images, 1).maps
+        torch.testing.assert_close(found, expected)
+        assert not torch.allclose(found, CAM(network, layers)(images, 1).maps, atol=0.01)
+
+
+def test_settings_for_each_layer_smooth_all_by_default() -> None:
     network, images = Small().eval(), torch.rand(2, 3, 24, 24)
     layers = ["act1", "act2"]
     each = CAM(network, layers, ssg=[SSGSettings(), SSGSettings()])(images, 1)

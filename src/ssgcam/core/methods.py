@@ -198,9 +198,9 @@ class Method:
 
     @property
     def fused(self) -> Method:
-        """The method where one setting holds for several layers that are fused.
+        """The method with the settings for several fused layers.
 
-        It differs only for SSG-CAM's sum form, whose unsmoothed share is not given.
+        Only SSG-CAM's sum form without a given unsmoothed share differs: it gets ``UNSMOOTHED_FUSED``.
         """
         ssg = self.ssg
         if self.name not in ("ssg_cam", "discriminate") or ssg.form != "sum":
